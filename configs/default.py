@@ -1,0 +1,68 @@
+"""Every field of a run, with its default and type; the other files here change some of them.
+
+    python train.py --config configs/digits.py --config.learning_rate=0.05 --config.augment.flip=True
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+
+    # Model: a name of `python -m resnet_jax list`, and any argument of resnet_jax.models.ResNet over it, for example
+    # --config.model_args.shortcut=B or --config.model_args.dropout=0.2.
+    config.model = "resnet18"
+    config.model_args = ConfigDict()
+    config.num_classes = 0  # 0: as many as the data set has
+    config.dtype = "float32"  # "float32" | "bfloat16" | "float64" (with JAX_ENABLE_X64=1)
+    config.batch_norm = "global"  # "global" | "frozen"
+
+    # Data.
+    config.dataset = "digits"  # "digits" | "cifar10" | "cifar100"
+    config.data_dir = ""  # of TFDS; "": ~/tensorflow_datasets
+    config.image_size = 0  # pixels a side, a multiple of the images' own; 0: as they are
+    config.validation_fraction = 0.0  # of the training images, held out; the best model is kept by them
+    config.normalize = "channel"  # "channel": by mean and std below; "pixel": the training images' mean, over std
+    config.mean = (0.5, 0.5, 0.5)  # of each channel, in [0, 1]
+    config.std = (0.5, 0.5, 0.5)
+    config.augment = ConfigDict()
+    config.augment.crop_padding = 0  # pixels on every side, then a random crop; 0: none
+    config.augment.crop_padding_mode = "zeros"  # "zeros" (before normalisation) | "reflect"
+    config.augment.flip = False  # left to right, half of the images
+
+    # Duration. An epoch is num_train // batch_size steps; the tail of its permutation is dropped.
+    config.batch_size = 128  # over all devices
+    config.num_epochs = 10
+    config.num_steps = 0  # > 0: instead of num_epochs
+    config.seed = 0
+
+    # Optimizer.
+    config.optimizer = "sgd"
+    config.learning_rate = 0.1  # the peak that the optimizer sees
+    config.momentum = 0.9
+    config.nesterov = False
+    config.weight_decay = 1e-4  # coupled, as in torch
+    config.decay_norm_and_bias = True
+    config.label_smoothing = 0.0
+
+    # Schedule: "constant" | "step" | "cosine" | "one_cycle".
+    config.schedule = "cosine"
+    config.schedule_by = "step"  # "step" | "epoch": how often the rate changes
+    config.decay_epochs = ()  # "step" multiplies the rate by decay_factor at these epochs ...
+    config.decay_steps = ()  # ... or at these steps
+    config.decay_factor = 0.1
+    config.warmup_epochs = 0.0
+    config.warmup_steps = 0  # > 0: instead of warmup_epochs
+    config.warmup_start_factor = 0.0  # of learning_rate, at the first step
+    config.warmup_shape = "linear"  # "linear" | "constant": stays at the start until the warm-up ends
+
+    # Cadences.
+    config.log_every_steps = 50
+    config.eval_every_epochs = 1  # on the validation images
+    config.test_every_epochs = 0  # on the test images, besides the end; 0: at the end only
+    config.checkpoint_every_steps = 0  # 0: once an epoch
+    config.on_nonfinite = "stop"  # a loss or gradient that is not finite stops the run
+
+    config.lock()  # from here on an unknown field or another type is an error
+    config.model_args.unlock()
+    return config

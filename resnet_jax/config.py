@@ -1,0 +1,212 @@
+"""Configs: found by name or path, overridden from the command line, checked field by field."""
+
+import ast
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.errors import UserError, suggestion
+
+PREFIX = "--config."
+# Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
+OPEN_FIELDS = ("model_args",)
+
+
+def configs_dir() -> Path:
+    """The folder of the configs: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def default_config() -> ConfigDict:
+    """Every field with its default, locked: what `configs/default.py` returns."""
+    return _run_file(configs_dir() / "default.py")
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config of a file (its path, or its name in `configs_dir()`), overridden and checked.
+
+    overrides: command-line words, `--config.field=value` or `--config.field value`.
+    Raises UserError (a ValueError) for what is not found, not a config, or against a field's type or range.
+    """
+    config = _run_file(_find(name_or_path))
+    _compare_fields(name_or_path, config, default_config())
+    apply_overrides(config, overrides)
+    check_values(config)
+    return config
+
+
+def config_from_dict(values: dict[str, Any]) -> ConfigDict:
+    """The config that a run's config.json holds."""
+    config = default_config()
+    stored = ConfigDict(values)
+    _compare_fields("config.json", stored, config)
+    for path, value in flatten(stored).items():
+        _assign(config, path, tuple(value) if isinstance(value, list) else value)
+    return config
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON text; tuples become lists."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """{"augment.flip": False, ...}: every field by its dotted path."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
+    """Set fields of `config` from `--config.field=value` words, each read as the field's type.
+
+    Raises UserError (a ValueError) for an unknown field, a missing value or one of another type.
+    """
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if not word.startswith(PREFIX):
+            raise UserError(f"{word!r} is not understood here; fields are set by --config.field=value")
+        path, equals, text = word.removeprefix(PREFIX).partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise UserError(f"{word} needs a value: {word}=...")
+            text = words.pop(0)
+        _override(config, path, text)
+
+
+def check_values(config: ConfigDict) -> None:
+    """Raise UserError (a ValueError) for the first field whose value is outside its range."""
+    positive: Callable[[Any], bool] = lambda value: value > 0  # noqa: E731
+    not_negative: Callable[[Any], bool] = lambda value: value >= 0  # noqa: E731
+    rules: list[tuple[str, Callable[[Any], bool], Sequence[str]]] = [
+        ("be positive", positive, ("batch_size", "log_every_steps", "eval_every_epochs", "decay_factor")),
+        (
+            "be at least 0",
+            not_negative,
+            (
+                "num_classes", "image_size", "augment.crop_padding", "num_epochs", "num_steps", "learning_rate",
+                "weight_decay", "warmup_epochs", "warmup_steps", "warmup_start_factor", "test_every_epochs",
+                "checkpoint_every_steps",
+            ),
+        ),
+        ("be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63, ("seed",)),
+        ("be in [0, 1)", lambda value: 0.0 <= value < 1.0, ("momentum", "label_smoothing", "validation_fraction")),
+        ("be three numbers", lambda value: len(value) == 3, ("mean", "std")),
+        ("hold positive numbers", lambda value: min(value) > 0, ("std",)),
+        ("be 'sgd'", lambda value: value == "sgd", ("optimizer",)),
+        ("be 'stop'", lambda value: value == "stop", ("on_nonfinite",)),
+        ("be 'channel' or 'pixel'", lambda value: value in ("channel", "pixel"), ("normalize",)),
+        ("be 'zeros' or 'reflect'", lambda value: value in ("zeros", "reflect"), ("augment.crop_padding_mode",)),
+        ("be 'step' or 'epoch'", lambda value: value in ("step", "epoch"), ("schedule_by",)),
+    ]  # fmt: skip
+    values = flatten(config)
+    for rule, holds, fields in rules:
+        for field in fields:
+            if not holds(values[field]):
+                raise UserError(f"config.{field}={values[field]!r} must {rule}")
+    if config.num_steps == 0 and config.num_epochs == 0:
+        raise UserError("config.num_epochs=0 needs config.num_steps > 0")
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix == "" and len(path.parts) == 1:
+        path = configs_dir() / f"{name_or_path}.py"
+        if path.is_file():
+            return path
+    known = sorted(file.stem for file in configs_dir().glob("*.py"))
+    near = suggestion(Path(name_or_path).stem, known)
+    raise UserError(f"config {name_or_path!r} is neither a file nor one of {', '.join(known)}{near}")
+
+
+def _run_file(path: Path) -> ConfigDict:
+    spec = importlib.util.spec_from_file_location(f"resnet_jax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config {path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:  # a config file is the user's program: whatever it raises is told in one line
+        raise UserError(f"config {path}: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config {path}: get_config() must return an ml_collections.ConfigDict")
+    return config
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    unknown = re.search(r'Key "(\w+)" does not exist', text)  # ml_collections goes on to print the whole config
+    if unknown:
+        field = unknown.group(1)
+        return f"{field!r} is no field of the config{suggestion(field, flatten(default_config()))}"
+    return f"{type(error).__name__}: {(text.splitlines() or [''])[0]}"
+
+
+def _is_open(path: str) -> bool:
+    return path.split(".")[0] in OPEN_FIELDS
+
+
+def _compare_fields(name: str, config: ConfigDict, default: ConfigDict) -> None:
+    fields = [path for path in flatten(config) if not _is_open(path)]
+    known = [path for path in flatten(default) if not _is_open(path)]
+    for path in fields:
+        if path not in known:
+            raise UserError(f"config {name}: {path!r} is no field of configs/default.py{suggestion(path, known)}")
+    for path in known:
+        if path not in fields:
+            raise UserError(f"config {name}: the field {path!r} is missing; start from default_config()")
+
+
+def _override(config: ConfigDict, path: str, text: str) -> None:
+    known = flatten(config)
+    if _is_open(path) and path.count(".") == 1:
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            value = text
+    elif path in known:
+        value = _parse(path, text, known[path])
+    else:
+        raise UserError(f"config.{path} is no field of the config{suggestion(path, known)}")
+    _assign(config, path, value)
+
+
+def _assign(config: ConfigDict, path: str, value: Any) -> None:
+    *parents, name = path.split(".")
+    for parent in parents:
+        config = config[parent]
+    config[name] = value
+
+
+def _parse(path: str, text: str, current: Any) -> Any:
+    """`text` as the type of the field's current value."""
+    kind = type(current)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if kind is tuple:
+            value = ast.literal_eval(text if text.strip() else "()")
+            items = tuple(value) if isinstance(value, list | tuple) else (value,)
+            item_kind = type(current[0]) if current else None
+            if not all(isinstance(item, int | float) and not isinstance(item, bool) for item in items):
+                raise ValueError(text)
+            return tuple(item_kind(item) for item in items) if item_kind else items
+        return kind(text)
+    except (KeyError, ValueError, SyntaxError):
+        names = {bool: "true or false", int: "a whole number", float: "a number", tuple: "numbers like (1, 2)"}
+        raise UserError(f"config.{path}={text!r} must be {names[kind]}") from None

@@ -1,0 +1,124 @@
+"""Convolution, batch norm, pooling and initializers, with PyTorch's arithmetic.
+
+Everything here computes in `dtype`, keeps its parameters in `param_dtype` and takes images as (B, H, W, C).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+Array = jax.Array
+Dtype = Any
+Initializer = Callable[..., Array]
+
+# He et al. 2015, "Delving deep into rectifiers" (arXiv:1502.01852): a normal of variance 2 / fan, not truncated.
+he_normal_fan_out = initializers.variance_scaling(2.0, "fan_out", "normal")
+he_normal_fan_in = initializers.variance_scaling(2.0, "fan_in", "normal")
+# torch.nn.Linear: uniform in +-1/sqrt(fan_in).
+torch_linear_init = initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+
+
+def uniform_bias_init(fan_in: int) -> Initializer:
+    """PyTorch's initializer of a bias: uniform in +-1/sqrt(fan_in)."""
+    bound = fan_in**-0.5
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """2-D convolution with torch's explicit padding of `kernel_size // 2` on every side.
+
+    images (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features). `padding="SAME"` would pad a stride-2
+    convolution by (0, 1) where torch pads by (1, 1), so the padding is written out.
+    Parameters: `kernel` (k, k, C / groups, features) and, with `use_bias`, `bias` (features,).
+    Raises ValueError if `groups` divides the channels or the features with a remainder.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    groups: int = 1
+    use_bias: bool = False
+    kernel_init: Initializer = he_normal_fan_out
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels, size = x.shape[-1], self.kernel_size
+        if channels % self.groups or self.features % self.groups:
+            raise ValueError(f"groups={self.groups} must divide channels={channels} and features={self.features}")
+        kernel_shape = (size, size, channels // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, kernel_shape, self.param_dtype)
+        pad = size // 2
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        if self.use_bias:
+            fan_in = size * size * (channels // self.groups)
+            bias = self.param("bias", uniform_bias_init(fan_in), (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) over all axes but the last.
+
+    Training normalises by the batch's own mean and biased variance, computed in two passes, and moves the running
+    statistics by `1 - momentum`: the running variance is the unbiased one, as in torch and unlike flax.linen.BatchNorm.
+    Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
+    Under `jit` with a batch sharded over devices the statistics are those of the global batch.
+
+    x (..., C) -> (..., C). Parameters `scale`, `bias` (C,); collection `batch_stats`: `mean`, `var` (C,).
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: Initializer = initializers.ones
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype)
+        bias = self.param("bias", initializers.zeros, shape, self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
+
+        x = x.astype(self.param_dtype)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(x, axes)
+            var = jnp.mean(jnp.square(x - mean), axes)
+            if not self.is_initializing():
+                count = x.size // x.shape[-1]
+                unbiased = var * (count / max(count - 1, 1))
+                running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        return y.astype(self.dtype)
+
+
+def max_pool(x: Array) -> Array:
+    """Maximum over 3x3 windows at stride 2, padded by 1 as torch does: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def global_average_pool(x: Array, dtype: Dtype) -> Array:
+    """Mean over the positions, computed and returned in `dtype`: (B, H, W, C) -> (B, C)."""
+    return jnp.mean(x.astype(dtype), axis=(1, 2))

@@ -1,0 +1,97 @@
+"""Every model by name: a table of arguments for `ResNet`, and `create_model` that reads it."""
+
+import dataclasses
+import types
+import typing
+from typing import Any
+
+from resnet_jax.errors import UserError, suggestion
+from resnet_jax.models.resnet import ResNet
+
+IMAGENET_STAGES: dict[int, dict[str, Any]] = {
+    18: {"stage_sizes": (2, 2, 2, 2), "block_cls": "basic"},
+    34: {"stage_sizes": (3, 4, 6, 3), "block_cls": "basic"},
+    50: {"stage_sizes": (3, 4, 6, 3), "block_cls": "bottleneck"},
+    101: {"stage_sizes": (3, 4, 23, 3), "block_cls": "bottleneck"},
+    152: {"stage_sizes": (3, 8, 36, 3), "block_cls": "bottleneck"},
+}
+
+
+def _cifar(depth: int, **arguments: Any) -> dict[str, Any]:
+    """The paper's network for 32x32 images (section 4.2): 6n+2 layers, 16/32/64 filters, option A shortcuts."""
+    num_blocks = (depth - 2) // 6
+    family = {"stage_sizes": (num_blocks,) * 3, "num_filters": 16, "stem": "cifar", "shortcut": "A", "num_classes": 10}
+    return {**family, **arguments}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    # He et al. 2015, arXiv:1512.03385; bottlenecks v1.5 as in torchvision.
+    **{f"resnet{depth}": stages for depth, stages in IMAGENET_STAGES.items()},
+    # The plain networks that show the degradation problem (ibid., section 4.1).
+    **{f"plain{depth}": {**IMAGENET_STAGES[depth], "shortcut": "none"} for depth in (18, 34)},
+    # The same for 32x32 images (ibid., section 4.2).
+    **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
+    **{f"plain{depth}": _cifar(depth, shortcut="none") for depth in (20, 32, 44, 56)},
+    # The tutorials' network for 32x32 images: ImageNet's four stages behind a 3x3 stem without max-pool.
+    **{
+        f"cifar_resnet{depth}": {**IMAGENET_STAGES[depth], "stem": "cifar", "num_classes": 10}
+        for depth in (18, 34, 50)
+    },
+    # Xie et al. 2016, arXiv:1611.05431.
+    "resnext50_32x4d": {**IMAGENET_STAGES[50], "groups": 32, "width_per_group": 4},
+    "resnext101_32x8d": {**IMAGENET_STAGES[101], "groups": 32, "width_per_group": 8},
+    "resnext101_64x4d": {**IMAGENET_STAGES[101], "groups": 64, "width_per_group": 4},
+    # Zagoruyko and Komodakis 2016, arXiv:1605.07146.
+    "wide_resnet50_2": {**IMAGENET_STAGES[50], "width_per_group": 128},
+    "wide_resnet101_2": {**IMAGENET_STAGES[101], "width_per_group": 128},
+}
+
+
+def list_models() -> list[str]:
+    """The names that `create_model` takes, family by family."""
+    return list(VARIANTS)
+
+
+def default_image_size(name: str) -> int:
+    """The side in pixels of the images that the named model was designed for: 224, or 32 with a CIFAR stem."""
+    return 32 if _arguments(name).get("stem") == "cifar" else 224
+
+
+def create_model(name: str, **overrides: Any) -> ResNet:
+    """The named model as a Linen module, any argument of `ResNet` overridden.
+
+    num_classes is 1000, or 10 for the models made for 32x32 images, unless given; None makes a headless model.
+    Raises UserError (a ValueError) for an unknown name or argument, and for a value of the wrong type or range.
+    """
+    arguments = {**_arguments(name), **overrides}
+    hints = typing.get_type_hints(ResNet)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(ResNet)}
+    for internal in ("parent", "name"):
+        fields.pop(internal, None)
+    for key, value in arguments.items():
+        if key not in fields:
+            raise UserError(f"{key!r} is no argument of {name}: use one of {', '.join(fields)}{suggestion(key, fields)}")
+        arguments[key] = _checked(key, value, fields[key])
+    return ResNet(**arguments)
+
+
+def _arguments(name: str) -> dict[str, Any]:
+    if name not in VARIANTS:
+        near = suggestion(name, VARIANTS)
+        raise UserError(f"model={name!r} is not known{near} ('python -m resnet_jax list' shows all)")
+    return VARIANTS[name]
+
+
+def _checked(key: str, value: Any, hint: Any) -> Any:
+    """`value` as the argument's type: whole numbers serve as floats, lists as tuples; nothing else is converted."""
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if typing.get_origin(hint) is tuple:
+        items = tuple(value) if isinstance(value, list | tuple) else ()
+        if items and all(type(item) is int for item in items):
+            return items
+    elif type(value) in allowed:
+        return value
+    elif float in allowed and type(value) is int:
+        return float(value)
+    expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
+    raise UserError(f"{key}={value!r} must be of type {expected}")

@@ -1,0 +1,67 @@
+"""Stage shapes, parameters and multiply-accumulates of a model, without computing anything."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.errors import UserError
+from resnet_jax.models import create_model, default_image_size
+
+
+def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dict[str, Any]:
+    """What the `summary` command prints, for one image of `image_size` pixels a side (None: the model's own).
+
+    {"model", "image_size", "shapes": {"stem": (h, w, C), ...}, "parameters", "statistics", "macs"}.
+    Raises UserError (a ValueError) for an unknown model or an image_size below 1.
+    """
+    model = create_model(name, **overrides)
+    image_size = default_image_size(name) if image_size is None else image_size
+    if image_size < 1:
+        raise UserError(f"image_size={image_size} must be at least 1")
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
+    outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, features=True), variables, images)
+    logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
+    shapes = {stage: output.shape[1:] for stage, output in outputs.items()}
+    if model.num_classes is not None:
+        shapes["logits"] = logits.shape[1:]
+    return {
+        "model": name,
+        "image_size": image_size,
+        "shapes": shapes,
+        "parameters": _size(variables["params"]),
+        "statistics": _size(variables["batch_stats"]),
+        "macs": count_macs(lambda v, x: model.apply(v, x, train=False), variables, images),
+    }
+
+
+def count_macs(function: Any, *arguments: Any) -> int:
+    """Multiply-accumulates of the convolutions and matrix products of `function`, padding counted as work.
+
+    Read from the jaxpr, as papers count them; a compiled program leaves out what falls on the padding.
+    """
+    return _jaxpr_macs(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _jaxpr_macs(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        output = equation.outvars[0].aval
+        if equation.primitive.name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+            total += output.size * math.prod(kernel) // features
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += output.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        for parameter in equation.params.values():
+            inner = getattr(parameter, "jaxpr", parameter)
+            if hasattr(inner, "eqns"):
+                total += _jaxpr_macs(inner)
+    return total
+
+
+def _size(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

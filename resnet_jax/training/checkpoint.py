@@ -1,0 +1,110 @@
+"""Checkpoints by Orbax: the newest in `checkpoints/`, the best in `best/`.
+
+A checkpoint has three items: `variables` (parameters and statistics), `optimizer` (step and optimizer state) and
+`position` (a JSON dict). Orbax writes to a temporary folder
+and renames it, so a step is either whole or absent; folders left by a killed run are removed when the next one opens.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from resnet_jax.training.steps import TrainState
+
+NEWEST_DIR = "checkpoints"
+BEST_DIR = "best"
+NUM_NEWEST_KEPT = 2
+
+# The fields of a train state by the checkpoint's item.
+ITEMS = {"variables": ("params", "batch_stats"), "optimizer": ("step", "opt_state")}
+
+Position = dict[str, Any]
+
+
+class CheckpointFolder:
+    """The checkpoints in one folder, named by their step; a context manager that waits for the last save."""
+
+    def __init__(self, directory: Path, *, num_kept: int, read_only: bool = False) -> None:
+        """Opens the folder, made if need be; `num_kept` newest steps are kept."""
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(num_kept),
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self.directory = directory.absolute()
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> "CheckpointFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._manager.close()
+
+    def newest_step(self) -> int | None:
+        """The last step that is completely written, or None."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, position: Position) -> None:
+        """Write `state` under its step, in the background; does nothing if that step is there."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        arrays = {item: ocp.args.StandardSave(_fields(state, item)) for item in ITEMS}
+        self._manager.save(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonSave(position)), force=True)
+
+    def wait(self) -> None:
+        """Return when everything saved is on disk; raises what a background write raised."""
+        self._manager.wait_until_finished()
+
+    def restore(self, template: TrainState, step: int) -> TrainState:
+        """The state saved as `step`, placed as `template` is."""
+        return self._restore(template, step, ITEMS)
+
+    def restore_variables(self, template: TrainState, step: int) -> TrainState:
+        """`template` with the parameters and statistics saved as `step`, whatever optimizer they were saved with."""
+        return self._restore(template, step, ("variables",))
+
+    def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
+        targets = {item: jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(template, item)) for item in items}
+        arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        return template.replace(**{name: leaf for item in items for name, leaf in restored[item].items()})
+
+    def position(self, step: int) -> Position:
+        """The position saved with `step`."""
+        return self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
+
+
+def open_newest(workdir: Path, *, read_only: bool = False) -> CheckpointFolder:
+    """The run's newest checkpoints; two are kept, so that there is one to fall back to."""
+    return CheckpointFolder(workdir / NEWEST_DIR, num_kept=NUM_NEWEST_KEPT, read_only=read_only)
+
+
+def open_best(workdir: Path, *, read_only: bool = False) -> CheckpointFolder:
+    """The run's best checkpoint by validation accuracy."""
+    return CheckpointFolder(workdir / BEST_DIR, num_kept=1, read_only=read_only)
+
+
+def digest(tree: Any) -> str:
+    """SHA-256, in hexadecimal, of the names, types, shapes and bytes of a tree of arrays: equal if bit-identical."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
+
+
+def _fields(state: TrainState, item: str) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in ITEMS[item]}

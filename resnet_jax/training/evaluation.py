@@ -1,0 +1,44 @@
+"""Exact evaluation: every image once, also in the last partial batch and over several devices."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from resnet_jax.training.mesh import shard_batch
+
+Sums = Mapping[str, jax.Array]
+
+
+def evaluate(
+    eval_fn: Callable[[Any, Mapping[str, jax.Array]], Sums],
+    state: Any,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    mesh: Mesh,
+    between_batches: Callable[[], None] = lambda: None,
+) -> dict[str, float | int]:
+    """{"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
+
+    eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}. batches: host arrays of one shape with a
+    "mask", as `eval_batches` yields. between_batches may raise to stop early. loss is the mean in nats, accuracy is
+    in [0, 1]. The sums of a batch are fetched while the next one is computed.
+    """
+    totals = {"loss_sum": 0.0, "correct": 0, "count": 0}
+
+    def add(sums: Sums) -> None:
+        for name, value in jax.device_get(sums).items():
+            totals[name] += value.item()
+
+    previous: Sums | None = None
+    for batch in batches:
+        between_batches()
+        current = eval_fn(state, shard_batch(batch, mesh))
+        if previous is not None:
+            add(previous)
+        previous = current
+    if previous is not None:
+        add(previous)
+    count = int(totals["count"])
+    return {"loss": totals["loss_sum"] / count, "accuracy": totals["correct"] / count, "count": count}

@@ -1,0 +1,197 @@
+"""A run from its config to its result: train, evaluate, checkpoint, resume.
+
+The loop keeps one step in flight: a step's metrics are fetched after the next one has been dispatched, so that the
+device never waits for the host. Whatever a step number makes due (validation, then the checkpoint, then the test) is
+decided from that number and the metrics log alone, so a resumed run does exactly what the unbroken one would have done.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from resnet_jax.config import flatten, to_json
+from resnet_jax.data.batches import eval_batches
+from resnet_jax.errors import UserError
+from resnet_jax.training import workdir as folder
+from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
+from resnet_jax.training.evaluation import evaluate
+from resnet_jax.training.experiment import (
+    Experiment,
+    build_experiment,
+    compile_eval_fn,
+    compile_train_fn,
+    initial_state,
+)
+from resnet_jax.training.interruption import InterruptedRunError, Interruption, catch_interruptions
+from resnet_jax.training.mesh import shard_batch
+from resnet_jax.training.recorder import MetricSums, Recorder
+from resnet_jax.training.steps import TrainState
+
+# A continued run may differ from its beginning in these: how long, how often, and where the data lies.
+MAY_CHANGE = (
+    "num_epochs", "num_steps", "log_every_steps", "eval_every_epochs", "test_every_epochs", "checkpoint_every_steps",
+    "data_dir",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: its last step, its metrics log, the SHA-256 of its parameters and statistics, and the signal
+    that interrupted it, if any.
+    """
+
+    step: int
+    num_steps: int
+    records: list[folder.Record]
+    digest: str
+    interrupted_by: str
+
+
+def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
+    """Train as `config` says in `workdir`, from where an earlier start got to.
+
+    name: the run's, for the title of its curves. Raises UserError (a ValueError) for a config or folder that cannot be
+    used, before anything is written, and NonFiniteError when training diverges.
+    """
+    _check_workdir(workdir, config)
+    with catch_interruptions() as interruption:
+        experiment = build_experiment(config)
+        with folder.lock_workdir(workdir):
+            _check_workdir(workdir, config)  # again: another run may have begun there meanwhile
+            folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config))
+            with open_newest(workdir) as newest, open_best(workdir) as best:
+                return _run(experiment, workdir, name, newest, best, interruption)
+
+
+def _run(
+    experiment: Experiment, workdir: Path, name: str, newest: CheckpointFolder, best: CheckpointFolder,
+    interruption: Interruption,
+) -> RunResult:  # fmt: skip
+    config, mesh, num_steps = experiment.config, experiment.mesh, experiment.num_steps
+    cadence = Cadence.of(experiment)
+    state, sums = initial_state(experiment.model, experiment.tx, config, mesh), MetricSums()
+    if (saved_step := newest.newest_step()) is not None:
+        state = newest.restore(state, saved_step)
+        sums = MetricSums(**newest.position(saved_step)["since_log"])
+    step = int(state.step)
+    if step > num_steps:
+        raise UserError(
+            f"workdir {workdir} is at step {step}, past the config's {num_steps}: set config.num_epochs or "
+            "config.num_steps higher, or choose another --workdir"
+        )
+    best_step = best.newest_step()
+    best_accuracy = -1.0 if best_step is None else best.position(best_step)["val_accuracy"]
+    train_fn = compile_train_fn(experiment)
+    eval_fn = compile_eval_fn(experiment.normalization, config.dtype, mesh)
+
+    with Recorder(
+        workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
+        batch_size=config.batch_size, log_every_steps=config.log_every_steps,
+    ) as recorder:  # fmt: skip
+        if step:
+            recorder.display.say(f"continuing {workdir} after step {step}")
+        if experiment.validation is None:
+            recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
+
+        def evaluate_split(split: str) -> dict[str, float | int]:
+            source = experiment.validation if split == "val" else experiment.test
+            assert source is not None
+            batches = eval_batches(source, config.batch_size, jax.process_index(), jax.process_count())
+            result = evaluate(eval_fn, state, batches, mesh, interruption.raise_if_requested)
+            recorder.take_evaluation(step, split, result)
+            return result
+
+        def save(checkpoints: CheckpointFolder, **more: Any) -> None:
+            position = {
+                "format": 1,
+                "since_log": vars(recorder.sums),
+                "normalization": experiment.normalization.to_json(),
+                "class_names": list(experiment.class_names),
+                **more,
+            }
+            checkpoints.save(state, position)
+
+        def do_what_is_due() -> None:
+            nonlocal best_accuracy
+            if cadence.validates(step) and not recorder.log.has(step, "val_accuracy"):
+                result = evaluate_split("val")
+                if math.isfinite(result["loss"]) and result["accuracy"] > best_accuracy:
+                    best_accuracy = result["accuracy"]
+                    save(best, val_accuracy=best_accuracy)
+            if cadence.saves(step):
+                save(newest)
+            if cadence.tests(step) and not recorder.log.has(step, "test_accuracy"):
+                evaluate_split("test")
+            interruption.raise_if_requested()
+
+        pending: dict[str, jax.Array] | None = None
+        try:
+            do_what_is_due()  # a run killed between a checkpoint and what was due after it
+            batch = shard_batch(experiment.batches[step], mesh)
+            while step < num_steps:
+                state, metrics = train_fn(state, batch)
+                step += 1
+                batch = shard_batch(experiment.batches[step], mesh)
+                if pending is not None:
+                    recorder.take_step(step - 1, pending)
+                pending = metrics
+                if cadence.anything(step) or interruption.signal_name:
+                    recorder.take_step(step, pending)
+                    pending = None
+                    recorder.pause_clock()
+                    do_what_is_due()
+        except InterruptedRunError:
+            if step:
+                save(newest)
+        newest.wait()
+        best.wait()
+    return RunResult(step, num_steps, recorder.log.records, digest(state.variables), interruption.signal_name)
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """What is due after how many updates; at the end everything is. 0 means never before the end."""
+
+    num_steps: int
+    validate_every: int | None
+    test_every: int
+    save_every: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Cadence":
+        """The cadence of the experiment's config."""
+        config, steps_per_epoch = experiment.config, experiment.steps_per_epoch
+        return cls(
+            num_steps=experiment.num_steps,
+            validate_every=None if experiment.validation is None else config.eval_every_epochs * steps_per_epoch,
+            test_every=config.test_every_epochs * steps_per_epoch,
+            save_every=config.checkpoint_every_steps or steps_per_epoch,
+        )
+
+    def validates(self, step: int) -> bool:
+        """Whether the validation images are due."""
+        return self.validate_every is not None and self._due(step, self.validate_every)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due."""
+        return self._due(step, self.save_every)
+
+    def tests(self, step: int) -> bool:
+        """Whether the test images are due."""
+        return self._due(step, self.test_every)
+
+    def anything(self, step: int) -> bool:
+        """Whether anything is due."""
+        return self.validates(step) or self.saves(step) or self.tests(step)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.num_steps or (every > 0 and step > 0 and step % every == 0)
+
+
+def _check_workdir(workdir: Path, config: ConfigDict) -> None:
+    fields = {path: list(value) if isinstance(value, tuple) else value for path, value in flatten(config).items()}
+    folder.check_workdir(workdir, fields, MAY_CHANGE)

@@ -1,0 +1,64 @@
+"""What a run shows while it works, on standard error: a live bar on a terminal, plain lines elsewhere."""
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class ProgressDisplay:
+    """Shows epoch, step, loss, accuracy, images/s and time left; a context manager."""
+
+    def __init__(self, first_step: int, num_steps: int, steps_per_epoch: int) -> None:
+        """For a run that begins after `first_step` of `num_steps` updates."""
+        self._num_steps = num_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._console = Console(file=sys.stderr)
+        self._live = self._console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}"),
+            console=self._console, disable=not self._live, transient=True, refresh_per_second=4,
+        )  # fmt: skip
+        self._task = self._bar.add_task("compiling", total=num_steps, completed=first_step, status="")
+
+    def __enter__(self) -> "ProgressDisplay":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float) -> None:
+        """After each update: the live bar."""
+        if self._live:
+            status = self._status(loss, accuracy, images_per_second, seconds_left)
+            self._bar.update(self._task, completed=step, description=self._position(step), status=status)
+
+    def log(self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float) -> None:
+        """At the logging cadence: a line, where there is no bar."""
+        if not self._live:
+            self.say(f"{self._position(step)}  {self._status(loss, accuracy, images_per_second, seconds_left)}")
+
+    def say(self, line: str) -> None:
+        """A line of its own, above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _position(self, step: int) -> str:
+        num_epochs = -(-self._num_steps // self._steps_per_epoch)
+        epoch = min((step - 1) // self._steps_per_epoch + 1, num_epochs)
+        return f"epoch {epoch}/{num_epochs}  step {step}/{self._num_steps}"
+
+    @staticmethod
+    def _status(loss: float, accuracy: float, images_per_second: float, seconds_left: float) -> str:
+        rate = f"{images_per_second:.0f} images/s  {format_seconds(seconds_left)} left" if images_per_second else ""
+        return f"loss {loss:.4f}  accuracy {accuracy:.4f}  {rate}".rstrip()
+
+
+def format_seconds(seconds: float) -> str:
+    """`1:02:03`, or `2:03` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,123 @@
+"""Where a run's numbers go: the metrics log, TensorBoard, the progress display and the curves."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from resnet_jax.training.curves import CURVES_FILE, draw_curves
+from resnet_jax.training.progress import ProgressDisplay
+from resnet_jax.training.workdir import MetricsLog, Record
+
+CURVES_EVERY_SECONDS = 60
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or a gradient is not finite: the run stops and this state is not saved."""
+
+
+@dataclass
+class MetricSums:
+    """Metrics since the last log record; saved with a checkpoint, so that a resumed run logs the same means."""
+
+    loss: float = 0.0
+    accuracy: float = 0.0
+    steps: int = 0
+
+
+class Recorder:
+    """Takes in each step's metrics and each evaluation's result; a context manager."""
+
+    def __init__(
+        self, workdir: Path, name: str, *, step: int, sums: MetricSums, num_steps: int, steps_per_epoch: int,
+        batch_size: int, log_every_steps: int,
+    ) -> None:  # fmt: skip
+        """For a run that begins after `step` updates: log records of later steps are dropped."""
+        from tensorboardX import SummaryWriter
+
+        self.sums = sums
+        self.log = MetricsLog(workdir)
+        self.log.forget_after(step)
+        self.display = ProgressDisplay(step, num_steps, steps_per_epoch)
+        self._writes = jax.process_index() == 0
+        self._writer = SummaryWriter(logdir=str(workdir), purge_step=step + 1) if self._writes else None
+        self._workdir, self._name = workdir, name
+        self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
+        self._batch_size, self._log_every_steps = batch_size, log_every_steps
+        self._clock_started, self._clock_steps, self._images_per_second = 0.0, 0, 0.0
+        self._curves_drawn = time.monotonic()
+
+    def __enter__(self) -> "Recorder":
+        self.display.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.display.__exit__(kind, error, trace)
+        if self._writer is not None:
+            self._writer.close()
+        self.draw()
+
+    def take_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Take in the metrics of update `step` (from 1); at the logging cadence write their means.
+
+        Waits for the update to be done. Raises NonFiniteError if the loss or a gradient is not finite.
+        """
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not all(map(math.isfinite, values.values())):
+            raise NonFiniteError(
+                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}: stopped, nothing of this "
+                f"step is saved; lower config.learning_rate or lengthen the warm-up"
+            )
+        self._tick()
+        self.sums.loss += values["loss"]
+        self.sums.accuracy += values["accuracy"]
+        self.sums.steps += 1
+        loss, accuracy = self.sums.loss / self.sums.steps, self.sums.accuracy / self.sums.steps
+        rate = self._images_per_second
+        shown = (step, loss, accuracy, rate, (self._num_steps - step) * self._batch_size / rate if rate else 0.0)
+        self.display.update(*shown)
+        if step % self._log_every_steps == 0 or step == self._num_steps:
+            self.sums = MetricSums()
+            self.display.log(*shown)
+            means = {"train_loss": loss, "train_accuracy": accuracy, "learning_rate": values["learning_rate"]}
+            self._write(step, {**means, "images_per_second": round(rate, 1)})
+
+    def take_evaluation(self, step: int, split: str, result: dict[str, float | int]) -> None:
+        """Write an evaluation's "loss", "accuracy" and "count" on `split`, "val" or "test", after `step` updates."""
+        self._write(step, {f"{split}_{name}": value for name, value in result.items()})
+        epoch = step / self._steps_per_epoch
+        numbers = f"{split}_loss {result['loss']:.4f}  {split}_accuracy {result['accuracy']:.4f}"
+        self.display.say(f"epoch {epoch:g}  step {step}  {numbers}")
+        if time.monotonic() - self._curves_drawn > CURVES_EVERY_SECONDS:
+            self.draw()
+
+    def pause_clock(self) -> None:
+        """Leave out of images/s what follows, until the next step."""
+        self._clock_started = 0.0
+
+    def draw(self) -> None:
+        """Draw the curves from the log."""
+        self._curves_drawn = time.monotonic()
+        if self._writes:
+            draw_curves(self.log.records, self._workdir / CURVES_FILE, self._name)
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        if not self._clock_started:  # the first step after a pause only starts the clock: it may have compiled
+            self._clock_started, self._clock_steps = now, 0
+            return
+        self._clock_steps += 1
+        self._images_per_second = self._clock_steps * self._batch_size / (now - self._clock_started)
+
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        record: Record = {"step": step, "epoch": round(step / self._steps_per_epoch, 4), **values}
+        if self._writer is not None:
+            self.log.append(record)
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)

@@ -1,0 +1,117 @@
+"""A run's folder: its config, its lock and its metrics log."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+LOCK_FILE = ".lock"
+
+Record = dict[str, Any]
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """What the run in `workdir` was started with. Raises UserError (a ValueError) if there is no run."""
+    path = workdir / CONFIG_FILE
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"workdir {workdir} holds no run: {path} does not exist") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON ({error}): restore it, or use another workdir") from None
+
+
+def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, ...]) -> None:
+    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `fields` describe.
+
+    fields: the config by dotted path, of JSON values. may_change: the paths in which a continued run may differ.
+    """
+    if not workdir.exists():
+        return
+    if not workdir.is_dir():
+        raise UserError(f"workdir {workdir} is a file: choose another --workdir")
+    if not (workdir / CONFIG_FILE).exists():
+        others = [path.name for path in workdir.iterdir() if path.name != LOCK_FILE]
+        if others:
+            raise UserError(
+                f"workdir {workdir} is no run's: it holds {others[0]!r} but no {CONFIG_FILE}; choose another --workdir"
+            )
+        return
+    stored = _flatten(read_config(workdir))
+    for path in [*fields, *(path for path in stored if path not in fields)]:
+        if path not in may_change and stored.get(path) != fields.get(path):
+            raise UserError(
+                f"workdir {workdir} holds another run: config.{path} is {stored.get(path)!r} there and "
+                f"{fields.get(path)!r} here; choose another --workdir"
+            )
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+@contextlib.contextmanager
+def lock_workdir(workdir: Path) -> Iterator[None]:
+    """Hold `workdir` (made if need be) for this process; the operating system frees it whatever ends the process.
+
+    Raises UserError (a ValueError) if another process holds it.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"workdir {workdir} is in use by another run: wait for it or choose another") from None
+        yield
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file at once: after a crash it holds either the old text or the new."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class MetricsLog:
+    """The records of `metrics.jsonl`, one JSON object a line, each with "step" and "epoch"."""
+
+    def __init__(self, workdir: Path) -> None:
+        """Reads what is there; a last line cut off by a crash is dropped."""
+        self.path = workdir / METRICS_FILE
+        self.records: list[Record] = []
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                try:
+                    self.records.append(json.loads(line))
+                except ValueError:
+                    break
+
+    def forget_after(self, step: int) -> None:
+        """Drop the records of later steps than `step`: they are about to be made again."""
+        self.records = [record for record in self.records if record["step"] <= step]
+        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+
+    def append(self, record: Record) -> None:
+        """Add a record, on disk when this returns."""
+        self.records.append(record)
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def has(self, step: int, field: str) -> bool:
+        """Whether `field` has been recorded for `step`."""
+        return any(record["step"] == step and field in record for record in self.records)
