@@ -1,6 +1,6 @@
 """ResNet-20 on CIFAR-10 in ten epochs: Nesterov, one epoch of warm-up, cosine.
 
-    python train.py --config configs/cifar10_quick.py
+python train.py --config configs/cifar10_quick.py
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Every field of a run, with its default and type; the other files here change some of them.
 
-    python train.py --config configs/digits.py --config.learning_rate=0.05 --config.augment.flip=True
+python train.py --config configs/digits.py --config.learning_rate=0.05 --config.augment.flip=True
 """
 
 from ml_collections import ConfigDict

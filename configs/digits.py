@@ -1,6 +1,6 @@
 """ResNet-20 on 1,797 handwritten digits: nothing to download, the first result in a minute or two.
 
-    python train.py --config configs/digits.py
+python train.py --config configs/digits.py
 """
 
 from ml_collections import ConfigDict

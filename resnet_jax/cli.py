@@ -118,7 +118,9 @@ def _train(arguments: argparse.Namespace) -> int:
     best = max((record for record in result.records if "val_accuracy" in record),
                key=lambda record: record["val_accuracy"], default=None)  # fmt: skip
     if best is not None:
-        rows.append(("best val accuracy", f"{_number('val_accuracy', best['val_accuracy'])} at epoch {best['epoch']:g}"))
+        rows.append(
+            ("best val accuracy", f"{_number('val_accuracy', best['val_accuracy'])} at epoch {best['epoch']:g}")
+        )
     rows += [("parameters, sha256", result.digest), ("curves", str(workdir / "curves.png"))]
     _print_table(rows)
     return 0

@@ -43,9 +43,7 @@ def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
 
 
-def add_shortcut(
-    x: Array, y: Array, stride: int, *, shortcut: str, conv: Layer, norm: Layer, train: bool
-) -> Array:
+def add_shortcut(x: Array, y: Array, stride: int, *, shortcut: str, conv: Layer, norm: Layer, train: bool) -> Array:
     """The residual branch `y` (B, h, w, F) plus the shortcut of the block's input `x` (B, H, W, C).
 
     shortcut: "A" zero-padding, "B" projection where the shapes differ, "C" projection everywhere, "none" no shortcut
@@ -87,9 +85,7 @@ class BasicBlock(nn.Module):
         y = nn.relu(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.filters, kernel_size=3, name="conv2")(y)
         y = self.norm(name="bn2", scale_init=last_scale_init(self.zero_init_residual))(y, train=train)
-        y = add_shortcut(
-            x, y, self.stride, shortcut=self.shortcut, conv=self.conv, norm=self.norm, train=train
-        )
+        y = add_shortcut(x, y, self.stride, shortcut=self.shortcut, conv=self.conv, norm=self.norm, train=train)
         return nn.relu(y)
 
 
@@ -123,9 +119,7 @@ class BottleneckBlock(nn.Module):
         y = nn.relu(self.norm(name="bn2")(y, train=train))
         y = self.conv(self.expansion * self.filters, kernel_size=1, name="conv3")(y)
         y = self.norm(name="bn3", scale_init=last_scale_init(self.zero_init_residual))(y, train=train)
-        y = add_shortcut(
-            x, y, self.stride, shortcut=self.shortcut, conv=self.conv, norm=self.norm, train=train
-        )
+        y = add_shortcut(x, y, self.stride, shortcut=self.shortcut, conv=self.conv, norm=self.norm, train=train)
         return nn.relu(y)
 
 

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from resnet_jax.models.convolution import convolve
+
 Array = jax.Array
 Dtype = Any
 Initializer = Callable[..., Array]
@@ -38,6 +40,7 @@ class Conv(nn.Module):
     images (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features). `padding="SAME"` would pad a stride-2
     convolution by (0, 1) where torch pads by (1, 1), so the padding is written out.
     Parameters: `kernel` (k, k, C / groups, features) and, with `use_bias`, `bias` (features,).
+    impl: see `convolve`.
     Raises ValueError if `groups` divides the channels or the features with a remainder.
     """
 
@@ -47,6 +50,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = False
     kernel_init: Initializer = he_normal_fan_out
+    impl: str = "auto"
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -57,15 +61,7 @@ class Conv(nn.Module):
             raise ValueError(f"groups={self.groups} must divide channels={channels} and features={self.features}")
         kernel_shape = (size, size, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, kernel_shape, self.param_dtype)
-        pad = size // 2
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups, self.impl)
         if self.use_bias:
             fan_in = size * size * (channels // self.groups)
             bias = self.param("bias", uniform_bias_init(fan_in), (self.features,), self.param_dtype)

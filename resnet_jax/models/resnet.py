@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models.blocks import BLOCKS, SHORTCUTS, Layer
+from resnet_jax.models.convolution import CONV_IMPLS
 from resnet_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -66,6 +67,8 @@ class ResNet(nn.Module):
     batch_norm: "global" batch statistics in training; "frozen" running statistics always.
     dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
         JAX_ENABLE_X64=1).
+    conv_impl: "auto" | "xla" | "cpu", see resnet_jax.models.convolution; "cpu" and, on the CPU, "auto" are reverse-mode
+        differentiable only.
 
     Raises UserError (a ValueError) for arguments outside these.
     """
@@ -87,6 +90,7 @@ class ResNet(nn.Module):
     norm_momentum: float = 0.9
     batch_norm: str = "global"
     dtype: str = "float32"
+    conv_impl: str = "auto"
 
     def __post_init__(self) -> None:
         self._check_arguments()
@@ -100,6 +104,7 @@ class ResNet(nn.Module):
         choose("kernel_init", self.kernel_init, KERNEL_INITS)
         choose("batch_norm", self.batch_norm, ("global", "frozen"))
         choose("dtype", self.dtype, DTYPES)
+        choose("conv_impl", self.conv_impl, CONV_IMPLS)
         if self.dtype == "float64" and not jax.config.jax_enable_x64:
             raise UserError("dtype='float64' needs 64-bit jax: set the environment variable JAX_ENABLE_X64=1")
         if not self.stage_sizes or min(self.stage_sizes) < 1:
@@ -124,7 +129,12 @@ class ResNet(nn.Module):
         dtype, param_dtype = DTYPES[self.dtype]
         kernel_init, head_init = KERNEL_INITS[self.kernel_init]
         conv = partial(
-            Conv, use_bias=self.conv_bias, kernel_init=kernel_init, dtype=dtype, param_dtype=param_dtype
+            Conv,
+            use_bias=self.conv_bias,
+            kernel_init=kernel_init,
+            impl=self.conv_impl,
+            dtype=dtype,
+            param_dtype=param_dtype,
         )
         norm = partial(
             BatchNorm, momentum=self.norm_momentum, epsilon=self.norm_epsilon, dtype=dtype, param_dtype=param_dtype

@@ -34,8 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     **{f"plain{depth}": _cifar(depth, shortcut="none") for depth in (20, 32, 44, 56)},
     # The tutorials' network for 32x32 images: ImageNet's four stages behind a 3x3 stem without max-pool.
     **{
-        f"cifar_resnet{depth}": {**IMAGENET_STAGES[depth], "stem": "cifar", "num_classes": 10}
-        for depth in (18, 34, 50)
+        f"cifar_resnet{depth}": {**IMAGENET_STAGES[depth], "stem": "cifar", "num_classes": 10} for depth in (18, 34, 50)
     },
     # Xie et al. 2016, arXiv:1611.05431.
     "resnext50_32x4d": {**IMAGENET_STAGES[50], "groups": 32, "width_per_group": 4},
@@ -70,7 +69,9 @@ def create_model(name: str, **overrides: Any) -> ResNet:
         fields.pop(internal, None)
     for key, value in arguments.items():
         if key not in fields:
-            raise UserError(f"{key!r} is no argument of {name}: use one of {', '.join(fields)}{suggestion(key, fields)}")
+            raise UserError(
+                f"{key!r} is no argument of {name}: use one of {', '.join(fields)}{suggestion(key, fields)}"
+            )
         arguments[key] = _checked(key, value, fields[key])
     return ResNet(**arguments)
 
