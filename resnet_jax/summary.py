@@ -24,7 +24,8 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
     variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
     outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, features=True), variables, images)
     logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
-    shapes = {stage: output.shape[1:] for stage, output in outputs.items()}
+    stages = [f"stage{i + 1}" for i in range(len(model.stage_sizes))]
+    shapes = {name: outputs[name].shape[1:] for name in ("stem", *stages, "pooled")}
     if model.num_classes is not None:
         shapes["logits"] = logits.shape[1:]
     return {

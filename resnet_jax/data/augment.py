@@ -3,10 +3,9 @@
 Random choices are keyed by (seed, epoch, index of the image), so they depend neither on the batch nor on the devices.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 Array = jax.Array
 
@@ -51,8 +50,7 @@ def augment(
     return jax.vmap(augment_one)(keys, images)
 
 
-@partial(jax.jit, static_argnames="dtype")
-def normalize(images: Array, mean: Array, std: Array, dtype: str = "float32") -> Array:
+def normalize(images: Array, mean: ArrayLike, std: ArrayLike, dtype: str = "float32") -> Array:
     """(images / 255 - mean) / std in `dtype`: (B, H, W, C) uint8 -> (B, H, W, C) float.
 
     mean, std: in units of [0, 1]; per channel (C,) or, as He et al. do on CIFAR, per pixel (H, W, C).

@@ -17,8 +17,13 @@ Batch = dict[str, np.ndarray]
 class ImageSource(Protocol):
     """What batches are drawn from: images (N, H, W, C) uint8 and labels (N,) int32."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    @property
+    def images(self) -> np.ndarray:
+        """All images."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Their labels."""
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from resnet_jax.errors import UserError
 
-NETWORK_TIMEOUT_SECONDS = 8
+NETWORK_TIMEOUT_SECONDS = 5
 # Reading record by record takes twice as long; two threads win what Pillow does without the interpreter lock.
 READ_CHUNK = 500
 READ_THREADS = 2
@@ -71,6 +71,12 @@ def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = No
     url_infos: replaces the registered sizes and checksums of the set's archives (for archives made by tests).
     Raises UserError (a ValueError) if TensorFlow is missing, an archive is damaged or the network cannot be reached.
     """
+    builder = _builder(name, data_dir)
+    if url_infos is not None:
+        builder.url_infos.clear()
+        builder.url_infos.update(url_infos)
+    folder = manual_dir(data_dir)
+    _check_archives(name, builder.url_infos or {}, folder)  # before TensorFlow, which takes seconds to import
     os.environ.update(PREPARE_ENVIRONMENT)
     try:
         import tensorflow  # noqa: F401
@@ -82,15 +88,8 @@ def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = No
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
-    builder = _builder(name, data_dir)
-    if url_infos is not None:
-        builder.url_infos.clear()
-        builder.url_infos.update(url_infos)
-    folder = manual_dir(data_dir)
-    _check_archives(name, builder.url_infos or {}, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = tfds.download.DownloadConfig(manual_dir=folder)
-    builder.download_and_prepare(download_config=config)
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
 
 
 def _builder(name: str, data_dir: str) -> Any:
@@ -154,7 +153,7 @@ def _answers(url: str) -> bool:
 
 if __name__ == "__main__":
     try:
-        prepare(*sys.argv[1:3])
+        prepare(sys.argv[1], sys.argv[2])
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

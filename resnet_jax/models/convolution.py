@@ -4,8 +4,8 @@ XLA's CPU backend is slow in three places, each met here by an ordinary formulat
 - A 1x1 convolution takes several times as long as the matrix product that it is.
 - Before a convolution's weight gradient it transposes the cotangent, and fuses that transpose with the whole chain of
   batch-norm and ReLU gradients that makes it, which it then recomputes with strided access. `_materialize` ends that.
-- The weight gradient itself is slow where a 3x3 convolution has 64 channels or more: three matrix products, one a row of
-  the kernel, take less than half the time.
+- The weight gradient itself is slow where a 3x3 convolution has 64 channels or more: three matrix products, one for
+  each row of the kernel, take less than half the time.
 On other platforms "auto" lowers to XLA's own convolution alone.
 """
 

@@ -105,7 +105,7 @@ class ResNet(nn.Module):
         choose("batch_norm", self.batch_norm, ("global", "frozen"))
         choose("dtype", self.dtype, DTYPES)
         choose("conv_impl", self.conv_impl, CONV_IMPLS)
-        if self.dtype == "float64" and not jax.config.jax_enable_x64:
+        if self.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
             raise UserError("dtype='float64' needs 64-bit jax: set the environment variable JAX_ENABLE_X64=1")
         if not self.stage_sizes or min(self.stage_sizes) < 1:
             raise UserError(f"stage_sizes={self.stage_sizes} must name at least one stage, each of at least one block")

@@ -13,7 +13,7 @@ Sums = Mapping[str, jax.Array]
 
 
 def evaluate(
-    eval_fn: Callable[[Any, Mapping[str, jax.Array]], Sums],
+    eval_fn: Callable[[Any, Any], Sums],
     state: Any,
     batches: Iterable[Mapping[str, np.ndarray]],
     mesh: Mesh,

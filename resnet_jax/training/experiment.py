@@ -108,7 +108,9 @@ def build_model(config: ConfigDict, num_classes: int) -> ResNet:
         raise UserError(f"config.model_args.{reserved[0]} is set by config.{reserved[0]}")
     return create_model(
         config.model,
-        **{"num_classes": num_classes, "dtype": config.dtype, "batch_norm": config.batch_norm},
+        num_classes=num_classes,
+        dtype=config.dtype,
+        batch_norm=config.batch_norm,
         **config.model_args.to_dict(),
     )
 

@@ -29,7 +29,6 @@ from resnet_jax.training.experiment import (
 from resnet_jax.training.interruption import InterruptedRunError, Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.recorder import MetricSums, Recorder
-from resnet_jax.training.steps import TrainState
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (

@@ -29,6 +29,8 @@ def split_by_rows(mesh: Mesh) -> NamedSharding:
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
     """This process's rows of a batch as global arrays on the mesh; returns before the copy is done."""
     sharding = split_by_rows(mesh)
+    if jax.process_count() == 1:  # one transfer for all, several times faster than array by array
+        return jax.device_put(dict(batch), sharding)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 

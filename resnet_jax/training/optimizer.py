@@ -4,8 +4,7 @@ import jax
 import optax
 
 from resnet_jax.errors import UserError
-
-Schedule = optax.Schedule
+from resnet_jax.training.schedule import Schedule
 
 
 def sgd(

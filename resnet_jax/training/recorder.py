@@ -71,7 +71,7 @@ class Recorder:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not all(map(math.isfinite, values.values())):
             raise NonFiniteError(
-                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}: stopped, nothing of this "
+                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}: nothing of this "
                 f"step is saved; lower config.learning_rate or lengthen the warm-up"
             )
         self._tick()

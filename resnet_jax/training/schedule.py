@@ -5,6 +5,7 @@ A schedule maps the number of updates done so far (0 for the first) to the learn
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ import optax
 
 from resnet_jax.errors import UserError, choose
 
-Schedule = optax.Schedule
+# The number of updates done so far, an int or an int array -> the learning rate of the next.
+Schedule = Callable[[Any], Any]
 
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 WARMUP_SHAPES = ("linear", "constant")
@@ -20,7 +22,7 @@ WARMUP_SHAPES = ("linear", "constant")
 
 def step_decay(learning_rate: float, boundaries: Sequence[int], factor: float) -> Schedule:
     """`learning_rate`, multiplied by `factor` at each of the steps `boundaries` (torch's MultiStepLR)."""
-    return optax.piecewise_constant_schedule(learning_rate, {boundary: factor for boundary in boundaries})
+    return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
 
 
 def cosine(learning_rate: float, num_steps: int) -> Schedule:

@@ -91,7 +91,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     metrics = {
         "loss": loss,
         "accuracy": masked_mean(correct(logits, labels).astype(loss.dtype), mask),
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
     }
     state = state.replace(
         step=state.step + 1,

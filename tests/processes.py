@@ -1,0 +1,46 @@
+"""Training runs in processes of their own, on one device, as people start them."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+TINY = [
+    "train", "--config", "digits", "--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=4",
+    "--config.image_size=8", "--config.augment.crop_padding=1", "--config.log_every_steps=5",
+    "--config.checkpoint_every_steps=25",
+]  # fmt: skip
+
+
+def start(*words, num_devices=1, environment=None):
+    """A process running `python -m resnet_jax` with these words."""
+    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", "resnet_jax", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "XLA_FLAGS": flags, **(environment or {})},
+    )  # fmt: skip
+
+
+def run(*words, **options):
+    """(exit code, standard output, standard error) of such a process."""
+    process = start(*words, **options)
+    output, errors = process.communicate(timeout=240)
+    return process.returncode, output, errors
+
+
+def records(workdir):
+    """The metrics log without its timings; a last line that is being written is left out."""
+    path = workdir / "metrics.jsonl"
+    text = path.read_text() if path.exists() else ""
+    parsed = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    return [{name: value for name, value in record.items() if name != "images_per_second"} for record in parsed]
+
+
+def wait_for_step(process, workdir, step):
+    """Return when the run has logged `step`; fail if it ends before."""
+    while max((record["step"] for record in records(workdir)), default=0) < step:
+        if process.poll() is not None:
+            raise AssertionError(f"the run ended before step {step}: {process.communicate()}")
+        time.sleep(0.005)

@@ -1,0 +1,89 @@
+"""The commands: what they print, and bad input told in one line with exit code 2."""
+
+import json
+
+import pytest
+
+from resnet_jax.cli import main
+from resnet_jax.models import list_models
+
+
+def refused(capsys, *words):
+    """The one line that the command says before it exits with 2."""
+    assert main([str(word) for word in words]) == 2
+    output, errors = capsys.readouterr()
+    assert output == ""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def test_list_prints_every_model(capsys):
+    assert main(["list"]) == 0
+    assert capsys.readouterr().out.split() == list_models()
+
+
+def test_summary_prints_a_table_or_one_object(capsys):
+    assert main(["summary", "--model", "resnet20"]) == 0
+    table = capsys.readouterr().out
+    assert "269,722" in table
+    assert main(["summary", "--model", "resnet20", "--image_size", "16", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["parameters"] == 269_722
+    assert list(result["shapes"]) == ["stem", "stage1", "stage2", "stage3", "pooled", "logits"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["summary", "--model", "resnet5"], "model='resnet5' is not known; did you mean"),
+        (["summary", "--model", "resnet50", "--image_size", "big"], "invalid int value: 'big'"),
+        (["summary"], "the following arguments are required: --model"),
+        (["sumary"], "invalid choice: 'sumary'"),
+        ([], "the following arguments are required: COMMAND"),
+        (["list", "--all"], "'--all' is no option of list"),
+        (["train"], "the following arguments are required: --config"),
+        (["train", "--config", "digit"], "neither a file nor one of"),
+        (
+            ["train", "--config", "digits", "--workdr", "x"],
+            "'--workdr' is no option of train; did you mean '--workdir'",
+        ),
+        (["train", "--config", "digits", "--config.learning_rat=1"], "did you mean 'learning_rate'"),
+        (["train", "--config", "digits", "--config.batch_size=-8"], "config.batch_size=-8 must be positive"),
+        (["train", "--config", "digits", "--config.batch_size=12"], "batch_size=12 must be positive and divisible by"),
+        (["train", "--config", "digits", "--config.model=resnet21"], "model='resnet21' is not known"),
+        (["train", "--config", "digits", "--config.dataset=digit"], "dataset='digit' must be one of"),
+        (["train", "--config", "digits", "--config.model_args.shortct=B"], "did you mean 'shortcut'"),
+        (["train", "--config", "digits", "--config.image_size=20"], "image_size=20 must be a multiple of 8"),
+        (["train", "--config", "digits", "--config.dtype=float64"], "JAX_ENABLE_X64=1"),
+    ],
+)
+def test_bad_usage_is_one_line_and_writes_nothing(capsys, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_refuses_what_is_no_run(capsys, tmp_path):
+    assert "holds no run" in refused(capsys, "evaluate", "--workdir", tmp_path / "nothing")
+    (tmp_path / "config.json").write_text("{")
+    assert "is not readable as JSON" in refused(capsys, "evaluate", "--workdir", tmp_path)
+
+
+def test_workdir_of_another_run_is_refused_before_anything_is_read(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"seed": 5}))
+    before = (tmp_path / "config.json").read_bytes()
+    message = refused(capsys, "train", "--config", "cifar10", "--workdir", tmp_path)
+    assert "holds another run" in message
+    assert (tmp_path / "config.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("command", ["", "train", "list", "summary", "evaluate"])
+def test_help_fits_a_screen_and_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as exit_info:
+        main([*command.split(), "--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    assert text.count("\n") <= 40
+    assert not command or "example: python -m resnet_jax" in text

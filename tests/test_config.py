@@ -1,0 +1,120 @@
+"""Configs: every field checked, overrides read as the field's type, errors of one line."""
+
+import json
+
+import pytest
+
+from resnet_jax.config import config_from_dict, configs_dir, flatten, load_config, to_json
+
+NAMES = sorted(path.stem for path in configs_dir().glob("*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_loads_locked_and_survives_json(name):
+    config = load_config(name)
+    assert config.is_locked
+    assert config_from_dict(json.loads(to_json(config))).to_dict() == config.to_dict()
+    assert load_config(str(configs_dir() / f"{name}.py")).to_dict() == config.to_dict()
+
+
+def test_recipes_are_the_published_ones():
+    def chosen(name, *fields):
+        flat = flatten(load_config(name))
+        return [flat[field] for field in fields]
+
+    he = chosen(
+        "cifar10", "model", "batch_size", "num_steps", "learning_rate", "decay_steps", "decay_factor", "momentum",
+        "nesterov", "weight_decay", "decay_norm_and_bias", "augment.crop_padding", "augment.flip", "normalize",
+    )  # fmt: skip
+    assert he == ["resnet20", 128, 64_000, 0.1, (32_000, 48_000), 0.1, 0.9, False, 1e-4, True, 4, True, "pixel"]
+    tutorial = chosen(
+        "cifar10_resnet18", "model", "batch_size", "num_epochs", "learning_rate", "schedule", "momentum",
+        "weight_decay", "mean", "std", "augment.crop_padding", "augment.flip",
+    )  # fmt: skip
+    mean = (0.4914, 0.4822, 0.4465)
+    assert tutorial == [
+        "cifar_resnet18", 128, 10, 0.1, "constant", 0.9, 5e-4, mean, (0.2023, 0.1994, 0.2010), 4, True,
+    ]  # fmt: skip
+    quick = chosen(
+        "cifar10_quick", "model", "model_args.kernel_init", "batch_size", "num_epochs", "learning_rate", "schedule",
+        "schedule_by", "warmup_epochs", "warmup_start_factor", "nesterov", "weight_decay", "decay_norm_and_bias",
+        "mean", "std", "augment.crop_padding_mode",
+    )  # fmt: skip
+    assert quick == [
+        "resnet20", "fan_in", 128, 10, 0.2, "cosine", "step", 1.0, 0.0, True, 5e-4, True, mean,
+        (0.2470, 0.2435, 0.2616), "zeros",
+    ]  # fmt: skip
+
+
+def test_overrides_take_the_fields_type():
+    words = [
+        "--config.learning_rate=1", "--config.nesterov=false", "--config.num_epochs", "3", "--config.mean=(0,0,0.5)",
+        "--config.decay_steps=(5, 9)", "--config.model_args.shortcut=B", "--config.model_args.stage_sizes=(1,2)",
+        "--config.augment.flip=True", "--config.data_dir=/a=b",
+    ]  # fmt: skip
+    config = load_config("digits", words)
+    assert type(config.learning_rate) is float
+    assert config.nesterov is False
+    assert config.num_epochs == 3
+    assert config.mean == (0.0, 0.0, 0.5)
+    assert config.decay_steps == (5, 9)
+    assert config.model_args.to_dict() == {"shortcut": "B", "stage_sizes": (1, 2)}
+    assert config.augment.flip is True
+    assert config.data_dir == "/a=b"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config.learning_rat=1", "config.learning_rat is no field of the config; did you mean 'learning_rate'"),
+        ("--config.augment.flp=1", "config.augment.flp is no field of the config; did you mean 'augment.flip'"),
+        ("--config.augment=none", "config.augment is no field"),
+        ("--config.learning_rate=fast", "config.learning_rate='fast' must be a number"),
+        ("--config.num_epochs=2.5", "config.num_epochs='2.5' must be a whole number"),
+        ("--config.nesterov=maybe", "config.nesterov='maybe' must be true or false"),
+        ("--config.mean=(a,b,c)", r"config.mean='\(a,b,c\)' must be numbers like \(1, 2\)"),
+        ("--config.mean=(0.5,)", r"config.mean=\(0.5,\) must be three numbers"),
+        ("--config.std=(1,0,1)", "config.std=.* must hold positive numbers"),
+        ("--config.batch_size=-1", "config.batch_size=-1 must be positive"),
+        ("--config.validation_fraction=1", r"config.validation_fraction=1.0 must be in \[0, 1\)"),
+        ("--config.learning_rate=nan", "config.learning_rate=nan must be at least 0"),
+        ("--config.optimizer=adam", "config.optimizer='adam' must be 'sgd'"),
+        ("--config.seed", "--config.seed needs a value"),
+        ("--confg.seed=1", "'--confg.seed=1' is not understood here"),
+    ],
+)
+def test_wrong_overrides_are_told_in_one_line(word, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_config("digits", [word])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("config.learning_rat = 1.0", "'learning_rat' is no field of the config; did you mean 'learning_rate'"),
+        ("config.learning_rate = 'fast'", "TypeError"),
+        ("undefined", "NameError: name 'undefined' is not defined"),
+        ("config = 3", "must return an ml_collections.ConfigDict"),
+        (
+            "import ml_collections; config = ml_collections.ConfigDict()",
+            "the field '.*' is missing; start from default_config",
+        ),
+        ("this is no python", "SyntaxError"),
+    ],
+)
+def test_wrong_config_files_are_told_in_one_line(tmp_path, body, message):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from resnet_jax.config import default_config\n\n"
+        f"def get_config():\n    config = default_config()\n    {body}\n    return config\n"
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        load_config(str(path))
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_unknown_configs_are_answered_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"neither a file nor one of cifar10, .*; did you mean 'digits'"):
+        load_config("digit")

@@ -1,0 +1,45 @@
+"""Every image is counted exactly once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.data.batches import eval_batches
+from resnet_jax.data.sources import Source
+from resnet_jax.training.evaluation import evaluate
+from resnet_jax.training.mesh import make_mesh
+
+IMAGES = np.random.RandomState(0).randint(0, 256, (13, 2, 2, 3)).astype(np.uint8)
+SOURCE = Source(IMAGES, np.arange(13, dtype=np.int32), tuple(map(str, range(13))))
+
+
+def eval_fn(state, batch):
+    """Counts as `eval_step` does, but with the images' own sums, so that any image missed or seen twice shows."""
+    weights = batch["mask"] * state
+    values = batch["image"].astype(jnp.float32).sum((1, 2, 3))
+    return {
+        "loss_sum": jnp.sum(values * weights),
+        "correct": jnp.sum((batch["label"] % 2 == 0) * weights).astype(jnp.int32),
+        "count": jnp.sum(weights).astype(jnp.int32),
+    }
+
+
+@pytest.mark.parametrize(("batch_size", "num_devices"), [(13, 1), (1, 1), (4, 1), (4, 2), (8, 8), (16, 8)])
+def test_padded_and_sharded_evaluation_equals_the_plain_mean(batch_size, num_devices):
+    mesh = make_mesh(jax.devices()[:num_devices])
+    result = evaluate(jax.jit(eval_fn), jnp.float32(1), eval_batches(SOURCE, batch_size), mesh)
+    assert result == {"loss": IMAGES.sum() / 13, "accuracy": 7 / 13, "count": 13}
+
+
+def test_evaluation_can_be_stopped_between_batches():
+    calls = []
+
+    def stop():
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(jax.jit(eval_fn), jnp.float32(1), eval_batches(SOURCE, 2), make_mesh(jax.devices()[:2]), stop)
+    assert len(calls) == 3

@@ -1,0 +1,116 @@
+"""A run's compiled step on one and on many devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax.config import default_config
+from resnet_jax.training.experiment import Normalization, build_experiment, compile_train_fn, initial_state
+from resnet_jax.training.mesh import make_mesh, shard_batch
+
+
+def tiny_config(**fields):
+    config = default_config()
+    config.model = "resnet20"
+    config.model_args.stage_sizes = (1, 1)
+    config.model_args.num_filters = 4
+    config.dataset = "digits"
+    config.image_size = 8
+    config.batch_size = 32
+    config.num_steps = 20
+    config.augment.crop_padding = 1
+    config.augment.flip = True
+    for name, value in fields.items():
+        config[name] = value
+    return config
+
+
+def train_losses(config, num_devices, num_steps=20):
+    experiment = build_experiment(config, jax.devices()[:num_devices])
+    state = initial_state(experiment.model, experiment.tx, config, experiment.mesh)
+    step = compile_train_fn(experiment)
+    losses = []
+    for k in range(num_steps):
+        state, metrics = step(state, shard_batch(experiment.batches[k], experiment.mesh))
+        losses.append(float(metrics["loss"]))
+    return losses, state
+
+
+def test_losses_are_the_same_on_1_2_and_8_devices():
+    with jax.enable_x64(True):
+        config = tiny_config(dtype="float64")
+        config.model_args.dropout = 0.2
+        one, _ = train_losses(config, 1)
+        assert one[-1] < one[0]
+        for num_devices in (2, 8):
+            many, state = train_losses(config, num_devices)
+            np.testing.assert_allclose(many, one, rtol=0, atol=1e-9)
+            assert all(len(leaf.sharding.device_set) == num_devices for leaf in jax.tree.leaves(state))
+
+
+def test_no_second_copy_of_the_state_remains_after_a_step():
+    config = tiny_config()
+    experiment = build_experiment(config, jax.devices()[:1])
+    state = initial_state(experiment.model, experiment.tx, config, experiment.mesh)
+    batch = shard_batch(experiment.batches[0], experiment.mesh)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    step = compile_train_fn(experiment)
+    # The program writes every byte of the new state into the old one's memory ...
+    assert step.lower(state, batch).compile().memory_analysis().alias_size_in_bytes >= size
+    new_state, _ = step(state, batch)
+    # ... and the old one is gone.
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(new_state))
+
+
+def test_pixel_normalisation_subtracts_the_training_images_mean():
+    config = tiny_config(normalize="pixel", validation_fraction=0.1)
+    experiment = build_experiment(config)
+    images = experiment.batches.source.images
+    assert len(images) == 1293
+    np.testing.assert_allclose(experiment.normalization.mean, images.mean(0) / 255)
+    restored = Normalization.from_json(experiment.normalization.to_json())
+    np.testing.assert_array_equal(restored.mean, experiment.normalization.mean)
+
+
+def test_learning_rate_metric_is_the_one_applied():
+    config = tiny_config(schedule="step", decay_steps=(1,), learning_rate=0.5)
+    experiment = build_experiment(config, jax.devices()[:1])
+    state = initial_state(experiment.model, experiment.tx, config, experiment.mesh)
+    step = compile_train_fn(experiment)
+    rates = []
+    for k in range(2):
+        state, metrics = step(state, shard_batch(experiment.batches[k], experiment.mesh))
+        rates.append(float(metrics["learning_rate"]))
+    assert rates == pytest.approx([0.5, 0.05])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": 12}, "batch_size=12 must be positive and divisible by the 8 devices, for example 16"),
+        ({"batch_size": 4000}, "batch_size=4000 must be from 1 to the 1437 training images"),
+        ({"num_classes": 7}, "config.num_classes=7 must be 10, the classes of digits"),
+        ({"model": "resnet21"}, "model='resnet21' is not known"),
+        ({"dataset": "cifar11"}, "dataset='cifar11' must be one of .*did you mean 'cifar10'"),
+        ({"decay_epochs": (1,), "decay_steps": (3,)}, "exclude each other"),
+    ],
+)
+def test_impossible_configs_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build_experiment(tiny_config(**fields))
+
+
+def test_reserved_model_arguments_are_refused():
+    config = tiny_config()
+    config.model_args.num_classes = 5
+    with pytest.raises(ValueError, match=r"config.model_args.num_classes is set by config.num_classes"):
+        build_experiment(config)
+
+
+def test_batches_are_split_over_the_devices():
+    mesh = make_mesh()
+    batch = shard_batch({"label": np.arange(16)}, mesh)
+    assert [shard.data.tolist() for shard in batch["label"].addressable_shards][1] == [2, 3]
+    np.testing.assert_array_equal(jnp.sort(batch["label"]), np.arange(16))

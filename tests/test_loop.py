@@ -1,0 +1,164 @@
+"""Runs from start to end: broken off and continued, they end exactly as the unbroken one does."""
+
+import json
+import signal
+
+import pytest
+from processes import TINY, records, run, start, wait_for_step
+
+from resnet_jax.config import config_from_dict
+from resnet_jax.training.checkpoint import digest, open_best, open_newest
+from resnet_jax.training.experiment import build_experiment, initial_state
+from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.workdir import lock_workdir
+
+NUM_STEPS = 150
+WORDS = [*TINY, f"--config.num_steps={NUM_STEPS}", "--config.model_args.dropout=0.1"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    code, output, errors = run(*WORDS, "--workdir", workdir)
+    assert code == 0, errors
+    return workdir, output, errors
+
+
+def saved_states(workdir):
+    """Step and digest of the whole state in each checkpoint folder."""
+    config = config_from_dict(json.loads((workdir / "config.json").read_text()))
+    import jax
+
+    experiment = build_experiment(config, jax.devices()[:1])
+    template = initial_state(experiment.model, experiment.tx, config, make_mesh(jax.devices()[:1]))
+    result = {}
+    for open_checkpoints in (open_newest, open_best):
+        with open_checkpoints(workdir, read_only=True) as checkpoints:
+            step = checkpoints.newest_step()
+            state = checkpoints.restore(template, step)
+            result[open_checkpoints.__name__] = step, digest([state.variables, state.opt_state])
+    return result
+
+
+def assert_same_end(workdir, unbroken):
+    assert records(workdir) == records(unbroken[0])
+    assert saved_states(workdir) == saved_states(unbroken[0])
+
+
+def test_run_leaves_what_the_readme_promises(unbroken):
+    workdir, output, errors = unbroken
+    names = {path.name for path in workdir.iterdir()}
+    assert {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "best"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["125", "150"]
+    log = records(workdir)
+    assert {"step", "epoch", "train_loss", "train_accuracy", "learning_rate"} == set(log[0])
+    steps = [record["step"] for record in log if "train_loss" in record]
+    assert steps == list(range(5, NUM_STEPS + 1, 5))
+    validations = {record["step"]: record for record in log if "val_accuracy" in record}
+    assert list(validations) == [20, 40, 60, 80, 100, 120, 140, 150]
+    assert {record["val_count"] for record in validations.values()} == {144}
+    assert [(record["step"], record["test_count"]) for record in log if "test_accuracy" in record] == [(150, 360)]
+    # The best is the earliest of the highest validation accuracy.
+    best = max(record["val_accuracy"] for record in validations.values())
+    first = min(step for step, record in validations.items() if record["val_accuracy"] == best)
+    assert [path.name for path in (workdir / "best").iterdir()] == [str(first)]
+    assert "test accuracy" in output
+    assert "step 150/150" in errors
+
+
+def test_killed_run_continues_bit_for_bit(unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    for step in (20, 75):  # twice, at moments that fall as they will
+        process = start(*WORDS, "--workdir", workdir)
+        wait_for_step(process, workdir, step)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, _, errors = run(*WORDS, "--workdir", workdir)
+    assert code == 0, errors
+    assert "continuing" in errors
+    assert_same_end(workdir, unbroken)
+
+
+def test_interrupted_run_saves_exits_75_and_continues_bit_for_bit(unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    for step, number in ((10, signal.SIGTERM), (60, signal.SIGINT)):
+        process = start(*WORDS, "--workdir", workdir)
+        wait_for_step(process, workdir, step)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert process.returncode == 75, errors
+        assert f"interrupted by {number.name}: saved step" in errors
+        saved = int(errors.split("saved step ")[1].split()[0])
+        assert str(saved) in {path.name for path in (workdir / "checkpoints").iterdir()}
+        assert max(record["step"] for record in records(workdir)) <= saved
+    code, _, errors = run(*WORDS, "--workdir", workdir)
+    assert code == 0, errors
+    assert_same_end(workdir, unbroken)
+
+
+def test_finished_run_exits_0_and_can_be_prolonged(unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    words = [*TINY, "--config.schedule=constant", "--config.warmup_epochs=0", "--workdir", workdir]
+    assert run(*words, "--config.num_steps=20")[0] == 0
+    before = records(workdir)
+    code, output, errors = run(*words, "--config.num_steps=20")
+    assert code == 0, errors
+    assert "test accuracy" in output
+    assert records(workdir) == before
+    code, _, errors = run(*words, "--config.num_steps=22")
+    assert code == 0, errors
+    log = records(workdir)
+    assert log[: len(before)] == before
+    assert [record["step"] for record in log if "test_accuracy" in record] == [20, 22]
+    code, _, errors = run(*words, "--config.num_steps=21")
+    assert code == 2
+    assert "is at step 22, past the config's 21" in errors
+
+
+def test_evaluate_gives_the_runs_own_figures(unbroken):
+    workdir = unbroken[0]
+    log = records(workdir)
+    expected = next(record for record in log if "test_accuracy" in record)
+    code, output, errors = run("evaluate", "--workdir", workdir, "--json")
+    assert code == 0, errors
+    result = json.loads(output)
+    assert result["count"] == 360
+    assert result["accuracy"] == expected["test_accuracy"]
+    assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
+    code, output, _ = run("evaluate", "--workdir", workdir, "--checkpoint", "best", "--data", "digits:train", "--json")
+    assert code == 0
+    best = json.loads(output)
+    assert best["count"] == 1437
+    assert str(best["step"]) in {path.name for path in (workdir / "best").iterdir()}
+
+
+def test_diverging_run_stops_and_saves_nothing_of_it(tmp_path):
+    workdir = tmp_path / "run"
+    code, _, errors = run(*TINY, "--workdir", workdir, "--config.learning_rate=1e30", "--config.warmup_epochs=0")
+    assert code == 1
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: step ")
+    assert "lower config.learning_rate" in last
+    step = int(last.split()[2].rstrip(":"))
+    assert step < 10
+    assert all(int(path.name) < step for path in (workdir / "checkpoints").iterdir())
+
+
+def test_run_of_8_devices_trains_like_one(unbroken, tmp_path):
+    words = [*WORDS, "--workdir", tmp_path / "run", "--config.num_steps=20"]
+    code, _, errors = run(*words, num_devices=8)
+    assert code == 0, errors
+    first = next(record for record in records(unbroken[0]) if record["step"] == 5)
+    assert records(tmp_path / "run")[0]["train_loss"] == pytest.approx(first["train_loss"], rel=1e-3)
+
+
+def test_second_run_on_a_workdir_is_refused(unbroken):
+    workdir = unbroken[0]
+    with lock_workdir(workdir):
+        code, _, errors = run(*WORDS, "--workdir", workdir)
+    assert code == 2
+    assert errors.strip().splitlines()[-1] == (
+        f"error: workdir {workdir} is in use by another run: wait for it or choose another"
+    )

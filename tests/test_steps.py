@@ -1,0 +1,132 @@
+"""The training step against torch.optim's real runs, and what one step promises."""
+
+from functools import partial
+
+import golden_files
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_jax import create_model
+from resnet_jax.models import ResNet
+from resnet_jax.training import create_train_state, eval_step, make_schedule, sgd, train_step
+from resnet_jax.training.metrics import masked_mean, softmax_cross_entropy
+
+TINY = ResNet(stage_sizes=(1, 1), num_filters=4, stem="cifar", num_classes=3)
+BATCH = {
+    "image": jax.random.normal(jax.random.key(1), (6, 8, 8, 3)),
+    "label": jnp.array([0, 1, 2, 0, 1, 2]),
+}
+
+
+step = jax.jit(train_step)
+
+
+def tiny_state(tx=None, **options):
+    variables = jax.jit(lambda key: TINY.init(key, BATCH["image"], train=False))(jax.random.key(0))
+    return create_train_state(TINY, variables, tx or sgd(0.1, weight_decay=1e-2), **options)
+
+
+@pytest.mark.parametrize("name", ["train-sgd", "train-nesterov-smoothing"])
+def test_losses_weights_statistics_and_logits_equal_torchs(name):
+    facts, arrays = golden_files.load(name)
+    names, _ = golden_files.load("torchvision-resnet18")
+    state_dict = {**names["state_dict"], "fc.weight": [10, 512], "fc.bias": [10]}
+    with jax.enable_x64(True):
+        model = create_model(facts["model"], num_classes=facts["num_classes"], dtype="float64")
+        milestones = facts["lr_divided_by_10_after_steps"]
+        schedule = make_schedule(
+            "step" if milestones else "constant", facts["learning_rate"], facts["steps"], decay_steps=milestones
+        )
+        tx = sgd(schedule, facts["momentum"], facts["nesterov"], facts["weight_decay"], facts["decay_norm_and_bias"])
+        variables = golden_files.variables(state_dict, "float64", facts["seed"])
+        state = create_train_state(model, variables, tx, label_smoothing=facts["label_smoothing"])
+        losses = []
+        for t in range(facts["steps"]):
+            seed = facts["seed"] + t
+            labels = np.random.RandomState(seed).randint(0, facts["num_classes"], facts["batch"])
+            batch = {"image": golden_files.images(facts, "float64", seed=seed), "label": jnp.asarray(labels)}
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+        np.testing.assert_allclose(losses, arrays["losses"], rtol=0, atol=1e-7)
+
+        images = golden_files.images(facts, "float64", batch=4, seed=facts["seed"] + 99)
+        logits = model.apply(state.variables, images, train=False)
+        np.testing.assert_allclose(logits, arrays["eval_logits"], rtol=0, atol=1e-6)
+        compared = 0
+        for torch_name in state_dict:
+            if torch_name in arrays:
+                collection, path, array = golden_files.to_jax(torch_name, arrays[torch_name])
+                actual = golden_files.at(state.variables[collection], path)
+                np.testing.assert_allclose(actual, array, rtol=0, atol=1e-6, err_msg=torch_name)
+                compared += 1
+        assert compared >= 4
+
+
+def test_step_is_pure_and_counts():
+    state = tiny_state()
+    first, metrics = step(state, BATCH)
+    again, same = step(state, BATCH)
+    jax.tree.map(np.testing.assert_array_equal, (first, metrics), (again, same))
+    assert int(state.step) == 0
+    assert int(first.step) == 1
+
+
+def test_masked_rows_count_neither_in_the_loss_nor_in_the_gradients():
+    frozen = ResNet(stage_sizes=(1, 1), num_filters=4, stem="cifar", num_classes=3, batch_norm="frozen")
+    state = tiny_state().replace(apply_fn=frozen.apply)  # so that the masked rows are not in the statistics either
+    masked = {**BATCH, "mask": jnp.array([1.0, 1, 1, 1, 0, 0])}
+    kept = jax.tree.map(lambda leaf: leaf[:4], BATCH)
+    for actual, expected in zip(jax.tree.leaves(step(state, masked)), jax.tree.leaves(step(state, kept)), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    sums = jax.jit(eval_step)(state, masked)
+    assert int(sums["count"]) == 4
+    for name, value in jax.jit(eval_step)(state, kept).items():
+        np.testing.assert_allclose(sums[name], value, rtol=1e-6)
+
+
+def test_smoothed_loss_by_hand():
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    # Targets 0.9 + 0.1/3, 0.1/3, 0.1/3.
+    expected = -(0.9 * np.log(0.5) + 0.1 / 3 * (np.log(0.5) + 2 * np.log(0.25)))
+    assert float(softmax_cross_entropy(logits, jnp.array([0]), 0.1)[0]) == pytest.approx(expected, rel=1e-6)
+    assert float(softmax_cross_entropy(logits, jnp.array([1]))[0]) == pytest.approx(np.log(4), rel=1e-6)
+    assert float(masked_mean(jnp.array([1.0, 3.0, 8.0]), jnp.array([1, 1, 0]))) == 2.0
+
+
+def test_metrics_are_those_before_the_update():
+    state = tiny_state()
+    _, metrics = step(state, BATCH)
+    apply = jax.jit(partial(TINY.apply, train=True, mutable=["batch_stats"]))
+    logits, _ = apply(state.variables, BATCH["image"])
+    np.testing.assert_allclose(metrics["loss"], softmax_cross_entropy(logits, BATCH["label"]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["accuracy"], (logits.argmax(-1) == BATCH["label"]).mean(), rtol=1e-6)
+
+
+def test_dropout_key_follows_seed_and_step():
+    model = ResNet(stage_sizes=(1, 1), num_filters=4, stem="cifar", num_classes=3, dropout=0.5)
+    frozen = sgd(0.0)
+
+    def losses(seed):
+        state = tiny_state(frozen, seed=seed).replace(apply_fn=model.apply)
+        result = []
+        for _ in range(2):
+            state, metrics = step(state, BATCH)
+            result.append(float(metrics["loss"]))
+        return result
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)
+    assert losses(0)[0] != losses(0)[1]
+
+
+def test_a_gradient_that_is_not_finite_shows_in_its_norm():
+    batch = {**BATCH, "image": BATCH["image"].at[0].set(jnp.inf)}
+    _, metrics = step(tiny_state(), batch)
+    assert not np.isfinite(metrics["gradient_norm"])
+
+
+def test_label_smoothing_out_of_range_is_refused():
+    with pytest.raises(ValueError, match=r"label_smoothing=1.0 must be in \[0, 1\)"):
+        tiny_state(label_smoothing=1.0)

@@ -1,0 +1,66 @@
+"""Data flows one way: what each room may import, read off the source, and what `import resnet_jax` must not load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import resnet_jax
+
+PACKAGE = Path(resnet_jax.__file__).parent
+# Who may see a config: what finds and checks it, what unpacks it once, and the commands.
+SEES_CONFIGS = {"config.py", "training/experiment.py", "training/loop.py", "cli.py", "evaluate.py"}
+
+
+def imports(path):
+    """The modules that a file imports anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def room_imports(room, *forbidden):
+    files = sorted((PACKAGE / room).glob("*.py"))
+    assert files
+    return [
+        f"{path.name} imports {module}"
+        for path in files
+        for module in imports(path)
+        if module.startswith(tuple(f"resnet_jax.{other}" for other in forbidden))
+    ]
+
+
+def test_models_know_nothing_of_data_training_or_configs():
+    assert room_imports("models", "data", "training", "config", "cli") == []
+
+
+def test_data_knows_nothing_of_models_training_or_configs():
+    assert room_imports("data", "models", "training", "config", "cli") == []
+
+
+def test_only_the_loop_and_the_commands_see_a_config():
+    seen = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if "configs" not in path.parts
+        and any(module.startswith(("resnet_jax.config", "ml_collections")) for module in imports(path))
+    }
+    assert seen == SEES_CONFIGS
+
+
+def test_no_room_without_a_subject():
+    names = {path.stem for path in PACKAGE.rglob("*.py")}
+    assert not names & {"utils", "util", "helpers", "common", "manager", "misc"}
+
+
+def test_import_loads_neither_tensorflow_nor_orbax_nor_matplotlib():
+    code = (
+        "import sys, resnet_jax, resnet_jax.models, resnet_jax.data; "
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'tensorflow_datasets', 'orbax', "
+        "'matplotlib', 'tensorboardX', 'rich.progress'}))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

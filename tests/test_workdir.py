@@ -1,0 +1,77 @@
+"""A run's folder: refused when it is another's, and a log that survives crashes."""
+
+import json
+import re
+
+import pytest
+
+from resnet_jax.training.workdir import MetricsLog, check_workdir, lock_workdir, write_atomically
+
+FIELDS = {"seed": 0, "augment.flip": True, "mean": [0.5, 0.5], "num_epochs": 3}
+STORED = {"seed": 0, "augment": {"flip": True}, "mean": [0.5, 0.5], "num_epochs": 3}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(STORED))
+    return tmp_path
+
+
+def test_new_empty_and_own_folders_are_accepted(tmp_path, workdir):
+    check_workdir(tmp_path / "new", FIELDS, ())
+    (tmp_path / "empty").mkdir()
+    check_workdir(tmp_path / "empty", FIELDS, ())
+    check_workdir(workdir, FIELDS, ())
+    check_workdir(workdir, {**FIELDS, "num_epochs": 9}, ("num_epochs",))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "holds another run: config.seed is 0 there and 1 here; choose another --workdir"),
+        ({"augment.flip": False}, "config.augment.flip is True there and False here"),
+        ({"num_epochs": 4}, "config.num_epochs is 3 there and 4 here"),
+    ],
+)
+def test_another_runs_folder_is_refused(workdir, change, message):
+    with pytest.raises(ValueError, match=message):
+        check_workdir(workdir, {**FIELDS, **change}, ())
+
+
+def test_foreign_folders_and_files_are_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match=r"is no run's: it holds 'thesis.tex' but no config.json"):
+        check_workdir(tmp_path, FIELDS, ())
+    with pytest.raises(ValueError, match="is a file"):
+        check_workdir(tmp_path / "thesis.tex", FIELDS, ())
+
+
+def test_second_holder_of_a_workdir_is_refused(tmp_path):
+    with lock_workdir(tmp_path), pytest.raises(ValueError, match="in use by another run"), lock_workdir(tmp_path):
+        pass
+    with lock_workdir(tmp_path):
+        pass
+
+
+def test_log_drops_a_line_cut_off_and_what_comes_after_a_step(tmp_path):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2, 3):
+        log.append({"step": step, "epoch": 0.5, "train_loss": 0.1 * step})
+    with log.path.open("a") as file:
+        file.write('{"step": 4, "tra')
+    log = MetricsLog(tmp_path)
+    assert [record["step"] for record in log.records] == [1, 2, 3]
+    log.forget_after(2)
+    assert log.has(2, "train_loss")
+    assert not log.has(2, "val_loss")
+    assert not log.has(3, "train_loss")
+    lines = log.path.read_text().splitlines()
+    assert [json.loads(line)["train_loss"] for line in lines] == [0.1, 0.2]
+
+
+def test_files_are_replaced_whole(tmp_path):
+    path = tmp_path / "config.json"
+    write_atomically(path, "one")
+    write_atomically(path, "two")
+    assert path.read_text() == "two"
+    assert [re.sub("partial.*", "", file.name) for file in tmp_path.iterdir()] == ["config.json"]
