@@ -79,6 +79,14 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint", choices=("newest", "best"), default="newest", help="which weights (default: newest)"
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+    benchmark = add("benchmark", _benchmark, "speed of the training loop against its bare step",
+                    "python -m resnet_jax benchmark --model resnet20 --batch_size 128")  # fmt: skip
+    benchmark.add_argument("--model", default="resnet20", metavar="NAME", help="default: resnet20")
+    benchmark.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: 128")
+    benchmark.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
+    benchmark.add_argument("--pairs", type=int, default=7, metavar="N", help="measurements of each (default: 7)")
+    benchmark.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
 
@@ -94,8 +102,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     name = Path(arguments.config).stem
-    workdir = Path(arguments.workdir or f"runs/{name}")
+    workdir = Path(arguments.workdir or f"runs/{name}").expanduser()
 
+    from resnet_jax.training.interruption import InterruptedRunError
     from resnet_jax.training.loop import train
     from resnet_jax.training.recorder import NonFiniteError
 
@@ -104,7 +113,10 @@ def _train(arguments: argparse.Namespace) -> int:
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if result.interrupted_by and result.step < result.num_steps:
+    except InterruptedRunError as error:
+        print(f"interrupted by {error} before the first step; the same command starts again", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if result.interrupted_by:
         print(
             f"interrupted by {result.interrupted_by}: saved step {result.step} of {result.num_steps} in {workdir}; "
             "the same command continues",
@@ -160,8 +172,20 @@ def _summary(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from resnet_jax.evaluate import evaluate_run
 
-    result = evaluate_run(Path(arguments.workdir), arguments.data, arguments.checkpoint)
-    if arguments.json:
+    return _print_result(
+        evaluate_run(Path(arguments.workdir).expanduser(), arguments.data, arguments.checkpoint), arguments.json
+    )
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    from resnet_jax.benchmark import benchmark
+
+    result = benchmark(arguments.model, arguments.batch_size, arguments.image_size, num_pairs=arguments.pairs)
+    return _print_result(result, arguments.json)
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> int:
+    if as_json:
         print(json.dumps(result))
     else:
         _print_table([(key.replace("_", " "), _number(key, value)) for key, value in result.items()])

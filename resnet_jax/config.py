@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from ml_collections import ConfigDict
 from resnet_jax.errors import UserError, suggestion
 
 PREFIX = "--config."
+# Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.
+ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
 OPEN_FIELDS = ("model_args",)
 
@@ -43,12 +46,16 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def config_from_dict(values: dict[str, Any]) -> ConfigDict:
-    """The config that a run's config.json holds."""
+    """The config that a run's config.json holds. Raises UserError (a ValueError) if it is none."""
     config = default_config()
     stored = ConfigDict(values)
     _compare_fields("config.json", stored, config)
     for path, value in flatten(stored).items():
-        _assign(config, path, tuple(value) if isinstance(value, list) else value)
+        try:
+            _assign(config, path, tuple(value) if isinstance(value, list) else value)
+        except (TypeError, AttributeError) as error:
+            raise UserError(f"config.json: config.{path}={value!r} has another type ({error})") from None
+    check_values(config)
     return config
 
 
@@ -74,6 +81,7 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
     Raises UserError (a ValueError) for an unknown field, a missing value or one of another type.
     """
     words = list(words)
+    given: list[str] = []
     while words:
         word = words.pop(0)
         if not word.startswith(PREFIX):
@@ -84,6 +92,11 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
                 raise UserError(f"{word} needs a value: {word}=...")
             text = words.pop(0)
         _override(config, path, text)
+        given.append(path)
+    for pair in ALTERNATIVES:
+        for one, other in (pair, pair[::-1]):
+            if one in given and other not in given and config[one]:
+                config[other] = type(config[other])()
 
 
 def check_values(config: ConfigDict) -> None:
@@ -112,6 +125,14 @@ def check_values(config: ConfigDict) -> None:
         ("be 'step' or 'epoch'", lambda value: value in ("step", "epoch"), ("schedule_by",)),
     ]  # fmt: skip
     values = flatten(config)
+    for field, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not _is_open(field) and any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise UserError(f"config.{field}={value!r} must be finite")
+        if isinstance(value, tuple) and not _is_open(field) and not all(type(n) in (int, float) for n in value):
+            raise UserError(f"config.{field}={value!r} must hold numbers")
+        if value is None:
+            raise UserError(f"config.{field}=None must have a value")
     for rule, holds, fields in rules:
         for field in fields:
             if not holds(values[field]):

@@ -17,7 +17,7 @@ from resnet_jax.models import ResNet
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Normalization, build_model, compile_eval_fn, initial_state, load_split
-from resnet_jax.training.mesh import check_batch_size, make_mesh
+from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.steps import TrainState
 from resnet_jax.training.workdir import read_config
 
@@ -63,14 +63,20 @@ def evaluate_run(workdir: Path, data: str | None = None, which: str = "newest") 
     """
     run = restore_run(workdir, which)
     config = run.config
-    check_batch_size(config.batch_size, run.mesh)
     source = load_split(config, "test") if data is None else _load(data, config)
     if source.num_classes != len(run.class_names):
         raise UserError(
             f"--data {data} has {source.num_classes} classes, the model in {workdir} {len(run.class_names)}"
         )
+    if run.normalization.mean.ndim == 3 and run.normalization.mean.shape != source.images.shape[1:]:
+        raise UserError(
+            f"the run in {workdir} subtracts a mean image of shape {run.normalization.mean.shape}; "
+            f"--data {data} has images of shape {source.images.shape[1:]}"
+        )
     eval_fn = compile_eval_fn(run.normalization, config.dtype, run.mesh)
-    batches = eval_batches(source, config.batch_size, jax.process_index(), jax.process_count())
+    num_devices = run.mesh.devices.size
+    batch_size = -(-config.batch_size // num_devices) * num_devices  # the run may have had other devices
+    batches = eval_batches(source, batch_size, jax.process_index(), jax.process_count())
     result = evaluate(eval_fn, run.state, batches, run.mesh)
     data = data or f"{config.dataset}:test"
     return {"workdir": str(workdir), "checkpoint": which, "step": run.step, "data": data, **result}

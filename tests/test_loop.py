@@ -3,16 +3,20 @@
 import json
 import signal
 
+import jax
 import pytest
 from processes import TINY, records, run, start, wait_for_step
 
-from resnet_jax.config import config_from_dict
-from resnet_jax.training.checkpoint import digest, open_best, open_newest
+from resnet_jax.config import config_from_dict, load_config
+from resnet_jax.training import loop
+from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
+from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import build_experiment, initial_state
+from resnet_jax.training.interruption import InterruptedRunError
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.workdir import lock_workdir
 
-NUM_STEPS = 150
+NUM_STEPS = 200
 WORDS = [*TINY, f"--config.num_steps={NUM_STEPS}", "--config.model_args.dropout=0.1"]
 
 
@@ -27,8 +31,6 @@ def unbroken(tmp_path_factory):
 def saved_states(workdir):
     """Step and digest of the whole state in each checkpoint folder."""
     config = config_from_dict(json.loads((workdir / "config.json").read_text()))
-    import jax
-
     experiment = build_experiment(config, jax.devices()[:1])
     template = initial_state(experiment.model, experiment.tx, config, make_mesh(jax.devices()[:1]))
     result = {}
@@ -51,30 +53,31 @@ def test_run_leaves_what_the_readme_promises(unbroken):
     assert {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "best"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["125", "150"]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["175", "200"]
     log = records(workdir)
     assert {"step", "epoch", "train_loss", "train_accuracy", "learning_rate"} == set(log[0])
     steps = [record["step"] for record in log if "train_loss" in record]
     assert steps == list(range(5, NUM_STEPS + 1, 5))
     validations = {record["step"]: record for record in log if "val_accuracy" in record}
-    assert list(validations) == [20, 40, 60, 80, 100, 120, 140, 150]
+    assert list(validations) == list(range(20, NUM_STEPS + 1, 20))
     assert {record["val_count"] for record in validations.values()} == {144}
-    assert [(record["step"], record["test_count"]) for record in log if "test_accuracy" in record] == [(150, 360)]
+    assert [(record["step"], record["test_count"]) for record in log if "test_accuracy" in record] == [(NUM_STEPS, 360)]
     # The best is the earliest of the highest validation accuracy.
     best = max(record["val_accuracy"] for record in validations.values())
     first = min(step for step, record in validations.items() if record["val_accuracy"] == best)
     assert [path.name for path in (workdir / "best").iterdir()] == [str(first)]
     assert "test accuracy" in output
-    assert "step 150/150" in errors
+    assert "step 200/200" in errors
 
 
 def test_killed_run_continues_bit_for_bit(unbroken, tmp_path):
     workdir = tmp_path / "run"
-    for step in (20, 75):  # twice, at moments that fall as they will
+    for step in (15, 60):  # twice, at moments that fall as they will
         process = start(*WORDS, "--workdir", workdir)
         wait_for_step(process, workdir, step)
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
     code, _, errors = run(*WORDS, "--workdir", workdir)
     assert code == 0, errors
     assert "continuing" in errors
@@ -115,6 +118,51 @@ def test_finished_run_exits_0_and_can_be_prolonged(unbroken, tmp_path):
     code, _, errors = run(*words, "--config.num_steps=21")
     assert code == 2
     assert "is at step 22, past the config's 21" in errors
+
+
+def tiny_config(**fields):
+    """A run of two epochs of one step on the simulated devices of this process."""
+    config = load_config("digits", [word for word in TINY if word.startswith("--config.")])
+    for name, value in {"num_steps": 2, "batch_size": 1288, "schedule": "constant", **fields}.items():
+        config[name] = value
+    config.warmup_epochs = 0.0
+    return config
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_run_interrupted_in_its_last_evaluation_is_not_finished(tmp_path, monkeypatch, split):
+    num_images = {"val": 144, "test": 360}[split]
+
+    def interrupted_evaluate(eval_fn, state, batches, *rest):
+        batches = list(batches)
+        if int(state.step) == 2 and sum(int(batch["mask"].sum()) for batch in batches) == num_images:
+            raise InterruptedRunError("SIGTERM")
+        return evaluate(eval_fn, state, batches, *rest)
+
+    monkeypatch.setattr(loop, "evaluate", interrupted_evaluate)
+    result = loop.train(tiny_config(), tmp_path / "run", "run")
+    assert (result.step, result.interrupted_by) == (2, "SIGTERM")
+    assert (tmp_path / "run" / "checkpoints" / "2").exists()
+    monkeypatch.undo()
+    result = loop.train(tiny_config(), tmp_path / "run", "run")
+    assert (result.step, result.interrupted_by) == (2, "")
+    done = [
+        (record["step"], name) for record in result.records for name in ("val_count", "test_count") if name in record
+    ]
+    assert done == [(1, "val_count"), (2, "val_count"), (2, "test_count")]
+
+
+def test_best_is_on_disk_before_a_checkpoint_says_that_its_validation_is_done(tmp_path, monkeypatch):
+    events = []
+    for method in ("save", "wait"):
+
+        def spy(self, *args, original=getattr(CheckpointFolder, method), method=method, **options):
+            events.append((self.directory.name, method))
+            return original(self, *args, **options)
+
+        monkeypatch.setattr(CheckpointFolder, method, spy)
+    loop.train(tiny_config(num_steps=1), tmp_path / "run", "run")
+    assert events[:3] == [("best", "save"), ("best", "wait"), ("checkpoints", "save")]
 
 
 def test_evaluate_gives_the_runs_own_figures(unbroken):

@@ -42,8 +42,22 @@ def test_foreign_folders_and_files_are_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match=r"is no run's: it holds 'thesis.tex' but no config.json"):
         check_workdir(tmp_path, FIELDS, ())
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match=r"thesis.tex is a file"):
         check_workdir(tmp_path / "thesis.tex", FIELDS, ())
+
+
+def test_leftover_of_a_first_start_that_was_killed_at_once_is_no_obstacle(tmp_path):
+    (tmp_path / ".lock").write_text("")
+    (tmp_path / "config.json.partial").write_text("{")
+    check_workdir(tmp_path, FIELDS, ())
+
+
+def test_folders_that_cannot_be_made_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file is a file; choose another --workdir"):
+        check_workdir(tmp_path / "file" / "run", FIELDS, ())
+    with pytest.raises(ValueError, match="cannot be written to"), lock_workdir(tmp_path / "file" / "run"):
+        pass
 
 
 def test_second_holder_of_a_workdir_is_refused(tmp_path):

@@ -38,13 +38,7 @@ def load_arrays(name: str, split: str, data_dir: str = "") -> tuple[np.ndarray, 
         builder = _builder(name, data_dir)
     import tensorflow_datasets as tfds
 
-    try:
-        records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    except NotImplementedError as error:
-        raise UserError(
-            f"{name} in {builder.data_path} is prepared as {builder.info.file_format}, not as array_record: "
-            "convert it with 'python -m tensorflow_datasets.scripts.convert_format', or give another data_dir"
-        ) from error
+    records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     num_images = len(records)
     images = np.empty((num_images, *builder.info.features["image"].shape), np.uint8)
     labels = np.empty(num_images, np.int32)
@@ -96,7 +90,19 @@ def _builder(name: str, data_dir: str) -> Any:
     logging.getLogger("absl").setLevel(logging.ERROR)
     import tensorflow_datasets as tfds
 
-    return tfds.builder(name, data_dir=data_dir or None, file_format="array_record")
+    where = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    try:
+        return tfds.builder(name, data_dir=where, file_format="array_record")
+    except ValueError as error:
+        if "File format is already set" not in str(error):
+            raise
+        raise UserError(
+            f"{name} in {where} is prepared as TFRecord, which only TensorFlow reads: convert it with "
+            "'python -m tensorflow_datasets.scripts.convert_format --to_file_format=array_record', or give another "
+            "config.data_dir"
+        ) from error
+    except OSError as error:
+        raise UserError(f"config.data_dir={str(where)!r} cannot be used: {error.strerror or error}") from error
 
 
 def _prepare_in_subprocess(name: str, data_dir: str) -> None:
@@ -107,8 +113,8 @@ def _prepare_in_subprocess(name: str, data_dir: str) -> None:
     if result.returncode == 2:
         raise UserError(result.stderr.strip().splitlines()[-1])
     if result.returncode:
-        sys.stderr.write(result.stderr)
-        raise UserError(f"preparing {name} in {where} failed with the error above; nothing was changed there")
+        reason = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
+        raise UserError(f"preparing {name} in {where} failed: {reason}")
 
 
 def _check_archives(name: str, url_infos: dict[str, Any], folder: Path) -> None:

@@ -116,6 +116,10 @@ class ResNet(nn.Module):
                 raise UserError(f"{field}={getattr(self, field)} must be at least 1")
         if self.block_cls == "basic" and (self.groups, self.width_per_group) != (1, 64):
             raise UserError("groups and width_per_group belong to block_cls='bottleneck'")
+        if self.num_filters * self.width_per_group < 64:
+            raise UserError(
+                f"num_filters={self.num_filters} * width_per_group={self.width_per_group} must be at least 64"
+            )
         for field in ("dropout", "norm_momentum"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise UserError(f"{field}={getattr(self, field)} must be in [0, 1)")

@@ -13,9 +13,11 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from resnet_jax.errors import UserError
 from resnet_jax.training.steps import TrainState
 
 NEWEST_DIR = "checkpoints"
@@ -55,11 +57,13 @@ class CheckpointFolder:
         """The last step that is completely written, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, position: Position) -> None:
-        """Write `state` under its step, in the background; does nothing if that step is there."""
+    def save(self, state: TrainState, position: Position, *, replace: bool = False) -> None:
+        """Write `state` under its step, in the background; a step that is there stays, unless `replace`."""
         step = int(state.step)
         if step in self._manager.all_steps():
-            return
+            if not replace:
+                return
+            self._manager.delete(step)
         arrays = {item: ocp.args.StandardSave(_fields(state, item)) for item in ITEMS}
         self._manager.save(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonSave(position)), force=True)
 
@@ -68,7 +72,10 @@ class CheckpointFolder:
         self._manager.wait_until_finished()
 
     def restore(self, template: TrainState, step: int) -> TrainState:
-        """The state saved as `step`, placed as `template` is."""
+        """The state saved as `step`, placed as `template` is.
+
+        Raises UserError (a ValueError) if the checkpoint is damaged or of another model.
+        """
         return self._restore(template, step, ITEMS)
 
     def restore_variables(self, template: TrainState, step: int) -> TrainState:
@@ -78,12 +85,21 @@ class CheckpointFolder:
     def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
         targets = {item: jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(template, item)) for item in items}
         arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        restored = self._read(step, arguments)
         return template.replace(**{name: leaf for item in items for name, leaf in restored[item].items()})
 
     def position(self, step: int) -> Position:
         """The position saved with `step`."""
-        return self._manager.restore(step, args=ocp.args.Composite(position=ocp.args.JsonRestore()))["position"]
+        return self._read(step, {"position": ocp.args.JsonRestore()})["position"]
+
+    def _read(self, step: int, arguments: dict[str, ocp.args.CheckpointArgs]) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        except (ValueError, KeyError, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"checkpoint {self.directory / str(step)} is damaged or of another model: {reason}"
+            ) from error
 
 
 def open_newest(workdir: Path, *, read_only: bool = False) -> CheckpointFolder:
@@ -94,6 +110,12 @@ def open_newest(workdir: Path, *, read_only: bool = False) -> CheckpointFolder:
 def open_best(workdir: Path, *, read_only: bool = False) -> CheckpointFolder:
     """The run's best checkpoint by validation accuracy."""
     return CheckpointFolder(workdir / BEST_DIR, num_kept=1, read_only=read_only)
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Whether no array of the tree holds NaN or infinity, () bool."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def digest(tree: Any) -> str:

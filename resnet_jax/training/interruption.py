@@ -8,14 +8,18 @@ from types import FrameType
 
 
 class InterruptedRunError(Exception):
-    """Raised between batches of an evaluation that has been asked to stop."""
+    """A signal, whose name it carries, has asked the run to stop where it cannot go on to the next step."""
 
 
 @dataclass
 class Interruption:
-    """`signal_name` is empty until a signal has asked the run to save and stop."""
+    """`signal_name` is empty until a signal has asked the run to save and stop.
+
+    at_once: raise InterruptedRunError out of whatever runs, while there is nothing to save.
+    """
 
     signal_name: str = ""
+    at_once: bool = True
 
     def raise_if_requested(self) -> None:
         """Raise InterruptedRunError if a signal has arrived."""
@@ -25,7 +29,7 @@ class Interruption:
 
 @contextlib.contextmanager
 def catch_interruptions() -> Iterator[Interruption]:
-    """Turns the first SIGTERM or SIGINT into a flag; the second one acts as it always does, at once."""
+    """Catch the first SIGTERM or SIGINT; a second one acts as it always does, at once."""
     interruption = Interruption()
     signals = (signal.SIGTERM, signal.SIGINT)
     previous = {number: signal.getsignal(number) for number in signals}
@@ -38,6 +42,8 @@ def catch_interruptions() -> Iterator[Interruption]:
         del frame
         interruption.signal_name = signal.Signals(number).name
         restore()
+        if interruption.at_once:
+            interruption.raise_if_requested()
 
     for number in signals:
         signal.signal(number, handle)

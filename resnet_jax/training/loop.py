@@ -17,7 +17,7 @@ from resnet_jax.config import flatten, to_json
 from resnet_jax.data.batches import eval_batches
 from resnet_jax.errors import UserError
 from resnet_jax.training import workdir as folder
-from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
+from resnet_jax.training.checkpoint import CheckpointFolder, all_finite, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import (
     Experiment,
@@ -28,7 +28,7 @@ from resnet_jax.training.experiment import (
 )
 from resnet_jax.training.interruption import InterruptedRunError, Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.recorder import MetricSums, Recorder
+from resnet_jax.training.recorder import MetricSums, NonFiniteError, Recorder
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (
@@ -40,7 +40,7 @@ MAY_CHANGE = (
 @dataclass(frozen=True)
 class RunResult:
     """How a run ended: its last step, its metrics log, the SHA-256 of its parameters and statistics, and the signal
-    that interrupted it, if any.
+    that interrupted it, if one came before everything was done.
     """
 
     step: int
@@ -54,14 +54,14 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
     """Train as `config` says in `workdir`, from where an earlier start got to.
 
     name: the run's, for the title of its curves. Raises UserError (a ValueError) for a config or folder that cannot be
-    used, before anything is written, and NonFiniteError when training diverges.
+    used, before anything is written; NonFiniteError when training diverges; InterruptedRunError if a signal comes
+    before the first step, when there is nothing to save.
     """
     _check_workdir(workdir, config)
     with catch_interruptions() as interruption:
         experiment = build_experiment(config)
         with folder.lock_workdir(workdir):
             _check_workdir(workdir, config)  # again: another run may have begun there meanwhile
-            folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config))
             with open_newest(workdir) as newest, open_best(workdir) as best:
                 return _run(experiment, workdir, name, newest, best, interruption)
 
@@ -82,6 +82,7 @@ def _run(
             f"workdir {workdir} is at step {step}, past the config's {num_steps}: set config.num_epochs or "
             "config.num_steps higher, or choose another --workdir"
         )
+    folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config))
     best_step = best.newest_step()
     best_accuracy = -1.0 if best_step is None else best.position(best_step)["val_accuracy"]
     train_fn = compile_train_fn(experiment)
@@ -104,7 +105,9 @@ def _run(
             recorder.take_evaluation(step, split, result)
             return result
 
-        def save(checkpoints: CheckpointFolder, **more: Any) -> None:
+        def save(checkpoints: CheckpointFolder, *, replace: bool = False, **more: Any) -> None:
+            if not all_finite(state):
+                raise NonFiniteError(f"step {step}: the state is not finite and is not saved; lower the learning rate")
             position = {
                 "format": 1,
                 "since_log": vars(recorder.sums),
@@ -112,7 +115,7 @@ def _run(
                 "class_names": list(experiment.class_names),
                 **more,
             }
-            checkpoints.save(state, position)
+            checkpoints.save(state, position, replace=replace)
 
         def do_what_is_due() -> None:
             nonlocal best_accuracy
@@ -120,14 +123,18 @@ def _run(
                 result = evaluate_split("val")
                 if math.isfinite(result["loss"]) and result["accuracy"] > best_accuracy:
                     best_accuracy = result["accuracy"]
-                    save(best, val_accuracy=best_accuracy)
+                    save(best, replace=True, val_accuracy=best_accuracy)
+                    best.wait()  # before a checkpoint says that this validation is done
             if cadence.saves(step):
                 save(newest)
             if cadence.tests(step) and not recorder.log.has(step, "test_accuracy"):
                 evaluate_split("test")
-            interruption.raise_if_requested()
+            if step < num_steps:
+                interruption.raise_if_requested()
 
         pending: dict[str, jax.Array] | None = None
+        interrupted_by = ""
+        interruption.at_once = False  # from here on there is something to save
         try:
             do_what_is_due()  # a run killed between a checkpoint and what was due after it
             batch = shard_batch(experiment.batches[step], mesh)
@@ -143,12 +150,11 @@ def _run(
                     pending = None
                     recorder.pause_clock()
                     do_what_is_due()
-        except InterruptedRunError:
-            if step:
-                save(newest)
+        except InterruptedRunError as interrupted:
+            interrupted_by = str(interrupted)
+            save(newest)
         newest.wait()
-        best.wait()
-    return RunResult(step, num_steps, recorder.log.records, digest(state.variables), interruption.signal_name)
+    return RunResult(step, num_steps, recorder.log.records, digest(state.variables), interrupted_by)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class Recorder:
             self.sums = MetricSums()
             self.display.log(*shown)
             means = {"train_loss": loss, "train_accuracy": accuracy, "learning_rate": values["learning_rate"]}
-            self._write(step, {**means, "images_per_second": round(rate, 1)})
+            self._write(step, {**means, **({"images_per_second": round(rate, 1)} if rate else {})})
 
     def take_evaluation(self, step: int, split: str, result: dict[str, float | int]) -> None:
         """Write an evaluation's "loss", "accuracy" and "count" on `split`, "val" or "test", after `step` updates."""

@@ -94,7 +94,10 @@ def make_schedule(
     if learning_rate < 0.0:
         raise UserError(f"learning_rate={learning_rate} must be at least 0")
     if not 0 <= warmup_steps <= num_steps:
-        raise UserError(f"the warm-up of {warmup_steps} steps must be from 0 to the run's {num_steps} steps")
+        raise UserError(
+            f"the warm-up of {warmup_steps} steps must be from 0 to the run's {num_steps} steps: set warmup_epochs or "
+            "warmup_steps lower"
+        )
     if list(decay_steps) != sorted(set(decay_steps)) or any(boundary <= warmup_steps for boundary in decay_steps):
         raise UserError(f"decay steps {tuple(decay_steps)} must increase and come after the warm-up's {warmup_steps}")
     if name == "step" and not decay_steps:

@@ -13,6 +13,7 @@ from resnet_jax.errors import UserError
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
+PARTIAL = ".partial"
 
 Record = dict[str, Any]
 
@@ -21,11 +22,14 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """What the run in `workdir` was started with. Raises UserError (a ValueError) if there is no run."""
     path = workdir / CONFIG_FILE
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"workdir {workdir} holds no run: {path} does not exist") from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is not readable as JSON ({error}): restore it, or use another workdir") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold one JSON object: restore it, or use another workdir")
+    return values
 
 
 def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, ...]) -> None:
@@ -33,12 +37,16 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
 
     fields: the config by dotted path, of JSON values. may_change: the paths in which a continued run may differ.
     """
-    if not workdir.exists():
+    existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"workdir {workdir} cannot be written to: choose another --workdir")
+    if existing != workdir and existing.is_dir():
         return
-    if not workdir.is_dir():
-        raise UserError(f"workdir {workdir} is a file: choose another --workdir")
+    if not existing.is_dir():
+        raise UserError(f"workdir {workdir}: {existing} is a file; choose another --workdir")
     if not (workdir / CONFIG_FILE).exists():
-        others = [path.name for path in workdir.iterdir() if path.name != LOCK_FILE]
+        ours = (LOCK_FILE, CONFIG_FILE + PARTIAL)  # what a start that was killed at once leaves
+        others = [path.name for path in workdir.iterdir() if path.name not in ours]
         if others:
             raise UserError(
                 f"workdir {workdir} is no run's: it holds {others[0]!r} but no {CONFIG_FILE}; choose another --workdir"
@@ -66,18 +74,22 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
     Raises UserError (a ValueError) if another process holds it.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / LOCK_FILE).open("w") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / LOCK_FILE).open("w")
+    except OSError as error:
+        raise UserError(f"workdir {workdir} cannot be written to ({error.strerror}): choose another") from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(f"workdir {workdir} is in use by another run: wait for it or choose another") from None
         yield
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace the file at once: after a crash it holds either the old text or the new."""
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     with partial.open("w") as file:
         file.write(text)
         file.flush()

@@ -1,0 +1,81 @@
+"""The benchmark command: how fast the training loop is against its bare compiled step."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from resnet_jax.config import default_config
+from resnet_jax.errors import UserError
+from resnet_jax.models import default_image_size
+from resnet_jax.training.experiment import Experiment, build_experiment, compile_train_fn, initial_state
+from resnet_jax.training.loop import train
+from resnet_jax.training.mesh import shard_batch
+
+
+def benchmark(
+    model: str, batch_size: int, image_size: int | None = None, num_steps: int = 12, num_pairs: int = 7
+) -> dict[str, Any]:
+    """Images a second of the bare step and of the loop around it, measured in turn.
+
+    The bare step trains on one batch that lies on the device; the loop is a whole run on the enlarged digits, from
+    which evaluation, saving and compiling are left out, as in its own images/s. Returns {"model", "batch_size",
+    "image_size", "num_steps", "bare", "loop": medians in images/s, "ratio": median of loop / bare pair by pair}.
+    Raises UserError (a ValueError) for what cannot be measured.
+    """
+    if num_pairs < 1:
+        raise UserError(f"num_pairs={num_pairs} must be at least 1")
+    image_size = default_image_size(model) if image_size is None else image_size
+    if image_size < 1:
+        raise UserError(f"image_size={image_size} must be a positive multiple of 8")
+    config = _config(model, batch_size, image_size, num_steps)
+    experiment = build_experiment(config)
+    pairs = [(_bare_rate(experiment), _loop_rate(config)) for _ in range(num_pairs)]
+    return {
+        "model": model,
+        "batch_size": batch_size,
+        "image_size": config.image_size,
+        "num_steps": num_steps,
+        "bare": statistics.median(bare for bare, _ in pairs),
+        "loop": statistics.median(loop for _, loop in pairs),
+        "ratio": statistics.median(loop / bare for bare, loop in pairs),
+    }
+
+
+def _config(model: str, batch_size: int, image_size: int, num_steps: int) -> ConfigDict:
+    config = default_config()
+    config.model = model
+    config.dataset = "digits"
+    config.image_size = image_size
+    config.batch_size = batch_size
+    config.num_steps = num_steps
+    config.augment.crop_padding = 4
+    config.augment.flip = True
+    config.log_every_steps = num_steps
+    config.checkpoint_every_steps = num_steps
+    return config
+
+
+def _bare_rate(experiment: Experiment) -> float:
+    config, mesh = experiment.config, experiment.mesh
+    state = initial_state(experiment.model, experiment.tx, config, mesh)
+    step = compile_train_fn(experiment)
+    batch = shard_batch(experiment.batches[0], mesh)
+    state, _ = jax.block_until_ready(step(state, batch))  # compiles
+    started = time.perf_counter()
+    for _ in range(experiment.num_steps - 1):
+        state, _ = step(state, batch)
+    jax.block_until_ready(state)
+    return (experiment.num_steps - 1) * config.batch_size / (time.perf_counter() - started)
+
+
+def _loop_rate(config: ConfigDict) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(config, Path(folder) / "run", "benchmark")
+    if result.interrupted_by:
+        raise KeyboardInterrupt
+    return next(record["images_per_second"] for record in result.records if "images_per_second" in record)
