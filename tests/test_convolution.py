@@ -1,5 +1,8 @@
 """The CPU's formulations of the convolution against XLA's own."""
 
+import re
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,10 +66,18 @@ def test_on_a_gpu_auto_lowers_to_xlas_convolution_alone():
         )
         return str(exported.mlir_module())
 
-    assert operations(lowered("auto")) == operations(lowered("xla"))
+    auto, xla = operations(lowered("auto")), operations(lowered("xla"))
+    assert auto == xla
+    assert xla["stablehlo.convolution"] == 19 * 3 - 1  # forward, and both gradients but that of the images
+    assert "stablehlo.while" not in auto
 
 
 def operations(module):
-    """How often each StableHLO operation occurs in a module's text."""
-    words = [word for line in module.splitlines() for word in line.split() if word.startswith("stablehlo.")]
-    return {word: words.count(word) for word in set(words)}
+    """How often each StableHLO operation occurs in a module's text.
+
+    The choice of the platform leaves `case`s of one branch, which the compiler inlines: they and their index are left out.
+    """
+    counts = Counter(re.findall(r"stablehlo\.\w+", module))
+    for choice in ("case", "return", "constant", "broadcast_in_dim"):
+        del counts[f"stablehlo.{choice}"]
+    return counts

@@ -154,13 +154,18 @@ def test_run_interrupted_in_its_last_evaluation_is_not_finished(tmp_path, monkey
 
 def test_best_is_on_disk_before_a_checkpoint_says_that_its_validation_is_done(tmp_path, monkeypatch):
     events = []
-    for method in ("save", "wait"):
 
-        def spy(self, *args, original=getattr(CheckpointFolder, method), method=method, **options):
+    def spy(method):
+        original = getattr(CheckpointFolder, method)
+
+        def record_and_call(self, *args, **options):
             events.append((self.directory.name, method))
             return original(self, *args, **options)
 
-        monkeypatch.setattr(CheckpointFolder, method, spy)
+        monkeypatch.setattr(CheckpointFolder, method, record_and_call)
+
+    spy("save")
+    spy("wait")
     loop.train(tiny_config(num_steps=1), tmp_path / "run", "run")
     assert events[:3] == [("best", "save"), ("best", "wait"), ("checkpoints", "save")]
 
