@@ -75,7 +75,7 @@ def test_on_a_gpu_auto_lowers_to_xlas_convolution_alone():
 def operations(module):
     """How often each StableHLO operation occurs in a module's text.
 
-    The choice of the platform leaves `case`s of one branch, which the compiler inlines: they and their index are left out.
+    The choice of the platform leaves a `case` of one branch, which the compiler inlines: it is left out with its index.
     """
     counts = Counter(re.findall(r"stablehlo\.\w+", module))
     for choice in ("case", "return", "constant", "broadcast_in_dim"):

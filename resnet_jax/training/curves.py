@@ -24,14 +24,18 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     for axes, (panel, fields) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        for field, label in fields.items():
+        for field, name in fields.items():
             points = [(record["epoch"], record[field]) for record in records if field in record]
-            if points:
-                marker = "o" if len(points) == 1 else None
-                axes.plot(*zip(*points, strict=True), label=label, color=COLORS[label], marker=marker, clip_on=False)
-                if panel == "accuracy" and field != "train_accuracy":
-                    axes.annotate(f"{points[-1][1]:.2%}", points[-1], textcoords="offset points", xytext=(-4, -14),
-                                  ha="right", color=COLORS[label])  # fmt: skip
+            if not points:
+                continue
+            last = f" {points[-1][1]:.2%}" if panel == "accuracy" else ""
+            marker = "o" if len(points) == 1 else None
+            axes.plot(*zip(*points, strict=True), label=name + last, color=COLORS[name], marker=marker, clip_on=False)
+        trained = [record[f"train_{panel}"] for record in records if f"train_{panel}" in record]
+        if panel == "loss" and trained:  # the first validations, with young statistics, would flatten all the rest
+            axes.set_ylim(0.0, 1.1 * max(trained))
+            for line in axes.lines:
+                line.set_clip_on(True)
         axes.set(xlabel="epoch", ylabel=panel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
