@@ -1,6 +1,7 @@
 """CIFAR-10 through the real TFDS builder: prepared from an archive, read back, trained on; and what can go wrong."""
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -58,6 +59,14 @@ def prepared(request, tmp_path_factory):
     return data_dir, train, test
 
 
+def without_tensorflow(folder):
+    """A folder for PYTHONPATH in which TensorFlow cannot be imported."""
+    package = folder / "blocked" / "tensorflow"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('not here')")
+    return package.parent
+
+
 def rows(images, labels):
     return sorted(bytes([label]) + image.tobytes() for image, label in zip(images, labels, strict=True))
 
@@ -74,12 +83,10 @@ def test_images_and_labels_come_back_as_they_went_in(prepared):
 
 def test_cifar10_trains_and_evaluates_without_tensorflow(prepared, tmp_path):
     data_dir, *_ = prepared
-    (tmp_path / "blocked" / "tensorflow").mkdir(parents=True)
-    (tmp_path / "blocked" / "tensorflow" / "__init__.py").write_text("raise ImportError('not for training')")
     code, _, errors = run(
         "train", "--config", "cifar10_quick", "--workdir", tmp_path / "run", f"--config.data_dir={data_dir}",
         "--config.batch_size=40", "--config.num_epochs=2", "--config.model_args.stage_sizes=(1,1)",
-        environment={"PYTHONPATH": str(tmp_path / "blocked")},
+        environment={"PYTHONPATH": str(without_tensorflow(tmp_path))},
     )  # fmt: skip
     assert code == 0, errors
     final = records(tmp_path / "run")[-1]
@@ -122,10 +129,9 @@ def test_damaged_archive_is_named_with_what_it_should_be(tmp_path):
 
 
 def test_missing_tensorflow_is_told_with_how_to_install_it(tmp_path):
-    code = (
-        "import sys; sys.modules['tensorflow'] = None\n"
-        "from resnet_jax.data.tfds import prepare; prepare('cifar10', sys.argv[1], {})"
-    )
-    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    code = "import sys; from resnet_jax.data.tfds import prepare; prepare('cifar10', sys.argv[1], {})"
+    environment = {**os.environ, "PYTHONPATH": str(without_tensorflow(tmp_path))}
+    command = [sys.executable, "-c", code, str(tmp_path / "data")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert "preparing cifar10 needs TensorFlow: pip install 'resnet-family-jax[prepare]'" in result.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "data").exists()
