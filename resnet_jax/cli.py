@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of `argv` (sys.argv's if None) and return its exit code."""
-    # As a simulated fleet or a training host would: no TensorFlow, quiet XLA.
+    # XLA's C++ start-up messages are no use to whoever trains.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         arguments, rest = _parser().parse_known_args(argv)

@@ -56,7 +56,7 @@ def load_arrays(name: str, split: str, data_dir: str = "") -> tuple[np.ndarray, 
 
 def manual_dir(data_dir: str = "") -> Path:
     """The folder in which an archive that the user brings is looked for."""
-    return Path(data_dir or "~/tensorflow_datasets").expanduser() / "downloads" / "manual"
+    return _root(data_dir) / "downloads" / "manual"
 
 
 def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = None) -> None:
@@ -86,11 +86,16 @@ def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = No
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
 
 
+def _root(data_dir: str) -> Path:
+    """The folder of the prepared sets; "" is TFDS's own default."""
+    return Path(data_dir or "~/tensorflow_datasets").expanduser()
+
+
 def _builder(name: str, data_dir: str) -> Any:
     logging.getLogger("absl").setLevel(logging.ERROR)
     import tensorflow_datasets as tfds
 
-    where = Path(data_dir or "~/tensorflow_datasets").expanduser()
+    where = _root(data_dir)
     try:
         return tfds.builder(name, data_dir=where, file_format="array_record")
     except ValueError as error:
@@ -106,7 +111,7 @@ def _builder(name: str, data_dir: str) -> Any:
 
 
 def _prepare_in_subprocess(name: str, data_dir: str) -> None:
-    where = data_dir or "~/tensorflow_datasets"
+    where = _root(data_dir)
     print(f"preparing {name} in {where} (once)", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "resnet_jax.data.tfds", name, data_dir]
     result = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)

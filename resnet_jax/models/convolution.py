@@ -6,7 +6,7 @@ XLA's CPU backend is slow in three places, each met here by an ordinary formulat
   batch-norm and ReLU gradients that makes it, which it then recomputes with strided access. `_materialize` ends that.
 - The weight gradient itself is slow where a 3x3 convolution has 64 channels or more: three matrix products, one for
   each row of the kernel, take less than half the time.
-On other platforms "auto" lowers to XLA's own convolution alone.
+On other platforms "auto" is XLA's own convolution alone.
 """
 
 from functools import partial
