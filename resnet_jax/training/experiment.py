@@ -133,7 +133,10 @@ def initial_state(model: ResNet, tx: optax.GradientTransformation, config: Confi
         variables = model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
         return create_train_state(model, variables, tx, label_smoothing=config.label_smoothing, seed=config.seed)
 
-    return jax.jit(create, out_shardings=replicated(mesh))(jax.random.key(config.seed))
+    # It runs once: optimised fully, each kernel's random numbers would take seconds to compile and nothing to draw.
+    options = {"xla_backend_optimization_level": 1}
+    compiled = jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)
+    return compiled(jax.random.key(config.seed))
 
 
 def compile_train_fn(experiment: Experiment) -> TrainFn:
