@@ -80,12 +80,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
-    benchmark = add("benchmark", _benchmark, "speed of the training loop against its bare step",
-                    "python -m resnet_jax benchmark --model resnet20 --batch_size 128")  # fmt: skip
-    benchmark.add_argument("--model", default="resnet20", metavar="NAME", help="default: resnet20")
+    benchmark = add("benchmark", _benchmark, "speed and memory of a network, also against torch",
+                    "python -m resnet_jax benchmark --model resnet20 --against torch")  # fmt: skip
+    benchmark.add_argument("--model", default="resnet20", metavar="NAME", help="a model, or resnext_block")
     benchmark.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: 128")
     benchmark.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
+    benchmark.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float64")
+    what = benchmark.add_mutually_exclusive_group()
+    what.add_argument("--inference", action="store_true", help="inference, batch norm folded, instead of training")
+    what.add_argument("--loop", action="store_true", help="the training loop against its bare step")
+    benchmark.add_argument("--against", metavar="torch", help="measure torch in turn")
     benchmark.add_argument("--pairs", type=int, default=7, metavar="N", help="measurements of each (default: 7)")
+    benchmark.add_argument("--steps", type=int, metavar="N", help="steps in each (default: 3, with --loop 12)")
+    benchmark.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
     benchmark.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -178,10 +185,39 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _benchmark(arguments: argparse.Namespace) -> int:
-    from resnet_jax.benchmark import benchmark
+    if arguments.loop and (arguments.against or arguments.profile):
+        raise UserError("--loop measures the loop alone: leave out --against and --profile")
+    if arguments.dtype == "float64":
+        os.environ["JAX_ENABLE_X64"] = "1"
+    from resnet_jax.benchmark import benchmark, measure_loop
 
-    result = benchmark(arguments.model, arguments.batch_size, arguments.image_size, num_pairs=arguments.pairs)
-    return _print_result(result, arguments.json)
+    shapes = (arguments.model, arguments.batch_size, arguments.image_size)
+    if arguments.loop:
+        return _print_result(measure_loop(*shapes, arguments.steps or 12, arguments.pairs), arguments.json)
+    result = benchmark(
+        *shapes,
+        arguments.dtype,
+        inference=arguments.inference,
+        against=arguments.against,
+        num_steps=arguments.steps or 3,
+        num_pairs=arguments.pairs,
+        profile_folder=Path(arguments.profile).expanduser() if arguments.profile else None,
+    )
+    if arguments.json:
+        print(json.dumps(result))
+        return 0
+    operations = result.pop("operations", [])
+    torch = result.pop("torch", {})
+    result.update({f"torch {key}": value for key, value in torch.items()})
+    if torch:
+        ratios, result["ratio"] = result.pop("ratios"), result.pop("ratio")
+        result["ratios"] = " ".join(f"{ratio:.2f}" for ratio in ratios)
+    _print_result(result, as_json=False)
+    if operations:
+        print("\n      ms   share  operation                       place")
+        for row in operations:
+            print(f"{row['milliseconds']:8.2f}  {row['share']:6.1%}  {row['operation']:<30}  {row['place']}")
+    return 0
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> int:
@@ -197,6 +233,8 @@ def _number(key: str, value: Any) -> str:
         return f"{100 * value:.2f} %"
     if key.endswith("loss"):
         return f"{value:.4f}"
+    if key.endswith("memory"):
+        return f"{value / 2**20:.0f} MiB"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -1,40 +1,42 @@
-"""The 2-D convolution, in XLA's form and in one that trains faster on the CPU; equal to rounding.
+"""The 2-D convolution, in XLA's form and in one that is faster on the CPU; equal to rounding.
 
-XLA's CPU backend is slow in three places, each met here by an ordinary formulation of the same sum:
-- A 1x1 convolution takes several times as long as the matrix product that it is.
-- Before a convolution's weight gradient it transposes the cotangent, and fuses that transpose with the whole chain of
-  batch-norm and ReLU gradients that makes it, which it then recomputes with strided access. `_materialize` ends that.
-- The weight gradient itself is slow where a 3x3 convolution has 64 channels or more: three matrix products, one for
-  each row of the kernel, take less than half the time.
-On other platforms "auto" is XLA's own convolution alone.
+The convolution and its two gradients are three bilinear functions, each of which has the other two as its gradients.
+They are JAX primitives here, so that each platform gets its own lowering and all of JAX's transformations hold:
+- "xla": XLA's convolution, on every platform.
+- "cpu": on the CPU oneDNN's (resnet_jax.models.onednn) for a program on one device, or, where that is not to be had,
+  ordinary formulations of the same sums that XLA runs faster than its own; elsewhere XLA's convolution.
 """
 
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from resnet_jax.models import onednn
 
 Array = jax.Array
 
 CONV_IMPLS = ("auto", "xla", "cpu")
 
-# From this many input channels on, matrix products beat the convolution as weight gradient; measured on two cores.
+# From this many input channels on, matrix products beat XLA's convolution as weight gradient; measured on two cores.
 MIN_CHANNELS_FOR_MATMUL_GRADIENT = 64
+# oneDNN computes in float32 here; half precision is widened, as XLA does for its own convolutions on the CPU.
+ONEDNN_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: str = "auto") -> Array:
     """`x` (B, H, W, C) convolved by `kernel` (k, k, C / groups, F), padded by k // 2: (B, ceil(H/s), ceil(W/s), F).
 
-    impl: "xla", "cpu" (reverse-mode differentiable only), or "auto": "cpu" when compiled for the CPU, else "xla".
+    impl: "xla" or "cpu" as above; "auto" is "cpu", which other platforms than the CPU do not see.
     """
     if impl == "xla":
         return _xla(x, kernel, stride, groups)
-    if impl == "cpu":
-        return _cpu(x, kernel, stride, groups)
-    return lax.platform_dependent(
-        x, kernel, cpu=partial(_cpu, stride=stride, groups=groups), default=partial(_xla, stride=stride, groups=groups)
-    )
+    return _forward.bind(x, kernel, stride=stride, groups=groups)
 
 
 def _xla(x: Array, kernel: Array, stride: int, groups: int) -> Array:
@@ -49,35 +51,52 @@ def _xla(x: Array, kernel: Array, stride: int, groups: int) -> Array:
     )
 
 
-def _cpu(x: Array, kernel: Array, stride: int, groups: int) -> Array:
+def _xla_input_gradient(cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], **geometry: int) -> Array:
+    x = jax.ShapeDtypeStruct(input_shape, cotangent.dtype)
+    return jax.linear_transpose(lambda x: _xla(x, kernel, **geometry), x)(cotangent)[0]
+
+
+def _xla_kernel_gradient(x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], **geometry: int) -> Array:
+    kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
+    return jax.linear_transpose(lambda kernel: _xla(x, kernel, **geometry), kernel)(cotangent)[0]
+
+
+# --- XLA's CPU backend without oneDNN --------------------------------------------------------------------------------
+# It is slow in four places, each met here by an ordinary formulation of the same sum:
+# - A 1x1 convolution takes several times as long as the matrix product that it is.
+# - Before a weight gradient it transposes the cotangent, and fuses that transpose with the whole chain of batch-norm
+#   and ReLU gradients that makes it, which it then recomputes with strided access. `_materialize` ends that.
+# - The weight gradient itself is slow where a 3x3 convolution has 64 channels or more: three matrix products, one for
+#   each row of the kernel, take less than half the time.
+# - The weight gradient of a grouped convolution takes a hundred times as long as those of its groups one by one.
+
+
+def _cpu_forward(x: Array, kernel: Array, *, stride: int, groups: int) -> Array:
     if kernel.shape[:2] == (1, 1) and groups == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    return _cpu_spatial(x, kernel, stride, groups)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _cpu_spatial(x: Array, kernel: Array, stride: int, groups: int) -> Array:
     return _xla(x, kernel, stride, groups)
 
 
-def _cpu_spatial_forward(x: Array, kernel: Array, stride: int, groups: int) -> tuple[Array, tuple[Array, Array]]:
-    return _xla(x, kernel, stride, groups), (x, kernel)
-
-
-def _cpu_spatial_backward(
-    stride: int, groups: int, saved: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-    x, kernel = saved
+def _cpu_input_gradient(cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], **geometry: int) -> Array:
+    x = jax.ShapeDtypeStruct(input_shape, cotangent.dtype)
     cotangent = _materialize(cotangent, kernel)
-    (x_gradient,) = jax.vjp(lambda x: _xla(x, kernel, stride, groups), x)[1](cotangent)
-    if kernel.shape[:2] == (3, 3) and stride == groups == 1 and x.shape[-1] >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
-        kernel_gradient = _kernel_gradient_by_rows(x, cotangent).astype(kernel.dtype)
-    else:
-        (kernel_gradient,) = jax.vjp(lambda kernel: _xla(x, kernel, stride, groups), kernel)[1](cotangent)
-    return x_gradient, kernel_gradient
+    return jax.linear_transpose(lambda x: _cpu_forward(x, kernel, **geometry), x)(cotangent)[0]
 
 
-_cpu_spatial.defvjp(_cpu_spatial_forward, _cpu_spatial_backward)
+def _cpu_kernel_gradient(
+    x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], stride: int, groups: int
+) -> Array:
+    size, _, channels, features = kernel_shape
+    if groups > 1:
+        pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(cotangent, groups, axis=-1), strict=True)
+        shape = (size, size, channels, features // groups)
+        parts = [_cpu_kernel_gradient(*pair, kernel_shape=shape, stride=stride, groups=1) for pair in pairs]
+        return jnp.concatenate(parts, axis=-1)
+    cotangent = _materialize(cotangent, x)
+    if size == 3 and stride == 1 and channels >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
+        return _kernel_gradient_by_rows(x, cotangent).astype(x.dtype)
+    kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
+    return jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, stride=stride, groups=1), kernel)(cotangent)[0]
 
 
 def _kernel_gradient_by_rows(x: Array, cotangent: Array) -> Array:
@@ -95,15 +114,121 @@ def _kernel_gradient_by_rows(x: Array, cotangent: Array) -> Array:
     return jnp.stack(rows).reshape(3, features, 3, channels).transpose(0, 2, 3, 1)
 
 
-def _materialize(value: Array, kernel: Array) -> Array:
+def _materialize(value: Array, other: Array) -> Array:
     """`value`, written to memory before anything reads it: XLA fuses nothing across a loop.
 
-    The loop runs zero times, by a bound that the compiler cannot fold; for a NaN kernel once, which adds 1 to gradients
-    that are NaN anyway. `lax.optimization_barrier` would say this better, but is dropped before fusion on the CPU.
+    The loop runs zero times, by a bound that the compiler cannot fold; if `other` begins with NaN once, which adds 1 to
+    gradients that are NaN anyway. `lax.optimization_barrier` would say this better, but is dropped before fusion on the
+    CPU.
     """
-    first = kernel.reshape(-1)[0]
+    first = other.reshape(-1)[0]
     num_trips = (first != first).astype(jnp.int32)
     _, value = lax.while_loop(
         lambda carry: carry[0] < num_trips, lambda carry: (carry[0] + 1, carry[1] + 1), (jnp.int32(0), value)
     )
     return value
+
+
+# --- oneDNN ----------------------------------------------------------------------------------------------------------
+
+
+def _onednn_forward(x: Array, kernel: Array, *, stride: int, groups: int) -> Array:
+    problem = onednn.Problem(x.shape, kernel.shape, stride, groups)
+    return _in_float32(onednn.forward, problem, x, kernel)
+
+
+def _onednn_input_gradient(
+    cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], stride: int, groups: int
+) -> Array:
+    problem = onednn.Problem(input_shape, kernel.shape, stride, groups)
+    return _in_float32(onednn.input_gradient, problem, cotangent, kernel)
+
+
+def _onednn_kernel_gradient(
+    x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], stride: int, groups: int
+) -> Array:
+    problem = onednn.Problem(x.shape, kernel_shape, stride, groups)
+    return _in_float32(onednn.kernel_gradient, problem, x, cotangent)
+
+
+def _in_float32(function: Callable[..., Array], problem: onednn.Problem, left: Array, right: Array) -> Array:
+    return function(left.astype(jnp.float32), right.astype(jnp.float32), problem).astype(left.dtype)
+
+
+# --- the primitives --------------------------------------------------------------------------------------------------
+
+
+def _primitive(
+    name: str, xla: Callable[..., Array], cpu: Callable[..., Array], with_onednn: Callable[..., Array]
+) -> Primitive:
+    """A function of two arrays that lowers to `xla`, but on the CPU to `with_onednn` or `cpu`."""
+    primitive = Primitive(name)
+
+    @cache
+    def compiled(**params: Any) -> Callable[..., Array]:
+        return jax.jit(partial(primitive.bind, **params))
+
+    def shape_and_dtype(*operands: Any, **params: Any) -> Any:
+        result = jax.eval_shape(partial(xla, **params), *operands)
+        return operands[0].update(shape=result.shape, dtype=result.dtype, weak_type=False)
+
+    def lower_on_the_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
+        avals: Any = context.avals_in
+        use_onednn = (
+            all(operand.dtype in ONEDNN_DTYPES for operand in avals)
+            and _is_for_one_device(context)
+            and onednn.available()
+        )
+        return mlir.lower_fun(with_onednn if use_onednn else cpu, multiple_results=False)(context, *operands, **params)
+
+    def batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
+        return jax.vmap(partial(xla, **params), in_axes=axes)(*operands), 0
+
+    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    primitive.def_abstract_eval(shape_and_dtype)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
+    mlir.register_lowering(primitive, lower_on_the_cpu, platform="cpu")
+    return primitive
+
+
+def _is_for_one_device(context: mlir.LoweringRuleContext) -> bool:
+    """Whether the program runs on one device of this process: XLA would not split a custom call over several."""
+    module = context.module_context
+    for_export = getattr(module.lowering_parameters, "for_export", False)
+    return not for_export and getattr(module.axis_context, "num_devices", None) == 1
+
+
+_forward = _primitive(
+    "convolution", lambda x, kernel, *, stride, groups: _xla(x, kernel, stride, groups), _cpu_forward, _onednn_forward
+)
+_input_gradient = _primitive(
+    "convolution_input_gradient", _xla_input_gradient, _cpu_input_gradient, _onednn_input_gradient
+)
+_kernel_gradient = _primitive(
+    "convolution_kernel_gradient", _xla_kernel_gradient, _cpu_kernel_gradient, _onednn_kernel_gradient
+)
+
+ad.defbilinear(
+    _forward,
+    lambda cotangent, x, kernel, **geometry: _input_gradient.bind(
+        cotangent, kernel, input_shape=x.aval.shape, **geometry
+    ),
+    lambda cotangent, x, kernel, **geometry: _kernel_gradient.bind(
+        x, cotangent, kernel_shape=kernel.aval.shape, **geometry
+    ),
+)
+ad.defbilinear(
+    _input_gradient,
+    lambda gradient, cotangent, kernel, *, input_shape, **geometry: _forward.bind(gradient, kernel, **geometry),
+    lambda gradient, cotangent, kernel, *, input_shape, **geometry: _kernel_gradient.bind(
+        gradient, cotangent, kernel_shape=kernel.aval.shape, **geometry
+    ),
+)
+ad.defbilinear(
+    _kernel_gradient,
+    lambda gradient, x, cotangent, *, kernel_shape, **geometry: _input_gradient.bind(
+        cotangent, gradient, input_shape=x.aval.shape, **geometry
+    ),
+    lambda gradient, x, cotangent, *, kernel_shape, **geometry: _forward.bind(x, gradient, **geometry),
+)

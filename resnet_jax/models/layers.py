@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from resnet_jax.errors import UserError
 from resnet_jax.models.convolution import convolve
 
 Array = jax.Array
@@ -108,6 +109,23 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
         return y.astype(self.dtype)
+
+
+class FoldedBatchNorm(nn.Module):
+    """What `fold_batch_norm` leaves of a batch norm whose factor went into the convolution before it: a bias.
+
+    x (..., C) -> (..., C). Parameter `bias` (C,). Raises UserError (a ValueError) in training: nothing is left for it.
+    """
+
+    scale_init: Initializer = initializers.ones  # as BatchNorm takes it; there is no scale
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        if train:
+            raise UserError("batch_norm='folded' is for inference: train the model from which it was folded")
+        return x + self.param("bias", initializers.zeros, (x.shape[-1],), self.param_dtype).astype(self.dtype)
 
 
 def max_pool(x: Array) -> Array:

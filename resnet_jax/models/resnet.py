@@ -16,6 +16,7 @@ from resnet_jax.models.convolution import CONV_IMPLS
 from resnet_jax.models.layers import (
     BatchNorm,
     Conv,
+    FoldedBatchNorm,
     global_average_pool,
     he_normal_fan_in,
     he_normal_fan_out,
@@ -64,11 +65,11 @@ class ResNet(nn.Module):
     kernel_init: "fan_out" He-normal convolutions and torch's linear head, as torchvision does; "fan_in" He-normal
         everywhere, as the paper does for CIFAR.
     norm_momentum: the share of the old running statistics that stays, in [0, 1): torch's 0.1 is 0.9 here.
-    batch_norm: "global" batch statistics in training; "frozen" running statistics always.
+    batch_norm: "global" batch statistics in training; "frozen" running statistics always; "folded" none, see
+        `fold_batch_norm`.
     dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
         JAX_ENABLE_X64=1).
-    conv_impl: "auto" | "xla" | "cpu", see resnet_jax.models.convolution; "cpu" and, on the CPU, "auto" are reverse-mode
-        differentiable only.
+    conv_impl: "auto" | "xla" | "cpu", see resnet_jax.models.convolution.
 
     Raises UserError (a ValueError) for arguments outside these.
     """
@@ -102,7 +103,7 @@ class ResNet(nn.Module):
         choose("stride_in", self.stride_in, ("3x3", "1x1"))
         choose("shortcut", self.shortcut, SHORTCUTS)
         choose("kernel_init", self.kernel_init, KERNEL_INITS)
-        choose("batch_norm", self.batch_norm, ("global", "frozen"))
+        choose("batch_norm", self.batch_norm, ("global", "frozen", "folded"))
         choose("dtype", self.dtype, DTYPES)
         choose("conv_impl", self.conv_impl, CONV_IMPLS)
         if self.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
@@ -140,9 +141,13 @@ class ResNet(nn.Module):
             dtype=dtype,
             param_dtype=param_dtype,
         )
-        norm = partial(
-            BatchNorm, momentum=self.norm_momentum, epsilon=self.norm_epsilon, dtype=dtype, param_dtype=param_dtype
-        )
+        norm: Layer
+        if self.batch_norm == "folded":
+            norm = partial(FoldedBatchNorm, dtype=dtype, param_dtype=param_dtype)
+        else:
+            norm = partial(
+                BatchNorm, momentum=self.norm_momentum, epsilon=self.norm_epsilon, dtype=dtype, param_dtype=param_dtype
+            )
         block = partial(
             BLOCKS[self.block_cls],
             conv=conv,

@@ -1,4 +1,4 @@
-"""The benchmark command: how fast the training loop is against its bare compiled step."""
+"""The training loop against its bare compiled step."""
 
 import statistics
 import tempfile
@@ -17,7 +17,7 @@ from resnet_jax.training.loop import train
 from resnet_jax.training.mesh import shard_batch
 
 
-def benchmark(
+def measure_loop(
     model: str, batch_size: int, image_size: int | None = None, num_steps: int = 12, num_pairs: int = 7
 ) -> dict[str, Any]:
     """Images a second of the bare step and of the loop around it, measured in turn.

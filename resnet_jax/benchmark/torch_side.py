@@ -1,0 +1,170 @@
+"""The same networks in plain torch modules, timed in a process of their own: python -m resnet_jax.benchmark.torch_side.
+
+Nothing but torch is imported here. The process reads a specification as JSON from its first line of standard input and
+answers with one line; every further line "go" makes it take one measurement and answer with its seconds per step.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+# So small that a benchmark's few steps on one batch stay in ordinary numbers: gradients that vanish become subnormal,
+# with which CPUs are slow.
+LEARNING_RATE = 1e-3
+
+
+class ConvNorm(nn.Module):
+    """A convolution, batch norm, and ReLU if asked for; folded into one convolution for inference."""
+
+    def __init__(self, channels: int, features: int, size: int, stride: int = 1, groups: int = 1, relu: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, features, size, stride, size // 2, groups=groups, bias=False)
+        self.norm: nn.Module = nn.BatchNorm2d(features)
+        self.relu = relu
+
+    def fold(self) -> None:
+        """Batch norm's running statistics become the convolution's weights and bias."""
+        self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+        self.norm = nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, F, h, w)."""
+        x = self.norm(self.conv(x))
+        return functional.relu(x, inplace=True) if self.relu else x
+
+
+class Block(nn.Module):
+    """A basic or bottleneck block with its shortcut."""
+
+    def __init__(self, channels: int, filters: int, stride: int, spec: dict[str, Any]):
+        super().__init__()
+        if spec["block_cls"] == "basic":
+            features = filters
+            self.branch = nn.Sequential(
+                ConvNorm(channels, filters, 3, stride), ConvNorm(filters, features, 3, relu=False)
+            )
+        else:
+            features, groups = 4 * filters, spec["groups"]
+            width = int(filters * spec["width_per_group"] / 64) * groups
+            first, second = (stride, 1) if spec["stride_in"] == "1x1" else (1, stride)
+            self.branch = nn.Sequential(
+                ConvNorm(channels, width, 1, first),
+                ConvNorm(width, width, 3, second, groups),
+                ConvNorm(width, features, 1, relu=False),
+            )
+        self.shortcut, self.stride, self.extra = spec["shortcut"], stride, features - channels
+        changes_shape = stride != 1 or channels != features
+        self.projection = None
+        if self.shortcut == "C" or (self.shortcut == "B" and changes_shape):
+            self.projection = ConvNorm(channels, features, 1, stride, relu=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, F, h, w)."""
+        y = self.branch(x)
+        if self.projection is not None:
+            y = y + self.projection(x)
+        elif self.shortcut == "A" and (self.stride != 1 or self.extra):
+            x = x[:, :, :: self.stride, :: self.stride]
+            y = y + functional.pad(x, (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2))
+        elif self.shortcut != "none":
+            y = y + x
+        return functional.relu(y, inplace=True)
+
+
+class Network(nn.Module):
+    """What `resnet_jax.ResNet` is with the same arguments."""
+
+    def __init__(self, spec: dict[str, Any]):
+        super().__init__()
+        channels = spec["num_filters"]
+        imagenet = spec["stem"] == "imagenet"
+        self.stem = ConvNorm(3, channels, 7, 2) if imagenet else ConvNorm(3, channels, 3)
+        self.pool = nn.MaxPool2d(3, 2, 1) if imagenet else nn.Identity()
+        blocks: list[nn.Module] = []
+        for stage, num_blocks in enumerate(spec["stage_sizes"]):
+            filters = spec["num_filters"] * 2**stage
+            for i in range(num_blocks):
+                blocks.append(Block(channels, filters, 2 if stage and not i else 1, spec))
+                channels = filters * (1 if spec["block_cls"] == "basic" else 4)
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(channels, spec["num_classes"])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) -> (B, K)."""
+        return self.head(self.blocks(self.pool(self.stem(x))).mean((2, 3)))
+
+
+def make_step(spec: dict[str, Any], memory_format: torch.memory_format) -> Callable[[], Any]:
+    """One step of the specified work: SGD with momentum and weight decay, or inference with batch norm folded."""
+    dtype = getattr(torch, spec["dtype"])
+    if spec["model_args"]["block_only"]:
+        network: nn.Module = Block(spec["input_shape"][-1], spec["model_args"]["filters"], 1, spec["model_args"])
+    else:
+        network = Network(spec["model_args"])
+    network = network.to(dtype=dtype, memory_format=memory_format)
+    batch, height, width, channels = spec["input_shape"]
+    images = torch.randn(batch, channels, height, width, dtype=dtype).to(memory_format=memory_format)
+    if spec["inference"]:
+        network.eval()
+        for module in list(network.modules()):
+            if isinstance(module, ConvNorm):
+                module.fold()
+        network.to(memory_format=memory_format)
+
+        def infer() -> torch.Tensor:
+            with torch.inference_mode():
+                return network(images)
+
+        return infer
+    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
+    labels = torch.arange(batch) % spec["model_args"].get("num_classes", 1)
+
+    def train() -> float:
+        optimizer.zero_grad()
+        outputs = network(images)
+        loss = outputs.square().mean() if outputs.ndim == 4 else functional.cross_entropy(outputs, labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return train
+
+
+def measure(step: Callable[[], Any], num_steps: int) -> float:
+    """Seconds per step."""
+    started = time.perf_counter()
+    for _ in range(num_steps):
+        step()
+    return (time.perf_counter() - started) / num_steps
+
+
+def main() -> None:
+    """Answer the benchmark's lines until there are no more."""
+    spec = json.loads(sys.stdin.readline())
+    layouts = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+    steps = {name: make_step(spec, layout) for name, layout in layouts.items()}
+    for step in steps.values():
+        measure(step, 2)
+    times = {name: min(measure(step, spec["num_steps"]) for _ in range(3)) for name, step in steps.items()}
+    best = min(times, key=times.__getitem__)
+    answer = {"version": torch.__version__, "memory_format": best, "num_threads": torch.get_num_threads()}
+    print(json.dumps(answer), flush=True)
+    step = steps[best]
+    steps.clear()
+    for line in sys.stdin:
+        if line.strip() == "go":
+            seconds = measure(step, spec["num_steps"])
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            print(json.dumps({"seconds": seconds, "peak_memory": memory}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""One network's compiled step in JAX, with all that the benchmark wants to know of it."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_jax.errors import UserError
+from resnet_jax.models import BatchNorm, BottleneckBlock, Conv, create_model, default_image_size, fold_batch_norm
+from resnet_jax.models.resnet import DTYPES
+from resnet_jax.summary import count_macs
+from resnet_jax.training import create_train_state, sgd, train_step
+
+Array = jax.Array
+
+LEARNING_RATE = 1e-3  # as in torch_side.py, which tells why
+
+BLOCK = "resnext_block"
+BLOCK_ARGUMENTS: dict[str, Any] = {"filters": 64, "groups": 32, "width_per_group": 4}
+BLOCK_CHANNELS, BLOCK_SIZE = 256, 56
+
+
+@dataclass
+class Work:
+    """A compiled step and its state; `macs` are those of one image's forward pass, `program_memory` is in bytes."""
+
+    model_args: dict[str, Any]
+    input_shape: tuple[int, ...]
+    dtype: str
+    inference: bool
+    macs: int
+    compiled: Any
+    state: Any
+    batch: Any
+    compile_seconds: float
+    program_memory: int
+
+    @classmethod
+    def of(cls, name: str, batch_size: int, image_size: int | None, dtype: str, *, inference: bool) -> "Work":
+        """The work of the named network. Raises UserError (a ValueError) for an unknown name or unusable shapes."""
+        make = _block if name == BLOCK else _network
+        step, state, batch, forward, arguments = make(name, batch_size, image_size, dtype, inference)
+        one_image = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), batch["image"].dtype)
+        started = time.perf_counter()
+        compiled = jax.jit(step, donate_argnums=() if inference else 0).lower(state, batch).compile()
+        compile_seconds = time.perf_counter() - started
+        memory: Any = compiled.memory_analysis()
+        return cls(
+            model_args={**arguments, "block_only": name == BLOCK},
+            input_shape=batch["image"].shape,
+            dtype=dtype,
+            inference=inference,
+            macs=count_macs(forward, one_image),
+            compiled=compiled,
+            state=state,
+            batch=batch,
+            compile_seconds=compile_seconds,
+            program_memory=memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+            - memory.alias_size_in_bytes,
+        )  # fmt: skip
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self.input_shape[1]
+
+    @property
+    def convolutions(self) -> str:
+        """Whose convolutions the program calls: "onednn" or "xla"."""
+        return "onednn" if "resnet_jax_onednn" in self.compiled.as_text() else "xla"
+
+    def step(self) -> Any:
+        """Dispatch one step and return its results."""
+        if self.inference:
+            return self.compiled(self.state, self.batch)
+        self.state, results = self.compiled(self.state, self.batch)
+        return results
+
+    def seconds_per_step(self, num_steps: int) -> float:
+        """One measurement."""
+        started = time.perf_counter()
+        for _ in range(num_steps):
+            results = self.step()
+        jax.block_until_ready((results, self.state))
+        return (time.perf_counter() - started) / num_steps
+
+    def torch_spec(self) -> dict[str, Any]:
+        """What torch_side.py needs to do the same."""
+        return {
+            "model_args": self.model_args,
+            "input_shape": self.input_shape,
+            "dtype": self.dtype,
+            "inference": self.inference,
+        }
+
+
+# A step, its state, its batch, the forward pass whose MACs count, and the model's arguments for torch.
+Made = tuple[Callable[..., Any], Any, dict[str, Array], Callable[..., Any], dict[str, Any]]
+
+
+def _network(name: str, batch_size: int, image_size: int | None, dtype: str, inference: bool) -> Made:
+    size = default_image_size(name) if image_size is None else image_size
+    model = create_model(name, dtype=dtype)
+    images = jax.random.normal(jax.random.key(1), (batch_size, size, size, 3), DTYPES[dtype][1])
+    batch = {"image": images, "label": jnp.arange(batch_size) % model.num_classes}
+    variables = _initial_variables(model, images)
+    counted = create_model(name, dtype=dtype, conv_impl="xla")
+    forward = partial(counted.apply, variables, train=False)
+    arguments = {field: getattr(model, field) for field in TORCH_ARGUMENTS}
+    if inference:
+        folded, state = fold_batch_norm(model, variables)
+        return (lambda state, batch: folded.apply(state, batch["image"], train=False)), state, batch, forward, arguments
+    tx = sgd(LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
+    return train_step, create_train_state(model, variables, tx), batch, forward, arguments
+
+
+TORCH_ARGUMENTS = (
+    "stage_sizes", "block_cls", "num_filters", "num_classes", "groups", "width_per_group", "stem", "stride_in",
+    "shortcut",
+)  # fmt: skip
+
+
+def _block(name: str, batch_size: int, image_size: int | None, dtype: str, inference: bool) -> Made:
+    if inference:
+        raise UserError(f"{name} is measured in training only: choose a model for --inference")
+    size = BLOCK_SIZE if image_size is None else image_size
+    computed, kept = DTYPES[dtype]
+
+    def block(impl: str) -> BottleneckBlock:
+        conv = partial(Conv, impl=impl, dtype=computed, param_dtype=kept)
+        return BottleneckBlock(conv=conv, norm=partial(BatchNorm, dtype=computed, param_dtype=kept), **BLOCK_ARGUMENTS)
+
+    model = block("auto")
+    batch = {"image": jax.random.normal(jax.random.key(1), (batch_size, size, size, BLOCK_CHANNELS), computed)}
+    variables = _initial_variables(model, batch["image"])
+    forward = partial(block("xla").apply, variables, train=False)
+    arguments = {**BLOCK_ARGUMENTS, "block_cls": "bottleneck", "shortcut": "B", "stride_in": "3x3"}
+    if inference:
+        return (
+            (lambda state, batch: model.apply(state, batch["image"], train=False)),
+            variables,
+            batch,
+            forward,
+            arguments,
+        )
+    tx = sgd(LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
+
+    def step(state: Any, batch: dict[str, Array]) -> tuple[Any, Array]:
+        params, statistics, opt_state = state
+
+        def loss_fn(params: Any) -> tuple[Array, Any]:
+            variables = {"params": params, "batch_stats": statistics}
+            outputs, updated = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
+            return jnp.mean(jnp.square(outputs)), updated["batch_stats"]
+
+        (loss, statistics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        updates, opt_state = tx.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), statistics, opt_state), loss
+
+    return (
+        step,
+        (variables["params"], variables["batch_stats"], tx.init(variables["params"])),
+        batch,
+        forward,
+        arguments,
+    )
+
+
+def _initial_variables(model: nn.Module, images: Array) -> Any:
+    return jax.jit(partial(model.init, train=False))(jax.random.key(0), images[:1])
+
+
+def matmul_flops_per_second(dtype: str, size: int = 2048, repeats: int = 10) -> float:
+    """Floating-point operations a second of the best of `repeats` products of two size x size matrices."""
+    matrix = jnp.ones((size, size), dtype)
+    product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        product(matrix, matrix).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
