@@ -12,7 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
+
 from resnet_jax.errors import UserError, suggestion
+from resnet_jax.process import prepare_process
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 75
@@ -27,8 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of `argv` (sys.argv's if None) and return its exit code."""
-    # XLA's C++ start-up messages are no use to whoever trains.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    prepare_process()
     try:
         arguments, rest = _parser().parse_known_args(argv)
         if rest and arguments.command != "train":
@@ -188,7 +190,7 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     if arguments.loop and (arguments.against or arguments.profile):
         raise UserError("--loop measures the loop alone: leave out --against and --profile")
     if arguments.dtype == "float64":
-        os.environ["JAX_ENABLE_X64"] = "1"
+        jax.config.update("jax_enable_x64", True)
     from resnet_jax.benchmark import benchmark, measure_loop
 
     shapes = (arguments.model, arguments.batch_size, arguments.image_size)

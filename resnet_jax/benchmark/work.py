@@ -109,6 +109,7 @@ Made = tuple[Callable[..., Any], Any, dict[str, Array], Callable[..., Any], dict
 def _network(name: str, batch_size: int, image_size: int | None, dtype: str, inference: bool) -> Made:
     size = default_image_size(name) if image_size is None else image_size
     model = create_model(name, dtype=dtype)
+    assert model.num_classes is not None
     images = jax.random.normal(jax.random.key(1), (batch_size, size, size, 3), DTYPES[dtype][1])
     batch = {"image": images, "label": jnp.arange(batch_size) % model.num_classes}
     variables = _initial_variables(model, images)

@@ -37,15 +37,13 @@ class Recorder:
         batch_size: int, log_every_steps: int,
     ) -> None:  # fmt: skip
         """For a run that begins after `step` updates: log records of later steps are dropped."""
-        from tensorboardX import SummaryWriter
-
         self.sums = sums
         self.log = MetricsLog(workdir)
         self.log.forget_after(step)
         self.display = ProgressDisplay(step, num_steps, steps_per_epoch)
         self._writes = jax.process_index() == 0
-        self._writer = SummaryWriter(logdir=str(workdir), purge_step=step + 1) if self._writes else None
-        self._workdir, self._name = workdir, name
+        self._writer: Any = None
+        self._workdir, self._name, self._first_step = workdir, name, step + 1
         self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
         self._batch_size, self._log_every_steps = batch_size, log_every_steps
         self._clock_started, self._clock_steps, self._images_per_second = 0.0, 0, 0.0
@@ -117,7 +115,11 @@ class Recorder:
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         record: Record = {"step": step, "epoch": round(step / self._steps_per_epoch, 4), **values}
-        if self._writer is not None:
+        if self._writes:
             self.log.append(record)
+            if self._writer is None:  # not before the first step: where torch is installed, importing this imports it
+                from tensorboardX import SummaryWriter
+
+                self._writer = SummaryWriter(logdir=str(self._workdir), purge_step=self._first_step)
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
