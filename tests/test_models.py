@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from resnet_jax import create_model, list_models
-from resnet_jax.models import BatchNorm, Conv, ResNet, max_pool, zero_padding_shortcut
+from resnet_jax.models import BatchNorm, Conv, ResNet, layers, max_pool, zero_padding_shortcut
 
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -279,3 +279,28 @@ def test_bad_arguments_are_named_with_the_rule(arguments, message):
 def test_images_without_a_batch_axis_are_refused():
     with pytest.raises(ValueError, match=r"images.shape=\(8, 8, 3\) must be \(batch, height, width, channels\)"):
         ResNet(**TINY).init(jax.random.key(0), jnp.zeros((8, 8, 3)), train=False)
+
+
+def test_batch_norm_has_the_formulas_first_and_second_derivatives():
+    def formula(x, scale, bias, epsilon):
+        mean = x.mean((0, 1, 2))
+        var = jnp.square(x - mean).mean((0, 1, 2))
+        return (x - mean) / jnp.sqrt(var + epsilon) * scale + bias, mean, var
+
+    with jax.enable_x64(True):
+        x = 3 + jax.random.normal(jax.random.key(0), (2, 3, 3, 2), jnp.float64)
+        scale, bias = jnp.array([1.5, -0.3]), jnp.array([0.2, 0.5])
+        weights = jax.random.normal(jax.random.key(1), x.shape, x.dtype)
+
+        def loss(function):
+            def value(x, scale, bias):
+                y, mean, var = function(x, scale, bias, 1e-5)
+                return jnp.sum(weights * y**3) + jnp.sum(mean**2) + jnp.sum(var**3)
+
+            return value
+
+        for derivative in (jax.grad, jax.hessian):
+            actual = derivative(loss(layers._normalize_by_batch), (0, 1, 2))(x, scale, bias)
+            expected = derivative(loss(formula), (0, 1, 2))(x, scale, bias)
+            for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(left, right, rtol=1e-10, atol=1e-10)

@@ -16,7 +16,7 @@ class TorchProcess:
     """
 
     def __init__(self, spec: dict[str, Any]):
-        if importlib.util.find_spec("torch") is None:
+        if not _is_installed("torch"):
             raise UserError("--against torch needs torch in this environment: pip install torch")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "resnet_jax.benchmark.torch_side"],
@@ -50,3 +50,10 @@ class TorchProcess:
         if not answer:
             raise UserError(f"torch's process ended with exit code {self._process.wait()}; its message is above")
         return json.loads(answer)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # blocked in sys.modules
+        return False

@@ -1,0 +1,85 @@
+"""The benchmark's figures; that they come out, not how large they are."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from resnet_jax import benchmark as command
+from resnet_jax.benchmark import benchmark
+from resnet_jax.benchmark.work import Work
+from resnet_jax.cli import main
+from resnet_jax.errors import UserError
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_benchmark_measures_and_profiles(tmp_path, inference):
+    result = benchmark(
+        "resnet20", 2, 16, inference=inference, num_steps=1, num_pairs=2, profile_folder=tmp_path / "trace"
+    )
+    assert result["mode"] == ("inference" if inference else "training")
+    assert result["macs"] == (40_551_040 - 640) // 4 + 640  # a quarter of the pixels, the same head
+    for name in ("images_per_second", "milliseconds", "compile_seconds", "program_memory", "peak_memory"):
+        assert result[name] > 0
+    assert 0 < result["share_of_matmul_peak"] < 1
+    rows = result["operations"]
+    assert sum(row["share"] for row in rows) <= 1.0001
+    assert any("layer1" in row["place"] for row in rows)
+    assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_training_step_of_the_block_is_measured():
+    assert benchmark("resnext_block", 1, 8, num_steps=1, num_pairs=1)["images_per_second"] > 0
+
+
+def test_ratio_is_torchs_time_by_ours_pair_by_pair(monkeypatch):
+    ours, torchs = iter([9.0, 2.0, 1.0, 4.0]), iter([4.0, 4.0, 4.0])
+    monkeypatch.setattr(Work, "seconds_per_step", lambda self, num_steps: next(ours))
+    torch = SimpleNamespace(version="x", memory_format="y", seconds=[4.0, 4.0, 4.0], peak_memory=1, close=lambda: None)
+    torch.seconds_per_step = lambda: next(torchs)
+    monkeypatch.setattr(command, "TorchProcess", lambda spec: torch)
+    result = benchmark("resnet20", 1, 8, against="torch", num_steps=1, num_pairs=3)
+    assert result["ratios"] == [2.0, 4.0, 1.0]
+    assert result["ratio"] == 2.0
+    assert result["milliseconds"] == 2000.0
+
+
+def test_torchs_network_has_as_many_parameters_as_ours():
+    pytest.importorskip("torch", reason="torch is not installed; the benchmark's other side needs it")
+    from resnet_jax.benchmark.torch_side import Network
+
+    work = Work.of("resnet20", 1, 32, "float32", inference=False)
+    network = Network(work.model_args)
+    ours = sum(leaf.size for leaf in jax.tree.leaves(work.state.params))
+    assert sum(parameter.numel() for parameter in network.parameters()) == ours == 269_722
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch_size", "0"], "batch_size=0 must be at least 1"),
+        (["--model", "resnet21"], "did you mean"),
+        (["--against", "tensorflow"], "torch"),
+        (["--model", "resnext_block", "--inference"], "training only"),
+        (["--loop", "--against", "torch"], "leave out"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(options, message, capsys):
+    assert main(["benchmark", *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_missing_torch_is_told_with_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(UserError, match="pip install torch"):
+        benchmark("resnet20", 1, 8, against="torch", num_pairs=1)
+
+
+def test_json_is_one_object(capsys):
+    assert main(["benchmark", "--batch_size", "1", "--image_size", "8", "--pairs", "1", "--steps", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "resnet20"

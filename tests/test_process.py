@@ -1,0 +1,74 @@
+"""What a command settles for its process: the cache of compiled programs, and malloc."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+CODE = "from resnet_jax.process import enable_compilation_cache; print(enable_compilation_cache())"
+
+
+def cache_folder(home, code=CODE, **more):
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={**environment, "RESNET_JAX_HOME": str(home), **more},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return result.stdout.strip()
+
+
+def test_compiled_programs_are_kept_in_a_folder_of_the_users_alone(tmp_path):
+    folder = cache_folder(tmp_path, f"{CODE}; import jax; jax.jit(lambda x: x + 1)(1.0)")
+    assert folder.startswith(str(tmp_path / "compiled"))
+    assert "jaxlib" in folder
+    assert os.listdir(folder)
+    assert os.stat(folder).st_mode & 0o777 == 0o700
+
+
+def test_cache_can_be_switched_off_and_is_jaxs_own_where_that_is_set(tmp_path):
+    assert cache_folder(tmp_path, RESNET_JAX_COMPILATION_CACHE="0") == "None"
+    assert cache_folder(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own")) == "None"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_others_can_write_is_not_trusted(tmp_path):
+    folder = cache_folder(tmp_path)
+    os.chmod(folder, 0o777)
+    assert cache_folder(tmp_path) == "None"
+
+
+def test_no_cache_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert cache_folder(tmp_path / "file") == "None"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_freed_memory_is_kept():
+    code = (
+        "from resnet_jax.process import keep_freed_memory; keep_freed_memory()\n"
+        "import resource, ctypes\n"
+        "def fill():\n    block = ctypes.create_string_buffer(2**27); ctypes.memset(block, 1, 2**27); del block\n"
+        "fill(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "fill(); print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < 1000  # 32,768 pages of 4 KiB otherwise
+
+
+def test_a_run_compiles_few_programs(tmp_path):
+    code = (
+        "import jax, sys\n"
+        "from jax import monitoring\n"
+        "compiled = []\n"
+        "def listen(event, seconds, **more):\n    if event.endswith('backend_compile_duration'): compiled.append(event)\n"
+        "monitoring.register_event_duration_secs_listener(listen)\n"
+        "from resnet_jax.cli import main\n"
+        f"main(['train', '--config', 'digits', '--workdir', {str(tmp_path / 'run')!r}, '--config.num_steps=30',\n"
+        "      '--config.model_args.stage_sizes=(1, 1)', '--config.validation_fraction=0.1'])\n"
+        "print('compiled', len(compiled))"
+    )
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    # the initial state, the step, the evaluation, the check before saving, and a handful for keys and transfers
+    assert int(result.stdout.split()[-1]) <= 12, result.stdout
