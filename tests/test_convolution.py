@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,15 @@ def test_a_process_ends_while_convolutions_run(ending):
     )
     result = subprocess.run([sys.executable, "-c", code], env=ONE_DEVICE, capture_output=True, text=True, timeout=100)
     assert (result.returncode, result.stderr) == (3 if "3" in ending else 0, "")
+
+
+@needs_onednn
+def test_several_threads_may_compile_the_same_convolution():
+    x, kernel = jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 7))
+    with ThreadPoolExecutor(8) as threads:
+        results = list(threads.map(lambda _: jax.jit(lambda x, kernel: convolve(x, kernel))(x, kernel), range(16)))
+    for y in results:
+        np.testing.assert_array_equal(y, convolve(x, kernel, impl="xla"))
 
 
 @needs_onednn

@@ -65,7 +65,8 @@ def kernel_gradient(x: Array, cotangent: Array, problem: Problem) -> Array:
 
 
 def _call(operation: str, problem: Problem, result_shape: Shape) -> Callable[..., Array]:
-    target = _register(operation, problem)
+    with _registering:
+        target = _register(operation, problem)
     return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result_shape, jnp.float32))
 
 
@@ -157,6 +158,7 @@ def _int64s(values: Sequence[int]) -> c.Array[c.c_int64]:
 _Kernel = Callable[[Sequence[int], Sequence[int]], None]  # (addresses of the operands, of the results)
 # One convolution at a time: each uses all cores, and its memory objects hold the addresses of the current call.
 _running = threading.Lock()
+_registering = threading.Lock()  # programs may be lowered by several threads; XLA takes each name once
 
 
 @functools.cache
