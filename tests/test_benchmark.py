@@ -60,6 +60,8 @@ def test_torchs_network_has_as_many_parameters_as_ours():
     ("options", "message"),
     [
         (["--batch_size", "0"], "batch_size=0 must be at least 1"),
+        (["--image_size", "-1"], "image_size=-1 must be at least 1"),
+        (["--model", "resnext_block", "--dtype", "float31"], "float32"),
         (["--model", "resnet21"], "did you mean"),
         (["--against", "tensorflow"], "torch"),
         (["--model", "resnext_block", "--inference"], "training only"),

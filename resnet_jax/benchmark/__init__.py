@@ -13,6 +13,7 @@ from resnet_jax.benchmark.profile import profile
 from resnet_jax.benchmark.torch_process import TorchProcess
 from resnet_jax.benchmark.work import Work, matmul_flops_per_second, peak_memory
 from resnet_jax.errors import UserError, choose
+from resnet_jax.models.resnet import DTYPES
 
 __all__ = ["benchmark", "measure_loop"]
 
@@ -43,9 +44,11 @@ def benchmark(
     seconds by ours, pair by pair: above 1 we are faster) and "ratio", their median; "operations", the costliest.
     Raises UserError (a ValueError) for what cannot be measured.
     """
-    for name, value in (("batch_size", batch_size), ("num_pairs", num_pairs), ("num_steps", num_steps)):
-        if value < 1:
+    counts = {"batch_size": batch_size, "image_size": image_size, "num_pairs": num_pairs, "num_steps": num_steps}
+    for name, value in counts.items():
+        if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
+    choose("dtype", dtype, DTYPES)
     if against is not None:
         choose("against", against, ("torch",))
     mode = "inference" if inference else "training"

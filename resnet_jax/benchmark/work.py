@@ -144,14 +144,6 @@ def _block(name: str, batch_size: int, image_size: int | None, dtype: str, infer
     variables = _initial_variables(model, batch["image"])
     forward = partial(block("xla").apply, variables, train=False)
     arguments = {**BLOCK_ARGUMENTS, "block_cls": "bottleneck", "shortcut": "B", "stride_in": "3x3"}
-    if inference:
-        return (
-            (lambda state, batch: model.apply(state, batch["image"], train=False)),
-            variables,
-            batch,
-            forward,
-            arguments,
-        )
     tx = sgd(LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
 
     def step(state: Any, batch: dict[str, Array]) -> tuple[Any, Array]:
@@ -166,13 +158,8 @@ def _block(name: str, batch_size: int, image_size: int | None, dtype: str, infer
         updates, opt_state = tx.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), statistics, opt_state), loss
 
-    return (
-        step,
-        (variables["params"], variables["batch_stats"], tx.init(variables["params"])),
-        batch,
-        forward,
-        arguments,
-    )
+    state = (variables["params"], variables["batch_stats"], tx.init(variables["params"]))
+    return step, state, batch, forward, arguments
 
 
 def _initial_variables(model: nn.Module, images: Array) -> Any:
