@@ -1,4 +1,4 @@
-"""The one exception that means "your input is wrong": a line that says what, where and what to do."""
+"""The exceptions that the commands answer with a line and an exit code."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,14 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Bad usage, config, data or file. The commands print its single line and exit with code 2."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or a gradient is not finite: the run stops and this state is not saved. Exit code 1."""
+
+
+class InterruptedRunError(Exception):
+    """A signal, whose name it carries, asked the run to stop where it cannot go on to the next step. Exit code 75."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

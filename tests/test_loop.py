@@ -8,11 +8,11 @@ import pytest
 from processes import TINY, records, run, start, wait_for_step
 
 from resnet_jax.config import config_from_dict, load_config
+from resnet_jax.errors import InterruptedRunError
 from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import build_experiment, initial_state
-from resnet_jax.training.interruption import InterruptedRunError
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.workdir import lock_workdir
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.figures import new_figure, save_figure, style_axes
+
 CURVES_FILE = "curves.png"
 
 PANELS = {
@@ -16,13 +18,7 @@ COLORS = {"training": "#7f7f7f", "validation": "#0b61a4", "test": "#c23b22", "le
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Writes `path` (PNG) from the records of a metrics log; a field that no record has is left out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure((12, 3.6), title)
     for axes, (panel, fields) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for field, name in fields.items():
             points = [(record["epoch"], record[field]) for record in records if field in record]
@@ -36,12 +32,5 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
             axes.set_ylim(0.0, 1.1 * max(trained))
             for line in axes.lines:
                 line.set_clip_on(True)
-        axes.set(xlabel="epoch", ylabel=panel)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        if len(axes.lines) > 1:
-            axes.legend(frameon=False)
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=110)
-    partial.replace(path)
+        style_axes(axes, xlabel="epoch", ylabel=panel)
+    save_figure(figure, path)

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
-
-class InterruptedRunError(Exception):
-    """A signal, whose name it carries, has asked the run to stop where it cannot go on to the next step."""
+from resnet_jax.errors import InterruptedRunError
 
 
 @dataclass

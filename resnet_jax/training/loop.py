@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.config import flatten, to_json
 from resnet_jax.data.batches import eval_batches
-from resnet_jax.errors import UserError
+from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.checkpoint import CheckpointFolder, all_finite, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
@@ -26,9 +26,9 @@ from resnet_jax.training.experiment import (
     compile_train_fn,
     initial_state,
 )
-from resnet_jax.training.interruption import InterruptedRunError, Interruption, catch_interruptions
+from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.recorder import MetricSums, NonFiniteError, Recorder
+from resnet_jax.training.recorder import MetricSums, Recorder
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (

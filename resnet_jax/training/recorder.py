@@ -9,15 +9,12 @@ from typing import Any
 
 import jax
 
+from resnet_jax.errors import NonFiniteError
 from resnet_jax.training.curves import CURVES_FILE, draw_curves
 from resnet_jax.training.progress import ProgressDisplay
 from resnet_jax.training.workdir import MetricsLog, Record
 
 CURVES_EVERY_SECONDS = 60
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or a gradient is not finite: the run stops and this state is not saved."""
 
 
 @dataclass
