@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import UserError
-from resnet_jax.models import create_model, default_image_size
+from resnet_jax.models import create_model, default_image_size, variable_shapes
 
 
 def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
     if image_size < 1:
         raise UserError(f"image_size={image_size} must be at least 1")
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), images)
+    variables = variable_shapes(model)
     outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, features=True), variables, images)
     logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
     stages = [f"stage{i + 1}" for i in range(len(model.stage_sizes))]

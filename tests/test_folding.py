@@ -33,6 +33,10 @@ def trained_variables(model, dtype):
         ("resnet18", {"num_classes": 10, "stage_sizes": (1, 1)}),
         ("resnext50_32x4d", {"num_classes": 10, "stage_sizes": (1, 1)}),
         ("resnet50", {"num_classes": None, "shortcut": "C", "stage_sizes": (1, 1)}),
+        ("resnet50d", {"num_classes": 10, "stage_sizes": (1, 1)}),
+        ("seresnet18", {"num_classes": 10, "stage_sizes": (1, 1)}),
+        ("resnetv2_50", {"num_classes": 10, "stage_sizes": (2, 1)}),
+        ("resnetv2_50", {"num_classes": 10, "stage_sizes": (1, 2), "conv_bias": True, "stem": "deep"}),
     ],
 )
 def test_folded_model_computes_the_same_without_statistics(name, arguments):

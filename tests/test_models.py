@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from resnet_jax import create_model, list_models
-from resnet_jax.models import BatchNorm, Conv, ResNet, layers, max_pool, zero_padding_shortcut
+from resnet_jax.models import (
+    BatchNorm,
+    Conv,
+    ResNet,
+    SqueezeExcite,
+    average_pool,
+    layers,
+    max_pool,
+    stochastic_depth,
+    variable_shapes,
+    zero_padding_shortcut,
+)  # fmt: skip
 
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -27,6 +38,33 @@ PARAMETERS = {
     "resnet44": 658_586,
     "resnet56": 853_018,
     "resnet110": 1_727_962,
+    "resnet1202": 19_421_274,
+    "resnet18d": 11_708_744,
+    "resnet26d": 16_014_408,
+    "resnet34d": 21_816_904,
+    "resnet50d": 25_576_264,
+    "resnet101d": 44_568_392,
+    "resnet152d": 60_212_040,
+    "seresnet18": 11_779_624,
+    "seresnet34": 21_960_416,
+    "seresnet50": 28_088_024,
+    "seresnet101": 49_326_872,
+    "seresnet152": 66_821_848,
+    "resnetv2_50": 25_549_352,
+    "resnetv2_101": 44_541_480,
+    # resnet152 without the norms of the stem (64 channels) and the projections, with one more of 2048 at the end and
+    # the first of each block on the block's input instead of on its output.
+    "resnetv2_152": 60_192_808 - 2 * (64 + 3840) + 2 * (2048 + 64 + 256 + 512 + 1024 - 256 - 512 - 1024 - 2048),
+    # Two projections without norm more than resnet20's option A has; 164 and 1001 as published by others.
+    "preact_resnet20": 269_722 + 16 * 32 + 32 * 64,
+    "preact_resnet56": 853_018 + 16 * 32 + 32 * 64,
+    "preact_resnet110": 1_727_962 + 16 * 32 + 32 * 64,
+    "preact_resnet164": 1_703_258,
+    "preact_resnet1001": 10_327_706,
+    # 11.0M, 36.5M and 8.9M in the paper's table.
+    "wrn16_8": 10_961_370,
+    "wrn28_10": 36_479_194,
+    "wrn40_4": 8_949_210,
     # Without shortcuts nothing but the projections goes: option A has none, option B 3 with their batch norms.
     "plain18": 11_689_512 - sum(a * b + 2 * b for a, b in ((64, 128), (128, 256), (256, 512))),
     "plain34": 21_797_672 - sum(a * b + 2 * b for a, b in ((64, 128), (128, 256), (256, 512))),
@@ -43,8 +81,8 @@ PARAMETERS = {
 TINY = {"stage_sizes": (1, 1), "num_filters": 4, "stem": "cifar", "num_classes": 3}
 
 
-def shapes(model, size=32):
-    return jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False), jax.random.key(0))
+def shapes(model):
+    return jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False), jax.random.key(0))
 
 
 def initialized(model, images):
@@ -56,8 +94,24 @@ def count(tree):
 
 
 def test_every_model_has_the_published_number_of_parameters():
-    models = {name: create_model(name, conv_impl="xla") for name in list_models()}
-    assert {name: count(shapes(model)["params"]) for name, model in models.items()} == PARAMETERS
+    models = {name: create_model(name) for name in list_models()}
+    assert {name: count(variable_shapes(model)["params"]) for name, model in models.items()} == PARAMETERS
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet110", "resnet26d", "seresnet34", "resnetv2_50", "wrn40_4"])
+def test_variable_shapes_are_those_of_init(name):
+    model = create_model(name)
+    assert variable_shapes(model) == shapes(model)
+
+
+def test_every_name_of_the_design_is_there():
+    names = """resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d resnext101_64x4d
+        wide_resnet50_2 wide_resnet101_2 resnet18d resnet26d resnet34d resnet50d resnet101d resnet152d seresnet18
+        seresnet34 seresnet50 seresnet101 seresnet152 resnetv2_50 resnetv2_101 resnetv2_152 resnet20 resnet32 resnet44
+        resnet56 resnet110 resnet1202 preact_resnet20 preact_resnet56 preact_resnet110 preact_resnet164
+        preact_resnet1001 wrn16_8 wrn28_10 wrn40_4 cifar_resnet18 cifar_resnet34 cifar_resnet50 plain18 plain34 plain20
+        plain32 plain44 plain56"""
+    assert set(list_models()) == set(names.split()) == set(PARAMETERS)
 
 
 def test_parameter_names_and_shapes_are_torchvisions():
@@ -112,7 +166,7 @@ def test_features_are_named_and_shaped_by_stage():
     images = jnp.zeros((2, 64, 64, 3))
     outputs = jax.eval_shape(
         lambda v: (model.apply(v, images, train=False, features=True), model.apply(v, images, train=False)),
-        shapes(model, 64),
+        variable_shapes(model),
     )
     assert {name: output.shape for name, output in outputs[0].items()} == {
         "stem": (2, 32, 32, 64),
@@ -123,7 +177,7 @@ def test_features_are_named_and_shaped_by_stage():
         "pooled": (2, 2048),
     }
     assert outputs[1].shape == (2, 2048)
-    assert "fc" not in shapes(model, 64)["params"]
+    assert "fc" not in variable_shapes(model)["params"]
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_parameters_statistics_and_logits_in_float32():
@@ -256,18 +310,113 @@ def test_dropout_acts_in_training_alone():
     model.apply(variables, images, train=False)  # needs no key
 
 
+def test_dropout_in_blocks_acts_before_the_last_convolution_of_each():
+    model = ResNet(**TINY, block_cls="preact_basic", dropout=0.5, dropout_in="block")
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    variables = initialized(model, images)
+    (_, seen) = model.apply(
+        variables, images, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True,
+        rngs={"dropout": jax.random.key(0)},
+    )  # fmt: skip
+    for layer in ("layer1", "layer2"):
+        block = seen["intermediates"][layer]["0"]
+        assert 0.4 < np.mean(np.asarray(block["Dropout_0"]["__call__"][0]) == 0.0) < 0.95
+        assert np.mean(np.asarray(block["conv2"]["__call__"][0]) == 0.0) < 0.1
+    assert "Dropout_0" not in seen["intermediates"]
+
+
+def test_stochastic_depth_drops_whole_rows_and_scales_the_others():
+    x = jnp.ones((4000, 2, 2, 1))
+    y = np.asarray(stochastic_depth(jax.random.key(0), x, 0.25))
+    rows = y[:, 0, 0, 0]
+    np.testing.assert_array_equal(y, np.broadcast_to(rows[:, None, None, None], y.shape))
+    assert set(rows) == {np.float32(0.0), np.float32(1 / 0.75)}
+    assert np.mean(rows == 0) == pytest.approx(0.25, abs=0.03)
+
+
+def test_stochastic_depth_grows_linearly_over_the_blocks_and_acts_in_training_alone():
+    model = ResNet(**{**TINY, "stage_sizes": (2, 3)}, stochastic_depth=0.4)
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    assert model._drop_branches() == pytest.approx((0.0, 0.1, 0.2, 0.3, 0.4))
+    variables = initialized(model, images)
+    plain = model.clone(stochastic_depth=0.0)
+    np.testing.assert_array_equal(
+        model.apply(variables, images, train=False), plain.apply(variables, images, train=False)
+    )
+    rngs = {"dropout": jax.random.key(0)}
+    logits = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+    assert not np.array_equal(logits, plain.apply(variables, images, train=True, mutable=["batch_stats"])[0])
+
+
+def test_rematerialised_blocks_give_the_same_gradients_and_keep_less():
+    model = ResNet(**{**TINY, "stage_sizes": (2,)}, stochastic_depth=0.5, block_cls="preact_basic")
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    variables = initialized(model, images)
+
+    def loss(params, model):
+        rngs = {"dropout": jax.random.key(2)}
+        logits, _ = model.apply({**variables, "params": params}, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        return jnp.sum(logits**2)
+
+    def num_kept(model):
+        pullback = jax.eval_shape(lambda params: jax.vjp(lambda p: loss(p, model), params)[1], variables["params"])
+        return count(pullback)
+
+    remat = model.clone(remat=True)
+    gradients = jax.jit(jax.grad(loss), static_argnums=1)
+    expected, actual = gradients(variables["params"], model), gradients(variables["params"], remat)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), actual, expected)
+    assert num_kept(remat) < 0.6 * num_kept(model)
+
+
+def test_squeeze_excite_scales_channels_by_a_gate_of_their_means():
+    conv = partial(Conv)
+    gate = SqueezeExcite(conv)
+    x = jnp.asarray([[[[1.0, -2.0]], [[3.0, 4.0]]]])  # channel means 2 and 1
+    fc1 = {"kernel": jnp.zeros((1, 1, 2, 8)).at[0, 0, :, 0].set(jnp.array([1.0, 2.0])), "bias": jnp.full(8, -1.0)}
+    fc2 = {"kernel": jnp.zeros((1, 1, 8, 2)).at[0, 0, 0].set(jnp.array([1.0, -1.0])), "bias": jnp.array([0.0, 1.0])}
+    y = gate.apply({"params": {"fc1": fc1, "fc2": fc2}}, x)
+    hidden = 2.0 + 2.0 * 1.0 - 1.0
+    gates = 1 / (1 + np.exp(-np.array([hidden, 1.0 - hidden])))
+    np.testing.assert_allclose(y, np.asarray(x) * gates, rtol=1e-6)
+
+
+def test_average_pool_over_the_border_is_the_mean_of_the_pixels_there():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    np.testing.assert_array_equal(average_pool(x, 2)[0, :, :, 0], [[2.0, 3.5], [6.5, 8.0]])
+
+
+def test_pre_activation_projects_the_activated_input_and_adds_nothing_after_the_sum():
+    model = ResNet(**TINY, block_cls="preact_basic", zero_init_residual=True)
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    variables = initialized(model, images)
+    outputs = model.apply(variables, images, train=False, features=True)
+    np.testing.assert_array_equal(outputs["stage1"], outputs["stem"])  # negative values as well: an identity
+    assert float(outputs["stem"].min()) < 0
+    kernel = variables["params"]["layer2"]["0"]["downsample"]["0"]["kernel"][0, 0]
+    activated = np.maximum(np.asarray(outputs["stage1"]) / np.sqrt(1 + 1e-5), 0)[:, ::2, ::2]
+    np.testing.assert_allclose(outputs["stage2"], activated @ np.asarray(kernel), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs["pooled"], np.maximum(outputs["stage2"] / np.sqrt(1 + 1e-5), 0).mean((1, 2)), rtol=1e-4, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"name": "resnext50"}, "model='resnext50' is not known; did you mean 'resnet50'"),
         ({"name": "resnet18", "shotcut": "A"}, "'shotcut' is no argument of resnet18.*did you mean 'shortcut'"),
-        ({"name": "resnet18", "shortcut": "E"}, "shortcut='E' must be one of A, B, C, none"),
+        ({"name": "resnet18", "shortcut": "E"}, "shortcut='E' must be one of A, B, C, D, none"),
         ({"name": "resnet18", "dtype": "float16"}, "dtype='float16' must be one of float32, bfloat16, float64"),
         ({"name": "resnet18", "num_classes": 0}, "num_classes=0 must be at least 1, or None"),
         ({"name": "resnet18", "num_classes": 2.5}, "num_classes=2.5 must be of type int or NoneType"),
         ({"name": "resnet18", "dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
         ({"name": "resnet18", "stage_sizes": (2, 0)}, r"stage_sizes=\(2, 0\) must name at least one stage"),
         ({"name": "resnet18", "stage_sizes": "2222"}, "stage_sizes='2222' must be of type"),
+        ({"name": "resnet18", "stem": "deep", "num_filters": 33}, "num_filters=33 must be even with stem='deep'"),
+        ({"name": "plain18", "stochastic_depth": 0.1}, "with shortcut='none' it must be 0"),
+        ({"name": "wrn16_8", "dropout_in": "stem"}, "dropout_in='stem' must be one of head, block"),
+        ({"name": "preact_resnet20", "groups": 2}, "groups and width_per_group belong to block_cls='bottleneck'"),
         ({"name": "resnet18", "groups": 2}, "groups and width_per_group belong to block_cls='bottleneck'"),
     ],
 )

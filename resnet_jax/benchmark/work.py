@@ -135,7 +135,7 @@ def _block(name: str, batch_size: int, image_size: int | None, dtype: str, infer
     size = BLOCK_SIZE if image_size is None else image_size
     computed, kept = DTYPES[dtype]
 
-    def block(impl: str) -> BottleneckBlock:
+    def block(impl: str) -> nn.Module:
         conv = partial(Conv, impl=impl, dtype=computed, param_dtype=kept)
         return BottleneckBlock(conv=conv, norm=partial(BatchNorm, dtype=computed, param_dtype=kept), **BLOCK_ARGUMENTS)
 

@@ -1,9 +1,26 @@
 """The networks: pure Linen modules that know nothing of data, training or weights."""
 
-from resnet_jax.models.blocks import BasicBlock, BottleneckBlock, Downsample, add_shortcut, zero_padding_shortcut
+from resnet_jax.models.blocks import (
+    BasicBlock,
+    BottleneckBlock,
+    Downsample,
+    PreActBasicBlock,
+    PreActBottleneckBlock,
+    ResidualBlock,
+    zero_padding_shortcut,
+)
 from resnet_jax.models.folding import fold_batch_norm
-from resnet_jax.models.layers import BatchNorm, Conv, global_average_pool, max_pool
+from resnet_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    SqueezeExcite,
+    average_pool,
+    global_average_pool,
+    max_pool,
+    stochastic_depth,
+)
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.models.variants import create_model, default_image_size, list_models
 
 __all__ = [
@@ -12,13 +29,19 @@ __all__ = [
     "BottleneckBlock",
     "Conv",
     "Downsample",
+    "PreActBasicBlock",
+    "PreActBottleneckBlock",
     "ResNet",
-    "add_shortcut",
+    "ResidualBlock",
+    "SqueezeExcite",
+    "average_pool",
     "create_model",
     "default_image_size",
     "fold_batch_norm",
     "global_average_pool",
     "list_models",
     "max_pool",
+    "stochastic_depth",
+    "variable_shapes",
     "zero_padding_shortcut",
 ]

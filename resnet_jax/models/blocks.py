@@ -1,34 +1,52 @@
-"""Residual blocks and their shortcuts (He et al. 2015, arXiv:1512.03385)."""
+"""Residual blocks and their shortcuts (He et al. 2015, arXiv:1512.03385, and 2016, arXiv:1603.05027)."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from resnet_jax.models.layers import BatchNorm, Conv, SqueezeExcite, average_pool, stochastic_depth
+
 Array = jax.Array
 Layer = Callable[..., nn.Module]
 
-SHORTCUTS = ("A", "B", "C", "none")
+SHORTCUTS = ("A", "B", "C", "D", "none")
+
+
+class Convolution(NamedTuple):
+    """One convolution of a block's residual branch."""
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    groups: int = 1
 
 
 class Downsample(nn.Module):
     """Projection shortcut: a 1x1 convolution and batch norm, named `0` and `1` as torchvision does.
 
-    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features).
+    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features). norm: None leaves the batch norm out.
+    average: ResNet-D's (arXiv:1812.01187): the stride is an average pooling's before the convolution; the names are
+    then `1` and `2`, as timm's.
     """
 
     features: int
     stride: int
     conv: Layer
-    norm: Layer
+    norm: Layer | None
+    average: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        x = self.conv(self.features, kernel_size=1, stride=self.stride, name="0")(x)
-        return self.norm(name="1")(x, train=train)
+        first, stride = (1, 1) if self.average else (0, self.stride)
+        if self.average and self.stride > 1:
+            x = average_pool(x, self.stride)
+        x = self.conv(self.features, kernel_size=1, stride=stride, name=str(first))(x)
+        return x if self.norm is None else self.norm(name=str(first + 1))(x, train=train)
 
 
 def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
@@ -43,89 +61,97 @@ def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
 
 
-def add_shortcut(x: Array, y: Array, stride: int, *, shortcut: str, conv: Layer, norm: Layer, train: bool) -> Array:
-    """The residual branch `y` (B, h, w, F) plus the shortcut of the block's input `x` (B, H, W, C).
+class ResidualBlock(nn.Module):
+    """A residual branch of two or three convolutions, and a shortcut around it.
 
-    shortcut: "A" zero-padding, "B" projection where the shapes differ, "C" projection everywhere, "none" no shortcut
-    at all (a plain network). Call it inside a block's compact method: the projection is the block's `downsample`.
-    """
-    if shortcut == "none":
-        return y
-    features = y.shape[-1]
-    changes_shape = stride != 1 or x.shape[-1] != features
-    if shortcut == "C" or (shortcut == "B" and changes_shape):
-        x = Downsample(features, stride, conv, norm, name="downsample")(x, train=train)
-    elif changes_shape:
-        x = zero_padding_shortcut(x, features, stride)
-    return x + y
+    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), F) with F = filters, of a bottleneck 4 * filters.
 
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, ReLU after the sum.
-
-    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), filters). `stride_in`, `groups` and `width_per_group` are
-    the bottleneck's: here the stride is on the first convolution and nothing is grouped.
+    bottleneck: 1x1, 3x3 and 1x1 convolutions instead of two 3x3. Its inner width is
+        `filters * width_per_group / 64 * groups`: ResNeXt (arXiv:1611.05431) groups the 3x3, Wide ResNet widens it.
+    stride_in: which convolution of a bottleneck carries the stride: "1x1" the first (v1: the paper, Caffe), "3x3" the
+        second (v1.5: torchvision). Of two 3x3 it is always the first.
+    preact: batch norm and ReLU before each convolution, nothing after the sum (v2); a projection then sees the
+        activated input and has no batch norm. Otherwise batch norm after each convolution, ReLU after the sum.
+    shortcut: "A" zero-padding, "B" projection where the shapes differ, "C" projection everywhere, "D" average pooling
+        and projection where they differ, "none" no shortcut at all (a plain network).
+    squeeze_excite: channels gated by their means at the end of the branch, see SqueezeExcite.
+    zero_init_residual: the branch starts at zero (arXiv:1706.02677), by its last batch-norm scale, with `preact` by
+        its last kernel.
+    dropout: rate before the branch's last convolution (Wide ResNet, arXiv:1605.07146). drop_branch: rate at which a
+        training image skips the branch (stochastic depth). Both in [0, 1), from the "dropout" rng.
+    conv, norm: constructors of the layers; input_norm: that of the norm on the input of `preact` (None: norm).
     """
 
     filters: int
-    conv: Layer
-    norm: Layer
+    bottleneck: bool
+    preact: bool = False
     stride: int = 1
     shortcut: str = "B"
-    zero_init_residual: bool = False
     stride_in: str = "3x3"
     groups: int = 1
     width_per_group: int = 64
-
-    expansion: ClassVar[int] = 1
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        y = self.conv(self.filters, kernel_size=3, stride=self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train=train))
-        y = self.conv(self.filters, kernel_size=3, name="conv2")(y)
-        y = self.norm(name="bn2", scale_init=last_scale_init(self.zero_init_residual))(y, train=train)
-        y = add_shortcut(x, y, self.stride, shortcut=self.shortcut, conv=self.conv, norm=self.norm, train=train)
-        return nn.relu(y)
-
-
-class BottleneckBlock(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut, ReLU after the sum.
-
-    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), 4 * filters). `stride_in` says which convolution carries
-    the stride: "1x1" the first (v1: the paper, Caffe), "3x3" the second (v1.5: torchvision). The inner width is
-    `filters * width_per_group / 64 * groups`: ResNeXt (arXiv:1611.05431) groups the 3x3, Wide ResNet widens it.
-    """
-
-    filters: int
-    conv: Layer
-    norm: Layer
-    stride: int = 1
-    shortcut: str = "B"
+    squeeze_excite: bool = False
     zero_init_residual: bool = False
-    stride_in: str = "3x3"
-    groups: int = 1
-    width_per_group: int = 64
-
-    expansion: ClassVar[int] = 4
+    dropout: float = 0.0
+    drop_branch: float = 0.0
+    conv: Layer = Conv
+    norm: Layer = BatchNorm
+    input_norm: Layer | None = None
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
+        convolutions = self._convolutions()
+        last, features = len(convolutions), convolutions[-1].features
+        y = x
+        if self.preact:
+            y = nn.relu((self.input_norm or self.norm)(name="bn1")(x, train=train))
+        projected = y  # what a projection sees
+        for k, convolution in enumerate(convolutions, 1):
+            if k == last and self.dropout:
+                y = nn.Dropout(self.dropout, deterministic=not train)(y)
+            zero = {"kernel_init": initializers.zeros} if self.preact and k == last and self.zero_init_residual else {}
+            y = self.conv(**convolution._asdict(), **zero, name=f"conv{k}")(y)
+            if k < last:
+                y = nn.relu(self.norm(name=f"bn{k + self.preact}")(y, train=train))
+        if not self.preact:
+            scale_init = initializers.zeros if self.zero_init_residual else initializers.ones
+            y = self.norm(name=f"bn{last}", scale_init=scale_init)(y, train=train)
+        if self.squeeze_excite:
+            y = SqueezeExcite(self.conv, name="se")(y)
+        if train and self.drop_branch:
+            y = stochastic_depth(self.make_rng("dropout"), y, self.drop_branch)
+        if self.shortcut != "none":
+            y = y + self._shortcut(x, projected, features, train)
+        return y if self.preact else nn.relu(y)
+
+    def _convolutions(self) -> tuple[Convolution, ...]:
+        if not self.bottleneck:
+            return Convolution(self.filters, 3, self.stride), Convolution(self.filters, 3)
         width = int(self.filters * self.width_per_group / 64) * self.groups
         first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-        y = self.conv(width, kernel_size=1, stride=first, name="conv1")(x)
-        y = nn.relu(self.norm(name="bn1")(y, train=train))
-        y = self.conv(width, kernel_size=3, stride=second, groups=self.groups, name="conv2")(y)
-        y = nn.relu(self.norm(name="bn2")(y, train=train))
-        y = self.conv(self.expansion * self.filters, kernel_size=1, name="conv3")(y)
-        y = self.norm(name="bn3", scale_init=last_scale_init(self.zero_init_residual))(y, train=train)
-        y = add_shortcut(x, y, self.stride, shortcut=self.shortcut, conv=self.conv, norm=self.norm, train=train)
-        return nn.relu(y)
+        return (
+            Convolution(width, 1, first),
+            Convolution(width, 3, second, self.groups),
+            Convolution(4 * self.filters, 1),
+        )
+
+    def _shortcut(self, x: Array, projected: Array, features: int, train: bool) -> Array:
+        changes_shape = self.stride != 1 or x.shape[-1] != features
+        if self.shortcut == "C" or (self.shortcut in ("B", "D") and changes_shape):
+            norm = None if self.preact else self.norm
+            downsample = Downsample(features, self.stride, self.conv, norm, self.shortcut == "D", name="downsample")
+            return downsample(projected, train=train)
+        return zero_padding_shortcut(x, features, self.stride) if changes_shape else x
 
 
-def last_scale_init(zero_init_residual: bool) -> Callable[..., Array]:
-    """Initializer of a block's last batch-norm scale: zeros start the block as the identity (arXiv:1706.02677)."""
-    return initializers.zeros if zero_init_residual else initializers.ones
+BasicBlock = partial(ResidualBlock, bottleneck=False)
+BottleneckBlock = partial(ResidualBlock, bottleneck=True)
+PreActBasicBlock = partial(ResidualBlock, bottleneck=False, preact=True)
+PreActBottleneckBlock = partial(ResidualBlock, bottleneck=True, preact=True)
 
-
-BLOCKS: dict[str, type[BasicBlock] | type[BottleneckBlock]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+BLOCKS = {
+    "basic": BasicBlock,
+    "bottleneck": BottleneckBlock,
+    "preact_basic": PreActBasicBlock,
+    "preact_bottleneck": PreActBottleneckBlock,
+}

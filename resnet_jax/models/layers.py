@@ -139,10 +139,13 @@ def _normalize_by_batch_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
 class FoldedBatchNorm(nn.Module):
     """What `fold_batch_norm` leaves of a batch norm whose factor went into the convolution before it: a bias.
 
-    x (..., C) -> (..., C). Parameter `bias` (C,). Raises UserError (a ValueError) in training: nothing is left for it.
+    scaled: the scale stays as well, where no convolution comes right before.
+    x (..., C) -> (..., C). Parameters `bias` (C,) and, if `scaled`, `scale` (C,). Raises UserError (a ValueError) in
+    training: nothing is left for it.
     """
 
-    scale_init: Initializer = initializers.ones  # as BatchNorm takes it; there is no scale
+    scaled: bool = False
+    scale_init: Initializer = initializers.ones  # as BatchNorm takes it
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -150,12 +153,52 @@ class FoldedBatchNorm(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         if train:
             raise UserError("batch_norm='folded' is for inference: train the model from which it was folded")
-        return x + self.param("bias", initializers.zeros, (x.shape[-1],), self.param_dtype).astype(self.dtype)
+        shape = (x.shape[-1],)
+        if self.scaled:
+            x = x * self.param("scale", self.scale_init, shape, self.param_dtype).astype(self.dtype)
+        return x + self.param("bias", initializers.zeros, shape, self.param_dtype).astype(self.dtype)
+
+
+class SqueezeExcite(nn.Module):
+    """`x` with each channel scaled by a gate in (0, 1) computed from all channels' means (arXiv:1709.01507).
+
+    (B, H, W, C) -> (B, H, W, C). Two 1x1 convolutions with bias, `fc1` to C / 16 channels rounded to a multiple of 8
+    (at least 8), ReLU, and `fc2` back, sigmoid; named and sized as timm's.
+    """
+
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        squeezed = max(8, (channels // 16 + 4) // 8 * 8)
+        gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # (B, 1, 1, C)
+        gate = nn.relu(self.conv(squeezed, kernel_size=1, use_bias=True, name="fc1")(gate))
+        gate = self.conv(channels, kernel_size=1, use_bias=True, name="fc2")(gate)
+        return x * nn.sigmoid(gate)
+
+
+def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
+    """`x` (B, ...) with each row set to zero with probability `rate` in [0, 1), the others divided by 1 - rate.
+
+    Huang et al. 2016, arXiv:1603.09382; scaled in training, as timm does, so that evaluation needs no change.
+    """
+    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
 
 
 def max_pool(x: Array) -> Array:
     """Maximum over 3x3 windows at stride 2, padded by 1 as torch does: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def average_pool(x: Array, stride: int) -> Array:
+    """Mean over windows of `stride` x `stride` pixels: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C).
+
+    A window over the right or lower border is the mean of the pixels it has.
+    """
+    padding = tuple((0, -size % stride) for size in x.shape[1:3])
+    return nn.avg_pool(x, (stride, stride), strides=(stride, stride), padding=padding, count_include_pad=False)
 
 
 def global_average_pool(x: Array, dtype: Dtype) -> Array:

@@ -33,21 +33,52 @@ DTYPES = {
     "bfloat16": (jnp.bfloat16, jnp.float32),
     "float64": (jnp.float64, jnp.float64),
 }
+STEMS = ("imagenet", "cifar", "deep")
+DEEP_STEM_LAST = "6"
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
 
 
 class Stage(nn.Module):
-    """`num_blocks` blocks of one width, named `0`, `1`, ...; the first carries the stride."""
+    """Blocks of one width, named `0`, `1`, ...; the first carries the stride.
 
-    num_blocks: int
+    drop_branches: one rate a block, which also says how many there are. remat: in the backward pass the blocks are
+    computed again instead of kept.
+    """
+
+    drop_branches: tuple[float, ...]
     stride: int
     block: Layer
+    remat: bool
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        for i in range(self.num_blocks):
-            x = self.block(stride=self.stride if i == 0 else 1, name=str(i))(x, train=train)
+        def run(block: nn.Module, x: Array) -> Array:
+            return block(x, train=train)
+
+        if self.remat:
+            run = nn.remat(run)
+        for i, drop_branch in enumerate(self.drop_branches):
+            block = self.block(stride=self.stride if i == 0 else 1, drop_branch=drop_branch, name=str(i))
+            x = run(block, x)
         return x
+
+
+class DeepStem(nn.Module):
+    """Three 3x3 convolutions, the first at stride 2, instead of one 7x7 (ResNet-C, arXiv:1812.01187); named as timm's.
+
+    (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), features), batch norm and ReLU after the first two.
+    """
+
+    features: int
+    conv: Layer
+    norm: Layer
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        for i, stride in ((0, 2), (3, 1)):
+            x = self.conv(self.features // 2, kernel_size=3, stride=stride, name=str(i))(x)
+            x = nn.relu(self.norm(name=str(i + 1))(x, train=train))
+        return self.conv(self.features, kernel_size=3, name=DEEP_STEM_LAST)(x)
 
 
 class ResNet(nn.Module):
@@ -56,12 +87,17 @@ class ResNet(nn.Module):
     Returns logits (B, num_classes), or the pooled features (B, C) if num_classes is None. With `features=True` a dict:
     "stem" (before the max-pool), "stage1" ..., each (B, h, w, C) after its last activation, and "pooled" (B, C).
 
-    stage_sizes: blocks in each stage; stage i has num_filters * 2**i filters and, from the second on, stride 2.
-    block_cls: "basic" | "bottleneck". groups, width_per_group, stride_in: the bottleneck's, see BottleneckBlock.
-    stem: "imagenet" 7x7 at stride 2 and max-pool; "cifar" 3x3 at stride 1, no pooling.
-    shortcut: "A" zero-padding, "B" projection where shapes differ, "C" projection everywhere, "none" plain network.
-    zero_init_residual: the last batch-norm scale of each block starts at zero.
-    dropout: rate in [0, 1) before the head; needs a "dropout" rng in training.
+    stage_sizes: blocks in each stage; stage i has num_filters * widen_factor * 2**i filters and, from the second on,
+        stride 2. num_filters: also the stem's.
+    block_cls: "basic" | "bottleneck" | "preact_basic" | "preact_bottleneck" (v2, arXiv:1603.05027, with a batch norm
+        after the last stage). groups, width_per_group, stride_in: the bottleneck's; squeeze_excite, zero_init_residual
+        and shortcut: all blocks'; see ResidualBlock.
+    stem: "imagenet" 7x7 at stride 2 and max-pool; "deep" three 3x3 instead (ResNet-D); "cifar" 3x3 at stride 1, no
+        pooling.
+    stochastic_depth: rate in [0, 1) at which a training image skips the last block; it grows linearly from 0 at the
+        first (arXiv:1603.09382). dropout: rate in [0, 1), dropout_in "head" before the head or "block" before each
+        block's last convolution (Wide ResNet). Both need a "dropout" rng in training.
+    conv_bias: convolutions have a bias.
     kernel_init: "fan_out" He-normal convolutions and torch's linear head, as torchvision does; "fan_in" He-normal
         everywhere, as the paper does for CIFAR.
     norm_momentum: the share of the old running statistics that stays, in [0, 1): torch's 0.1 is 0.9 here.
@@ -69,6 +105,7 @@ class ResNet(nn.Module):
         `fold_batch_norm`.
     dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
         JAX_ENABLE_X64=1).
+    remat: the backward pass computes each block again instead of keeping its activations: less memory, more time.
     conv_impl: "auto" | "xla" | "cpu", see resnet_jax.models.convolution.
 
     Raises UserError (a ValueError) for arguments outside these.
@@ -77,20 +114,25 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...]
     block_cls: str = "basic"
     num_filters: int = 64
+    widen_factor: int = 1
     num_classes: int | None = 1000
     groups: int = 1
     width_per_group: int = 64
     stem: str = "imagenet"
     stride_in: str = "3x3"
     shortcut: str = "B"
+    squeeze_excite: bool = False
     zero_init_residual: bool = False
+    stochastic_depth: float = 0.0
     dropout: float = 0.0
+    dropout_in: str = "head"
     conv_bias: bool = False
     kernel_init: str = "fan_out"
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     batch_norm: str = "global"
     dtype: str = "float32"
+    remat: bool = False
     conv_impl: str = "auto"
 
     def __post_init__(self) -> None:
@@ -99,9 +141,10 @@ class ResNet(nn.Module):
 
     def _check_arguments(self) -> None:
         choose("block_cls", self.block_cls, BLOCKS)
-        choose("stem", self.stem, ("imagenet", "cifar"))
+        choose("stem", self.stem, STEMS)
         choose("stride_in", self.stride_in, ("3x3", "1x1"))
         choose("shortcut", self.shortcut, SHORTCUTS)
+        choose("dropout_in", self.dropout_in, ("head", "block"))
         choose("kernel_init", self.kernel_init, KERNEL_INITS)
         choose("batch_norm", self.batch_norm, ("global", "frozen", "folded"))
         choose("dtype", self.dtype, DTYPES)
@@ -112,78 +155,110 @@ class ResNet(nn.Module):
             raise UserError(f"stage_sizes={self.stage_sizes} must name at least one stage, each of at least one block")
         if self.num_classes is not None and self.num_classes < 1:
             raise UserError(f"num_classes={self.num_classes} must be at least 1, or None for a headless model")
-        for field in ("num_filters", "groups", "width_per_group"):
+        for field in ("num_filters", "widen_factor", "groups", "width_per_group"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field}={getattr(self, field)} must be at least 1")
-        if self.block_cls == "basic" and (self.groups, self.width_per_group) != (1, 64):
+        if "bottleneck" not in self.block_cls and (self.groups, self.width_per_group) != (1, 64):
             raise UserError("groups and width_per_group belong to block_cls='bottleneck'")
+        if self.stem == "deep" and self.num_filters % 2:
+            raise UserError(f"num_filters={self.num_filters} must be even with stem='deep'")
+        if self.shortcut == "none" and self.stochastic_depth:
+            raise UserError("stochastic_depth skips a block by its shortcut: with shortcut='none' it must be 0")
         if self.num_filters * self.width_per_group < 64:
             raise UserError(
                 f"num_filters={self.num_filters} * width_per_group={self.width_per_group} must be at least 64"
             )
-        for field in ("dropout", "norm_momentum"):
+        for field in ("stochastic_depth", "dropout", "norm_momentum"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise UserError(f"{field}={getattr(self, field)} must be in [0, 1)")
         if self.norm_epsilon <= 0.0:
             raise UserError(f"norm_epsilon={self.norm_epsilon} must be positive")
+
+    @property
+    def preact(self) -> bool:
+        """Whether the blocks are pre-activation (v2)."""
+        return self.block_cls.startswith("preact")
+
+    def _drop_branches(self) -> tuple[float, ...]:
+        num_blocks = sum(self.stage_sizes)
+        return tuple(self.stochastic_depth * i / max(num_blocks - 1, 1) for i in range(num_blocks))
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool, features: bool = False) -> Any:
         if images.ndim != 4:
             raise ValueError(f"images.shape={images.shape} must be (batch, height, width, channels)")
         dtype, param_dtype = DTYPES[self.dtype]
-        kernel_init, head_init = KERNEL_INITS[self.kernel_init]
         conv = partial(
             Conv,
             use_bias=self.conv_bias,
-            kernel_init=kernel_init,
+            kernel_init=KERNEL_INITS[self.kernel_init][0],
             impl=self.conv_impl,
             dtype=dtype,
             param_dtype=param_dtype,
         )
         norm: Layer
+        input_norm: Layer  # of what no convolution has just made
         if self.batch_norm == "folded":
             norm = partial(FoldedBatchNorm, dtype=dtype, param_dtype=param_dtype)
+            input_norm = partial(norm, scaled=True)
         else:
-            norm = partial(
+            norm = input_norm = partial(
                 BatchNorm, momentum=self.norm_momentum, epsilon=self.norm_epsilon, dtype=dtype, param_dtype=param_dtype
             )
         block = partial(
             BLOCKS[self.block_cls],
-            conv=conv,
-            norm=norm,
             shortcut=self.shortcut,
-            zero_init_residual=self.zero_init_residual,
             stride_in=self.stride_in,
             groups=self.groups,
             width_per_group=self.width_per_group,
+            squeeze_excite=self.squeeze_excite,
+            zero_init_residual=self.zero_init_residual,
+            dropout=self.dropout if self.dropout_in == "block" else 0.0,
+            conv=conv,
+            norm=norm,
+            input_norm=input_norm,
         )
         norm_train = train and self.batch_norm != "frozen"
 
-        kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-        x = conv(self.num_filters, kernel_size=kernel_size, stride=stride, name="conv1")(images)
-        x = nn.relu(norm(name="bn1")(x, train=norm_train))
+        if self.stem == "deep":
+            x = DeepStem(self.num_filters, conv, norm, name="conv1")(images, train=norm_train)
+        else:
+            kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+            x = conv(self.num_filters, kernel_size=kernel_size, stride=stride, name="conv1")(images)
+        if not self.preact:
+            x = nn.relu(norm(name="bn1")(x, train=norm_train))
         outputs = {"stem": x}
-        if self.stem == "imagenet":
+        if self.stem != "cifar":
             x = max_pool(x)
+        drop_branches = self._drop_branches()
         for i, num_blocks in enumerate(self.stage_sizes):
-            stage_block = partial(block, filters=self.num_filters * 2**i)
+            stage_block = partial(block, filters=self.num_filters * self.widen_factor * 2**i)
+            rates, drop_branches = drop_branches[:num_blocks], drop_branches[num_blocks:]
             stride = 1 if i == 0 else 2
-            x = Stage(num_blocks, stride, stage_block, name=f"layer{i + 1}")(x, train=norm_train)
+            x = Stage(rates, stride, stage_block, self.remat, name=f"layer{i + 1}")(x, train=norm_train)
             outputs[f"stage{i + 1}"] = x
+        if self.preact:
+            x = nn.relu(input_norm(name="norm")(x, train=norm_train))
         pooled = global_average_pool(x, param_dtype)  # (B, C)
         outputs["pooled"] = pooled
 
         result = pooled
         if self.num_classes is not None:
-            if self.dropout:
+            if self.dropout and self.dropout_in == "head":
                 result = nn.Dropout(self.dropout, deterministic=not train)(result)
-            result = nn.Dense(
-                self.num_classes,
-                dtype=param_dtype,
-                param_dtype=param_dtype,
-                kernel_init=head_init,
-                bias_init=uniform_bias_init(pooled.shape[-1]),
-                name="fc",
-            )(result)
+            result = make_head(self, pooled.shape[-1])(result)
         return outputs if features else result
+
+
+def make_head(model: ResNet, num_features: int) -> nn.Dense:
+    """The last layer, `fc`, of a model that has one: (B, num_features) -> (B, num_classes)."""
+    assert model.num_classes is not None
+    param_dtype = DTYPES[model.dtype][1]
+    return nn.Dense(
+        model.num_classes,
+        dtype=param_dtype,
+        param_dtype=param_dtype,
+        kernel_init=KERNEL_INITS[model.kernel_init][1],
+        bias_init=uniform_bias_init(num_features),
+        name="fc",
+    )

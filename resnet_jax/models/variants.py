@@ -10,6 +10,7 @@ from resnet_jax.models.resnet import ResNet
 
 IMAGENET_STAGES: dict[int, dict[str, Any]] = {
     18: {"stage_sizes": (2, 2, 2, 2), "block_cls": "basic"},
+    26: {"stage_sizes": (2, 2, 2, 2), "block_cls": "bottleneck"},
     34: {"stage_sizes": (3, 4, 6, 3), "block_cls": "basic"},
     50: {"stage_sizes": (3, 4, 6, 3), "block_cls": "bottleneck"},
     101: {"stage_sizes": (3, 4, 23, 3), "block_cls": "bottleneck"},
@@ -17,25 +18,28 @@ IMAGENET_STAGES: dict[int, dict[str, Any]] = {
 }
 
 
-def _cifar(depth: int, **arguments: Any) -> dict[str, Any]:
-    """The paper's network for 32x32 images (section 4.2): 6n+2 layers, 16/32/64 filters, option A shortcuts."""
-    num_blocks = (depth - 2) // 6
+DEPTHS = (18, 34, 50, 101, 152)
+
+
+def _cifar(depth: int, block_cls: str = "basic", **arguments: Any) -> dict[str, Any]:
+    """The paper's network for 32x32 images (section 4.2): three stages of 16/32/64 filters, option A shortcuts.
+
+    6n+2 layers, with bottlenecks 9n+2.
+    """
+    num_blocks = (depth - 2) // (9 if "bottleneck" in block_cls else 6)
     family = {"stage_sizes": (num_blocks,) * 3, "num_filters": 16, "stem": "cifar", "shortcut": "A", "num_classes": 10}
-    return {**family, **arguments}
+    return {**family, "block_cls": block_cls, **arguments}
+
+
+def _wide(depth: int, widen_factor: int) -> dict[str, Any]:
+    """Wide ResNet for 32x32 images: 6n+4 layers, of which the stem and the three projections are not in the blocks."""
+    wide = {"widen_factor": widen_factor, "dropout_in": "block", "shortcut": "B"}
+    return _cifar(depth - 2, "preact_basic", **wide)
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
     # He et al. 2015, arXiv:1512.03385; bottlenecks v1.5 as in torchvision.
-    **{f"resnet{depth}": stages for depth, stages in IMAGENET_STAGES.items()},
-    # The plain networks that show the degradation problem (ibid., section 4.1).
-    **{f"plain{depth}": {**IMAGENET_STAGES[depth], "shortcut": "none"} for depth in (18, 34)},
-    # The same for 32x32 images (ibid., section 4.2).
-    **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110)},
-    **{f"plain{depth}": _cifar(depth, shortcut="none") for depth in (20, 32, 44, 56)},
-    # The tutorials' network for 32x32 images: ImageNet's four stages behind a 3x3 stem without max-pool.
-    **{
-        f"cifar_resnet{depth}": {**IMAGENET_STAGES[depth], "stem": "cifar", "num_classes": 10} for depth in (18, 34, 50)
-    },
+    **{f"resnet{depth}": IMAGENET_STAGES[depth] for depth in DEPTHS},
     # Xie et al. 2016, arXiv:1611.05431.
     "resnext50_32x4d": {**IMAGENET_STAGES[50], "groups": 32, "width_per_group": 4},
     "resnext101_32x8d": {**IMAGENET_STAGES[101], "groups": 32, "width_per_group": 8},
@@ -43,6 +47,26 @@ VARIANTS: dict[str, dict[str, Any]] = {
     # Zagoruyko and Komodakis 2016, arXiv:1605.07146.
     "wide_resnet50_2": {**IMAGENET_STAGES[50], "width_per_group": 128},
     "wide_resnet101_2": {**IMAGENET_STAGES[101], "width_per_group": 128},
+    # ResNet-D: He et al. 2018, arXiv:1812.01187.
+    **{f"resnet{depth}d": {**IMAGENET_STAGES[depth], "stem": "deep", "shortcut": "D"} for depth in IMAGENET_STAGES},
+    # Squeeze-and-excitation: Hu et al. 2017, arXiv:1709.01507.
+    **{f"seresnet{depth}": {**IMAGENET_STAGES[depth], "squeeze_excite": True} for depth in DEPTHS},
+    # Pre-activation, v2: He et al. 2016, arXiv:1603.05027.
+    **{f"resnetv2_{depth}": {**IMAGENET_STAGES[depth], "block_cls": "preact_bottleneck"} for depth in (50, 101, 152)},
+    # The first for 32x32 images (arXiv:1512.03385, section 4.2).
+    **{f"resnet{depth}": _cifar(depth) for depth in (20, 32, 44, 56, 110, 1202)},
+    # Pre-activation for them, projections where shapes differ as in the authors' code.
+    **{f"preact_resnet{depth}": _cifar(depth, "preact_basic", shortcut="B") for depth in (20, 56, 110)},
+    **{f"preact_resnet{depth}": _cifar(depth, "preact_bottleneck", shortcut="B") for depth in (164, 1001)},
+    # Wide ResNet for them (arXiv:1605.07146); dropout acts inside the blocks.
+    **{f"wrn{depth}_{factor}": _wide(depth, factor) for depth, factor in ((16, 8), (28, 10), (40, 4))},
+    # The tutorials' network for them: ImageNet's four stages behind a 3x3 stem without max-pool.
+    **{
+        f"cifar_resnet{depth}": {**IMAGENET_STAGES[depth], "stem": "cifar", "num_classes": 10} for depth in (18, 34, 50)
+    },
+    # The plain networks that show the degradation problem (arXiv:1512.03385, sections 4.1 and 4.2).
+    **{f"plain{depth}": {**IMAGENET_STAGES[depth], "shortcut": "none"} for depth in (18, 34)},
+    **{f"plain{depth}": _cifar(depth, shortcut="none") for depth in (20, 32, 44, 56)},
 }
 
 
