@@ -14,12 +14,31 @@ from resnet_jax.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
+class Images(Protocol):
+    """Images (N, H, W, C) uint8, in memory or decoded when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, H, W, C)."""
+
+    def __getitem__(self, indices: np.ndarray, /) -> np.ndarray:
+        """Those at `indices` (n,) int: (n, H, W, C)."""
+
+
 class ImageSource(Protocol):
     """What batches are drawn from: images (N, H, W, C) uint8 and labels (N,) int32."""
 
     @property
-    def images(self) -> np.ndarray:
+    def images(self) -> Images:
         """All images."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of labels 0, 1, ..."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, from their names."""
 
     @property
     def labels(self) -> np.ndarray:

@@ -1,0 +1,100 @@
+"""What happens to a decoded image on the host before a network sees it, as torchvision does it on Pillow's images."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from resnet_jax.errors import UserError, choose
+
+# Pillow's filters always antialias.
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes a network's input, for evaluation; travels with weights.
+
+    resize: length in pixels of the shorter side, None: no resize. crop: side in pixels of the centre crop, None: the
+    whole image. interpolation: "bilinear" or "bicubic", both antialiased. mean, std: of the three channels, in units
+    of [0, 1]. Raises UserError (a ValueError) for values outside these.
+    """
+
+    resize: int | None
+    crop: int | None
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "crop"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise UserError(f"{name}={value!r} must be a number of pixels from 1 on, or None")
+        choose("interpolation", self.interpolation, INTERPOLATIONS)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not _are_three_fractions(values) or (name == "std" and 0 in values):
+                interval = "(0, 1]" if name == "std" else "[0, 1]"
+                raise UserError(f"{name}={values!r} must be three numbers in {interval}, where 1 is a full channel")
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """`image` resized and cropped, as RGB: (crop, crop, 3) uint8, or the whole (H, W, 3) if crop is None.
+
+        Equals torchvision's Resize and CenterCrop, which fills with zeros where the image is smaller than the crop.
+        """
+        image = image.convert("RGB")
+        if self.resize is not None:
+            image = image.resize(_resized(*image.size, self.resize), INTERPOLATIONS[self.interpolation])
+        if self.crop is not None:
+            left, top = (_crop_start(side, self.crop) for side in image.size)
+            image = image.crop((left, top, left + self.crop, top + self.crop))
+        return np.array(image)
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """(pixels / 255 - mean) / std: (H, W, 3) float32."""
+        scaled = self.pixels(image).astype(np.float32) / np.float32(255)
+        return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Preprocess":
+        """What `to_json` gave. Raises UserError (a ValueError) for anything else."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        if not isinstance(values, dict) or set(values) != set(names):
+            raise UserError(f"preprocess={values!r} must be an object of {', '.join(names)}")
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**fields)
+
+
+def _are_three_fractions(values: Any) -> bool:
+    if not isinstance(values, tuple) or len(values) != 3:
+        return False
+    return all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in values)
+
+
+def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """(width, height) with the shorter side as given, the longer in proportion and rounded down."""
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
+
+
+def _crop_start(side: int, crop: int) -> int:
+    """Where the centre crop begins along a side; negative by the padding before an image that is smaller."""
+    return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
+
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+# By the names of torchvision's recipes; "CIFAR" is how our own CIFAR networks are trained.
+PREPROCESS = {
+    "IMAGENET1K_V1": Preprocess(256, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD),
+    "IMAGENET1K_V2": Preprocess(232, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD),
+    "CIFAR": Preprocess(None, None, "bilinear", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}

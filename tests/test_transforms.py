@@ -1,0 +1,131 @@
+"""Evaluation's preprocessing against torchvision's own pixels, and by hand where those have no case."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from golden_files import GOLDEN
+from PIL import Image
+
+from resnet_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess
+from resnet_jax.errors import UserError
+
+V1, V2, CIFAR = (PREPROCESS[name] for name in ("IMAGENET1K_V1", "IMAGENET1K_V2", "CIFAR"))
+BICUBIC = Preprocess(248, 224, "bicubic", IMAGENET_MEAN, IMAGENET_STD)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "preprocess.npz") as arrays:
+        return dict(arrays)
+
+
+def whole(**changes):
+    return replace(CIFAR, **changes)
+
+
+@pytest.mark.parametrize("photo", ["china", "flower"])
+@pytest.mark.parametrize(
+    ("preprocess", "recipe"),
+    [
+        (V1, "resize256_crop224_bilinear"),
+        (V2, "resize232_crop224_bilinear"),
+        (BICUBIC, "resize248_crop224_bicubic"),
+    ],
+)
+def test_photo_has_torchvisions_pixels(golden, photo, preprocess, recipe):
+    with Image.open(GOLDEN / f"{photo}.jpg") as image:
+        ours = preprocess.pixels(image)
+    difference = np.abs(ours.astype(int) - golden[f"{photo}_{recipe}"])
+    # All are 0 here; another JPEG decoder may round differently.
+    assert difference.max() <= 1
+    assert difference.mean() <= 0.05
+
+
+@pytest.mark.parametrize("photo", ["china", "flower"])
+def test_tall_image_of_odd_size_has_torchvisions_pixels(golden, photo):
+    image = Image.fromarray(golden[f"{photo}_tall101x333_input"])
+    np.testing.assert_array_equal(V1.pixels(image), golden[f"{photo}_tall101x333_resize256_crop224_bilinear"])
+
+
+def test_longer_side_is_rounded_down():
+    # 5 * 17 / 9 = 9.44…, 5 * 19 / 10 = 9.5, 5 * 11 / 7 = 7.86
+    for size, resized in {(9, 17): (5, 9), (10, 19): (5, 9), (19, 10): (9, 5), (11, 7): (7, 5), (7, 7): (5, 5)}.items():
+        width, height = resized
+        assert whole(resize=5).pixels(Image.new("RGB", size)).shape == (height, width, 3)
+
+
+def test_crop_at_half_a_pixel_begins_at_the_even_one():
+    columns = np.broadcast_to(np.arange(11, dtype=np.uint8)[None, :, None], (9, 11, 3))
+    image = Image.fromarray(np.ascontiguousarray(columns))
+    # 11 - 4 = 7, half of which is 3.5: from 4; 9 - 4 = 5, half of which is 2.5: from 2.
+    assert whole(crop=4).pixels(image)[0, :, 0].tolist() == [4, 5, 6, 7]
+    assert whole(crop=4).pixels(image.transpose(Image.Transpose.TRANSPOSE))[:, 0, 0].tolist() == [4, 5, 6, 7]
+    rows = Image.fromarray(np.ascontiguousarray(columns[:, :9])).transpose(Image.Transpose.TRANSPOSE)
+    assert whole(crop=4).pixels(rows)[:, 0, 0].tolist() == [2, 3, 4, 5]
+
+
+def test_image_smaller_than_the_crop_is_filled_with_zeros_more_on_the_right_and_below():
+    pixels = whole(crop=8).pixels(Image.new("RGB", (5, 11), (7, 8, 9)))
+    assert pixels.shape == (8, 8, 3)
+    # 8 - 5 = 3 columns are missing: 1 on the left, 2 on the right. Rows are cut, not filled.
+    assert pixels[0, :, 0].tolist() == pixels[7, :, 0].tolist() == [0, 7, 7, 7, 7, 7, 0, 0]
+    assert whole(crop=8).pixels(Image.new("RGB", (3, 3), (1, 1, 1)))[3, :, 0].tolist() == [0, 0, 1, 1, 1, 0, 0, 0]
+
+
+def test_grey_palette_and_transparent_images_become_rgb():
+    assert whole().pixels(Image.new("L", (1, 1), 200)).tolist() == [[[200, 200, 200]]]
+    assert whole().pixels(Image.new("1", (1, 1), 1)).tolist() == [[[255, 255, 255]]]
+    assert whole().pixels(Image.new("RGBA", (1, 1), (10, 20, 30, 0))).tolist() == [[[10, 20, 30]]]
+    assert whole().pixels(Image.new("RGB", (1, 1), (255, 0, 0)).convert("P")).tolist() == [[[255, 0, 0]]]
+
+
+def test_call_subtracts_the_mean_and_divides_by_the_std_of_each_channel():
+    preprocess = Preprocess(None, None, "bilinear", (0.0, 0.5, 1.0), (1.0, 0.5, 0.25))
+    result = preprocess(Image.new("RGB", (2, 3), (51, 51, 51)))  # 51 / 255 = 0.2
+    assert (result.shape, result.dtype) == ((3, 2, 3), np.float32)
+    np.testing.assert_allclose(result[2, 1], [0.2, -0.6, -3.2], rtol=1e-6)
+
+
+def test_recipes_are_the_published_ones():
+    assert {name: (p.resize, p.crop, p.interpolation) for name, p in PREPROCESS.items()} == {
+        "IMAGENET1K_V1": (256, 224, "bilinear"),
+        "IMAGENET1K_V2": (232, 224, "bilinear"),
+        "CIFAR": (None, None, "bilinear"),
+    }
+    assert (V1.mean, V1.std) == (V2.mean, V2.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert (CIFAR.mean, CIFAR.std) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+@pytest.mark.parametrize("preprocess", [V2, CIFAR, BICUBIC])
+def test_json_text_brings_the_same_preprocess_back(preprocess):
+    assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resize": 0}, r"resize=0 must be a number of pixels from 1 on, or None"),
+        ({"resize": 256.0}, r"resize=256\.0 must be"),
+        ({"crop": -1}, r"crop=-1 must be"),
+        ({"crop": True}, r"crop=True must be"),
+        ({"interpolation": "bilinaer"}, r"interpolation='bilinaer' must be one of bilinear, bicubic; did you mean"),
+        ({"mean": [123.675, 116.28, 103.53]}, r"mean=\(123\.675, .*\) must be three numbers in \[0, 1\]"),
+        ({"mean": [0.5, 0.5]}, r"mean=\(0\.5, 0\.5\) must be three numbers"),
+        ({"mean": [0.5, 0.5, float("nan")]}, r"mean=.* must be three numbers"),
+        ({"mean": [0.5, 0.5, "0.5"]}, r"mean=.* must be three numbers"),
+        ({"mean": 0.5}, r"mean=0\.5 must be three numbers"),
+        ({"std": [0.5, 0.0, 0.5]}, r"std=\(0\.5, 0\.0, 0\.5\) must be three numbers in \(0, 1\]"),
+        ({"sdt": [0.5, 0.5, 0.5]}, r"must be an object of resize, crop, interpolation, mean, std"),
+    ],
+)
+def test_bad_values_name_the_field_and_the_rule(changes, message):
+    with pytest.raises(UserError, match=message):
+        Preprocess.from_json({**V1.to_json(), **changes})
+
+
+def test_json_that_is_no_preprocess_is_refused():
+    for values in (None, [], "IMAGENET1K_V1", {"resize": 256}):
+        with pytest.raises(UserError, match="must be an object of resize, crop"):
+            Preprocess.from_json(values)
