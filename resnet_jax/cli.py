@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from resnet_jax import commands as run
 from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError, suggestion
@@ -92,14 +92,37 @@ def _parser() -> argparse.ArgumentParser:
     summary.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
     summary.add_argument("--json", action="store_true", help="print one JSON object")
 
-    evaluate = add("evaluate", run.run_evaluate, "loss and accuracy of a trained run",
+    evaluate = add("evaluate", run.run_evaluate, "loss and accuracy of a trained run, or of imported weights",
                    "python -m resnet_jax evaluate --workdir runs/digits")  # fmt: skip
-    evaluate.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
-    evaluate.add_argument("--data", metavar="tfds:NAME[:SPLIT]", help="other images than the run's own test set")
-    evaluate.add_argument(
-        "--checkpoint", choices=("newest", "best"), default="newest", help="which weights (default: newest)"
-    )
+    evaluate.add_argument("--workdir", metavar="DIR", help="the run's folder")
+    evaluate.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
+    evaluate.add_argument("--weights", metavar="PATH", help="a weights file or checkpoint directory, instead of a run")
+    evaluate.add_argument("--data", metavar="DIR|tfds:NAME[:SPLIT]", help="images (default: the run's own test set)")
+    evaluate.add_argument("--batch_size", type=int, default=128, metavar="N", help="with --weights (default: 128)")
+    _add_model_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+    convert = add("convert", run.run_convert, "weights of torch, timm, transformers to ours and back",
+                  "python -m resnet_jax convert --model resnet18 --from resnet18.pth --to weights/r18")  # fmt: skip
+    convert.add_argument(
+        "--from", dest="source", metavar="PATH", help=".pth .th .pt .safetensors, or a checkpoint directory"
+    )
+    convert.add_argument(
+        "--pretrained", metavar="TAG", help="instead: torchvision's, IMAGENET1K_V1 or _V2, downloaded once"
+    )
+    convert.add_argument("--to", required=True, metavar="PATH", help=".safetensors, .pth (needs torch), or a folder")
+    convert.add_argument(
+        "--head", choices=("strict", "reset"), default="strict", help="reset: a new one (default: strict)"
+    )
+    convert.add_argument(
+        "--layout",
+        default="torchvision",
+        metavar="NAME",
+        help="of a file: torchvision (default), timm, transformers, akamaster, tutorial",
+    )
+    convert.add_argument("--preprocess", metavar="NAME", help="attach IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
+    _add_model_options(convert)
+    convert.add_argument("--json", action="store_true", help="print one JSON object")
 
     benchmark = add("benchmark", run.run_benchmark, "speed and memory of a network, also against torch",
                     "python -m resnet_jax benchmark --model resnet20 --against torch")  # fmt: skip
@@ -116,6 +139,31 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
     benchmark.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    """What weights do not always tell."""
+    command.add_argument("--model", metavar="NAME", help="a name of the list command, unless the weights tell it")
+    command.add_argument("--num_classes", type=int, metavar="N", help="default: the model's")
+    command.add_argument("--model_args", nargs="+", metavar="ARG=VALUE", help="more of its arguments: stride_in=1x1")
+    command.add_argument("--mean", nargs="+", action=_Channels, metavar="X", help="of red, green, blue, in [0, 1]")
+    command.add_argument("--std", nargs="+", action=_Channels, metavar="X", help="likewise")
+
+
+class _Channels(argparse.Action):
+    """Three numbers: 0.5,0.5,0.5 or 0.5 0.5 0.5, with or without brackets."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        words = ",".join(values).strip("()[]").replace(" ", ",").split(",")
+        try:
+            numbers = tuple(float(word) for word in words if word)
+        except ValueError:
+            numbers = ()
+        if len(numbers) != 3:
+            raise UserError(f"{option} {' '.join(values)} must be three numbers, for example {option} 0.5 0.5 0.5")
+        setattr(namespace, self.dest, numbers)
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

@@ -1,7 +1,9 @@
 """What each command does with its parsed arguments: call one function, print what it returns, give the exit code."""
 
 import argparse
+import ast
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,12 +109,115 @@ def run_summary(arguments: argparse.Namespace) -> int:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Loss and accuracy of a trained run."""
-    from resnet_jax.evaluate import evaluate_run
+    """Loss and accuracy of a trained run or of imported weights."""
+    if (arguments.workdir is None) == (arguments.weights is None):
+        raise UserError("give either --workdir, a run's folder, or --weights, a file or checkpoint directory")
+    from resnet_jax.evaluate import evaluate_run, evaluate_weights
 
-    return _print_result(
-        evaluate_run(Path(arguments.workdir).expanduser(), arguments.data, arguments.checkpoint), arguments.json
+    if arguments.workdir is not None:
+        for option in ("model", "model_args", "num_classes", "mean", "std"):
+            if getattr(arguments, option) is not None:
+                raise UserError(f"--{option} belongs to --weights; a run tells its own")
+        result = evaluate_run(Path(arguments.workdir).expanduser(), arguments.data, arguments.checkpoint or "newest")
+        return _print_result(result, arguments.json)
+    if arguments.checkpoint is not None:
+        raise UserError("--checkpoint belongs to --workdir: give the checkpoint's own directory to --weights")
+    if arguments.data is None:
+        raise UserError("--weights needs --data: a folder of class folders, or tfds:NAME[:SPLIT]")
+    result = evaluate_weights(
+        Path(arguments.weights).expanduser(),
+        arguments.data,
+        model_name=arguments.model,
+        model_args=_model_args(arguments),
+        mean=arguments.mean,
+        std=arguments.std,
+        batch_size=arguments.batch_size,
     )
+    return _print_result(result, arguments.json)
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    """Weights from one format into another."""
+    from resnet_jax.convert import convert
+    from resnet_jax.data.transforms import Preprocess
+
+    if (arguments.source is None) == (arguments.pretrained is None):
+        raise UserError("give either --from, a file or checkpoint directory, or --pretrained, a published tag")
+    if (arguments.mean is None) != (arguments.std is None):
+        raise UserError("--mean and --std belong together: give both")
+    if arguments.preprocess is not None and arguments.mean is not None:
+        raise UserError("--preprocess tells the mean and std: leave out --mean and --std")
+    source = _source(arguments)
+    result = convert(
+        source,
+        Path(arguments.to).expanduser(),
+        model_name=arguments.model,
+        model_args=_model_args(arguments),
+        head=arguments.head,
+        layout=arguments.layout,
+        preprocess=arguments.preprocess
+        or (Preprocess(None, None, "bilinear", arguments.mean, arguments.std) if arguments.mean else None),
+    )
+    if arguments.json:
+        print(json.dumps(result))
+        return EXIT_DONE
+    _print_report(result)
+    return EXIT_DONE
+
+
+def _source(arguments: argparse.Namespace) -> Path:
+    from resnet_jax.weights import fetch_pretrained
+
+    if arguments.pretrained is None:
+        return Path(arguments.source).expanduser()
+    if arguments.model is None:
+        raise UserError("--pretrained needs --model, the name of a published network")
+    return fetch_pretrained(arguments.model, arguments.pretrained)
+
+
+def _model_args(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The model's arguments from --model_args and --num_classes."""
+    values: dict[str, Any] = {}
+    for word in arguments.model_args or ():
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"--model_args {word!r} must be NAME=VALUE, for example stride_in=1x1")
+        try:
+            values[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[name] = text
+    if arguments.num_classes is not None:
+        values["num_classes"] = arguments.num_classes
+    return values
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    """The report on an import as a table: counts, and by name what is not simply loaded."""
+    preprocess = report["preprocess"]
+    rows = [
+        ("from", f"{report['path']} ({report['format']}, names of {report['layout']})"),
+        ("to", report["to"]),
+        ("model", " ".join([report["model"], *(f"{key}={value}" for key, value in report["model_args"].items())])),
+        ("loaded", f"{len(report['loaded'])} tensors, {sum(map(math.prod, report['loaded'].values())):,} numbers"),
+    ]
+    for key in ("reshaped", "reset", "missing", "unexpected"):
+        shapes = [f"{name} {_shape(shape)}" for name, shape in report[key].items()]
+        rows.append((key, f"{len(shapes)}{': ' if shapes else ''}{', '.join(shapes)}"))
+    rows.append(("dropped", ", ".join(map(repr, report["dropped"])) or "0"))
+    rows.append(
+        ("preprocessing", ", ".join(f"{k} {v}" for k, v in preprocess.items()) if preprocess else NO_PREPROCESS)
+    )
+    _print_table(rows)
+
+
+NO_PREPROCESS = "none; --preprocess, or --mean and --std, attach it to a folder or .safetensors file"
+
+
+def _shape(shape: Any) -> str:
+    """(2, 3) as 2x3; a pair of shapes as 2x3x1x1 -> 2x3."""
+    if shape and isinstance(shape[0], tuple):
+        return " -> ".join(map(_shape, shape))
+    return "x".join(map(str, shape)) or "1"
 
 
 def run_benchmark(arguments: argparse.Namespace) -> int:

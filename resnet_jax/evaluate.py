@@ -1,25 +1,37 @@
-"""The evaluate command: a trained run's loss and accuracy on its own test images, or on others."""
+"""The evaluate command: loss and accuracy of a trained run or of imported weights."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+from PIL import Image
 
 from resnet_jax.config import config_from_dict
-from resnet_jax.data.batches import eval_batches
-from resnet_jax.data.sources import SOURCES, Source, load_source
+from resnet_jax.convert import describe_weights
+from resnet_jax.data.batches import Images, ImageSource, eval_batches
+from resnet_jax.data.folder import load_folder
+from resnet_jax.data.sources import SOURCES, load_source
+from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Normalization, build_model, compile_eval_fn, initial_state, load_split
-from resnet_jax.training.mesh import make_mesh
-from resnet_jax.training.steps import TrainState
+from resnet_jax.training.mesh import make_mesh, replicated
+from resnet_jax.training.steps import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
+from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
+from resnet_jax.weights.load import load_weights
+
+Channels = tuple[float, float, float]
+# Images as they are: nothing but the normalisation, which happens on the device, is left to do.
+AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -57,33 +69,149 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
 def evaluate_run(workdir: Path, data: str | None = None, which: str = "newest") -> dict[str, Any]:
     """{"workdir", "checkpoint", "step", "data", "loss", "accuracy", "count"} of a run's weights.
 
-    data: "[tfds:]NAME[:SPLIT]", a data set with as many classes; None is the run's own test set.
+    data: a folder of class folders, or "[tfds:]NAME[:SPLIT]", of the run's classes; None is the run's own test set.
     which: "newest" or "best" (by validation accuracy).
     Raises UserError (a ValueError) if there is no such run, checkpoint or data.
     """
     run = restore_run(workdir, which)
-    config = run.config
-    source = load_split(config, "test") if data is None else _load(data, config)
-    if source.num_classes != len(run.class_names):
-        raise UserError(
-            f"--data {data} has {source.num_classes} classes, the model in {workdir} {len(run.class_names)}"
+    config, mean = run.config, run.normalization.mean
+    source: ImageSource
+    if data is None:
+        source, data = load_split(config, "test"), f"{config.dataset}:test"
+    else:
+        source = open_images(
+            data, run.class_names, len(run.class_names), AS_THEY_ARE, config.data_dir, config.image_size
         )
-    if run.normalization.mean.ndim == 3 and run.normalization.mean.shape != source.images.shape[1:]:
+    if mean.ndim == 3 and mean.shape != source.images.shape[1:]:
         raise UserError(
-            f"the run in {workdir} subtracts a mean image of shape {run.normalization.mean.shape}; "
+            f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
             f"--data {data} has images of shape {source.images.shape[1:]}"
         )
-    eval_fn = compile_eval_fn(run.normalization, config.dtype, run.mesh)
-    num_devices = run.mesh.devices.size
-    batch_size = -(-config.batch_size // num_devices) * num_devices  # the run may have had other devices
-    batches = eval_batches(source, batch_size, jax.process_index(), jax.process_count())
-    result = evaluate(eval_fn, run.state, batches, run.mesh)
-    data = data or f"{config.dataset}:test"
+    result = _evaluate(run.state, source, run.normalization, config.dtype, config.batch_size, run.mesh)
     return {"workdir": str(workdir), "checkpoint": which, "step": run.step, "data": data, **result}
 
 
-def _load(data: str, config: ConfigDict) -> Source:
+def evaluate_weights(
+    weights: Path,
+    data: str,
+    *,
+    model_name: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    batch_size: int = 128,
+) -> dict[str, Any]:
+    """{"model", "weights", "data", "loss", "accuracy", "count"} of imported weights.
+
+    weights: a file or checkpoint directory, as `load_weights` takes it. data: as for `evaluate_run`. model_name,
+    model_args: what the weights do not tell. mean, std: of the channels, in [0, 1], instead of those that travel with
+    the weights. Raises UserError (a ValueError) if the weights do not fit, or nothing tells how images are prepared.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
+    model, info = describe_weights(weights, model_name, model_args or {})
+    if model.num_classes is None:
+        raise UserError(f"{weights} has no head: there is nothing to evaluate")
+    preprocess = _preprocess(weights, info, mean, std)
+    source = open_images(data, info.class_names, model.num_classes, preprocess)
+    mesh = make_mesh()
+    state = create_train_state(model, load_weights(weights, model), optax.identity())
+    state = jax.device_put(state, replicated(mesh))
+    normalization = Normalization(np.asarray(preprocess.mean), np.asarray(preprocess.std))
+    result = _evaluate(state, source, normalization, model.dtype, batch_size, mesh)
+    return {"model": info.model, "weights": str(weights), "data": data, **result}
+
+
+def open_images(
+    data: str,
+    class_names: tuple[str, ...],
+    num_classes: int,
+    preprocess: Preprocess,
+    data_dir: str = "",
+    image_size: int = 0,
+) -> ImageSource:
+    """The images that --data names, resized and cropped by `preprocess`, labelled as the model labels them.
+
+    class_names: the model's, empty if unknown. data_dir, image_size: of a data set by name, as in `load_source`.
+    Raises UserError (a ValueError) if there are none, or their classes are not the model's.
+    """
     name, _, split = data.removeprefix("tfds:").partition(":")
-    if name not in SOURCES:
-        raise UserError(f"--data {data!r} must be [tfds:]NAME[:SPLIT] with NAME one of {', '.join(SOURCES)}")
-    return load_source(name, split or "test", data_dir=config.data_dir, image_size=config.image_size)
+    folder = Path(data).expanduser()
+    source: ImageSource
+    if name in SOURCES:
+        source = load_source(name, split or "test", data_dir=data_dir, image_size=image_size)
+        if preprocess.resize is not None or preprocess.crop is not None:
+            source = _PreparedSource(source, preprocess)
+    elif folder.is_dir() and not data.startswith("tfds:"):
+        source = load_folder(folder, preprocess, class_names=_folder_names(folder, class_names))
+    else:
+        raise UserError(f"--data {data!r} must be a folder or tfds:NAME[:SPLIT] with NAME one of {', '.join(SOURCES)}")
+    if source.num_classes != num_classes:
+        raise UserError(f"--data {data} has {source.num_classes} classes, the model {num_classes}")
+    return source
+
+
+def _folder_names(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """What the folder's class folders are named after: ImageNet's are WordNet ids, in the order of its classes."""
+    if class_names == imagenet_names() and (any(folder.glob("n[0-9]*"))):
+        return imagenet_wordnet_ids()
+    return class_names or None
+
+
+@dataclass(frozen=True)
+class _PreparedImages:
+    """Images in memory, resized and cropped when they are asked for."""
+
+    images: Images
+    preprocess: Preprocess
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.images.shape[0], *self[np.zeros(1, np.int64)].shape[1:])
+
+    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
+        return np.stack([self.preprocess.pixels(Image.fromarray(image)) for image in self.images[indices]])
+
+
+@dataclass(frozen=True)
+class _PreparedSource:
+    """A source with its images resized and cropped."""
+
+    source: ImageSource
+    preprocess: Preprocess
+
+    @property
+    def images(self) -> _PreparedImages:
+        return _PreparedImages(self.source.images, self.preprocess)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.source.labels
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def num_classes(self) -> int:
+        return self.source.num_classes
+
+
+def _preprocess(weights: Path, info: WeightsInfo, mean: Channels | None, std: Channels | None) -> Preprocess:
+    """How images are prepared for the weights: as they tell, with `mean` and `std` where those are given."""
+    if info.preprocess is not None:
+        return replace(info.preprocess, mean=mean or info.preprocess.mean, std=std or info.preprocess.std)
+    if mean is None or std is None:
+        raise UserError(
+            f"{weights} does not tell how its images were prepared: give --mean and --std, or convert with --preprocess"
+        )
+    return replace(AS_THEY_ARE, mean=mean, std=std)
+
+
+def _evaluate(
+    state: TrainState, source: ImageSource, normalization: Normalization, dtype: str, batch_size: int, mesh: Mesh
+) -> dict[str, float | int]:
+    num_devices = mesh.devices.size
+    batch_size = -(-batch_size // num_devices) * num_devices  # a run may have had other devices
+    batches = eval_batches(source, batch_size, jax.process_index(), jax.process_count())
+    return evaluate(compile_eval_fn(normalization, dtype, mesh), state, batches, mesh)

@@ -37,11 +37,15 @@ def room_imports(room, *forbidden):
 
 
 def test_models_know_nothing_of_data_training_or_configs():
-    assert room_imports("models", "data", "training", "config", "cli") == []
+    assert room_imports("models", "data", "weights", "training", "config", "cli") == []
 
 
 def test_data_knows_nothing_of_models_training_or_configs():
-    assert room_imports("data", "models", "training", "config", "cli") == []
+    assert room_imports("data", "models", "weights", "training", "config", "cli") == []
+
+
+def test_weights_know_nothing_of_training_or_configs():
+    assert room_imports("weights", "training", "config", "cli", "commands") == []
 
 
 def test_only_the_loop_and_the_commands_see_a_config():
@@ -61,9 +65,9 @@ def test_no_room_without_a_subject():
 
 def test_import_loads_neither_tensorflow_nor_orbax_nor_matplotlib():
     code = (
-        "import sys, resnet_jax, resnet_jax.models, resnet_jax.data; "
+        "import sys, resnet_jax, resnet_jax.models; "
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'tensorflow_datasets', 'orbax', "
-        "'matplotlib', 'tensorboardX', 'rich.progress'}))"
+        "'matplotlib', 'tensorboardX', 'PIL'}))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

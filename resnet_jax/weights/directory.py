@@ -1,0 +1,114 @@
+"""Checkpoint directories: a run's, or those that the convert command writes."""
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.errors import UserError
+from resnet_jax.weights.names import torch_arrays
+from resnet_jax.weights.state_dict import StateDict, name_tensors
+
+# As in a training checkpoint, where the optimizer's state lies beside it.
+VARIABLES = "variables"
+INFO_FILE = "weights.json"
+PARTIAL = ".partial"
+
+
+@dataclass(frozen=True)
+class ArrayTensor:
+    """A tensor in torch's order that is in memory."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its elements."""
+        return self.array.dtype
+
+    def read(self) -> np.ndarray:
+        """Its elements."""
+        return self.array
+
+
+def read_directory(path: Path) -> StateDict:
+    """The tensors in a checkpoint directory: of convert's, of a step, or of a run or its `checkpoints` or `best`.
+
+    Of several steps the newest. Raises UserError (a ValueError) if there are none or they are damaged.
+    """
+    folder = find_variables(path)
+    import orbax.checkpoint as ocp
+
+    with _one_line(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        variables = checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+        tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
+    return name_tensors(path, tensors, "checkpoint", {})
+
+
+def find_variables(path: Path) -> Path:
+    """The folder of the variables in a checkpoint directory, as `read_directory` takes it."""
+    for folder in (path, path / "checkpoints"):
+        if (folder / VARIABLES).is_dir():
+            return folder / VARIABLES
+        steps = [step for step in folder.glob("*") if step.name.isdecimal() and (step / VARIABLES).is_dir()]
+        if steps:
+            return max(steps, key=lambda step: int(step.name)) / VARIABLES
+    raise UserError(f"{path} is no checkpoint directory: it has no {VARIABLES}/, and no checkpoints/ with one")
+
+
+def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None:
+    """Writes the variables and `info` (JSON) as a checkpoint directory, which appears at once when it is whole.
+
+    An earlier one at `path` is replaced; anything else there is a UserError (a ValueError), as is a full disk.
+    """
+    check_replaceable(path)
+    import orbax.checkpoint as ocp
+
+    path = path.absolute()
+    partial = path.with_name(path.name + PARTIAL)
+    with _one_line(path):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(partial / VARIABLES, jax.tree.map(np.asarray, dict(variables)))
+            (partial / INFO_FILE).write_text(info)
+            if path.exists():
+                shutil.rmtree(path)
+            partial.replace(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise UserError (a ValueError) if something other than converted weights is at `path`."""
+    if path.is_dir() and any(path.iterdir()) and not (path / INFO_FILE).exists():
+        raise UserError(f"{path} exists and holds no converted weights: choose another folder")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: choose another name for the folder, or end the name with .safetensors")
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Orbax's many-line errors as one line."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise nearly every kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} cannot be read or written as a checkpoint: {reason}") from error

@@ -1,0 +1,116 @@
+"""What travels with weights: the model they are of, its class names, and how images are prepared for it."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.data.transforms import PREPROCESS, Preprocess
+from resnet_jax.errors import UserError
+from resnet_jax.models import ResNet, create_model
+from resnet_jax.weights.directory import INFO_FILE
+from resnet_jax.weights.files import open_weights_file
+from resnet_jax.weights.pretrained import recipe_of
+
+METADATA_KEY = "resnet_jax"  # of a safetensors file
+FORMAT = 1
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class WeightsInfo:
+    """model: its name, None if unknown. model_args: the arguments beyond the name, num_classes among them.
+
+    class_names: empty if unknown. preprocess: None if unknown. source: the name of the file the weights came from.
+    """
+
+    model: str | None = None
+    model_args: dict[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    preprocess: Preprocess | None = None
+    source: str = ""
+
+    def create_model(self, **overrides: Any) -> ResNet:
+        """The model that the weights are of."""
+        assert self.model is not None
+        return create_model(self.model, **{**self.model_args, **overrides})
+
+    def to_json(self) -> str:
+        """As JSON text, for a checkpoint directory or a file's metadata."""
+        values = dataclasses.asdict(self) | {"format": FORMAT}
+        values["preprocess"] = self.preprocess.to_json() if self.preprocess else None
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, where: str, text: str) -> "WeightsInfo":
+        """What `to_json` gave; `where` it stands is for the UserError (a ValueError) if it is something else."""
+        try:
+            values = json.loads(text)
+            if values.pop("format") != FORMAT:
+                raise ValueError("it is of a later format")
+            preprocess = values.pop("preprocess")
+            info = cls(**values, preprocess=Preprocess.from_json(preprocess) if preprocess else None)
+            names = tuple(str(name) for name in info.class_names)
+            if not isinstance(info.model, str | None) or not isinstance(info.model_args, dict):
+                raise ValueError("its model is no name with arguments")
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise UserError(f"{where} does not tell what its weights are of ({error}): convert them again") from None
+        return dataclasses.replace(info, class_names=names)
+
+
+def read_info(path: str | Path) -> WeightsInfo:
+    """What is known of the weights at `path`: written there by the convert command, or by the name torchvision gave.
+
+    Raises UserError (a ValueError) if what is written there cannot be read.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        file = path / INFO_FILE
+        return WeightsInfo.from_json(str(file), file.read_text()) if file.exists() else WeightsInfo()
+    recipe = recipe_of(path.name)
+    if recipe is not None:
+        return WeightsInfo(class_names=imagenet_names(), preprocess=PREPROCESS[recipe], source=path.name)
+    metadata = open_weights_file(path).metadata
+    return WeightsInfo.from_json(str(path), metadata[METADATA_KEY]) if METADATA_KEY in metadata else WeightsInfo()
+
+
+def load_preprocess(path: str | Path) -> Preprocess:
+    """How images are prepared for the weights at `path`, a file or checkpoint directory of the convert command's.
+
+    Also for a file that has the name under which torchvision publishes it. Called with a Pillow image, it returns
+    the network's input (H, W, 3) float32. Raises UserError (a ValueError) if nothing is known.
+    """
+    preprocess = read_info(path).preprocess
+    if preprocess is None:
+        raise UserError(
+            f"{path} does not tell how its images were prepared: convert it with --preprocess {'|'.join(PREPROCESS)} "
+            "or --mean and --std"
+        )
+    return preprocess
+
+
+def names_for(preprocess: str, num_classes: int | None) -> tuple[str, ...]:
+    """The class names that belong to a recipe of PREPROCESS, where there are as many classes; otherwise none."""
+    names = CIFAR10_NAMES if preprocess == "CIFAR" else imagenet_names()
+    return names if len(names) == num_classes else ()
+
+
+@cache
+def imagenet_names() -> tuple[str, ...]:
+    """The names of ImageNet's 1,000 classes, as torchvision gives them, by label."""
+    return tuple(name for _, name in _imagenet_classes())
+
+
+@cache
+def imagenet_wordnet_ids() -> tuple[str, ...]:
+    """The WordNet ids of ImageNet's 1,000 classes, which name its folders ("n01440764"), by label."""
+    return tuple(wordnet_id for wordnet_id, _ in _imagenet_classes())
+
+
+def _imagenet_classes() -> list[tuple[str, str]]:
+    text = resources.files("resnet_jax.weights").joinpath("imagenet_classes.txt").read_text()
+    pairs = (line.split(" ", 1) for line in text.splitlines())
+    return [(wordnet_id, name) for wordnet_id, name in pairs]

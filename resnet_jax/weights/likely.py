@@ -1,0 +1,87 @@
+"""Which network a state_dict is probably of, read off the names and shapes of its tensors."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from resnet_jax.models import ResNet, create_model, list_models
+
+Shape = tuple[int, ...]
+
+# A network that differs from a listed one in more arguments than this is not called like it.
+MAX_DIFFERENCES = 2
+
+
+def describe_network(shapes: Mapping[str, Shape]) -> str | None:
+    """The call that makes the network with these tensors, as in "create_model('resnet20', shortcut='B')".
+
+    shapes: by torchvision's names, in torch's order. None if no listed network is near.
+    """
+    seen = architecture(shapes)
+    if not seen:
+        return None
+    candidates = []
+    for name in list_models():
+        model = create_model(name)
+        differing = {field: value for field, value in seen.items() if not _same(field, value, model)}
+        candidates.append((sum(field not in ("num_classes", "conv_bias") for field in differing), name, differing))
+    num_differences, name, differing = min(candidates, key=lambda candidate: candidate[0])
+    if num_differences > MAX_DIFFERENCES:
+        return None
+    return f"create_model({', '.join([repr(name), *(f'{field}={value!r}' for field, value in differing.items())])})"
+
+
+def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    """The arguments of `ResNet` that the tensors tell; empty if they are not a residual network's.
+
+    What leaves no trace in them, such as the stride's place or a shortcut without parameters, is not among them.
+    """
+    blocks: dict[int, set[int]] = {}
+    for name in shapes:
+        if match := re.match(r"layer(\d+)\.(\d+)\.", name):
+            blocks.setdefault(int(match[1]), set()).add(int(match[2]))
+    first = "layer1.0"
+    stem = next((shapes[name] for name in ("conv1.6.weight", "conv1.weight") if len(shapes.get(name, ())) == 4), None)
+    inner = shapes.get(f"{first}.conv2.weight", ())
+    if sorted(blocks) != list(range(1, len(blocks) + 1)) or stem is None or len(inner) != 4 or 0 in (*stem, *inner):
+        return {}
+    bottleneck = f"{first}.conv3.weight" in shapes
+    filters = shapes[f"{first}.conv3.weight"][0] // 4 if bottleneck else inner[0]
+    preact = "norm.weight" in shapes or "bn1.weight" not in shapes
+    seen: dict[str, Any] = {
+        "stage_sizes": tuple(max(blocks[stage]) + 1 for stage in sorted(blocks)),
+        "block_cls": ("preact_" if preact else "") + ("bottleneck" if bottleneck else "basic"),
+        "num_filters": stem[0],
+        "widen_factor": max(filters // stem[0], 1),
+        "stem": "deep" if "conv1.6.weight" in shapes else "imagenet" if stem[-1] == 7 else "cifar",
+        "squeeze_excite": f"{first}.se.fc1.weight" in shapes,
+        "shortcut": _shortcut(shapes),
+        "conv_bias": has_conv_bias(shapes),
+        "num_classes": shapes["fc.weight"][0] if shapes.get("fc.weight") else None,
+    }
+    if bottleneck and filters:
+        groups = inner[0] // inner[1]
+        seen |= {"groups": groups, "width_per_group": 64 * inner[0] // (groups * filters)}
+    return seen
+
+
+def has_conv_bias(names: Iterable[str]) -> bool:
+    """Whether the convolutions have biases."""
+    return not {"conv1.bias", "layer1.0.conv1.bias"}.isdisjoint(names)
+
+
+def _shortcut(shapes: Mapping[str, Shape]) -> str | None:
+    """The projection option, or None where no shortcut has parameters (A, or none at all)."""
+    projections = {name.split(".downsample.")[0] for name in shapes if ".downsample." in name}
+    if not projections:
+        return None
+    if any(".downsample.2." in name for name in shapes):
+        return "D"
+    return "C" if any(not block.endswith(".0") for block in projections) else "B"
+
+
+def _same(field: str, value: Any, model: ResNet) -> bool:
+    actual = getattr(model, field)
+    if field == "shortcut" and value is None:
+        return actual in ("A", "none")
+    return value == actual

@@ -1,0 +1,138 @@
+"""torchvision's published weights by name and tag: which file, downloaded once, checked every time."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from resnet_jax.errors import UserError, suggestion
+from resnet_jax.process import home
+from resnet_jax.weights.download import download, forget_partial, partial_of
+
+# (name, tag) -> file, from torchvision/models/resnet.py; its last eight hex digits begin the file's SHA-256.
+PRETRAINED = {
+    ("resnet18", "IMAGENET1K_V1"): "resnet18-f37072fd.pth",
+    ("resnet34", "IMAGENET1K_V1"): "resnet34-b627a593.pth",
+    ("resnet50", "IMAGENET1K_V1"): "resnet50-0676ba61.pth",
+    ("resnet50", "IMAGENET1K_V2"): "resnet50-11ad3fa6.pth",
+    ("resnet101", "IMAGENET1K_V1"): "resnet101-63fe2227.pth",
+    ("resnet101", "IMAGENET1K_V2"): "resnet101-cd907fc2.pth",
+    ("resnet152", "IMAGENET1K_V1"): "resnet152-394f9c45.pth",
+    ("resnet152", "IMAGENET1K_V2"): "resnet152-f82ba261.pth",
+    ("resnext50_32x4d", "IMAGENET1K_V1"): "resnext50_32x4d-7cdf4587.pth",
+    ("resnext50_32x4d", "IMAGENET1K_V2"): "resnext50_32x4d-1a0047aa.pth",
+    ("resnext101_32x8d", "IMAGENET1K_V1"): "resnext101_32x8d-8ba56ff5.pth",
+    ("resnext101_32x8d", "IMAGENET1K_V2"): "resnext101_32x8d-110c445d.pth",
+    ("resnext101_64x4d", "IMAGENET1K_V1"): "resnext101_64x4d-173b62eb.pth",
+    ("wide_resnet50_2", "IMAGENET1K_V1"): "wide_resnet50_2-95faca4d.pth",
+    ("wide_resnet50_2", "IMAGENET1K_V2"): "wide_resnet50_2-9ba9bcbe.pth",
+    ("wide_resnet101_2", "IMAGENET1K_V1"): "wide_resnet101_2-32ee1156.pth",
+    ("wide_resnet101_2", "IMAGENET1K_V2"): "wide_resnet101_2-d733dc28.pth",
+}
+# The one file whose tag is not the name of the preprocessing it is evaluated with: it is resized to 232, as V2 are.
+OTHER_RECIPES = {"resnext101_64x4d-173b62eb.pth": "IMAGENET1K_V2"}
+
+BASE_URL = "https://download.pytorch.org/models"
+URL_VARIABLE = "RESNET_JAX_PRETRAINED_URL"
+
+
+def recipe_of(file_name: str) -> str | None:
+    """The preprocessing, by its name in `PREPROCESS`, with which a published file is evaluated; None for others."""
+    tags = {file: OTHER_RECIPES.get(file, tag) for (_, tag), file in PRETRAINED.items()}
+    return tags.get(file_name)
+
+
+def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:
+    """The published file of a model, in the cache `home()/"pretrained"`; downloaded if it is not there.
+
+    RESNET_JAX_PRETRAINED_URL, http:// or https://, replaces https://download.pytorch.org/models. The file's SHA-256
+    is compared with its name each time. A download that breaks off is continued, now or by the next call; processes
+    that want the same file wait for one another.
+    Raises UserError (a ValueError) for an unknown name or tag, a damaged file, a full or read-only disk, and within
+    seconds where the network does not answer, then with which file to put where.
+    """
+    file_name = _file_name(name, tag)
+    url = f"{_base_url()}/{file_name}"
+    path = home() / "pretrained" / file_name
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(path):
+                if not path.exists():  # else another process has brought it meanwhile
+                    _download_checked(url, path)
+                    return path
+        digest = _sha256(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written or read ({error.strerror or error}): make room or give access there, "
+            "or set RESNET_JAX_HOME to another folder"
+        ) from error
+    if not digest.startswith(_promised(path)):
+        raise UserError(
+            f"{path} is damaged or another file: its SHA-256 must begin with {_promised(path)} and is {digest}; "
+            f"delete it or replace it by {url}"
+        )
+    return path
+
+
+def _download_checked(url: str, path: Path) -> None:
+    """Bring `path`, which appears complete and right or not at all."""
+    download(url, path)
+    digest = _sha256(partial_of(path))
+    if not digest.startswith(_promised(path)):
+        forget_partial(path)
+        raise UserError(
+            f"{url} sent another file than {path.name}: its SHA-256 must begin with {_promised(path)} and is {digest}; "
+            f"try again, or put the right file at {path}"
+        )
+    partial_of(path).replace(path)
+    forget_partial(path)
+
+
+def _file_name(name: str, tag: str) -> str:
+    names = list(dict.fromkeys(known for known, _ in PRETRAINED))
+    if name not in names:
+        raise UserError(
+            f"{name!r} has no published weights; there are some of {', '.join(names)}{suggestion(name, names)}"
+        )
+    tags = [known for other, known in PRETRAINED if other == name]
+    if tag not in tags:
+        raise UserError(f"{name} has no weights {tag!r}: tag must be one of {', '.join(tags)}{suggestion(tag, tags)}")
+    return PRETRAINED[name, tag]
+
+
+def _base_url() -> str:
+    url = os.environ.get(URL_VARIABLE) or BASE_URL
+    try:
+        valid = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise UserError(f"{URL_VARIABLE}={url!r} must be an http:// or https:// address, of the folder of the files")
+    return url.rstrip("/")
+
+
+def _promised(path: Path) -> str:
+    """The digits with which the SHA-256 of a published file begins."""
+    return path.stem.rpartition("-")[2]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the download of `path`, after whoever holds it now; the operating system frees it whatever happens."""
+    with path.with_name(path.name + ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that downloads {path}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

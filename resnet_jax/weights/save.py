@@ -1,0 +1,95 @@
+"""A model's variables as a weights file, in the names and shapes that another framework expects."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.errors import UserError, choose
+from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
+from resnet_jax.weights.names import HEAD, LAYOUTS, layout_names, torch_arrays
+from resnet_jax.weights.safetensors_file import PARTIAL, write_safetensors
+
+TORCH_SUFFIXES = (".pth", ".pt", ".th")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+
+
+def save_weights(
+    path: str | Path,
+    model: ResNet,
+    variables: Mapping[str, Any],
+    layout: str = "torchvision",
+    info: WeightsInfo | None = None,
+) -> None:
+    """Write the model's variables as a state_dict to `path`, which is replaced at once when the file is whole.
+
+    path: ending in .safetensors, or, where torch is installed, in .pth, .pt or .th. layout: whose names: "torchvision"
+    (timm's as well, but for pre-activation networks), "timm", "transformers", "akamaster" (CIFAR; the head is
+    `linear`) or "tutorial" (`shortcut` for `downsample`). Counters of batches are written as 0.
+    info: written into a .safetensors file's metadata, so that its preprocessing and class names travel with it.
+    Raises UserError (a ValueError) for another ending, variables that are not the model's, a layout that has no names
+    for such a network, and a disk that is full.
+    """
+    path = Path(path).expanduser()
+    check_target(path)
+    tensors = state_dict_arrays(model, variables, layout)
+    if path.suffix == ".safetensors":
+        metadata = {"format": "pt", **({METADATA_KEY: info.to_json()} if info else {})}
+        write_safetensors(path, tensors, metadata)
+    else:
+        _write_torch(path, tensors)
+
+
+def check_target(path: Path) -> None:
+    """Raise UserError (a ValueError) if `path` cannot be a weights file here."""
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} must end in one of {', '.join(SUFFIXES)}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: choose another name")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist")
+    if path.suffix in TORCH_SUFFIXES:
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            raise UserError(
+                f"{path} cannot be written: {path.suffix} needs torch (pip install torch), .safetensors needs nothing"
+            ) from None
+
+
+def state_dict_arrays(model: ResNet, variables: Mapping[str, Any], layout: str) -> dict[str, np.ndarray]:
+    """The state_dict of `save_weights`: arrays in torch's order by the layout's names, counters included."""
+    choose("layout", layout, LAYOUTS)
+    expected, actual = (jax.tree.map(np.shape, dict(tree)) for tree in (variable_shapes(model), variables))
+    if expected != actual:
+        raise UserError("the variables are not this model's: their names or shapes differ from those of model.init")
+    arrays = torch_arrays(variables)
+    if layout == "timm" and model.preact and model.num_classes is not None:
+        arrays[f"{HEAD}.weight"] = arrays[f"{HEAD}.weight"][:, :, None, None]  # timm's head is a 1x1 convolution
+    counters = [f"{name.removesuffix('running_var')}num_batches_tracked" for name in arrays if "running_var" in name]
+    arrays.update(dict.fromkeys(counters, np.zeros((), np.int64)))
+    return {there: arrays[here] for here, there in layout_names(layout, model, arrays).items()}
+
+
+def _write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    import torch
+
+    # A copy: torch takes no read-only memory.
+    tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            torch.save(tensors, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -1,0 +1,145 @@
+"""Tensors that are still in their file: where their bytes are, and how to read only those."""
+
+import contextlib
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from resnet_jax.errors import UserError
+
+CRC_PIECE_BYTES = 2**20
+MAX_NDIM = 8
+MAX_INT = 2**40  # of a size, stride or offset: far above any file, far below an overflow
+# By torch's names. Each is little-endian, as both file formats are.
+DTYPES = {
+    "float64": np.dtype("<f8"),
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int64": np.dtype("<i8"),
+    "int32": np.dtype("<i4"),
+    "int16": np.dtype("<i2"),
+    "int8": np.dtype("i1"),
+    "uint64": np.dtype("<u8"),
+    "uint32": np.dtype("<u4"),
+    "uint16": np.dtype("<u2"),
+    "uint8": np.dtype("u1"),
+    "bool": np.dtype("?"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """What stands in place of an object that is neither a strided tensor nor a plain container, number or string."""
+
+    what: str  # as in "an object of class torchvision.models.resnet.ResNet"
+
+
+@dataclass(slots=True)
+class ByteRange:
+    """`length` bytes of a file from `start` on, read when asked for."""
+
+    path: Path
+    start: int
+    length: int
+    crc32: int | None = None
+    _checked: bool = field(default=False, init=False, repr=False, compare=False)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """The `count` bytes from `offset` on; the first read compares the whole range with its checksum.
+
+        Raises UserError (a ValueError) if the file is damaged, or shorter than it was.
+        """
+        if min(offset, count) < 0 or offset + count > self.length:
+            raise ValueError(f"offset={offset} count={count} must lie within length={self.length}")
+        # Not mmap: its pages would count as this process's memory.
+        with reading(self.path), self.path.open("rb") as file:
+            if self.crc32 is not None and not self._checked:
+                crc32 = 0
+                for position in range(0, self.length, CRC_PIECE_BYTES):
+                    piece = self._bytes_at(file, position, min(CRC_PIECE_BYTES, self.length - position))
+                    crc32 = zlib.crc32(piece, crc32)
+                if crc32 != self.crc32:
+                    raise ValueError("its checksum does not match its content; fetch the file again")
+                self._checked = True
+            return self._bytes_at(file, offset, count)
+
+    def _bytes_at(self, file: BinaryIO, offset: int, count: int) -> bytes:
+        file.seek(self.start + offset)
+        data = file.read(count)
+        if len(data) != count:
+            raise ValueError("it ends early; fetch the file again")
+        return data
+
+    def part(self, offset: int, length: int) -> "ByteRange":
+        """The `length` bytes from `offset` on as a range of its own (without checksum)."""
+        if min(offset, length) < 0 or offset + length > self.length:
+            raise ValueError(f"offset={offset} length={length} must lie within length={self.length}")
+        return ByteRange(self.path, self.start + offset, length)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor of `shape` whose elements are in `storage`; nothing of it is in memory. Made by `checked`."""
+
+    storage: ByteRange
+    dtype: np.dtype
+    offset: int  # in elements, from the start of the storage
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in elements
+
+    @classmethod
+    def checked(
+        cls, storage: ByteRange, dtype: np.dtype, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+    ) -> "StoredTensor":
+        """The tensor, if its numbers are sound and its elements lie within `storage`; otherwise a ValueError.
+
+        Its shape may claim more elements than the file has (a stride of 0 repeats one): compare it before reading.
+        """
+        if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides) <= MAX_NDIM):
+            raise ValueError(f"a tensor's shape and strides must be two tuples of one length <= {MAX_NDIM}")
+        if not all(type(number) is int and 0 <= number < MAX_INT for number in (offset, *shape, *strides)):
+            raise ValueError("a tensor's offset, shape and strides must be integers in [0, 2**40)")
+        if math.prod(max(size, 1) for size in shape) * dtype.itemsize >= 2**63:
+            raise ValueError(f"a tensor of shape {shape} has more bytes than can be addressed")
+        tensor = cls(storage, dtype, offset, shape, strides)
+        if 0 not in shape and (offset + tensor._span()) * dtype.itemsize > storage.length:
+            raise ValueError(f"a tensor of shape {shape} reaches beyond its {storage.length} stored bytes")
+        return tensor
+
+    def _span(self) -> int:
+        """How many elements lie between the first and the last of the tensor, both included."""
+        return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
+
+    def read(self) -> np.ndarray:
+        """The elements, of `shape`: a read-only view of the bytes between the first and the last, just read.
+
+        Raises UserError (a ValueError) if the file is damaged.
+        """
+        if 0 in self.shape:
+            return np.empty(self.shape, self.dtype)
+        itemsize = self.dtype.itemsize
+        data = self.storage.read(self.offset * itemsize, self._span() * itemsize)
+        strides = tuple(stride * itemsize for stride in self.strides)
+        return np.lib.stride_tricks.as_strided(np.frombuffer(data, self.dtype), self.shape, strides, writeable=False)
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns whatever the bytes of `path` make the code in this context raise into a UserError of one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # hostile bytes find every kind, MemoryError and RecursionError too
+        reason = str(error)[:200] or type(error).__name__
+        reason = "".join(character if character.isprintable() else "?" for character in reason)
+        raise UserError(f"{path} is damaged or no checkpoint: {reason}") from error

@@ -1,0 +1,42 @@
+"""Small networks' weights as state_dicts, for tests of import and export."""
+
+import zlib
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.weights.names import torch_arrays
+
+# The smallest networks that still have every kind of layer.
+SMALL = {"stage_sizes": (2, 1), "num_filters": 8, "num_classes": 5}
+
+
+def small(name="resnet18", **arguments):
+    """A small network like the named one."""
+    from resnet_jax import create_model
+
+    return create_model(name, **{**SMALL, **arguments})
+
+
+def random_variables(model: ResNet):
+    """Variables of the model that differ in every number."""
+    flat = {
+        path: jax.numpy.asarray(
+            np.random.RandomState(zlib.crc32("/".join(path).encode())).uniform(0.5, 1.5, leaf.shape), leaf.dtype
+        )
+        for path, leaf in flatten_dict(variable_shapes(model)).items()
+    }
+    return unflatten_dict(flat)
+
+
+def state_dict(model: ResNet):
+    """Its random variables by torchvision's names, in torch's order."""
+    return {name: np.ascontiguousarray(array) for name, array in torch_arrays(random_variables(model)).items()}
+
+
+def assert_equal(actual, expected):
+    """The same tree, bit for bit."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)

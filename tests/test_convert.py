@@ -1,0 +1,169 @@
+"""The convert command: what it writes, what it tells, and that nothing is written when it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+from state_dicts import SMALL, assert_equal, random_variables, small, state_dict
+
+from resnet_jax import load_preprocess, load_weights
+from resnet_jax.cli import main
+from resnet_jax.convert import convert
+from resnet_jax.data.transforms import PREPROCESS
+from resnet_jax.errors import UserError
+from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids, read_info
+from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A file of the small resnet18's weights, by torchvision's names."""
+    write_safetensors(tmp_path / "source.safetensors", state_dict(small()), {})
+    return tmp_path / "source.safetensors"
+
+
+def run(*words):
+    return main(["convert", *map(str, words)])
+
+
+ARGUMENTS = [f"{name}={value}" for name, value in SMALL.items() if name != "num_classes"]
+
+
+def test_there_and_back_is_the_identity_and_tells_its_model(source, tmp_path):
+    folder, back = tmp_path / "converted", tmp_path / "back.safetensors"
+    convert(source, folder, model_name="resnet18", model_args=SMALL, preprocess="IMAGENET1K_V1")
+    assert_equal(load_weights(folder, small()), random_variables(small()))
+    info = read_info(folder)
+    assert (info.model, info.source) == ("resnet18", "source.safetensors")
+    convert(folder, back)  # the folder tells the model
+    assert_equal(load_weights(back, small()), random_variables(small()))
+    assert load_preprocess(folder) == load_preprocess(back) == PREPROCESS["IMAGENET1K_V1"]
+    assert info.create_model() == small()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.safetensors", "converted", "source.safetensors"]
+
+
+def test_the_command_prints_a_report_or_one_object(source, tmp_path, capsys):
+    words = ["--model", "resnet18", "--num_classes", 3, "--from", source, "--to", tmp_path / "out", "--head", "reset"]
+    assert run(*words, "--model_args", *ARGUMENTS) == 0
+    table = capsys.readouterr().out
+    for part in ("safetensors, names of torchvision", "loaded", "reset       ", "2: fc.bias 3, fc.weight 3x16"):
+        assert part in " ".join(table.split()) or part in table
+    assert run(*words, "--model_args", *ARGUMENTS, "--json") == 0  # what it wrote itself, it replaces
+    report = json.loads(capsys.readouterr().out)
+    assert report["reset"] == {"fc.kernel": [3]} or report["reset"] == {"fc.bias": [3], "fc.weight": [3, 16]}
+    assert report["loaded"]["conv1.weight"] == [8, 3, 7, 7]
+    assert report["missing"] == report["unexpected"] == report["misshapen"] == {}
+
+
+def test_biased_convolutions_are_seen_in_the_file(tmp_path):
+    model = small(conv_bias=True)
+    write_safetensors(tmp_path / "biased.safetensors", state_dict(model), {})
+    convert(tmp_path / "biased.safetensors", tmp_path / "out", model_name="resnet18", model_args=SMALL)
+    assert read_info(tmp_path / "out").model_args["conv_bias"] is True
+    assert_equal(load_weights(tmp_path / "out", model), random_variables(model))
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "num_classes", "names"),
+    [("CIFAR", 10, ("airplane", "truck")), ("IMAGENET1K_V2", 1000, ("tench", "toilet tissue")), ("CIFAR", 5, None)],
+)
+def test_recipes_bring_their_class_names_where_there_are_as_many_classes(tmp_path, preprocess, num_classes, names):
+    arguments = {**SMALL, "num_classes": num_classes}
+    write_safetensors(tmp_path / "source.safetensors", state_dict(small(**arguments)), {})
+    convert(
+        tmp_path / "source.safetensors", tmp_path / "out", model_name="resnet18", model_args=arguments,
+        preprocess=preprocess,
+    )  # fmt: skip
+    info = read_info(tmp_path / "out")
+    assert info.preprocess == PREPROCESS[preprocess]
+    assert ((info.class_names[0], info.class_names[-1]) if info.class_names else None) == names
+
+
+def test_imagenets_classes_are_in_the_order_of_their_wordnet_ids():
+    assert len(set(imagenet_names())) == len(imagenet_wordnet_ids()) == 1000
+    assert list(imagenet_wordnet_ids()) == sorted(imagenet_wordnet_ids())
+    assert imagenet_names()[imagenet_wordnet_ids().index("n02123045")] == "tabby"
+
+
+def test_a_published_name_brings_preprocessing_and_class_names(tmp_path):
+    arguments = {**SMALL, "num_classes": 1000}
+    source = tmp_path / "resnet50-11ad3fa6.pth"  # told by its name; the content is recognised by itself
+    write_safetensors(source, state_dict(small(**arguments)), {})
+    convert(source, tmp_path / "out", model_name="resnet18", model_args=arguments)
+    assert load_preprocess(tmp_path / "out") == PREPROCESS["IMAGENET1K_V2"]
+    assert read_info(tmp_path / "out").class_names == imagenet_names()
+
+
+def test_exports_take_the_layouts_names(source, tmp_path):
+    convert(source, tmp_path / "out.safetensors", model_name="resnet18", model_args=SMALL, layout="akamaster")
+    names = open_safetensors(tmp_path / "out.safetensors")[0]
+    assert {"linear.weight", "layer2.0.shortcut.0.weight", "bn1.num_batches_tracked"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "resnet50", "--from", "{source}"], "it looks like create_model('resnet18'"),
+        (["--from", "{source}"], "does not tell which model it is of: name it with --model"),
+        (["--model", "resnet18"], "give either --from"),
+        (["--model", "resnet18", "--from", "{source}", "--pretrained", "IMAGENET1K_V1"], "give either --from"),
+        (["--model", "resnet18", "--from", "{source}", "--mean", "0.5,0.5,0.5"], "--mean and --std belong together"),
+        (["--model", "resnet18", "--from", "{source}", "--mean", "0.5"], "must be three numbers"),
+        (["--model", "resnet18", "--from", "{source}", "--preprocess", "V3"], "preprocess='V3' must be one of"),
+        (["--model", "resnet18", "--from", "{source}", "--layout", "keras"], "layout='keras' must be one of"),
+        (["--model", "resnet18", "--from", "{source}", "--model_args", "stride_in"], "must be NAME=VALUE"),
+        (["--model", "resnet18", "--from", "{source}", "--model_args", "stride=2"], "'stride' is no argument"),
+        (["--model", "resnet18", "--from", "{source}.none"], "does not exist"),
+        (["--model", "resnet99", "--from", "{source}"], "model='resnet99' is not known"),
+        (["--model", "resnet99", "--pretrained", "IMAGENET1K_V1"], "'resnet99' has no published weights"),
+    ],
+)
+def test_bad_usage_is_one_line_and_nothing_is_written(source, tmp_path, capsys, words, message):
+    words = [word.format(source=source) for word in words]
+    assert run(*words, "--to", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["source.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("out.h5", "must end in one of .safetensors"),
+        ("taken", "holds no converted weights"),
+        ("taken/file", "is a file"),
+        ("nowhere/out.safetensors", "does not exist"),
+    ],
+)
+def test_a_target_that_is_something_else_stays_as_it_is(source, tmp_path, capsys, target, message):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    assert run("--model", "resnet18", "--from", source, "--to", tmp_path / target, "--model_args", *ARGUMENTS) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "taken" / "file").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source.safetensors", "taken"]
+
+
+def test_a_full_disk_leaves_the_old_weights(source, tmp_path, monkeypatch):
+    target = tmp_path / "out.safetensors"
+    convert(source, target, model_name="resnet18", model_args=SMALL)
+    before = target.read_bytes()
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        convert(source, target, model_name="resnet18", model_args=SMALL, preprocess="CIFAR")
+    assert target.read_bytes() == before
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_half_precision_is_widened(tmp_path):
+    tensors = {name: array.astype(np.float16) for name, array in state_dict(small()).items()}
+    write_safetensors(tmp_path / "half.safetensors", tensors, {})
+    convert(tmp_path / "half.safetensors", tmp_path / "whole.safetensors", model_name="resnet18", model_args=SMALL)
+    widened = open_safetensors(tmp_path / "whole.safetensors")[0]["conv1.weight"]
+    assert widened.dtype == np.float32
+    np.testing.assert_array_equal(widened.read(), tensors["conv1.weight"].astype(np.float32))
