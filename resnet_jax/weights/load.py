@@ -67,11 +67,13 @@ def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tup
     report = _compare(path, state, model, head)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(_complaint(report, state, model))
-    flat: dict[tuple[str, ...], Any] = {}
-    for name, (leaf_path, shape) in torch_shapes(variable_shapes(model)).items():
-        if name in report.loaded:
-            flat[leaf_path] = _to_jax(state.tensors[name], shape, DTYPES[model.dtype][1])
-    variables = unflatten_dict(flat)
+    dtype = np.dtype(DTYPES[model.dtype][1])
+    flat = {
+        leaf_path: _in_our_order(state.tensors[name], shape, dtype)
+        for name, (leaf_path, shape) in torch_shapes(variable_shapes(model)).items()
+        if name in report.loaded
+    }
+    variables = unflatten_dict(jax.device_put(flat))
     if report.reset:
         num_features = report.reset[f"{HEAD}.weight"][1]
         new_head = make_head(model, num_features).init(jax.random.key(0), jnp.zeros((1, num_features)))
@@ -164,14 +166,14 @@ def _tells_same(state: StateDict, model: ResNet) -> bool:
     return all(getattr(model, name) == value for name, value in seen.items() if name != "shortcut")
 
 
-def _to_jax(tensor: Tensor | Unreadable, shape: Shape, dtype: Any) -> jax.Array:
-    """The tensor in our order; only this one is in memory twice."""
+def _in_our_order(tensor: Tensor | Unreadable, shape: Shape, dtype: np.dtype) -> np.ndarray:
+    """The tensor's elements, one tensor at a time in memory twice."""
     assert not isinstance(tensor, Unreadable)
     torch_array = tensor.read().reshape(shape)
     array = torch_array.transpose(jax_axes(torch_array.ndim))
-    aligned = _aligned_empty(array.shape, np.dtype(dtype))
+    aligned = _aligned_empty(array.shape, dtype)
     np.copyto(aligned, array, casting="same_kind")
-    return jax.device_put(aligned)
+    return aligned
 
 
 def _aligned_empty(shape: Shape, dtype: np.dtype) -> np.ndarray:

@@ -60,15 +60,21 @@ class ByteRange:
             raise ValueError(f"offset={offset} count={count} must lie within length={self.length}")
         # Not mmap: its pages would count as this process's memory.
         with reading(self.path), self.path.open("rb") as file:
-            if self.crc32 is not None and not self._checked:
+            if self.crc32 is None or self._checked:
+                return self._bytes_at(file, offset, count)
+            if count == self.length:
+                data = self._bytes_at(file, 0, count)
+                crc32 = zlib.crc32(data)
+            else:
                 crc32 = 0
                 for position in range(0, self.length, CRC_PIECE_BYTES):
                     piece = self._bytes_at(file, position, min(CRC_PIECE_BYTES, self.length - position))
                     crc32 = zlib.crc32(piece, crc32)
-                if crc32 != self.crc32:
-                    raise ValueError("its checksum does not match its content; fetch the file again")
-                self._checked = True
-            return self._bytes_at(file, offset, count)
+                data = self._bytes_at(file, offset, count)
+            if crc32 != self.crc32:
+                raise ValueError("its checksum does not match its content; fetch the file again")
+            self._checked = True
+            return data
 
     def _bytes_at(self, file: BinaryIO, offset: int, count: int) -> bytes:
         file.seek(self.start + offset)
