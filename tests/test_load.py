@@ -249,3 +249,30 @@ def test_a_damaged_checkpoint_directory_is_one_line(tmp_path):
     with pytest.raises(UserError, match="cannot be read or written as a checkpoint") as error:
         load_weights(tmp_path, create_model("resnet18", **SMALL))
     assert "\n" not in str(error.value)
+
+
+def test_pretrained_weights_come_from_the_server_and_then_from_the_cache(tmp_path, monkeypatch):
+    import hashlib
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    from resnet_jax import load_pretrained
+    from resnet_jax.weights import pretrained
+
+    write_safetensors(tmp_path / "weights", state_dict(small()), {})
+    content = (tmp_path / "weights").read_bytes()
+    file_name = f"small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / file_name).write_bytes(content)
+    monkeypatch.setitem(pretrained.PRETRAINED, ("resnet18", "IMAGENET1K_V1"), file_name)
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "served")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("RESNET_JAX_PRETRAINED_URL", f"http://127.0.0.1:{server.server_port}")
+        first = load_pretrained("resnet18", model=small())
+        server.shutdown()
+    assert_equal(first, random_variables(small()))
+    assert_equal(load_pretrained("resnet18", model=small()), first)
+    assert (tmp_path / "home" / "pretrained" / file_name).exists()

@@ -161,3 +161,19 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path):
         path.write_bytes(data[:length])
         with pytest.raises(UserError):
             open_weights_file(path)
+
+
+def test_the_safetensors_package_reads_what_is_written(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = {"matrix": NUMBERS.reshape(4, 6).T, "counter": np.zeros((), np.int64), "half": NUMBERS.astype(np.float16)}
+    write_safetensors(tmp_path / "ours", tensors, {"format": "pt"})
+    save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, tmp_path / "theirs")
+    for read in (
+        load_file(tmp_path / "ours"),
+        {n: t.read() for n, t in open_safetensors(tmp_path / "theirs")[0].items()},
+    ):
+        assert read.keys() == tensors.keys()
+        for name, array in tensors.items():
+            assert read[name].dtype == array.dtype
+            np.testing.assert_array_equal(read[name], array)

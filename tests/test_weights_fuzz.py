@@ -4,19 +4,24 @@ import os
 import pickle
 import struct
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from state_dicts import assert_equal, random_variables, small, state_dict
 from torch_files import Call, Name, Raw, legacy_file, opcodes, tensor, zip_file
 
+from resnet_jax import load_weights
 from resnet_jax.errors import UserError
+from resnet_jax.models import variable_shapes
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.safetensors_file import write_safetensors
 from resnet_jax.weights.stored import StoredTensor
 
 NUM_EXAMPLES = int(os.environ.get("RESNET_JAX_FUZZ_EXAMPLES", "1000"))
 MAX_ELEMENTS = 10_000
+TINY = small("resnet20", stage_sizes=(1,), num_filters=1, num_classes=2)
 NUMBERS = np.arange(24, dtype=np.float32)
 
 
@@ -120,6 +125,39 @@ def test_a_damaged_file_opens_or_is_refused_in_one_line(folder, sound_files, kin
         if np.prod(stored.shape, dtype=float) <= MAX_ELEMENTS:
             numbers = result_or_refusal(stored.read, path)
             assert numbers is None or numbers.shape == stored.shape
+
+
+@pytest.fixture(scope="module")
+def sound_weights(folder):
+    """(content, what makes a file of it) for a tiny network's weights, of each kind of file that can hold them."""
+    arrays = state_dict(TINY)
+    storages = {str(i): array for i, array in enumerate(arrays.values())}
+    tensors = {name: tensor(str(i), "float32", array.shape) for i, (name, array) in enumerate(arrays.items())}
+    root = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in tensors.items()}}
+    write_safetensors(folder / "weights", arrays, {})
+    in_zip = {key: array.tobytes() for key, array in storages.items()}
+    return [
+        (zip_file(root, in_zip), bytes),
+        (legacy_file(root, {key: (array.size, array.tobytes()) for key, array in storages.items()}), bytes),
+        ((folder / "weights").read_bytes(), bytes),
+        (opcodes(root), lambda pickled: zip_file(Raw(pickled), in_zip)),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")
+@settings(max_examples=NUM_EXAMPLES, derandomize=True, deadline=None, database=None)
+@given(kind=st.integers(0, 3), edits=EDITS)
+def test_a_damaged_file_gives_the_models_weights_or_is_refused_in_one_line(folder, sound_weights, kind, edits):
+    path = folder / "damaged-weights"
+    content, make_file = sound_weights[kind]
+    path.write_bytes(make_file(edited(content, edits, [other for other, _ in sound_weights])))
+    variables = result_or_refusal(lambda: load_weights(path, TINY), path)
+    if not edits:
+        assert_equal(variables, random_variables(TINY))
+    if variables is not None:
+        assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), variables) == jax.tree.map(
+            lambda leaf: (leaf.shape, leaf.dtype), variable_shapes(TINY)
+        )
 
 
 def test_the_files_that_are_damaged_are_sound_before(folder, sound_files):
