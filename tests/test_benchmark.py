@@ -66,6 +66,8 @@ def test_torchs_network_has_as_many_parameters_as_ours():
         (["--against", "tensorflow"], "torch"),
         (["--model", "resnext_block", "--inference"], "training only"),
         (["--loop", "--against", "torch"], "leave out"),
+        (["--model", "seresnet18", "--against", "torch"], "has no squeeze_excite=True, which seresnet18 has"),
+        (["--model", "wrn16_8", "--against", "torch"], "has no block_cls='preact_basic'"),
     ],
 )
 def test_bad_input_is_told_in_one_line(options, message, capsys):

@@ -11,7 +11,7 @@ from typing import Any
 from resnet_jax.benchmark.loop import measure_loop
 from resnet_jax.benchmark.profile import profile
 from resnet_jax.benchmark.torch_process import TorchProcess
-from resnet_jax.benchmark.work import Work, matmul_flops_per_second, peak_memory
+from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second, peak_memory
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models.resnet import DTYPES
 
@@ -51,6 +51,7 @@ def benchmark(
     choose("dtype", dtype, DTYPES)
     if against is not None:
         choose("against", against, ("torch",))
+        check_torch_has(model)
     mode = "inference" if inference else "training"
     work = Work.of(model, batch_size, image_size, dtype, inference=inference)
     torch = TorchProcess({**work.torch_spec(), "num_steps": num_steps}) if against else None

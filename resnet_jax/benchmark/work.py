@@ -129,6 +129,29 @@ TORCH_ARGUMENTS = (
 )  # fmt: skip
 
 
+# What torch_side.py can build of the arguments that make a network's shape.
+TORCH_VALUES: dict[str, tuple[Any, ...]] = {
+    "block_cls": ("basic", "bottleneck"),
+    "stem": ("imagenet", "cifar"),
+    "shortcut": ("A", "B", "C", "none"),
+    "squeeze_excite": (False,),
+    "widen_factor": (1,),
+}
+
+
+def check_torch_has(name: str) -> None:
+    """Raise UserError (a ValueError) if torch_side.py cannot build the named network."""
+    if name == BLOCK:
+        return
+    model = create_model(name)
+    for field, values in TORCH_VALUES.items():
+        if getattr(model, field) not in values:
+            raise UserError(
+                f"--against torch has no {field}={getattr(model, field)!r}, which {name} has: measure it without, or "
+                "another model"
+            )
+
+
 def _block(name: str, batch_size: int, image_size: int | None, dtype: str, inference: bool) -> Made:
     if inference:
         raise UserError(f"{name} is measured in training only: choose a model for --inference")
