@@ -22,19 +22,20 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
         raise UserError(f"image_size={image_size} must be at least 1")
     images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     variables = variable_shapes(model)
-    outputs = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, features=True), variables, images)
-    logits = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
+    # One trace tells all: the head is computed with the features as well.
+    forward = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False, features=True), return_shape=True)
+    traced, outputs = forward(variables, images)
     stages = [f"stage{i + 1}" for i in range(len(model.stage_sizes))]
     shapes = {name: outputs[name].shape[1:] for name in ("stem", *stages, "pooled")}
     if model.num_classes is not None:
-        shapes["logits"] = logits.shape[1:]
+        shapes["logits"] = (model.num_classes,)
     return {
         "model": name,
         "image_size": image_size,
         "shapes": shapes,
         "parameters": _size(variables["params"]),
         "statistics": _size(variables["batch_stats"]),
-        "macs": count_macs(lambda v, x: model.apply(v, x, train=False), variables, images),
+        "macs": _jaxpr_macs(traced.jaxpr),
     }
 
 

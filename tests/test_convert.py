@@ -95,8 +95,9 @@ def test_a_published_name_brings_preprocessing_and_class_names(tmp_path):
 
 
 def test_exports_take_the_layouts_names(source, tmp_path):
-    convert(source, tmp_path / "out.safetensors", model_name="resnet18", model_args=SMALL, layout="akamaster")
-    names = open_safetensors(tmp_path / "out.safetensors")[0]
+    target = tmp_path / "new" / "folder" / "out.safetensors"
+    convert(source, target, model_name="resnet18", model_args=SMALL, layout="akamaster")
+    names = open_safetensors(target)[0]
     assert {"linear.weight", "layer2.0.shortcut.0.weight", "bn1.num_batches_tracked"} <= set(names)
 
 
@@ -133,7 +134,8 @@ def test_bad_usage_is_one_line_and_nothing_is_written(source, tmp_path, capsys, 
         ("out.h5", "must end in one of .safetensors"),
         ("taken", "holds no converted weights"),
         ("taken/file", "is a file"),
-        ("nowhere/out.safetensors", "does not exist"),
+        ("taken/file/out.safetensors", "is a file"),
+        ("taken/file/out", "is a file"),
     ],
 )
 def test_a_target_that_is_something_else_stays_as_it_is(source, tmp_path, capsys, target, message):

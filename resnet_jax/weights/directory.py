@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from resnet_jax.weights.state_dict import StateDict, name_tensors
 # As in a training checkpoint, where the optimizer's state lies beside it.
 VARIABLES = "variables"
 INFO_FILE = "weights.json"
-PARTIAL = ".partial"
+PARTIAL, OLD = ".partial", ".old"
 
 
 @dataclass(frozen=True)
@@ -78,27 +79,39 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
     import orbax.checkpoint as ocp
 
     path = path.absolute()
-    partial = path.with_name(path.name + PARTIAL)
+    partial, old = path.with_name(path.name + PARTIAL), path.with_name(path.name + OLD)
     with _one_line(path):
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             with ocp.StandardCheckpointer() as checkpointer:
                 checkpointer.save(partial / VARIABLES, jax.tree.map(np.asarray, dict(variables)))
             (partial / INFO_FILE).write_text(info)
             if path.exists():
-                shutil.rmtree(path)
+                path.replace(old)
             partial.replace(path)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise UserError (a ValueError) if something other than converted weights is at `path`."""
+    """Raise UserError (a ValueError) if something other than converted weights is at `path`, or it cannot be made."""
+    check_parents(path)
     if path.is_dir() and any(path.iterdir()) and not (path / INFO_FILE).exists():
         raise UserError(f"{path} exists and holds no converted weights: choose another folder")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: choose another name for the folder, or end the name with .safetensors")
+
+
+def check_parents(path: Path) -> None:
+    """Raise UserError (a ValueError) if the folders that `path` is to lie in are not there and cannot be made."""
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir():
+        raise UserError(f"{path} cannot be written: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: there is no permission to write in {existing}")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.weights.directory import check_parents
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
 from resnet_jax.weights.names import HEAD, LAYOUTS, layout_names, torch_arrays
 from resnet_jax.weights.safetensors_file import PARTIAL, write_safetensors
@@ -38,6 +39,7 @@ def save_weights(
     path = Path(path).expanduser()
     check_target(path)
     tensors = state_dict_arrays(model, variables, layout)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         metadata = {"format": "pt", **({METADATA_KEY: info.to_json()} if info else {})}
         write_safetensors(path, tensors, metadata)
@@ -51,8 +53,7 @@ def check_target(path: Path) -> None:
         raise UserError(f"{path} must end in one of {', '.join(SUFFIXES)}")
     if path.is_dir():
         raise UserError(f"{path} is a folder: choose another name")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"{path} cannot be written: the folder {path.parent} does not exist")
+    check_parents(path)
     if path.suffix in TORCH_SUFFIXES:
         try:
             import torch  # noqa: F401
