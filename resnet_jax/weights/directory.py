@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ import numpy as np
 from resnet_jax.errors import UserError
 from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.state_dict import StateDict, name_tensors
+from resnet_jax.weights.target import PARTIAL, check_parents
 
 # As in a training checkpoint, where the optimizer's state lies beside it.
 VARIABLES = "variables"
 INFO_FILE = "weights.json"
-PARTIAL, OLD = ".partial", ".old"
+OLD = ".old"
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,6 @@ def check_replaceable(path: Path) -> None:
         raise UserError(f"{path} exists and holds no converted weights: choose another folder")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: choose another name for the folder, or end the name with .safetensors")
-
-
-def check_parents(path: Path) -> None:
-    """Raise UserError (a ValueError) if the folders that `path` is to lie in are not there and cannot be made."""
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir():
-        raise UserError(f"{path} cannot be written: {existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be written: there is no permission to write in {existing}")
 
 
 @contextlib.contextmanager

@@ -1,9 +1,7 @@
 """safetensors files: read with the tensors still in the file, and written tensor by tensor."""
 
-import contextlib
 import json
 import math
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +11,8 @@ import numpy as np
 
 from resnet_jax.errors import UserError
 from resnet_jax.weights.stored import DTYPES, MAX_INT, MAX_NDIM, ByteRange, StoredTensor, reading
+from resnet_jax.weights.target import replacing
 
-PARTIAL = ".partial"
 # The format allows 100 MB. JSON takes up to 24 times its length in memory, and 16 MiB describe 100,000 tensors.
 MAX_HEADER_BYTES = 16 * 2**20
 HEADER_LENGTH = struct.Struct("<Q")
@@ -102,24 +100,14 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
             raise UserError(f"{path}: tensor {name!r} has dtype {array.dtype}: only {', '.join(DTYPES)} can be written")
     # The widest first, so that each tensor is aligned to its own size, which some readers need.
     names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open("wb") as file:
-            header = _header(names, tensors, metadata)
-            file.write(HEADER_LENGTH.pack(len(header)))
-            file.write(header)
-            for name in names:
-                array = tensors[name]
-                data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-                file.write(data.reshape(-1).view(np.uint8).data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with replacing(path) as file:
+        header = _header(names, tensors, metadata)
+        file.write(HEADER_LENGTH.pack(len(header)))
+        file.write(header)
+        for name in names:
+            array = tensors[name]
+            data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            file.write(data.reshape(-1).view(np.uint8).data)
 
 
 def _header(names: list[str], tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:

@@ -1,7 +1,5 @@
 """A model's variables as a weights file, in the names and shapes that another framework expects."""
 
-import contextlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,10 @@ import numpy as np
 
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, variable_shapes
-from resnet_jax.weights.directory import check_parents
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
 from resnet_jax.weights.names import HEAD, LAYOUTS, layout_names, torch_arrays
-from resnet_jax.weights.safetensors_file import PARTIAL, write_safetensors
+from resnet_jax.weights.safetensors_file import write_safetensors
+from resnet_jax.weights.target import check_parents, replacing
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
@@ -82,15 +80,5 @@ def _write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     # A copy: torch takes no read-only memory.
     tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        with partial.open("wb") as file:
-            torch.save(tensors, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+    with replacing(path) as file:
+        torch.save(tensors, file)
