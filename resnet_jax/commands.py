@@ -200,7 +200,7 @@ def _print_report(report: dict[str, Any]) -> None:
         ("model", " ".join([report["model"], *(f"{key}={value}" for key, value in report["model_args"].items())])),
         ("loaded", f"{len(report['loaded'])} tensors, {sum(map(math.prod, report['loaded'].values())):,} numbers"),
     ]
-    for key in ("reshaped", "reset", "missing", "unexpected"):
+    for key in ("reshaped", "zeroed", "reset", "missing", "unexpected"):
         shapes = [f"{name} {_shape(shape)}" for name, shape in report[key].items()]
         rows.append((key, f"{len(shapes)}{': ' if shapes else ''}{', '.join(shapes)}"))
     rows.append(("dropped", ", ".join(map(repr, report["dropped"])) or "0"))

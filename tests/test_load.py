@@ -201,6 +201,23 @@ def test_the_wrong_model_is_one_line_with_the_likely_one(write):
     assert "\n" not in str(error.value)
 
 
+def test_biases_that_only_some_convolutions_have_are_zero_elsewhere(write):
+    model = small("resnet50", conv_bias=True)
+    tensors = state_dict(model)
+    for name in ("conv1.bias", "layer1.0.downsample.0.bias"):
+        del tensors[name]
+    variables, report = import_weights(write(tensors), model)
+    assert report.zeroed == {"conv1.bias": (8,), "layer1.0.downsample.0.bias": (32,)}
+    np.testing.assert_array_equal(variables["params"]["conv1"]["bias"], np.zeros(8))
+    assert jax.tree.structure(variables) == jax.tree.structure(random_variables(model))
+
+
+def test_biases_are_not_made_up_where_the_file_has_none(write):
+    tensors = state_dict(small("resnet50"))
+    with pytest.raises(UserError, match=r"lacks conv1.bias \(8,\)"):
+        load_weights(write(tensors), small("resnet50", conv_bias=True))
+
+
 def test_names_that_mean_the_same_are_refused(write):
     tensors = state_dict(small())
     tensors["linear.weight"] = tensors["fc.weight"]

@@ -58,6 +58,15 @@ def test_a_frameworks_names_are_recognised_and_written_back(golden):
                 "embedder.embedder.convolution.weight": "conv1.weight",
             },
         ),
+        (
+            "tutorial",
+            {
+                "block2.layer.0.convShortcut.weight": "layer2.0.downsample.0.weight",
+                "block3.layer.1.bn2.bias": "layer3.1.bn2.bias",
+                "bn1.running_mean": "norm.running_mean",
+                "conv1.weight": "conv1.weight",
+            },
+        ),
         ("timm", {"stages.2.blocks.22.norm3.running_var": "layer3.22.bn3.running_var", "head.fc.bias": "fc.bias"}),
     ],
 )

@@ -62,6 +62,13 @@ def test_an_export_has_the_frameworks_names_shapes_and_numbers(tmp_path, golden,
             np.testing.assert_array_equal(array, original[key])
 
 
+def test_a_headless_export_has_the_names_of_transformers_own_headless_model():
+    model = small("resnet18", num_classes=None)
+    names = set(state_dict_arrays(model, random_variables(model), "transformers"))
+    assert "embedder.embedder.convolution.weight" in names
+    assert not any(name.startswith(("resnet.", "classifier.")) for name in names)
+
+
 def test_what_is_known_travels_in_the_files_metadata(tmp_path):
     path = tmp_path / "weights.safetensors"
     info = WeightsInfo("resnet18", {"num_classes": 2}, ("cat", "dog"), PREPROCESS["IMAGENET1K_V2"], "x.pth")

@@ -66,8 +66,8 @@ def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def has_conv_bias(names: Iterable[str]) -> bool:
-    """Whether the convolutions have biases."""
-    return not {"conv1.bias", "layer1.0.conv1.bias"}.isdisjoint(names)
+    """Whether the convolutions, or some of them, have biases."""
+    return not {"conv1.bias", "layer1.0.conv1.bias", "layer1.0.downsample.0.bias"}.isdisjoint(names)
 
 
 def _shortcut(shapes: Mapping[str, Shape]) -> str | None:

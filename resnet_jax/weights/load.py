@@ -14,7 +14,7 @@ from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, create_model, variable_shapes
 from resnet_jax.models.resnet import DTYPES, make_head
 from resnet_jax.weights.directory import read_directory
-from resnet_jax.weights.likely import architecture, describe_network
+from resnet_jax.weights.likely import architecture, describe_network, has_conv_bias
 from resnet_jax.weights.names import HEAD, jax_axes, torch_shapes
 from resnet_jax.weights.pretrained import fetch_pretrained
 from resnet_jax.weights.state_dict import StateDict, Tensor, read_state_dict
@@ -32,6 +32,7 @@ class Report:
 
     loaded: all that came from the file. reshaped: those among them whose number of axes differs, (shape there, here).
     missing: of the model, not in the file. unexpected: in the file, not of the model. misshapen: (shape there, here).
+    zeroed: biases of convolutions that have none in the file, where others have: the same network.
     reset: the model's, initialised anew. dropped: what the file holds that is no weight of this model.
     """
 
@@ -43,6 +44,7 @@ class Report:
     missing: dict[str, Shape] = field(default_factory=dict)
     unexpected: dict[str, Shape] = field(default_factory=dict)
     misshapen: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    zeroed: dict[str, Shape] = field(default_factory=dict)
     reset: dict[str, Shape] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
 
@@ -68,11 +70,12 @@ def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tup
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(_complaint(report, state, model))
     dtype = np.dtype(DTYPES[model.dtype][1])
-    flat = {
-        leaf_path: _in_our_order(state.tensors[name], shape, dtype)
-        for name, (leaf_path, shape) in torch_shapes(variable_shapes(model)).items()
-        if name in report.loaded
-    }
+    flat = {}
+    for name, (leaf_path, shape) in torch_shapes(variable_shapes(model)).items():
+        if name in report.loaded:
+            flat[leaf_path] = _in_our_order(state.tensors[name], shape, dtype)
+        elif name in report.zeroed:
+            flat[leaf_path] = np.zeros(shape, dtype)
     variables = unflatten_dict(jax.device_put(flat))
     if report.reset:
         num_features = report.reset[f"{HEAD}.weight"][1]
@@ -89,13 +92,14 @@ def open_weights(path: Path) -> StateDict:
 def _compare(path: Path, state: StateDict, model: ResNet, head: str) -> Report:
     report = Report(str(path), state.format, state.layout, dropped=list(state.dropped))
     expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model)).items()}
+    zeros = _biases_of_convolutions(expected) if has_conv_bias(state.tensors) else set()
     for name, shape in expected.items():
         if head == "reset" and _of_head(name):
             report.reset[name] = shape
             continue
         tensor = state.tensors.get(name)
         if tensor is None:
-            report.missing[name] = shape
+            (report.zeroed if name in zeros else report.missing)[name] = shape
             continue
         if isinstance(tensor, Unreadable):
             raise UserError(f"{path}: {state.originals[name]} is {tensor.what}; a weight must be a strided tensor")
@@ -117,6 +121,12 @@ def _compare(path: Path, state: StateDict, model: ResNet, head: str) -> Report:
         else:
             report.unexpected[state.originals[name]] = tensor.shape
     return report
+
+
+def _biases_of_convolutions(shapes: dict[str, Shape]) -> set[str]:
+    """The biases that `conv_bias` adds: those of a squeeze-and-excitation block are always there."""
+    kernels = [name for name, shape in shapes.items() if len(shape) == 4 and ".se." not in name]
+    return {name.removesuffix("weight") + "bias" for name in kernels}
 
 
 def _squeezed(shape: Shape) -> Shape:

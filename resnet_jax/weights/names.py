@@ -43,6 +43,13 @@ SEQUENTIAL: tuple[Rule, ...] = (
     ("layer{s}.{b}.conv{k}.1", "layer{s+1}.{b}.bn{k}"),
     ("layer{s}.{b}.downsample.{k}", "layer{s+1}.{b}.downsample.{k}"),
 )
+# The Wide ResNets for CIFAR that most repositories have; understood, never written.
+WIDE: tuple[Rule, ...] = (
+    ("block{s}.layer.{b}.bn{k}", "layer{s}.{b}.bn{k}"),
+    ("block{s}.layer.{b}.conv{k}", "layer{s}.{b}.conv{k}"),
+    ("block{s}.layer.{b}.convShortcut", "layer{s}.{b}.downsample.0"),
+    ("bn1", "norm"),
+)
 # More names that tutorials give to the same modules; understood, never written.
 ALIASES: tuple[Rule, ...] = (
     *AKAMASTER,
@@ -120,6 +127,8 @@ def _recognize(names: Iterable[str]) -> tuple[str, tuple[Rule, ...]]:
         return "transformers", TRANSFORMERS
     if any(re.match(r"stages\.\d+\.blocks\.", name) for name in names):
         return "timm", TIMM_V2
+    if any(re.match(r"block\d+\.layer\.\d+\.", name) for name in names):
+        return "tutorial", WIDE
     if any(re.match(r"layer\d+\.\d+\.conv\d+\.0\.", name) for name in names):
         from_zero = any(name.startswith("layer0.") for name in names)
         return "tutorial", SEQUENTIAL if from_zero else _from_one(SEQUENTIAL)
@@ -143,6 +152,8 @@ def layout_names(layout: str, model: ResNet, names: Iterable[str]) -> dict[str, 
     unknown = [name for name in renamed if layout == "transformers" and renamed[name] == name]
     if unknown:
         raise UserError(f"layout='transformers' has no name for {unknown[0]}; use layout='torchvision'")
+    if layout == "transformers" and model.num_classes is None:  # its ResNetModel, which the classifier calls `resnet`
+        return {here: there.removeprefix("resnet.") for here, there in renamed.items()}
     return renamed
 
 
