@@ -85,7 +85,8 @@ class ResNet(nn.Module):
     """Residual network (He et al. 2015, arXiv:1512.03385) for images (B, H, W, 3), normalised.
 
     Returns logits (B, num_classes), or the pooled features (B, C) if num_classes is None. With `features=True` a dict:
-    "stem" (before the max-pool), "stage1" ..., each (B, h, w, C) after its last activation, and "pooled" (B, C).
+    "stem" (before the max-pool), "stage1" ..., each (B, h, w, C) after its last activation, of pre-activation networks
+    the sum before the next norm, and "pooled" (B, C).
 
     stage_sizes: blocks in each stage; stage i has num_filters * widen_factor * 2**i filters and, from the second on,
         stride 2. num_filters: also the stem's.
