@@ -5,6 +5,7 @@ Results go to standard output (with --json one object), progress and warnings to
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -30,6 +31,9 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of `argv` (sys.argv's if None) and return its exit code."""
     prepare_process()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments, rest = _parser().parse_known_args(argv)
         if rest and arguments.command not in TAKE_OVERRIDES:
@@ -49,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `… list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return EXIT_USAGE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
     evaluate.add_argument("--weights", metavar="PATH", help="a weights file or checkpoint directory, instead of a run")
     evaluate.add_argument("--data", metavar="DIR|tfds:NAME[:SPLIT]", help="images (default: the run's own test set)")
-    evaluate.add_argument("--batch_size", type=int, default=128, metavar="N", help="with --weights (default: 128)")
+    evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
     _add_model_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -145,7 +154,9 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     """What weights do not always tell."""
     command.add_argument("--model", metavar="NAME", help="a name of the list command, unless the weights tell it")
     command.add_argument("--num_classes", type=int, metavar="N", help="default: the model's")
-    command.add_argument("--model_args", nargs="+", metavar="ARG=VALUE", help="more of its arguments: stride_in=1x1")
+    command.add_argument(
+        "--model_args", nargs="+", action="extend", metavar="ARG=VALUE", help="more of its arguments: stride_in=1x1"
+    )
     command.add_argument("--mean", nargs="+", action=_Channels, metavar="X", help="of red, green, blue, in [0, 1]")
     command.add_argument("--std", nargs="+", action=_Channels, metavar="X", help="likewise")
 

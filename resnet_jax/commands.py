@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, shown
+from resnet_jax.paths import expand
 
 if TYPE_CHECKING:
     from resnet_jax.training.loop import RunResult
@@ -26,7 +27,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     name = Path(arguments.config).stem
-    workdir = Path(arguments.workdir or f"runs/{name}").expanduser()
+    workdir = expand(arguments.workdir or f"runs/{name}")
 
     from resnet_jax.training.loop import train
 
@@ -52,7 +53,7 @@ def run_degradation(arguments: argparse.Namespace) -> int:
     """Train plain and residual networks and draw their errors in one picture."""
     from resnet_jax.degradation import PICTURE_FILE, degradation
 
-    workdir = Path(arguments.workdir).expanduser()
+    workdir = expand(arguments.workdir)
     results = degradation(arguments.config, arguments.overrides, arguments.depths, workdir)
     name, result = list(results.items())[-1]
     if result.interrupted_by:
@@ -115,17 +116,17 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from resnet_jax.evaluate import evaluate_run, evaluate_weights
 
     if arguments.workdir is not None:
-        for option in ("model", "model_args", "num_classes", "mean", "std"):
+        for option in ("model", "model_args", "num_classes", "mean", "std", "batch_size"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option} belongs to --weights; a run tells its own")
-        result = evaluate_run(Path(arguments.workdir).expanduser(), arguments.data, arguments.checkpoint or "newest")
+        result = evaluate_run(expand(arguments.workdir), arguments.data, arguments.checkpoint or "newest")
         return _print_result(result, arguments.json)
     if arguments.checkpoint is not None:
         raise UserError("--checkpoint belongs to --workdir: give the checkpoint's own directory to --weights")
     if arguments.data is None:
         raise UserError("--weights needs --data: a folder of class folders, or tfds:NAME[:SPLIT]")
     result = evaluate_weights(
-        Path(arguments.weights).expanduser(),
+        expand(arguments.weights),
         arguments.data,
         model_name=arguments.model,
         model_args=_model_args(arguments),
@@ -150,7 +151,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     source = _source(arguments)
     result = convert(
         source,
-        Path(arguments.to).expanduser(),
+        expand(arguments.to),
         model_name=arguments.model,
         model_args=_model_args(arguments),
         head=arguments.head,
@@ -169,7 +170,7 @@ def _source(arguments: argparse.Namespace) -> Path:
     from resnet_jax.weights import fetch_pretrained
 
     if arguments.pretrained is None:
-        return Path(arguments.source).expanduser()
+        return expand(arguments.source)
     if arguments.model is None:
         raise UserError("--pretrained needs --model, the name of a published network")
     return fetch_pretrained(arguments.model, arguments.pretrained)
@@ -182,11 +183,15 @@ def _model_args(arguments: argparse.Namespace) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         if not equals:
             raise UserError(f"--model_args {word!r} must be NAME=VALUE, for example stride_in=1x1")
+        if name in values:
+            raise UserError(f"--model_args gives {name} twice")
         try:
             values[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             values[name] = text
     if arguments.num_classes is not None:
+        if "num_classes" in values:
+            raise UserError("num_classes is given twice, by --num_classes and by --model_args")
         values["num_classes"] = arguments.num_classes
     return values
 
@@ -201,16 +206,19 @@ def _print_report(report: dict[str, Any]) -> None:
         ("loaded", f"{len(report['loaded'])} tensors, {sum(map(math.prod, report['loaded'].values())):,} numbers"),
     ]
     for key in ("reshaped", "zeroed", "reset", "missing", "unexpected"):
-        shapes = [f"{name} {_shape(shape)}" for name, shape in report[key].items()]
+        shapes = [f"{shown(name)} {_shape(shape)}" for name, shape in report[key].items()]
         rows.append((key, f"{len(shapes)}{': ' if shapes else ''}{', '.join(shapes)}"))
-    rows.append(("dropped", ", ".join(map(repr, report["dropped"])) or "0"))
+    dropped = [shown(name) for name in report["dropped"]] + [f"{report['counters']} counters"] * bool(
+        report["counters"]
+    )
+    rows.append(("dropped", ", ".join(dropped) or "0"))
     rows.append(
         ("preprocessing", ", ".join(f"{k} {v}" for k, v in preprocess.items()) if preprocess else NO_PREPROCESS)
     )
     _print_table(rows)
 
 
-NO_PREPROCESS = "none; --preprocess, or --mean and --std, attach it to a folder or .safetensors file"
+NO_PREPROCESS = "none (--preprocess, or --mean and --std, attach it to a folder or .safetensors file)"
 
 
 def _shape(shape: Any) -> str:
@@ -238,7 +246,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
         against=arguments.against,
         num_steps=arguments.steps or 3,
         num_pairs=arguments.pairs,
-        profile_folder=Path(arguments.profile).expanduser() if arguments.profile else None,
+        profile_folder=expand(arguments.profile) if arguments.profile else None,
     )
     if arguments.json:
         print(json.dumps(result))

@@ -1,22 +1,23 @@
 """The convert command: weights from one file or checkpoint directory into another, with a report."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from resnet_jax.data.transforms import PREPROCESS, Preprocess
+from resnet_jax.describe import describe_weights
 from resnet_jax.errors import UserError, choose
-from resnet_jax.models import ResNet, create_model
+from resnet_jax.models import ResNet
 from resnet_jax.weights.directory import check_replaceable, write_directory
-from resnet_jax.weights.info import WeightsInfo, names_for, read_info
-from resnet_jax.weights.likely import has_conv_bias
-from resnet_jax.weights.load import import_weights, open_weights
+from resnet_jax.weights.info import WeightsInfo, names_for
+from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.names import LAYOUTS
 from resnet_jax.weights.save import SUFFIXES, TORCH_SUFFIXES, check_target, save_weights
 
-# Endings of files that are something else; a name without one is a folder's.
-OTHER_SUFFIXES = (".bin", ".ckpt", ".h5", ".keras", ".msgpack", ".npz", ".onnx", ".pkl", ".tar", ".zip")
+# What ends a folder's name, if anything does: a version.
+FOLDER_SUFFIX = re.compile(r"(\.\d.*)?")
 
 
 def convert(
@@ -40,14 +41,16 @@ def convert(
     if isinstance(preprocess, str):
         choose("preprocess", preprocess, PREPROCESS)
     to_file = target.suffix in SUFFIXES
-    if target.suffix in OTHER_SUFFIXES:
-        raise UserError(f"--to {target} must end in one of {', '.join(SUFFIXES)}, or be a folder")
     if to_file:
         check_target(target)
+    elif not FOLDER_SUFFIX.fullmatch(target.suffix):
+        raise UserError(f"{target} must end in one of {', '.join(SUFFIXES)}, or be the name of a folder")
     else:
         check_replaceable(target)
-    model, info = describe_weights(source, model_name, model_args or {})
-    variables, report = import_weights(source, model, head)
+    if target.suffix in TORCH_SUFFIXES and preprocess is not None:
+        raise UserError(f"{target} holds weights alone, no preprocessing: write a .safetensors file or a folder")
+    state, model, info = describe_weights(source, model_name, model_args or {})
+    variables, report = import_state_dict(source, state, model, head)
     info = _prepared(info, model, preprocess, head)
     info = dataclasses.replace(info, source=source.name)
     if to_file:
@@ -61,27 +64,6 @@ def convert(
         "model_args": info.model_args,
         "preprocess": kept.to_json() if kept else None,
     }
-
-
-def describe_weights(path: Path, name: str | None, arguments: Mapping[str, Any]) -> tuple[ResNet, WeightsInfo]:
-    """The model of the weights at `path`, and what is known of them.
-
-    name: the model's, None if the weights tell it. arguments: over those that the weights tell. Biased convolutions
-    are seen in the weights. Raises UserError (a ValueError) if the name is neither given nor told.
-    """
-    info = read_info(path)
-    if name is None:
-        if info.model is None:
-            raise UserError(f"{path} does not tell which model it is of: name it with --model")
-        name = info.model
-    told = dict(info.model_args) if info.model == name else {}
-    if has_conv_bias(open_weights(path).tensors):
-        told["conv_bias"] = True
-    model_args = {**told, **arguments}
-    model = create_model(name, **model_args)
-    model_args["num_classes"] = model.num_classes
-    names = info.class_names if len(info.class_names) == model.num_classes else ()
-    return model, dataclasses.replace(info, model=name, model_args=model_args, class_names=names)
 
 
 def _prepared(info: WeightsInfo, model: ResNet, preprocess: Preprocess | str | None, head: str) -> WeightsInfo:

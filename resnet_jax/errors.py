@@ -16,6 +16,12 @@ class InterruptedRunError(Exception):
     """A signal, whose name it carries, asked the run to stop where it cannot go on to the next step. Exit code 75."""
 
 
+def shown(name: object) -> str:
+    """A name out of a file as a message shows it: printable, and no longer than 100 characters."""
+    text = "".join(character if character.isprintable() else "?" for character in str(name))
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'resnet50'?`` for the known name nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

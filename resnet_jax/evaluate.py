@@ -1,5 +1,6 @@
 """The evaluate command: loss and accuracy of a trained run or of imported weights."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,14 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from resnet_jax.config import config_from_dict
-from resnet_jax.convert import describe_weights
 from resnet_jax.data.batches import Images, ImageSource, eval_batches
 from resnet_jax.data.folder import load_folder
 from resnet_jax.data.sources import SOURCES, load_source
 from resnet_jax.data.transforms import Preprocess
-from resnet_jax.errors import UserError
+from resnet_jax.describe import describe_weights
+from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.models import ResNet
+from resnet_jax.paths import expand
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Normalization, build_model, compile_eval_fn, initial_state, load_split
@@ -27,7 +29,7 @@ from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.steps import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
 from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
-from resnet_jax.weights.load import load_weights
+from resnet_jax.weights.load import import_state_dict
 
 Channels = tuple[float, float, float]
 # Images as they are: nothing but the normalisation, which happens on the device, is left to do.
@@ -99,23 +101,27 @@ def evaluate_weights(
     model_args: Mapping[str, Any] | None = None,
     mean: Channels | None = None,
     std: Channels | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """{"model", "weights", "data", "loss", "accuracy", "count"} of imported weights.
 
     weights: a file or checkpoint directory, as `load_weights` takes it. data: as for `evaluate_run`. model_name,
     model_args: what the weights do not tell. mean, std: of the channels, in [0, 1], instead of those that travel with
-    the weights. Raises UserError (a ValueError) if the weights do not fit, or nothing tells how images are prepared.
+    the weights. batch_size: 128 if None.
+    Raises UserError (a ValueError) if the weights do not fit, or nothing tells how images are prepared;
+    NonFiniteError if the loss is not finite.
     """
+    batch_size = 128 if batch_size is None else batch_size
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
-    model, info = describe_weights(weights, model_name, model_args or {})
+    opened, model, info = describe_weights(weights, model_name, model_args or {})
     if model.num_classes is None:
         raise UserError(f"{weights} has no head: there is nothing to evaluate")
     preprocess = _preprocess(weights, info, mean, std)
     source = open_images(data, info.class_names, model.num_classes, preprocess)
     mesh = make_mesh()
-    state = create_train_state(model, load_weights(weights, model), optax.identity())
+    variables, _ = import_state_dict(weights, opened, model, "strict")
+    state = create_train_state(model, variables, optax.identity())
     state = jax.device_put(state, replicated(mesh))
     normalization = Normalization(np.asarray(preprocess.mean), np.asarray(preprocess.std))
     result = _evaluate(state, source, normalization, model.dtype, batch_size, mesh)
@@ -136,10 +142,15 @@ def open_images(
     Raises UserError (a ValueError) if there are none, or their classes are not the model's.
     """
     name, _, split = data.removeprefix("tfds:").partition(":")
-    folder = Path(data).expanduser()
+    folder = expand(data)
     source: ImageSource
     if name in SOURCES:
         source = load_source(name, split or "test", data_dir=data_dir, image_size=image_size)
+        if class_names and source.num_classes == len(class_names) and source.class_names != class_names:
+            raise UserError(
+                f"--data {data} has the classes {', '.join(source.class_names[:3])} ..., the model "
+                f"{', '.join(class_names[:3])} ...: they must be the same"
+            )
         if preprocess.resize is not None or preprocess.crop is not None:
             source = _PreparedSource(source, preprocess)
     elif folder.is_dir() and not data.startswith("tfds:"):
@@ -214,4 +225,7 @@ def _evaluate(
     num_devices = mesh.devices.size
     batch_size = -(-batch_size // num_devices) * num_devices  # a run may have had other devices
     batches = eval_batches(source, batch_size, jax.process_index(), jax.process_count())
-    return evaluate(compile_eval_fn(normalization, dtype, mesh), state, batches, mesh)
+    result = evaluate(compile_eval_fn(normalization, dtype, mesh), state, batches, mesh)
+    if not math.isfinite(result["loss"]):
+        raise NonFiniteError(f"the loss is {result['loss']}: the weights are not finite, or not those of this model")
+    return result

@@ -33,7 +33,7 @@ def random_variables(model: ResNet):
 
 def state_dict(model: ResNet):
     """Its random variables by torchvision's names, in torch's order."""
-    return {name: np.ascontiguousarray(array) for name, array in torch_arrays(random_variables(model)).items()}
+    return {name: np.array(array, order="C") for name, array in torch_arrays(random_variables(model)).items()}
 
 
 def assert_equal(actual, expected):

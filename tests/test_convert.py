@@ -88,8 +88,8 @@ def test_imagenets_classes_are_in_the_order_of_their_wordnet_ids():
 def test_a_published_name_brings_preprocessing_and_class_names(tmp_path):
     arguments = {**SMALL, "num_classes": 1000}
     source = tmp_path / "resnet50-11ad3fa6.pth"  # told by its name; the content is recognised by itself
-    write_safetensors(source, state_dict(small(**arguments)), {})
-    convert(source, tmp_path / "out", model_name="resnet18", model_args=arguments)
+    write_safetensors(source, state_dict(small("resnet50", **arguments)), {})
+    convert(source, tmp_path / "out", model_args=arguments)
     assert load_preprocess(tmp_path / "out") == PREPROCESS["IMAGENET1K_V2"]
     assert read_info(tmp_path / "out").class_names == imagenet_names()
 
@@ -115,6 +115,11 @@ def test_exports_take_the_layouts_names(source, tmp_path):
         (["--model", "resnet18", "--from", "{source}", "--model_args", "stride_in"], "must be NAME=VALUE"),
         (["--model", "resnet18", "--from", "{source}", "--model_args", "stride=2"], "'stride' is no argument"),
         (["--model", "resnet18", "--from", "{source}.none"], "does not exist"),
+        (["--model", "resnet18", "--from", "~nosuchuser/x"], "home directory"),
+        (["--model", "resnet18", "--from", ""], "a path is empty"),
+        (["--from", "{source}", "--model_args", "groups=1", "--model_args", "groups=2"], "gives groups twice"),
+        (["--from", "{source}", "--model_args", "num_classes=1", "--num_classes", "2"], "num_classes is given twice"),
+        (["--model", "resnet18", "--from", "{source}", "--model_args", "name=x"], "'name' is no argument of resnet18"),
         (["--model", "resnet99", "--from", "{source}"], "model='resnet99' is not known"),
         (["--model", "resnet99", "--pretrained", "IMAGENET1K_V1"], "'resnet99' has no published weights"),
     ],
@@ -132,7 +137,9 @@ def test_bad_usage_is_one_line_and_nothing_is_written(source, tmp_path, capsys, 
     ("target", "message"),
     [
         ("out.h5", "must end in one of .safetensors"),
-        ("taken", "holds no converted weights"),
+        ("out.SAFETENSORS", "must end in one of .safetensors"),
+        ("w" * 300, "File name too long"),
+        ("taken", "holds 'file', no converted weights"),
         ("taken/file", "is a file"),
         ("taken/file/out.safetensors", "is a file"),
         ("taken/file/out", "is a file"),
@@ -160,6 +167,62 @@ def test_a_full_disk_leaves_the_old_weights(source, tmp_path, monkeypatch):
         convert(source, target, model_name="resnet18", model_args=SMALL, preprocess="CIFAR")
     assert target.read_bytes() == before
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_model_that_contradicts_what_the_weights_tell_is_refused(source, tmp_path):
+    convert(source, tmp_path / "out", model_name="resnet18", model_args=SMALL)
+    with pytest.raises(UserError, match="is of the model 'resnet18', not of 'plain18'"):
+        convert(tmp_path / "out", tmp_path / "again", model_name="plain18")
+
+
+def test_preprocessing_is_refused_where_it_cannot_be_kept(source, tmp_path):
+    with pytest.raises(UserError, match="holds weights alone"):
+        convert(source, tmp_path / "out.pth", model_name="resnet18", model_args=SMALL, preprocess="CIFAR")
+
+
+def test_a_folder_with_anything_of_the_users_is_not_replaced(source, tmp_path):
+    convert(source, tmp_path / "out", model_name="resnet18", model_args=SMALL)
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    (tmp_path / "out.old").mkdir()
+    with pytest.raises(UserError, match=r"holds 'mine.txt', no converted weights"):
+        convert(source, tmp_path / "out", model_name="resnet18", model_args=SMALL)
+    (tmp_path / "out" / "mine.txt").unlink()
+    convert(source, tmp_path / "out", model_name="resnet18", model_args=SMALL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.old", "source.safetensors"]
+
+
+def test_a_link_to_converted_weights_stays_a_link(source, tmp_path):
+    convert(source, tmp_path / "out", model_name="resnet18", model_args=SMALL)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    convert(source, tmp_path / "link", model_name="resnet18", model_args=SMALL, preprocess="CIFAR")
+    assert (tmp_path / "link").is_symlink()
+    assert load_preprocess(tmp_path / "out") == PREPROCESS["CIFAR"]
+
+
+def test_a_run_tells_its_model_class_names_and_normalisation(tmp_path):
+    import jax.numpy as jnp
+    import optax
+
+    from resnet_jax.config import load_config, to_json
+    from resnet_jax.training.checkpoint import open_newest
+    from resnet_jax.training.steps import create_train_state
+
+    config = load_config("digits", ["--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8"])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(to_json(config))
+    model = small("resnet20", stage_sizes=(1, 1), num_classes=10)
+    state = create_train_state(model, random_variables(model), optax.identity())
+    names = [str(digit) for digit in range(10)]
+    position = {"normalization": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}, "class_names": names}
+    with open_newest(tmp_path / "run") as checkpoints:
+        checkpoints.save(state.replace(step=jnp.asarray(7)), position)
+        checkpoints.wait()
+    convert(tmp_path / "run", tmp_path / "out.safetensors")
+    info = read_info(tmp_path / "out.safetensors")
+    assert (info.model, info.class_names) == ("resnet20", tuple(names))
+    assert info.preprocess is not None
+    assert info.preprocess.mean == (0.1, 0.2, 0.3)
+    assert_equal(load_weights(tmp_path / "out.safetensors", info.create_model()), random_variables(model))
 
 
 def test_half_precision_is_widened(tmp_path):

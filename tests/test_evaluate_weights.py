@@ -124,6 +124,7 @@ PREPARED = ["--model", "resnet20", "--mean", "0", "0", "0", "--std", "1", "1", "
         ([], "give either --workdir, a run's folder, or --weights"),
         (["--workdir", "runs/x", "--weights", "y"], "give either --workdir, a run's folder, or --weights"),
         (["--workdir", "runs/x", "--mean", "0,0,0"], "--mean belongs to --weights"),
+        (["--workdir", "runs/x", "--batch_size", "7"], "--batch_size belongs to --weights"),
         (["--weights", "{source}"], "--weights needs --data"),
         (["--weights", "{source}", "--data", "{images}", "--checkpoint", "best"], "--checkpoint belongs to --workdir"),
         (["--weights", "{source}", "--data", "{images}"], "name it with --model"),
@@ -141,6 +142,30 @@ def test_bad_usage_is_one_line(source, images, capsys, words, message):
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_data_set_of_other_classes_is_refused(tmp_path):
+    arguments = {**SMALL, "num_classes": 10}
+    write_safetensors(tmp_path / "source.safetensors", state_dict(small(**arguments)), {})
+    convert(
+        tmp_path / "source.safetensors", tmp_path / "out", model_name="resnet18", model_args=arguments,
+        preprocess="CIFAR",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"has the classes 0, 1, 2 ..., the model airplane, automobile"):
+        evaluate_weights(tmp_path / "out", "digits")
+
+
+def test_weights_that_are_not_finite_end_with_code_1(tmp_path, images, capsys):
+    tensors = state_dict(small())
+    tensors["fc.bias"][0] = np.nan
+    write_safetensors(tmp_path / "nan.safetensors", tensors, {})
+    arguments = [f"{name}={value}" for name, value in SMALL.items()]
+    words = ["evaluate", "--model", "resnet18", "--weights", str(tmp_path / "nan.safetensors"), "--json"]
+    words += ["--data", str(images[0]), *PREPARED[2:], "--model_args", *arguments]
+    assert main(words) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == "error: the loss is nan: the weights are not finite, or not those of this model\n"
 
 
 @pytest.mark.skipif(not CIFAR_ARCHIVE.exists(), reason="the CIFAR-10 images and published weights are not here")

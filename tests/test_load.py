@@ -111,7 +111,7 @@ def test_other_axes_of_the_same_numbers_are_reshaped_and_reported(write):
 def test_a_transposed_matrix_is_not_taken_for_a_reshaped_one(write):
     tensors = state_dict(small())
     tensors["fc.weight"] = tensors["fc.weight"].T
-    with pytest.raises(UserError, match=r"fc.weight is \(16, 5\) there and \(5, 16\) here"):
+    with pytest.raises(UserError, match=r"fc.weight \(16, 5\) there and \(5, 16\) here"):
         load_weights(write(tensors), small())
 
 
@@ -204,12 +204,62 @@ def test_the_wrong_model_is_one_line_with_the_likely_one(write):
 def test_biases_that_only_some_convolutions_have_are_zero_elsewhere(write):
     model = small("resnet50", conv_bias=True)
     tensors = state_dict(model)
-    for name in ("conv1.bias", "layer1.0.downsample.0.bias"):
+    for name in ("conv1.bias", "layer1.0.downsample.0.bias", "layer2.0.downsample.0.bias"):
         del tensors[name]
     variables, report = import_weights(write(tensors), model)
-    assert report.zeroed == {"conv1.bias": (8,), "layer1.0.downsample.0.bias": (32,)}
+    assert report.zeroed == {
+        "conv1.bias": (8,),
+        "layer1.0.downsample.0.bias": (32,),
+        "layer2.0.downsample.0.bias": (64,),
+    }
     np.testing.assert_array_equal(variables["params"]["conv1"]["bias"], np.zeros(8))
     assert jax.tree.structure(variables) == jax.tree.structure(random_variables(model))
+
+
+def test_a_bias_that_alone_of_its_kind_is_absent_is_missing(write):
+    model = small("resnet50", conv_bias=True)
+    tensors = state_dict(model)
+    del tensors["layer2.0.conv2.bias"]
+    with pytest.raises(UserError, match=r"lacks layer2.0.conv2.bias \(16,\)"):
+        load_weights(write(tensors), model)
+
+
+def test_numbers_beyond_the_models_range_are_refused(write):
+    tensors = {name: array.astype(np.float64) for name, array in state_dict(small()).items()}
+    tensors["conv1.weight"] *= 1e300
+    with pytest.raises(UserError, match=r"conv1.weight has float64 numbers beyond the range of float32"):
+        load_weights(write(tensors), small())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("fc.weight", ()),
+        ("fc.weight", (5,)),
+        ("fc.weight", (0, 16)),
+        ("layer1.0.conv3.weight", ()),
+        ("layer1.0.conv2.weight", (3, 16, 3, 3)),
+        ("layer1.99999999.conv1.weight", (1,)),
+        ("conv1.weight", (8, 0, 7, 7)),
+        ("a\n\x1b[31mred" + "x" * 5000, (1,)),
+    ],
+)
+def test_odd_shapes_and_names_are_one_short_line(write, name, shape):
+    model = small("resnet50")
+    tensors = {**state_dict(model), name: np.ones(shape, np.float32)}
+    with pytest.raises(UserError) as error:
+        load_weights(write(tensors), model)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+    assert "num_classes=0" not in str(error.value)
+    assert "99999999," not in str(error.value)
+
+
+def test_other_weights_beside_the_network_do_not_hide_its_prefix(write):
+    tensors = {f"model.{name}": array for name, array in state_dict(small()).items()}
+    tensors["criterion.weight"] = np.ones(5, np.float32)
+    with pytest.raises(UserError, match=r"it has beyond the model criterion.weight \(5,\)"):
+        load_weights(write(tensors), small())
 
 
 def test_biases_are_not_made_up_where_the_file_has_none(write):

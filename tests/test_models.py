@@ -310,6 +310,17 @@ def test_dropout_acts_in_training_alone():
     model.apply(variables, images, train=False)  # needs no key
 
 
+def test_frozen_batch_norm_leaves_dropout_and_stochastic_depth_to_training():
+    images = jax.random.normal(jax.random.key(1), (8, 8, 8, 3))
+    for arguments in ({"dropout": 0.5, "dropout_in": "block"}, {"stochastic_depth": 0.5}):
+        model = ResNet(**{**TINY, "stage_sizes": (1, 2)}, batch_norm="frozen", **arguments)
+        variables = initialized(model, images)
+        rngs = {"dropout": jax.random.key(0)}
+        trained, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+        assert not np.array_equal(trained, model.apply(variables, images, train=False))
+        jax.tree.map(np.testing.assert_array_equal, updated["batch_stats"], variables["batch_stats"])
+
+
 def test_dropout_in_blocks_acts_before_the_last_convolution_of_each():
     model = ResNet(**TINY, block_cls="preact_basic", dropout=0.5, dropout_in="block")
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
@@ -413,6 +424,7 @@ def test_pre_activation_projects_the_activated_input_and_adds_nothing_after_the_
         ({"name": "resnet18", "dropout": 1.0}, r"dropout=1.0 must be in \[0, 1\)"),
         ({"name": "resnet18", "stage_sizes": (2, 0)}, r"stage_sizes=\(2, 0\) must name at least one stage"),
         ({"name": "resnet18", "stage_sizes": "2222"}, "stage_sizes='2222' must be of type"),
+        ({"name": "resnet18", "norm_epsilon": float("inf")}, "norm_epsilon=inf must be positive and finite"),
         ({"name": "resnet18", "stem": "deep", "num_filters": 33}, "num_filters=33 must be even with stem='deep'"),
         ({"name": "plain18", "stochastic_depth": 0.1}, "with shortcut='none' it must be 0"),
         ({"name": "wrn16_8", "dropout_in": "stem"}, "dropout_in='stem' must be one of head, block"),
@@ -421,8 +433,10 @@ def test_pre_activation_projects_the_activated_input_and_adds_nothing_after_the_
     ],
 )
 def test_bad_arguments_are_named_with_the_rule(arguments, message):
+    arguments = dict(arguments)
+    name = arguments.pop("name")
     with pytest.raises(ValueError, match=message):
-        create_model(**arguments)
+        create_model(name, **arguments)
 
 
 def test_images_without_a_batch_axis_are_refused():

@@ -128,7 +128,6 @@ def test_files_are_evaluated_by_their_tags_recipe_but_resnext101_64x4d_by_v2s():
     assert recipe_of("resnet50-0676ba61.pth") == "IMAGENET1K_V1"
     assert recipe_of("resnet50-11ad3fa6.pth") == "IMAGENET1K_V2"
     assert recipe_of("resnext101_64x4d-173b62eb.pth") == "IMAGENET1K_V2"
-    assert recipe_of("mine.pth") is None
 
 
 def test_fresh_download_brings_the_file_into_the_cache(server, path, capsys):

@@ -107,7 +107,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(UserError, match="'w' has dtype float8_e5m2"):
         write_safetensors(tmp_path / "w.safetensors", {"w": NUMBERS.astype(ml_dtypes.float8_e5m2)}, {})
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+    with pytest.raises(UserError, match="cannot be written: "):
         write_safetensors(tmp_path / "file" / "w.safetensors", {"w": NUMBERS}, {})
 
 

@@ -79,8 +79,11 @@ def test_what_is_known_travels_in_the_files_metadata(tmp_path):
 
 
 def test_published_names_tell_their_preprocessing(tmp_path):
+    for name in ("resnet50-0676ba61.pth", "resnet50-11ad3fa6.pth"):
+        write_safetensors(tmp_path / name, state_dict(small()), {})
     assert load_preprocess(tmp_path / "resnet50-0676ba61.pth") == PREPROCESS["IMAGENET1K_V1"]
     assert load_preprocess(tmp_path / "resnet50-11ad3fa6.pth") == PREPROCESS["IMAGENET1K_V2"]
+    assert read_info(tmp_path / "resnet50-11ad3fa6.pth").model == "resnet50"
     names = read_info(tmp_path / "resnet50-11ad3fa6.pth").class_names
     assert (len(names), names[0], names[-1]) == (1000, "tench", "toilet tissue")
 
@@ -108,6 +111,24 @@ def test_information_that_cannot_be_read_is_one_line(tmp_path, text):
     with pytest.raises(UserError) as error:
         read_info(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [{"stem": "deep"}, {"squeeze_excite": True}, {"shortcut": "D"}])
+def test_timms_names_are_refused_for_pre_activation_networks_it_does_not_have(tmp_path, arguments):
+    model = small("resnetv2_50", **arguments)
+    with pytest.raises(UserError, match="layout='timm' has no name for"):
+        save_weights(tmp_path / "weights.safetensors", model, random_variables(model), layout="timm")
+
+
+def test_a_failed_write_leaves_neither_files_nor_folders(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    (tmp_path / "weights.safetensors.partial").write_text("the user's own")
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
+        save_weights(tmp_path / "new" / "folder" / "weights.safetensors", small(), random_variables(small()))
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.safetensors.partial"]
 
 
 @pytest.mark.parametrize(

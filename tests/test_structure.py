@@ -11,7 +11,7 @@ PACKAGE = Path(resnet_jax.__file__).parent
 # Who may see a config: what finds and checks it, what unpacks it once, and the commands.
 SEES_CONFIGS = {
     "config.py", "training/experiment.py", "training/loop.py", "commands.py", "evaluate.py", "degradation.py",
-    "benchmark/loop.py",
+    "describe.py", "benchmark/loop.py",
 }  # fmt: skip
 
 

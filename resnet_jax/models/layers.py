@@ -78,12 +78,14 @@ class BatchNorm(nn.Module):
     statistics by `1 - momentum`: the running variance is the unbiased one, as in torch and unlike flax.linen.BatchNorm.
     Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
     Under `jit` with a batch sharded over devices the statistics are those of the global batch.
+    frozen: the running statistics are used in training too, and stay.
 
     x (..., C) -> (..., C). Parameters `scale`, `bias` (C,); collection `batch_stats`: `mean`, `var` (C,).
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    frozen: bool = False
     scale_init: Initializer = initializers.ones
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -97,7 +99,7 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
 
         x = x.astype(self.param_dtype)
-        if train:
+        if train and not self.frozen:
             y, mean, var = _normalize_by_batch(x, scale, bias, self.epsilon)
             if not self.is_initializing():
                 count = x.size // x.shape[-1]

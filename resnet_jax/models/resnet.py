@@ -172,8 +172,8 @@ class ResNet(nn.Module):
         for field in ("stochastic_depth", "dropout", "norm_momentum"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise UserError(f"{field}={getattr(self, field)} must be in [0, 1)")
-        if self.norm_epsilon <= 0.0:
-            raise UserError(f"norm_epsilon={self.norm_epsilon} must be positive")
+        if not 0.0 < self.norm_epsilon < float("inf"):
+            raise UserError(f"norm_epsilon={self.norm_epsilon} must be positive and finite")
 
     @property
     def preact(self) -> bool:
@@ -204,7 +204,12 @@ class ResNet(nn.Module):
             input_norm = partial(norm, scaled=True)
         else:
             norm = input_norm = partial(
-                BatchNorm, momentum=self.norm_momentum, epsilon=self.norm_epsilon, dtype=dtype, param_dtype=param_dtype
+                BatchNorm,
+                momentum=self.norm_momentum,
+                epsilon=self.norm_epsilon,
+                frozen=self.batch_norm == "frozen",
+                dtype=dtype,
+                param_dtype=param_dtype,
             )
         block = partial(
             BLOCKS[self.block_cls],
@@ -219,15 +224,13 @@ class ResNet(nn.Module):
             norm=norm,
             input_norm=input_norm,
         )
-        norm_train = train and self.batch_norm != "frozen"
-
         if self.stem == "deep":
-            x = DeepStem(self.num_filters, conv, norm, name="conv1")(images, train=norm_train)
+            x = DeepStem(self.num_filters, conv, norm, name="conv1")(images, train=train)
         else:
             kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
             x = conv(self.num_filters, kernel_size=kernel_size, stride=stride, name="conv1")(images)
         if not self.preact:
-            x = nn.relu(norm(name="bn1")(x, train=norm_train))
+            x = nn.relu(norm(name="bn1")(x, train=train))
         outputs = {"stem": x}
         if self.stem != "cifar":
             x = max_pool(x)
@@ -236,10 +239,10 @@ class ResNet(nn.Module):
             stage_block = partial(block, filters=self.num_filters * self.widen_factor * 2**i)
             rates, drop_branches = drop_branches[:num_blocks], drop_branches[num_blocks:]
             stride = 1 if i == 0 else 2
-            x = Stage(rates, stride, stage_block, self.remat, name=f"layer{i + 1}")(x, train=norm_train)
+            x = Stage(rates, stride, stage_block, self.remat, name=f"layer{i + 1}")(x, train=train)
             outputs[f"stage{i + 1}"] = x
         if self.preact:
-            x = nn.relu(input_norm(name="norm")(x, train=norm_train))
+            x = nn.relu(input_norm(name="norm")(x, train=train))
         pooled = global_average_pool(x, param_dtype)  # (B, C)
         outputs["pooled"] = pooled
 

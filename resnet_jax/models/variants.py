@@ -80,7 +80,7 @@ def default_image_size(name: str) -> int:
     return 32 if _arguments(name).get("stem") == "cifar" else 224
 
 
-def create_model(name: str, **overrides: Any) -> ResNet:
+def create_model(name: str, /, **overrides: Any) -> ResNet:
     """The named model as a Linen module, any argument of `ResNet` overridden.
 
     num_classes is 1000, or 10 for the models made for 32x32 images, unless given; None makes a headless model.

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,11 @@ import numpy as np
 from resnet_jax.errors import UserError
 from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.state_dict import StateDict, name_tensors
-from resnet_jax.weights.target import PARTIAL, check_parents
+from resnet_jax.weights.target import PARTIAL, check_parents, making_parents
 
 # As in a training checkpoint, where the optimizer's state lies beside it.
 VARIABLES = "variables"
 INFO_FILE = "weights.json"
-OLD = ".old"
 
 
 @dataclass(frozen=True)
@@ -75,32 +74,40 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
 
     An earlier one at `path` is replaced; anything else there is a UserError (a ValueError), as is a full disk.
     """
+    path = path.resolve()
     check_replaceable(path)
     import orbax.checkpoint as ocp
 
-    path = path.absolute()
-    partial, old = path.with_name(path.name + PARTIAL), path.with_name(path.name + OLD)
-    with _one_line(path):
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with (
+        _one_line(path),
+        making_parents(path),
+        tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, ignore_cleanup_errors=True
+        ) as scratch,
+    ):
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(new / VARIABLES, jax.tree.map(np.asarray, dict(variables)))
+        (new / INFO_FILE).write_text(info)
+        if path.exists():
+            path.replace(old)
         try:
-            with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(partial / VARIABLES, jax.tree.map(np.asarray, dict(variables)))
-            (partial / INFO_FILE).write_text(info)
-            if path.exists():
-                path.replace(old)
-            partial.replace(path)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            new.replace(path)
+        except BaseException:
+            old.replace(path)
+            raise
 
 
 def check_replaceable(path: Path) -> None:
     """Raise UserError (a ValueError) if something other than converted weights is at `path`, or it cannot be made."""
     check_parents(path)
-    if path.is_dir() and any(path.iterdir()) and not (path / INFO_FILE).exists():
-        raise UserError(f"{path} exists and holds no converted weights: choose another folder")
+    if path.is_dir():
+        names = {entry.name for entry in path.iterdir()}
+        others = sorted(names - {VARIABLES, INFO_FILE})
+        if others or len(names) == 1:
+            raise UserError(
+                f"{path} holds {(others or sorted(names))[0]!r}, no converted weights: choose another folder"
+            )
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: choose another name for the folder, or end the name with .safetensors")
 

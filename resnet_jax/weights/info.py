@@ -11,9 +11,11 @@ from typing import Any
 from resnet_jax.data.transforms import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet, create_model
+from resnet_jax.paths import expand
 from resnet_jax.weights.directory import INFO_FILE
 from resnet_jax.weights.files import open_weights_file
-from resnet_jax.weights.pretrained import recipe_of
+from resnet_jax.weights.pretrained import PRETRAINED, recipe_of
+from resnet_jax.weights.stored import reading
 
 METADATA_KEY = "resnet_jax"  # of a safetensors file
 FORMAT = 1
@@ -33,10 +35,10 @@ class WeightsInfo:
     preprocess: Preprocess | None = None
     source: str = ""
 
-    def create_model(self, **overrides: Any) -> ResNet:
-        """The model that the weights are of."""
+    def create_model(self) -> ResNet:
+        """The model that the weights are of, if they tell."""
         assert self.model is not None
-        return create_model(self.model, **{**self.model_args, **overrides})
+        return create_model(self.model, **self.model_args)
 
     def to_json(self) -> str:
         """As JSON text, for a checkpoint directory or a file's metadata."""
@@ -53,12 +55,16 @@ class WeightsInfo:
                 raise ValueError("it is of a later format")
             preprocess = values.pop("preprocess")
             info = cls(**values, preprocess=Preprocess.from_json(preprocess) if preprocess else None)
-            names = tuple(str(name) for name in info.class_names)
             if not isinstance(info.model, str | None) or not isinstance(info.model_args, dict):
                 raise ValueError("its model is no name with arguments")
+            names = info.class_names
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ValueError("its class_names are no list of names")
+            if info.model is not None:
+                info.create_model()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{where} does not tell what its weights are of ({error}): convert them again") from None
-        return dataclasses.replace(info, class_names=names)
+        return dataclasses.replace(info, class_names=tuple(names))
 
 
 def read_info(path: str | Path) -> WeightsInfo:
@@ -66,14 +72,19 @@ def read_info(path: str | Path) -> WeightsInfo:
 
     Raises UserError (a ValueError) if what is written there cannot be read.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     if path.is_dir():
         file = path / INFO_FILE
-        return WeightsInfo.from_json(str(file), file.read_text()) if file.exists() else WeightsInfo()
-    recipe = recipe_of(path.name)
-    if recipe is not None:
-        return WeightsInfo(class_names=imagenet_names(), preprocess=PREPROCESS[recipe], source=path.name)
+        if not file.exists():
+            return WeightsInfo()
+        with reading(file):
+            text = file.read_text()
+        return WeightsInfo.from_json(str(file), text)
     metadata = open_weights_file(path).metadata
+    published = {file: name for (name, _), file in PRETRAINED.items()}
+    if path.name in published:
+        recipe = PREPROCESS[recipe_of(path.name)]
+        return WeightsInfo(published[path.name], {}, imagenet_names(), recipe, path.name)
     return WeightsInfo.from_json(str(path), metadata[METADATA_KEY]) if METADATA_KEY in metadata else WeightsInfo()
 
 

@@ -43,10 +43,13 @@ def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     first = "layer1.0"
     stem = next((shapes[name] for name in ("conv1.6.weight", "conv1.weight") if len(shapes.get(name, ())) == 4), None)
     inner = shapes.get(f"{first}.conv2.weight", ())
-    if sorted(blocks) != list(range(1, len(blocks) + 1)) or stem is None or len(inner) != 4 or 0 in (*stem, *inner):
+    outer = shapes.get(f"{first}.conv3.weight", inner)
+    if stem is None or any(len(shape) != 4 or 0 in shape for shape in (inner, outer)) or 0 in stem:
+        return {}
+    if not _from(1, blocks) or not all(_from(0, numbers) for numbers in blocks.values()) or inner[0] % inner[1]:
         return {}
     bottleneck = f"{first}.conv3.weight" in shapes
-    filters = shapes[f"{first}.conv3.weight"][0] // 4 if bottleneck else inner[0]
+    filters = outer[0] // 4 if bottleneck else inner[0]
     preact = "norm.weight" in shapes or "bn1.weight" not in shapes
     seen: dict[str, Any] = {
         "stage_sizes": tuple(max(blocks[stage]) + 1 for stage in sorted(blocks)),
@@ -57,12 +60,17 @@ def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "squeeze_excite": f"{first}.se.fc1.weight" in shapes,
         "shortcut": _shortcut(shapes),
         "conv_bias": has_conv_bias(shapes),
-        "num_classes": shapes["fc.weight"][0] if shapes.get("fc.weight") else None,
+        "num_classes": (shapes.get("fc.weight") or (0,))[0] or None,
     }
     if bottleneck and filters:
         groups = inner[0] // inner[1]
         seen |= {"groups": groups, "width_per_group": 64 * inner[0] // (groups * filters)}
     return seen
+
+
+def _from(start: int, numbers: Iterable[int]) -> bool:
+    """Whether the numbers are those from `start` on, without a gap."""
+    return sorted(numbers) == list(range(start, start + len(sorted(numbers))))
 
 
 def has_conv_bias(names: Iterable[str]) -> bool:

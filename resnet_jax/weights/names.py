@@ -110,7 +110,7 @@ def recognize_layout(names: Iterable[str]) -> tuple[str, dict[str, str]]:
     A prefix that all share (`module.`, `_orig_mod.`, `model.`) is dropped; a name of no layout stays as it is.
     """
     names = list(names)
-    prefix = _shared_prefix(names)
+    prefix = _shared_prefix(names) or _prefix_of_stem(names)
     modules = {name: name.removeprefix(prefix) for name in names}
     layout, rules = _recognize(modules.values())
     if layout == "transformers":  # a headless network has no `resnet.` before its names
@@ -149,9 +149,14 @@ def layout_names(layout: str, model: ResNet, names: Iterable[str]) -> dict[str, 
     }
     inverse = tuple((here, there) for there, here in rules[layout])
     renamed = {name: _rename(name, inverse) for name in names}
-    unknown = [name for name in renamed if layout == "transformers" and renamed[name] == name]
+    complete = layout == "transformers" or (layout == "timm" and model.preact)  # has other names for all there is
+    unknown = [
+        here
+        for here, there in renamed.items()
+        if complete and here == there and (layout, here[:5]) != ("timm", "norm.")
+    ]
     if unknown:
-        raise UserError(f"layout='transformers' has no name for {unknown[0]}; use layout='torchvision'")
+        raise UserError(f"layout={layout!r} has no name for {unknown[0]}; use layout='torchvision'")
     if layout == "transformers" and model.num_classes is None:  # its ResNetModel, which the classifier calls `resnet`
         return {here: there.removeprefix("resnet.") for here, there in renamed.items()}
     return renamed
@@ -167,6 +172,12 @@ def _shared_prefix(names: list[str]) -> str:
             break
         prefix.append(heads.pop())
     return "".join(f"{part}." for part in prefix)
+
+
+def _prefix_of_stem(names: list[str]) -> str:
+    """What stands before the stem's name where other things, such as a loss's weights, lie beside the network."""
+    stems = [name.removesuffix("conv1.weight") for name in names if name.endswith(".conv1.weight")]
+    return min(stems, key=len, default="") if not any(name.startswith(("conv1.", "stem.")) for name in names) else ""
 
 
 def _rename(name: str, rules: tuple[Rule, ...]) -> str:

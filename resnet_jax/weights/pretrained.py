@@ -40,10 +40,10 @@ BASE_URL = "https://download.pytorch.org/models"
 URL_VARIABLE = "RESNET_JAX_PRETRAINED_URL"
 
 
-def recipe_of(file_name: str) -> str | None:
-    """The preprocessing, by its name in `PREPROCESS`, with which a published file is evaluated; None for others."""
+def recipe_of(file_name: str) -> str:
+    """The preprocessing, by its name in `PREPROCESS`, with which a published file is evaluated."""
     tags = {file: OTHER_RECIPES.get(file, tag) for (_, tag), file in PRETRAINED.items()}
-    return tags.get(file_name)
+    return tags[file_name]
 
 
 def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:

@@ -9,6 +9,7 @@ import numpy as np
 
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.paths import expand
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
 from resnet_jax.weights.names import HEAD, LAYOUTS, layout_names, torch_arrays
 from resnet_jax.weights.safetensors_file import write_safetensors
@@ -34,10 +35,9 @@ def save_weights(
     Raises UserError (a ValueError) for another ending, variables that are not the model's, a layout that has no names
     for such a network, and a disk that is full.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     check_target(path)
     tensors = state_dict_arrays(model, variables, layout)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         metadata = {"format": "pt", **({METADATA_KEY: info.to_json()} if info else {})}
         write_safetensors(path, tensors, metadata)

@@ -7,14 +7,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, shown
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.names import COUNTERS, recognize_layout
 from resnet_jax.weights.stored import StoredTensor, Unreadable
 
 # Under which names training scripts put the state_dict beside the optimizer's state, in order of preference.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
-MAX_WRAPPERS = 4
 
 
 class Tensor(Protocol):
@@ -37,12 +36,12 @@ class StateDict:
     """Tensors by torchvision's names.
 
     tensors: also what is no tensor, should a weight be expected in its place. originals: the names in the file, by
-    torchvision's. dropped: the names of counters and the like.
+    torchvision's. num_counters: how many entries count batches or steps.
     """
 
     tensors: dict[str, Tensor | Unreadable]
     originals: dict[str, str]
-    dropped: tuple[str, ...]
+    num_counters: int
     format: str
     layout: str
     metadata: dict[str, str]
@@ -73,10 +72,11 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, metadata: Ma
     originals: dict[str, str] = {}
     for original, name in renamed.items():
         if name in tensors:
-            raise UserError(f"{path} holds {name} twice, as {originals[name]!r} and as {original!r}")
+            raise UserError(
+                f"{path} holds {shown(name)} twice, as {shown(originals[name])!r} and as {shown(original)!r}"
+            )
         tensors[name], originals[name] = kept[original], original
-    dropped = tuple(str(name) for name in entries if name not in kept)
-    return StateDict(tensors, originals, dropped, kind, layout, dict(metadata))
+    return StateDict(tensors, originals, len(entries) - len(kept), kind, layout, dict(metadata))
 
 
 def _is_counter(name: Any, entry: Any) -> bool:
@@ -94,24 +94,36 @@ def _tensor(entry: Any) -> Tensor | Unreadable:
 
 
 def _unwrap(path: Path, root: Any) -> dict[str, Any]:
-    for _ in range(MAX_WRAPPERS):
-        if isinstance(root, Unreadable):
-            raise UserError(f"{path} holds {root.what}, not a state_dict: save model.state_dict() instead")
-        if not isinstance(root, dict):
-            raise UserError(f"{path} holds a {type(root).__name__}, not a state_dict: save model.state_dict() instead")
-        inner = next((name for name in WRAPPERS if isinstance(root.get(name), dict) and root[name]), None)
+    seen: set[int] = set()  # a damaged file may contain itself
+    while isinstance(root, dict) and id(root) not in seen:
+        seen.add(id(root))
+        inner = next((root[name] for name in WRAPPERS if _holds_weights(root.get(name))), None)
         if inner is None:
             break
-        root = root[inner]
+        root = inner
+    if isinstance(root, Unreadable):
+        raise UserError(f"{path} holds {root.what}, not a state_dict: save model.state_dict() instead")
+    if not isinstance(root, dict):
+        what = (
+            "a tensor" if isinstance(root, StoredTensor) else "nothing" if root is None else f"a {type(root).__name__}"
+        )
+        raise UserError(f"{path} holds {what}, not a state_dict: save model.state_dict() instead")
     if any(isinstance(value, StoredTensor) for value in root.values()):
         return root
-    for name in WRAPPERS:
-        if isinstance(root.get(name), Unreadable):
+    for name, value in root.items():
+        if isinstance(value, Unreadable) and name in WRAPPERS:
             raise UserError(
-                f"{path} holds {root[name].what} under {name!r}, not a state_dict: save model.state_dict() instead"
+                f"{path} holds {value.what} under {name!r}, not a state_dict: save model.state_dict() instead"
             )
     for name, value in root.items():
         if isinstance(value, Unreadable):
-            raise UserError(f"{path}: {name!r} is {value.what}; only strided tensors of numbers are read")
-    keys = ", ".join(repr(str(name)[:40]) for name in list(root)[:5]) or "nothing"
+            raise UserError(f"{path}: {shown(name)} is {value.what}; a weight must be a plain tensor")
+    keys = ", ".join(repr(shown(name)) for name in list(root)[:5]) or "nothing"
     raise UserError(f"{path} holds no tensors under a known name; it has {keys}")
+
+
+def _holds_weights(value: Any) -> bool:
+    """Whether this may be the state_dict, or be around it: a dict with a tensor, or with another known name."""
+    if not isinstance(value, dict):
+        return False
+    return any(isinstance(entry, StoredTensor) for entry in value.values()) or not value.keys().isdisjoint(WRAPPERS)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,8 @@ PARTIAL = ".partial"
 
 def check_parents(path: Path) -> None:
     """Raise UserError (a ValueError) if the folders that `path` is to lie in are not there and cannot be made."""
+    if not path.name:
+        raise UserError(f"{path} is no name of a file or folder to write")
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir():
         raise UserError(f"{path} cannot be written: {existing} is a file")
@@ -26,15 +29,45 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises UserError (a ValueError) if it cannot be written.
     """
-    partial = path.with_name(path.name + PARTIAL)
     try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with making_parents(path), _partial_beside(path) as partial:
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _partial_beside(path: Path) -> Iterator[Path]:
+    """An empty file in the folder of `path` under a name that is nobody else's; gone afterwards unless renamed."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False) as file:
+        partial = Path(file.name)
+    try:
+        partial.chmod(0o666 & ~_umask())
+        yield partial
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making_parents(path: Path) -> Iterator[None]:
+    """Makes the folders that `path` is to lie in; if what follows fails, those that it made go again."""
+    missing = [parent for parent in path.absolute().parents if not parent.exists()]
+    try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for parent in missing:  # the innermost first
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+
+
+def _umask() -> int:
+    """The process's mask for new files, which temporary ones do not follow."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,66 @@
+"""What weights are of: told by themselves, by the run that trained them, and by whoever asks."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.config import config_from_dict
+from resnet_jax.data.transforms import Preprocess
+from resnet_jax.errors import UserError
+from resnet_jax.models import ResNet, create_model
+from resnet_jax.training.checkpoint import CheckpointFolder
+from resnet_jax.training.workdir import CONFIG_FILE, read_config
+from resnet_jax.weights.directory import find_variables
+from resnet_jax.weights.info import WeightsInfo, read_info
+from resnet_jax.weights.likely import has_conv_bias
+from resnet_jax.weights.load import open_weights
+from resnet_jax.weights.state_dict import StateDict
+
+
+def describe_weights(
+    path: Path, name: str | None, arguments: Mapping[str, Any]
+) -> tuple[StateDict, ResNet, WeightsInfo]:
+    """The weights at `path`, not read yet, their model, and what else is known of them.
+
+    name: the model's, None if the weights tell it. arguments: over those that the weights tell. Biased convolutions
+    are seen in the weights. Raises UserError (a ValueError) if the name is neither given nor told, or contradicts.
+    """
+    info = _run_info(path) or read_info(path)
+    if name is None and info.model is None:
+        raise UserError(f"{path} does not tell which model it is of: name it with --model")
+    if name is not None and info.model not in (None, name):
+        raise UserError(f"{path} is of the model {info.model!r}, not of {name!r}: leave out --model")
+    name = name or info.model
+    assert name is not None
+    state = open_weights(path)
+    biases = {"conv_bias": True} if has_conv_bias(state.tensors) else {}
+    model_args = {**biases, **info.model_args, **arguments}
+    model = create_model(name, **model_args)
+    model_args["num_classes"] = model.num_classes
+    names = info.class_names if len(info.class_names) == model.num_classes else ()
+    return state, model, dataclasses.replace(info, model=name, model_args=model_args, class_names=names)
+
+
+def _run_info(path: Path) -> WeightsInfo | None:
+    """What the run tells whose folder this is, or its checkpoints, its best, or one of their steps; None if none."""
+    if not path.is_dir():
+        return None
+    workdir = next((folder for folder in (path, *path.absolute().parents[:2]) if (folder / CONFIG_FILE).exists()), None)
+    if workdir is None or not (step := find_variables(path).parent).name.isdecimal():
+        return None
+    config = config_from_dict(read_config(workdir))
+    with CheckpointFolder(step.parent, num_kept=1, read_only=True) as checkpoints:
+        position = checkpoints.position(int(step.name))
+    class_names = tuple(position["class_names"])
+    mean, std = (np.asarray(position["normalization"][key]) for key in ("mean", "std"))
+    per_channel = mean.ndim == std.ndim == 1  # a mean image belongs to images of one size, and to no Preprocess
+    return WeightsInfo(
+        model=config.model,
+        model_args={**config.model_args.to_dict(), "num_classes": len(class_names)},
+        class_names=class_names,
+        preprocess=Preprocess(None, None, "bilinear", tuple(mean), tuple(std)) if per_channel else None,
+        source=str(workdir),
+    )

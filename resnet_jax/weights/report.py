@@ -1,0 +1,141 @@
+"""What of a weights file goes where in a model, and what to say where it does not fit."""
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.errors import UserError, shown
+from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.weights.likely import architecture, describe_network, has_conv_bias
+from resnet_jax.weights.names import HEAD, torch_shapes
+from resnet_jax.weights.state_dict import StateDict
+from resnet_jax.weights.stored import Unreadable
+
+Shape = tuple[int, ...]
+NUM_NAMED = 3  # how many tensors an error names
+
+
+@dataclass
+class Report:
+    """What an import did, tensor by tensor: names are torchvision's, shapes in torch's order.
+
+    loaded: all that came from the file. reshaped: those among them whose number of axes differs, (shape there, here).
+    missing: of the model, not in the file. unexpected: in the file, not of the model. misshapen: (shape there, here).
+    zeroed: biases of convolutions that have none in the file, where others have: the same network.
+    reset: the model's, initialised anew. dropped: what else the file holds. counters: how many of its entries count
+    something, batches or steps.
+    """
+
+    path: str
+    format: str
+    layout: str
+    loaded: dict[str, Shape] = field(default_factory=dict)
+    reshaped: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    missing: dict[str, Shape] = field(default_factory=dict)
+    unexpected: dict[str, Shape] = field(default_factory=dict)
+    misshapen: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    zeroed: dict[str, Shape] = field(default_factory=dict)
+    reset: dict[str, Shape] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    counters: int = 0
+
+
+def compare(path: Path, state: StateDict, model: ResNet, head: str) -> Report:
+    """What of the state_dict goes where in the model. Raises UserError (a ValueError) for what cannot be a weight."""
+    report = Report(str(path), state.format, state.layout, counters=state.num_counters)
+    expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model)).items()}
+    zeros = _absent_kinds_of_bias(expected, state)
+    for name, shape in expected.items():
+        if head == "reset" and _of_head(name):
+            report.reset[name] = shape
+            continue
+        tensor = state.tensors.get(name)
+        if tensor is None:
+            (report.zeroed if name in zeros else report.missing)[name] = shape
+            continue
+        if isinstance(tensor, Unreadable):
+            raise UserError(f"{path}: {shown(state.originals[name])} is {tensor.what}; a weight must be a plain tensor")
+        if not jnp.issubdtype(tensor.dtype, np.floating):
+            raise UserError(
+                f"{path}: {shown(state.originals[name])} is of dtype {tensor.dtype}; weights are floating point"
+            )
+        if _squeezed(tensor.shape) != _squeezed(shape) or math.prod(tensor.shape) != math.prod(shape):
+            report.misshapen[name] = (tensor.shape, shape)
+            continue
+        report.loaded[name] = shape
+        if tensor.shape != shape:
+            report.reshaped[name] = (tensor.shape, shape)
+    for name, tensor in state.tensors.items():
+        if name in expected and name not in report.reset:
+            continue
+        if isinstance(tensor, Unreadable) or (_of_head(name) and (head == "reset" or model.num_classes is None)):
+            report.dropped.append(state.originals[name])
+        else:
+            report.unexpected[state.originals[name]] = tensor.shape
+    return report
+
+
+def _absent_kinds_of_bias(expected: dict[str, Shape], state: StateDict) -> set[str]:
+    """The biases of the model's convolutions of a kind that has none in the file, although others have.
+
+    A kind is the stem's, all blocks' conv1, or all projections'. (Squeeze-and-excitation always has biases.)
+    """
+    if not has_conv_bias(state.tensors):
+        return set()
+    kernels = [name for name, shape in expected.items() if len(shape) == 4 and ".se." not in name]
+    kinds: dict[str, set[str]] = {}
+    for kernel in kernels:
+        kinds.setdefault(re.sub(r"^layer\d+\.\d+", "layer", kernel), set()).add(kernel.removesuffix("weight") + "bias")
+    return {bias for biases in kinds.values() if biases.isdisjoint(state.tensors) for bias in biases}
+
+
+def _squeezed(shape: Shape) -> Shape:
+    """Without the trailing axes of length 1 by which a 1x1 convolution differs from a matrix."""
+    while len(shape) > 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _of_head(name: str) -> bool:
+    return name.startswith(f"{HEAD}.")
+
+
+def complaint(report: Report, state: StateDict, model: ResNet) -> str:
+    """One line: which tensors do not fit, and what to do."""
+    wrong = [*report.missing, *report.unexpected, *report.misshapen]
+    there, here = report.misshapen.get(f"{HEAD}.weight", ((), ()))
+    same_features = len(there) == 2 and there[0] > 0 and there[1] == here[1]
+    if same_features and all(map(_of_head, wrong)) and len(wrong) == len(report.misshapen):
+        return (
+            f"{report.path} has {there[0]} classes and the model {here[0]} ({HEAD}.weight is {there} there and {here} "
+            f"here): create it with num_classes={there[0]}, or start a new head with head='reset' (--head reset)"
+        )
+    if all(map(_of_head, wrong)) and len(wrong) == len(report.missing):
+        return f"{report.path} has no head ({wrong[0]} is missing): start a new one with head='reset' (--head reset)"
+    parts = [
+        *_named("lacks", {name: f"{shape}" for name, shape in report.missing.items()}),
+        *_named("has beyond the model", {name: f"{shape}" for name, shape in report.unexpected.items()}),
+        *_named("differs in", {name: f"{a} there and {b} here" for name, (a, b) in report.misshapen.items()}),
+    ]
+    network = describe_network(state.shapes)
+    advice = f"it looks like {network}" if network else "its names and shapes are those of no network known here"
+    if network and _tells_same(state, model):
+        advice = "the rest is that of this network"
+    return f"{report.path} does not fit the model: it {'; '.join(parts)}; {advice}"
+
+
+def _named(verb: str, tensors: dict[str, str]) -> list[str]:
+    if not tensors:
+        return []
+    first = ", ".join(f"{shown(name)} {what}" for name, what in list(tensors.items())[:NUM_NAMED])
+    more = len(tensors) - NUM_NAMED
+    return [f"{verb} {first}" + (f" and {more} more" if more > 0 else "")]
+
+
+def _tells_same(state: StateDict, model: ResNet) -> bool:
+    seen = architecture(state.shapes)
+    return all(getattr(model, name) == value for name, value in seen.items() if name != "shortcut")
