@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
     evaluate.add_argument("--weights", metavar="PATH", help="a weights file or checkpoint directory, instead of a run")
     evaluate.add_argument("--data", metavar="DIR|tfds:NAME[:SPLIT]", help="images (default: the run's own test set)")
+    evaluate.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: the run's, or ~/tensorflow_datasets)")
     evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
     _add_model_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")

@@ -119,7 +119,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         for option in ("model", "model_args", "num_classes", "mean", "std", "batch_size"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option} belongs to --weights; a run tells its own")
-        result = evaluate_run(expand(arguments.workdir), arguments.data, arguments.checkpoint or "newest")
+        result = evaluate_run(
+            expand(arguments.workdir), arguments.data, arguments.checkpoint or "newest", arguments.data_dir
+        )
         return _print_result(result, arguments.json)
     if arguments.checkpoint is not None:
         raise UserError("--checkpoint belongs to --workdir: give the checkpoint's own directory to --weights")
@@ -133,6 +135,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         mean=arguments.mean,
         std=arguments.std,
         batch_size=arguments.batch_size,
+        data_dir=arguments.data_dir,
     )
     return _print_result(result, arguments.json)
 

@@ -68,15 +68,19 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
     return TrainedRun(config, model, mesh, state, step, Normalization.from_json(position["normalization"]), class_names)
 
 
-def evaluate_run(workdir: Path, data: str | None = None, which: str = "newest") -> dict[str, Any]:
+def evaluate_run(
+    workdir: Path, data: str | None = None, which: str = "newest", data_dir: str | None = None
+) -> dict[str, Any]:
     """{"workdir", "checkpoint", "step", "data", "loss", "accuracy", "count"} of a run's weights.
 
     data: a folder of class folders, or "[tfds:]NAME[:SPLIT]", of the run's classes; None is the run's own test set.
-    which: "newest" or "best" (by validation accuracy).
+    which: "newest" or "best" (by validation accuracy). data_dir: where TFDS's sets are, None: where the run had them.
     Raises UserError (a ValueError) if there is no such run, checkpoint or data.
     """
     run = restore_run(workdir, which)
     config, mean = run.config, run.normalization.mean
+    if data_dir is not None:
+        config.data_dir = data_dir
     source: ImageSource
     if data is None:
         source, data = load_split(config, "test"), f"{config.dataset}:test"
@@ -102,12 +106,13 @@ def evaluate_weights(
     mean: Channels | None = None,
     std: Channels | None = None,
     batch_size: int | None = None,
+    data_dir: str | None = None,
 ) -> dict[str, Any]:
     """{"model", "weights", "data", "loss", "accuracy", "count"} of imported weights.
 
     weights: a file or checkpoint directory, as `load_weights` takes it. data: as for `evaluate_run`. model_name,
     model_args: what the weights do not tell. mean, std: of the channels, in [0, 1], instead of those that travel with
-    the weights. batch_size: 128 if None.
+    the weights. batch_size: 128 if None. data_dir: where TFDS's sets are, None: its own default.
     Raises UserError (a ValueError) if the weights do not fit, or nothing tells how images are prepared;
     NonFiniteError if the loss is not finite.
     """
@@ -118,7 +123,7 @@ def evaluate_weights(
     if model.num_classes is None:
         raise UserError(f"{weights} has no head: there is nothing to evaluate")
     preprocess = _preprocess(weights, info, mean, std)
-    source = open_images(data, info.class_names, model.num_classes, preprocess)
+    source = open_images(data, info.class_names, model.num_classes, preprocess, data_dir or "")
     mesh = make_mesh()
     variables, _ = import_state_dict(weights, opened, model, "strict")
     state = create_train_state(model, variables, optax.identity())

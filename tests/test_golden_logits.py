@@ -37,21 +37,21 @@ def golden(request, tmp_path_factory):
     path.unlink()
 
 
-def outputs(golden, dtype, **more):
+def applied(golden, dtype, **options):
+    """What the model gives, jitted, for the golden images with the golden weights."""
     facts, _, path, name, arguments = golden
-    model = create_model(name, dtype=dtype, **arguments, **more)
+    model = create_model(name, dtype=dtype, **arguments)
     variables = load_weights(path, model)
     images = golden_files.images(facts, dtype)
-    headless = model.clone(num_classes=None)
-    stages = jax.jit(lambda v, x: headless.apply(v, x, train=False, features=True))(variables, images)
-    head = variables["params"]["fc"]
-    return stages["pooled"] @ head["kernel"] + head["bias"], stages
+    return variables, jax.jit(lambda v, x: model.apply(v, x, train=False, **options))(variables, images)
 
 
 def test_float64_logits_and_stage_means_are_the_frameworks_own(golden):
     _, arrays, *_ = golden
     with jax.enable_x64(True):
-        logits, stages = outputs(golden, "float64")
+        variables, stages = applied(golden, "float64", features=True)
+        head = variables["params"]["fc"]
+        logits = stages["pooled"] @ head["kernel"] + head["bias"]
         np.testing.assert_allclose(logits, arrays["logits"], rtol=0, atol=1e-9)
         for i in range(1, 5):
             if f"layer{i}_mean" in arrays:
@@ -61,5 +61,5 @@ def test_float64_logits_and_stage_means_are_the_frameworks_own(golden):
 
 def test_float32_error_is_like_the_frameworks_own(golden):
     facts, arrays, *_ = golden
-    logits, _ = outputs(golden, "float32")
+    _, logits = applied(golden, "float32")
     assert np.abs(np.asarray(logits, np.float64) - arrays["logits"]).max() <= 5 * facts["torch_float32_max_error"]
