@@ -40,6 +40,8 @@ def convert(
     choose("layout", layout, LAYOUTS)
     if isinstance(preprocess, str):
         choose("preprocess", preprocess, PREPROCESS)
+    if target.suffix in TORCH_SUFFIXES and preprocess is not None:
+        raise UserError(f"{target} holds weights alone, no preprocessing: write a .safetensors file or a folder")
     to_file = target.suffix in SUFFIXES
     if to_file:
         check_target(target)
@@ -47,8 +49,6 @@ def convert(
         raise UserError(f"{target} must end in one of {', '.join(SUFFIXES)}, or be the name of a folder")
     else:
         check_replaceable(target)
-    if target.suffix in TORCH_SUFFIXES and preprocess is not None:
-        raise UserError(f"{target} holds weights alone, no preprocessing: write a .safetensors file or a folder")
     state, model, info = describe_weights(source, model_name, model_args or {})
     variables, report = import_state_dict(source, state, model, head)
     info = _prepared(info, model, preprocess, head)

@@ -24,6 +24,12 @@ NETWORKS = {
     "hf-resnet-50-v1": ("resnet50", {"stride_in": "1x1"}),  # downsample_in_bottleneck
 }
 
+# One of each kind of block, for what takes float32 as well.
+FAMILIES = [
+    "torchvision-resnet18", "torchvision-resnext50_32x4d", "timm-resnet50d", "timm-seresnet50", "timm-resnetv2_50",
+    "hf-resnet-50-v1",
+]  # fmt: skip
+
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def golden(request, tmp_path_factory):
@@ -59,6 +65,7 @@ def test_float64_logits_and_stage_means_are_the_frameworks_own(golden):
                 np.testing.assert_allclose(mean, arrays[f"layer{i}_mean"], rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("golden", FAMILIES, indirect=True)
 def test_float32_error_is_like_the_frameworks_own(golden):
     facts, arrays, *_ = golden
     _, logits = applied(golden, "float32")

@@ -19,7 +19,7 @@ from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.safetensors_file import write_safetensors
 from resnet_jax.weights.stored import StoredTensor
 
-NUM_EXAMPLES = int(os.environ.get("RESNET_JAX_FUZZ_EXAMPLES", "1000"))
+NUM_EXAMPLES = int(os.environ.get("RESNET_JAX_FUZZ_EXAMPLES", "500"))
 MAX_ELEMENTS = 10_000
 TINY = small("resnet20", stage_sizes=(1,), num_filters=1, num_classes=2)
 NUMBERS = np.arange(24, dtype=np.float32)

@@ -55,7 +55,7 @@ def read_directory(path: Path) -> StateDict:
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         variables = checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
         tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
-    return name_tensors(path, tensors, "checkpoint", {})
+    return name_tensors(path, tensors, "checkpoint")
 
 
 def find_variables(path: Path) -> Path:

@@ -44,7 +44,6 @@ class StateDict:
     num_counters: int
     format: str
     layout: str
-    metadata: dict[str, str]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -58,10 +57,10 @@ def read_state_dict(path: Path) -> StateDict:
     Raises UserError (a ValueError) if the file is none, is damaged, or holds no state_dict.
     """
     file = open_weights_file(path)
-    return name_tensors(path, _unwrap(path, file.root), file.format, file.metadata)
+    return name_tensors(path, _unwrap(path, file.root), file.format)
 
 
-def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, metadata: Mapping[str, str]) -> StateDict:
+def name_tensors(path: Path, entries: Mapping[str, Any], kind: str) -> StateDict:
     """The StateDict of a file's entries by their own names. `kind` is the file's format.
 
     Raises UserError (a ValueError) if two of them have the same meaning.
@@ -76,7 +75,7 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, metadata: Ma
                 f"{path} holds {shown(name)} twice, as {shown(originals[name])!r} and as {shown(original)!r}"
             )
         tensors[name], originals[name] = kept[original], original
-    return StateDict(tensors, originals, len(entries) - len(kept), kind, layout, dict(metadata))
+    return StateDict(tensors, originals, len(entries) - len(kept), kind, layout)
 
 
 def _is_counter(name: Any, entry: Any) -> bool:

@@ -64,7 +64,7 @@ class ByteRange:
                 return self._bytes_at(file, offset, count)
             if count == self.length:
                 data = self._bytes_at(file, 0, count)
-                crc32 = zlib.crc32(data)
+                crc32 = zlib.crc32(data, 0)
             else:
                 crc32 = 0
                 for position in range(0, self.length, CRC_PIECE_BYTES):
