@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import resource
 import struct
 import subprocess
 import sys
@@ -382,20 +381,18 @@ def test_hostile_files_are_bounded_in_memory_and_time(tmp_path):
         paths.append(tmp_path / f"{number}.pth")
         paths[-1].write_bytes(data)
     code = (
-        "import sys; from pathlib import Path; from resnet_jax.errors import UserError\n"
+        "import resource, sys; from pathlib import Path; from resnet_jax.errors import UserError\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (120, 120))\n"
         "from resnet_jax.weights.files import open_weights_file\n"
         "for path in sys.argv[1:]:\n"
         "    try: open_weights_file(Path(path)); print('opened')\n"
         "    except UserError as error: print(error)\n"
     )
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
-        resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
-
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # each thread's buffer would count
     command = [sys.executable, "-c", code, *map(str, paths)]
-    result = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, check=True, env=environment)
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     for (name, (_, expected)), line in zip(files.items(), result.stdout.splitlines(), strict=True):
         assert expected in line, name
 
