@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from resnet_jax.config import config_from_dict
-from resnet_jax.data.batches import Images, ImageSource, eval_batches
+from resnet_jax.data.batches import Images, ImageSource, LazySource, eval_batches
 from resnet_jax.data.folder import load_folder
 from resnet_jax.data.sources import SOURCES, load_source
 from resnet_jax.data.transforms import Preprocess
@@ -157,7 +157,7 @@ def open_images(
                 f"{', '.join(class_names[:3])} ...: they must be the same"
             )
         if preprocess.resize is not None or preprocess.crop is not None:
-            source = _PreparedSource(source, preprocess)
+            source = LazySource(_PreparedImages(source.images, preprocess), source.labels, source.class_names)
     elif folder.is_dir() and not data.startswith("tfds:"):
         source = load_folder(folder, preprocess, class_names=_folder_names(folder, class_names))
     else:
@@ -187,30 +187,6 @@ class _PreparedImages:
 
     def __getitem__(self, indices: np.ndarray) -> np.ndarray:
         return np.stack([self.preprocess.pixels(Image.fromarray(image)) for image in self.images[indices]])
-
-
-@dataclass(frozen=True)
-class _PreparedSource:
-    """A source with its images resized and cropped."""
-
-    source: ImageSource
-    preprocess: Preprocess
-
-    @property
-    def images(self) -> _PreparedImages:
-        return _PreparedImages(self.source.images, self.preprocess)
-
-    @property
-    def labels(self) -> np.ndarray:
-        return self.source.labels
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return self.source.class_names
-
-    @property
-    def num_classes(self) -> int:
-        return self.source.num_classes
 
 
 def _preprocess(weights: Path, info: WeightsInfo, mean: Channels | None, std: Channels | None) -> Preprocess:

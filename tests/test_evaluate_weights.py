@@ -29,6 +29,18 @@ def source(tmp_path):
 
 
 @pytest.fixture
+def cifar_weights(tmp_path):
+    """A checkpoint directory of ten classes that tells CIFAR-10's names and preprocessing."""
+    arguments = {**SMALL, "num_classes": 10}
+    write_safetensors(tmp_path / "source.safetensors", state_dict(small(**arguments)), {})
+    convert(
+        tmp_path / "source.safetensors", tmp_path / "out", model_name="resnet18", model_args=arguments,
+        preprocess="CIFAR",
+    )  # fmt: skip
+    return tmp_path / "out"
+
+
+@pytest.fixture
 def images(tmp_path):
     """Nine images of 40x32 pixels in five classes, and their folder."""
     random = np.random.RandomState(0)
@@ -75,23 +87,16 @@ def test_preprocessing_that_travels_with_the_weights_is_used(source, images, tmp
     assert result["model"] == "resnet18"
 
 
-def test_a_folder_of_some_classes_is_labelled_by_their_names(tmp_path):
-    arguments = {**SMALL, "num_classes": 10}
-    write_safetensors(tmp_path / "source.safetensors", state_dict(small(**arguments)), {})
-    convert(
-        tmp_path / "source.safetensors", tmp_path / "out", model_name="resnet18", model_args=arguments,
-        preprocess="CIFAR",
-    )  # fmt: skip
-    model = small(**arguments)
-    logits = model.apply(load_weights(tmp_path / "out", model), np.zeros((1, 32, 32, 3), np.float32), train=False)
+def test_a_folder_of_some_classes_is_labelled_by_their_names(cifar_weights, tmp_path):
+    model = small(num_classes=10)
     for name in ("truck", "cat"):
         (tmp_path / "images" / name).mkdir(parents=True)
         Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "images" / name / "black.png")
     black = (np.zeros(3) - PREPROCESS["CIFAR"].mean) / PREPROCESS["CIFAR"].std
     inputs = np.broadcast_to(black.astype(np.float32), (1, 32, 32, 3))
-    logits = np.asarray(model.apply(load_weights(tmp_path / "out", model), inputs, train=False))[0]
+    logits = np.asarray(model.apply(load_weights(cifar_weights, model), inputs, train=False))[0]
     losses = -jax.nn.log_softmax(logits)
-    result = evaluate_weights(tmp_path / "out", str(tmp_path / "images"))
+    result = evaluate_weights(cifar_weights, str(tmp_path / "images"))
     labels = [CIFAR10_NAMES.index("cat"), CIFAR10_NAMES.index("truck")]
     assert result["loss"] == pytest.approx(float(losses[np.array(labels)].mean()), rel=1e-4)
 
@@ -144,15 +149,9 @@ def test_bad_usage_is_one_line(source, images, capsys, words, message):
     assert len(error.splitlines()) == 1
 
 
-def test_a_data_set_of_other_classes_is_refused(tmp_path):
-    arguments = {**SMALL, "num_classes": 10}
-    write_safetensors(tmp_path / "source.safetensors", state_dict(small(**arguments)), {})
-    convert(
-        tmp_path / "source.safetensors", tmp_path / "out", model_name="resnet18", model_args=arguments,
-        preprocess="CIFAR",
-    )  # fmt: skip
+def test_a_data_set_of_other_classes_is_refused(cifar_weights):
     with pytest.raises(ValueError, match=r"has the classes 0, 1, 2 ..., the model airplane, automobile"):
-        evaluate_weights(tmp_path / "out", "digits")
+        evaluate_weights(cifar_weights, "digits")
 
 
 def test_weights_that_are_not_finite_end_with_code_1(tmp_path, images, capsys):

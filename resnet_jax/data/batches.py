@@ -45,6 +45,23 @@ class ImageSource(Protocol):
         """Their labels."""
 
 
+@dataclass(frozen=True)
+class LazySource:
+    """Labelled images that are made when they are asked for, where a `Source` has them in memory."""
+
+    images: Images
+    labels: np.ndarray  # (N,) int32 in [0, num_classes)
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, from their names."""
+        return len(self.class_names)
+
+
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """The permutation of range(n) in which epoch `epoch` visits the images, (n,) int64.
 

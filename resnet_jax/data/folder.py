@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from resnet_jax.data.batches import LazySource
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError, suggestion
 
@@ -69,24 +70,7 @@ class FolderImages:
         return pixels
 
 
-@dataclass(frozen=True)
-class FolderSource:
-    """Labelled images in a folder: what batches are drawn from, as from a `Source` in memory."""
-
-    images: FolderImages
-    labels: np.ndarray  # (N,) int32 in [0, num_classes)
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, from their names."""
-        return len(self.class_names)
-
-
-def load_folder(root: Path, preprocess: Preprocess, *, class_names: tuple[str, ...] | None = None) -> FolderSource:
+def load_folder(root: Path, preprocess: Preprocess, *, class_names: tuple[str, ...] | None = None) -> LazySource:
     """The images `root/<class>/<image>`, classes and files in the order of their names; nothing is decoded yet.
 
     Files are known by EXTENSIONS in any case; hidden ones are ignored, and rotation in EXIF is not applied, as in
@@ -107,7 +91,7 @@ def load_folder(root: Path, preprocess: Preprocess, *, class_names: tuple[str, .
     positions = _positions(root, tuple(files), class_names)
     paths = tuple(path for name in files for path in files[name])
     labels = np.repeat(np.array(positions, np.int32), [len(files[name]) for name in files])
-    return FolderSource(FolderImages(paths, preprocess), labels, class_names or tuple(files))
+    return LazySource(FolderImages(paths, preprocess), labels, class_names or tuple(files))
 
 
 def read_image(path: Path) -> Image.Image:

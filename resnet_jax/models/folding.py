@@ -23,10 +23,9 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
     """
     if model.batch_norm == "folded":
         raise UserError("batch_norm='folded': the model is folded already")
-    flat = flatten_dict(variables["params"])
-    norms = {path[:-1] for path in flatten_dict(variables["batch_stats"])}
-    for norm in norms:
-        mean, var = (_at(variables["batch_stats"], norm)[name] for name in ("mean", "var"))
+    flat, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
+    for norm in {path[:-1] for path in statistics}:
+        mean, var = (statistics[*norm, name] for name in ("mean", "var"))
         factor = flat.pop((*norm, "scale")) * jax.lax.rsqrt(var + model.norm_epsilon)  # (F,)
         flat[*norm, "bias"] -= mean * factor
         conv = _convolution_before(norm, model.preact, flat)
@@ -52,9 +51,3 @@ def _convolution_before(norm: Path, preact: bool, params: Mapping[Path, Array]) 
         return None
     conv = (*parents, f"conv{index}")
     return conv if (*conv, "kernel") in params else (*conv, DEEP_STEM_LAST)
-
-
-def _at(tree: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    for name in path:
-        tree = tree[name]
-    return tree

@@ -22,6 +22,7 @@ TIMM_V2: tuple[Rule, ...] = (
     ("stages.{s}.blocks.{b}.norm{k}", "layer{s+1}.{b}.bn{k}"),
     ("stages.{s}.blocks.{b}.conv{k}", "layer{s+1}.{b}.conv{k}"),
     ("stages.{s}.blocks.{b}.downsample.conv", "layer{s+1}.{b}.downsample.0"),
+    ("norm", "norm"),
     ("head.fc", "fc"),
 )
 TRANSFORMERS: tuple[Rule, ...] = (
@@ -115,7 +116,7 @@ def recognize_layout(names: Iterable[str]) -> tuple[str, dict[str, str]]:
     layout, rules = _recognize(modules.values())
     if layout == "transformers":  # a headless network has no `resnet.` before its names
         modules = {name: f"resnet.{m}" if m.startswith(("embedder.", "encoder.")) else m for name, m in modules.items()}
-    renamed = {name: _rename(module, rules) for name, module in modules.items()}
+    renamed = {name: _rename(module, rules) or module for name, module in modules.items()}
     if layout == "torchvision" and renamed != modules:
         layout = "akamaster" if any(module.startswith("linear.") for module in modules.values()) else "tutorial"
     return layout, renamed
@@ -148,15 +149,13 @@ def layout_names(layout: str, model: ResNet, names: Iterable[str]) -> dict[str, 
         "tutorial": TUTORIAL,
     }
     inverse = tuple((here, there) for there, here in rules[layout])
-    renamed = {name: _rename(name, inverse) for name in names}
-    complete = layout == "transformers" or (layout == "timm" and model.preact)  # has other names for all there is
-    unknown = [
-        here
-        for here, there in renamed.items()
-        if complete and here == there and (layout, here[:5]) != ("timm", "norm.")
-    ]
-    if unknown:
-        raise UserError(f"layout={layout!r} has no name for {unknown[0]}; use layout='torchvision'")
+    complete = layout == "transformers" or (layout == "timm" and model.preact)  # its rules name all that it has
+    renamed = {}
+    for here in names:
+        there = _rename(here, inverse)
+        if there is None and complete:
+            raise UserError(f"layout={layout!r} has no name for {here}; use layout='torchvision'")
+        renamed[here] = there or here
     if layout == "transformers" and model.num_classes is None:  # its ResNetModel, which the classifier calls `resnet`
         return {here: there.removeprefix("resnet.") for here, there in renamed.items()}
     return renamed
@@ -180,8 +179,8 @@ def _prefix_of_stem(names: list[str]) -> str:
     return min(stems, key=len, default="") if not any(name.startswith(("conv1.", "stem.")) for name in names) else ""
 
 
-def _rename(name: str, rules: tuple[Rule, ...]) -> str:
-    """`name` by the first rule that fits its module; itself if none does."""
+def _rename(name: str, rules: tuple[Rule, ...]) -> str | None:
+    """`name` by the first rule that fits its module; None if none does."""
     module, dot, leaf = name.rpartition(".")
     for pattern, replacement in rules:
         match = re.fullmatch(_NUMBER.sub(_capture, pattern.replace(".", r"\.")), module)
@@ -190,7 +189,7 @@ def _rename(name: str, rules: tuple[Rule, ...]) -> str:
         numbers = {field[1]: int(match[field[1]]) - bool(field[2]) for field in _NUMBER.finditer(pattern)}
         if min(numbers.values(), default=0) >= 0:
             return replacement.format_map(_Numbers(numbers)) + dot + leaf
-    return name
+    return None
 
 
 _NUMBER = re.compile(r"\{(\w)(\+1)?\}")
