@@ -18,10 +18,18 @@ def get_config() -> ConfigDict:
     config.batch_norm = "global"  # "global" | "frozen"
 
     # Data.
-    config.dataset = "digits"  # "digits" | "cifar10" | "cifar100"
-    config.data_dir = ""  # of TFDS; "": ~/tensorflow_datasets
-    config.image_size = 0  # pixels a side, a multiple of the images' own; 0: as they are
-    config.validation_fraction = 0.0  # of the training images, held out; the best model is kept by them
+    config.dataset = "digits"  # "digits" | "folder" | a TFDS set with images and labels: "cifar10", "imagenet2012" …
+    config.data_dir = ""  # the folder of images, or of TFDS's sets; "": ~/tensorflow_datasets
+    config.image_size = 0  # pixels a side; 0: as they are, or 224. Small images: a multiple of their own side
+    config.resize = (
+        0  # encoded images in evaluation: the shorter side before the central crop; 0: image_size * 256 / 224
+    )
+    config.interpolation = "bilinear"  # "bilinear" | "bicubic", of every resize
+    config.exif_rotation = False  # turn images as EXIF says (torchvision does not)
+    config.max_bad_images = 0  # so many damaged images are skipped, with a warning; 0: the first stops the run
+    config.decode_threads = 0  # 0: one a core
+    config.repeated_augmentation = 1  # how often an epoch takes each of its images
+    config.validation_fraction = 0.0  # of the training images, held out where the set has no validation images
     config.normalize = "channel"  # "channel": by mean and std below; "pixel": the training images' mean, over std
     config.mean = (0.5, 0.5, 0.5)  # of each channel, in [0, 1]
     config.std = (0.5, 0.5, 0.5)
@@ -29,6 +37,20 @@ def get_config() -> ConfigDict:
     config.augment.crop_padding = 0  # pixels on every side, then a random crop; 0: none
     config.augment.crop_padding_mode = "zeros"  # "zeros" (before normalisation) | "reflect"
     config.augment.flip = False  # left to right, half of the images
+    config.augment.random_resized_crop = False  # a random part, resized; else as in evaluation
+    config.augment.crop_size = 0  # pixels a side of that; 0: image_size
+    config.augment.crop_scale = (0.08, 1.0)  # its share of the area
+    config.augment.crop_ratio = (3 / 4, 4 / 3)  # its width by its height
+    config.augment.resampler = "opencv"  # "opencv" | "pillow": torchvision's pixels, slower
+    config.augment.antialias = True
+    config.augment.color_jitter = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    config.augment.policy = "none"  # "randaugment" | "randaugment_increasing" (timm's) | "trivialaugment" |
+    config.augment.policy_num_ops = 2  # "autoaugment_imagenet" | "autoaugment_cifar10" | "autoaugment_svhn"; these two
+    config.augment.policy_magnitude = 9.0  # are randaugment's and randaugment_increasing's
+    config.augment.cutout_size = 0  # pixels a side of the square that is cut out; 0: none
+    config.augment.random_erasing = 0.0  # the probability
+    config.augment.mixup = 0.0  # the parameter of the beta distribution; 0: none
+    config.augment.cutmix = 0.0  # likewise; with both, a coin chooses for each batch
 
     # Duration. An epoch is num_train // batch_size steps; the tail of its permutation is dropped.
     config.batch_size = 128  # over all devices

@@ -18,7 +18,7 @@ from resnet_jax.process import prepare_process
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 # The commands that take --config.field=value, and may therefore be given options that argparse does not know.
-TAKE_OVERRIDES = ("train", "degradation")
+TAKE_OVERRIDES = ("train", "degradation", "preview")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,6 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     degradation.add_argument("--workdir", default="runs/degradation", metavar="DIR", help="default: runs/degradation")
     degradation.add_argument("--config.FIELD", dest="ignored", metavar="VALUE", help="set a field, as for train")
 
+    preview = add("preview", run.run_preview, "a picture of a batch as the network sees it",
+                  "python -m resnet_jax preview --config digits --to batch.png")  # fmt: skip
+    preview.add_argument("--config", required=True, metavar="NAME|PATH", help="a config file, or its name in configs/")
+    preview.add_argument("--to", default="batch.png", metavar="PATH", help="the picture (default: batch.png)")
+    preview.add_argument("--split", default="train", metavar="NAME", help="train (default), validation or test")
+    preview.add_argument("--step", type=int, default=0, metavar="N", help="which batch, from 0 (default: 0)")
+    preview.add_argument("--num_images", type=int, default=32, metavar="N", help="of the batch (default: 32)")
+    preview.add_argument("--config.FIELD", dest="ignored", metavar="VALUE", help="set a field, as for train")
+
     add("list", run.run_list, "list the models", "python -m resnet_jax list")
 
     summary = add("summary", run.run_summary, "shapes, parameters and MACs of a model",
@@ -109,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", metavar="DIR|tfds:NAME[:SPLIT]", help="images (default: the run's own test set)")
     evaluate.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: the run's, or ~/tensorflow_datasets)")
     evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
+    evaluate.add_argument("--ten_crop", action="store_true", help="average the corners, the centre and their mirrors")
     _add_model_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -142,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float64")
     what = benchmark.add_mutually_exclusive_group()
     what.add_argument("--inference", action="store_true", help="inference, batch norm folded, instead of training")
+    what.add_argument("--data", metavar="DIR", help="instead: how fast the JPEGs in a folder are read and cropped")
     what.add_argument("--loop", action="store_true", help="the training loop against its bare step")
     benchmark.add_argument("--against", metavar="torch", help="measure torch in turn")
     benchmark.add_argument("--pairs", type=int, default=7, metavar="N", help="measurements of each (default: 7)")

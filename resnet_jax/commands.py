@@ -67,6 +67,21 @@ def run_degradation(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def run_preview(arguments: argparse.Namespace) -> int:
+    """A picture of a batch as the network sees it."""
+    from resnet_jax.preview import preview
+
+    result = preview(
+        arguments.config,
+        arguments.overrides,
+        expand(arguments.to),
+        split=arguments.split,
+        step=arguments.step,
+        num_images=arguments.num_images,
+    )
+    return _print_result(result, as_json=False)
+
+
 def _tell_interruption(result: "RunResult", workdir: Path) -> int:
     print(
         f"interrupted by {result.interrupted_by}: saved step {result.step} of {result.num_steps} in {workdir}; "
@@ -120,7 +135,11 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option} belongs to --weights; a run tells its own")
         result = evaluate_run(
-            expand(arguments.workdir), arguments.data, arguments.checkpoint or "newest", arguments.data_dir
+            expand(arguments.workdir),
+            arguments.data,
+            arguments.checkpoint or "newest",
+            arguments.data_dir,
+            ten_crop=arguments.ten_crop,
         )
         return _print_result(result, arguments.json)
     if arguments.checkpoint is not None:
@@ -136,6 +155,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         std=arguments.std,
         batch_size=arguments.batch_size,
         data_dir=arguments.data_dir,
+        ten_crop=arguments.ten_crop,
     )
     return _print_result(result, arguments.json)
 
@@ -233,12 +253,16 @@ def _shape(shape: Any) -> str:
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
     """Speed and memory of a network."""
-    if arguments.loop and (arguments.against or arguments.profile):
-        raise UserError("--loop measures the loop alone: leave out --against and --profile")
+    if (arguments.loop or arguments.data) and (arguments.against or arguments.profile):
+        option = "--loop" if arguments.loop else "--data"
+        raise UserError(f"{option} measures nothing else: leave out --against and --profile")
     if arguments.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    from resnet_jax.benchmark import benchmark, measure_loop
+    from resnet_jax.benchmark import benchmark, measure_data, measure_loop
 
+    if arguments.data:
+        result = measure_data(expand(arguments.data), arguments.image_size, num_pairs=arguments.pairs)
+        return _print_data_rates(result) if not arguments.json else _print_result(result, as_json=True)
     shapes = (arguments.model, arguments.batch_size, arguments.image_size)
     if arguments.loop:
         return _print_result(measure_loop(*shapes, arguments.steps or 12, arguments.pairs), arguments.json)
@@ -265,6 +289,17 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
         print("\n      ms   share  operation                       place")
         for row in operations:
             print(f"{row['milliseconds']:8.2f}  {row['share']:6.1%}  {row['operation']:<30}  {row['place']}")
+    return EXIT_DONE
+
+
+def _print_data_rates(result: dict[str, Any]) -> int:
+    rows = [(key.replace("_", " "), str(value)) for key, value in result.items() if not isinstance(value, dict)]
+    for key, rates in result.items():
+        if isinstance(rates, dict):
+            cells = [f"{name} {rate:.0f}/s" for name, rate in rates.items() if not name.startswith("ratio")]
+            ratios = [f"{name} {ratio:.2f}" for name, ratio in rates.items() if name.startswith("ratio")]
+            rows.append((key.replace("_", " "), "  ".join([*cells, *ratios]).replace("_", " ")))
+    _print_table(rows)
     return EXIT_DONE
 
 

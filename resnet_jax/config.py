@@ -104,18 +104,26 @@ def check_values(config: ConfigDict) -> None:
     positive: Callable[[Any], bool] = lambda value: value > 0  # noqa: E731
     not_negative: Callable[[Any], bool] = lambda value: value >= 0  # noqa: E731
     rules: list[tuple[str, Callable[[Any], bool], Sequence[str]]] = [
-        ("be positive", positive, ("batch_size", "log_every_steps", "eval_every_epochs", "decay_factor")),
+        (
+            "be positive",
+            positive,
+            ("batch_size", "log_every_steps", "eval_every_epochs", "decay_factor", "repeated_augmentation"),
+        ),
         (
             "be at least 0",
             not_negative,
             (
-                "num_classes", "image_size", "augment.crop_padding", "num_epochs", "num_steps", "learning_rate",
-                "weight_decay", "warmup_epochs", "warmup_steps", "warmup_start_factor", "test_every_epochs",
-                "checkpoint_every_steps",
+                "num_classes", "image_size", "resize", "max_bad_images", "decode_threads", "augment.crop_padding",
+                "augment.crop_size", "augment.cutout_size", "augment.mixup", "augment.cutmix", "num_epochs",
+                "num_steps", "learning_rate", "weight_decay", "warmup_epochs", "warmup_steps", "warmup_start_factor",
+                "test_every_epochs", "checkpoint_every_steps",
             ),
         ),
         ("be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63, ("seed",)),
         ("be in [0, 1)", lambda value: 0.0 <= value < 1.0, ("momentum", "label_smoothing", "validation_fraction")),
+        ("be in [0, 1]", lambda value: 0.0 <= value <= 1.0, ("augment.random_erasing",)),
+        ("be two numbers", lambda value: len(value) == 2, ("augment.crop_scale", "augment.crop_ratio")),
+        ("be four numbers", lambda value: len(value) == 4, ("augment.color_jitter",)),
         ("be three numbers", lambda value: len(value) == 3, ("mean", "std")),
         ("hold positive numbers", lambda value: min(value) > 0, ("std",)),
         ("be 'sgd'", lambda value: value == "sgd", ("optimizer",)),

@@ -11,20 +11,22 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
-from PIL import Image
 
 from resnet_jax.config import config_from_dict
-from resnet_jax.data.batches import Images, ImageSource, LazySource, eval_batches
-from resnet_jax.data.folder import load_folder
-from resnet_jax.data.sources import SOURCES, load_source
-from resnet_jax.data.transforms import Preprocess
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.folder import scan_folder
+from resnet_jax.data.source import ArraySource, Source
+from resnet_jax.data.sources import Reading, load_source, split_names
+from resnet_jax.data.transforms import Preprocess, TenCrop
 from resnet_jax.describe import describe_weights
 from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.models import ResNet
 from resnet_jax.paths import expand
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.experiment import Normalization, build_model, compile_eval_fn, initial_state, load_split
+from resnet_jax.training.experiment import build_model, compile_eval_fn, initial_state
+from resnet_jax.training.images import Normalization, load_judging_images, make_reading
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.steps import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
@@ -34,6 +36,8 @@ from resnet_jax.weights.load import import_state_dict
 Channels = tuple[float, float, float]
 # Images as they are: nothing but the normalisation, which happens on the device, is left to do.
 AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+# Sets that --data knows without tfds: before their names.
+PLAIN_NAMES = ("digits", "cifar10", "cifar100")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class TrainedRun:
     state: TrainState  # without the optimizer's
     step: int
     normalization: Normalization
+    preprocess: Preprocess  # of encoded images
     class_names: tuple[str, ...]
 
 
@@ -65,33 +70,48 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
         class_names = tuple(position["class_names"])
         model = build_model(config, len(class_names))
         state = checkpoints.restore_variables(initial_state(model, optax.identity(), config, mesh), step)
-    return TrainedRun(config, model, mesh, state, step, Normalization.from_json(position["normalization"]), class_names)
+    stored = position["preprocess"]
+    return TrainedRun(
+        config,
+        model,
+        mesh,
+        state,
+        step,
+        Normalization.from_json(position["normalization"]),
+        Preprocess.from_json(stored) if stored else AS_THEY_ARE,
+        class_names,
+    )
 
 
 def evaluate_run(
-    workdir: Path, data: str | None = None, which: str = "newest", data_dir: str | None = None
+    workdir: Path,
+    data: str | None = None,
+    which: str = "newest",
+    data_dir: str | None = None,
+    *,
+    ten_crop: bool = False,
 ) -> dict[str, Any]:
     """{"workdir", "checkpoint", "step", "data", "loss", "accuracy", "count"} of a run's weights.
 
-    data: a folder of class folders, or "[tfds:]NAME[:SPLIT]", of the run's classes; None is the run's own test set.
-    which: "newest" or "best" (by validation accuracy). data_dir: where TFDS's sets are, None: where the run had them.
+    data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test
+    set, or its validation images if it has none. which: "newest" or "best" (by validation accuracy). data_dir: where
+    the run's images or TFDS's sets are, None: where the run had them. ten_crop: average ten views (`TenCrop`).
     Raises UserError (a ValueError) if there is no such run, checkpoint or data.
     """
     run = restore_run(workdir, which)
     config, mean = run.config, run.normalization.mean
     if data_dir is not None:
         config.data_dir = data_dir
-    source: ImageSource
+    reading = replace(make_reading(config), preprocess=TenCrop(run.preprocess) if ten_crop else run.preprocess)
     if data is None:
-        source, data = load_split(config, "test"), f"{config.dataset}:test"
+        source, split = load_judging_images(config, reading)
+        data = f"{config.dataset}:{split}"
     else:
-        source = open_images(
-            data, run.class_names, len(run.class_names), AS_THEY_ARE, config.data_dir, config.image_size
-        )
-    if mean.ndim == 3 and mean.shape != source.images.shape[1:]:
+        source = open_images(data, run.class_names, len(run.class_names), reading)
+    if mean.ndim == 3 and mean.shape != source.image_shape:
         raise UserError(
             f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
-            f"--data {data} has images of shape {source.images.shape[1:]}"
+            f"--data {data} has images of shape {source.image_shape}"
         )
     result = _evaluate(run.state, source, run.normalization, config.dtype, config.batch_size, run.mesh)
     return {"workdir": str(workdir), "checkpoint": which, "step": run.step, "data": data, **result}
@@ -107,12 +127,14 @@ def evaluate_weights(
     std: Channels | None = None,
     batch_size: int | None = None,
     data_dir: str | None = None,
+    ten_crop: bool = False,
 ) -> dict[str, Any]:
     """{"model", "weights", "data", "loss", "accuracy", "count"} of imported weights.
 
     weights: a file or checkpoint directory, as `load_weights` takes it. data: as for `evaluate_run`. model_name,
     model_args: what the weights do not tell. mean, std: of the channels, in [0, 1], instead of those that travel with
-    the weights. batch_size: 128 if None. data_dir: where TFDS's sets are, None: its own default.
+    the weights. batch_size: 128 if None. data_dir: where TFDS's sets are, None: its own default. ten_crop: average ten
+    views (`TenCrop`).
     Raises UserError (a ValueError) if the weights do not fit, or nothing tells how images are prepared;
     NonFiniteError if the loss is not finite.
     """
@@ -123,7 +145,8 @@ def evaluate_weights(
     if model.num_classes is None:
         raise UserError(f"{weights} has no head: there is nothing to evaluate")
     preprocess = _preprocess(weights, info, mean, std)
-    source = open_images(data, info.class_names, model.num_classes, preprocess, data_dir or "")
+    reading = Reading(data_dir or "", preprocess=TenCrop(preprocess) if ten_crop else preprocess)
+    source = open_images(data, info.class_names, model.num_classes, reading)
     mesh = make_mesh()
     variables, _ = import_state_dict(weights, opened, model, "strict")
     state = create_train_state(model, variables, optax.identity())
@@ -133,60 +156,64 @@ def evaluate_weights(
     return {"model": info.model, "weights": str(weights), "data": data, **result}
 
 
-def open_images(
-    data: str,
-    class_names: tuple[str, ...],
-    num_classes: int,
-    preprocess: Preprocess,
-    data_dir: str = "",
-    image_size: int = 0,
-) -> ImageSource:
-    """The images that --data names, resized and cropped by `preprocess`, labelled as the model labels them.
+def open_images(data: str, class_names: tuple[str, ...], num_classes: int, reading: Reading) -> Source:
+    """The images that --data names, labelled as the model labels them.
 
-    class_names: the model's, empty if unknown. data_dir, image_size: of a data set by name, as in `load_source`.
-    Raises UserError (a ValueError) if there are none, or their classes are not the model's.
+    class_names: the model's, empty if unknown. Raises UserError (a ValueError) if there are none, or their classes are
+    not the model's.
     """
-    name, _, split = data.removeprefix("tfds:").partition(":")
+    name, split = _data_set(data)
     folder = expand(data)
-    source: ImageSource
-    if name in SOURCES:
-        source = load_source(name, split or "test", data_dir=data_dir, image_size=image_size)
-        if class_names and source.num_classes == len(class_names) and source.class_names != class_names:
-            raise UserError(
-                f"--data {data} has the classes {', '.join(source.class_names[:3])} ..., the model "
-                f"{', '.join(class_names[:3])} ...: they must be the same"
-            )
-        if preprocess.resize is not None or preprocess.crop is not None:
-            source = LazySource(_PreparedImages(source.images, preprocess), source.labels, source.class_names)
-    elif folder.is_dir() and not data.startswith("tfds:"):
-        source = load_folder(folder, preprocess, class_names=_folder_names(folder, class_names))
+    source: Source
+    if data.startswith("tfds:") or name in PLAIN_NAMES:
+        if not split:
+            split = "test" if "test" in split_names(name, reading.data_dir) else "validation"
+        source = load_source(name, split, reading)
+        if class_names and source.num_classes <= len(class_names):
+            source = _labelled_as(source, class_names, data)
+        whole = isinstance(reading.preprocess, Preprocess) and reading.preprocess == replace(
+            AS_THEY_ARE, mean=reading.preprocess.mean, std=reading.preprocess.std
+        )
+        if isinstance(source, ArraySource) and not whole:
+            source = replace(source, preprocess=reading.preprocess)
+    elif folder.exists():
+        source = reading.source(scan_folder(folder).images(class_names=_stored_names(folder, class_names)))
     else:
-        raise UserError(f"--data {data!r} must be a folder or tfds:NAME[:SPLIT] with NAME one of {', '.join(SOURCES)}")
+        raise UserError(f"--data {data!r} must be a folder, a tar or tfds:NAME[:SPLIT], for example tfds:cifar10:test")
     if source.num_classes != num_classes:
         raise UserError(f"--data {data} has {source.num_classes} classes, the model {num_classes}")
     return source
 
 
-def _folder_names(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
+def _data_set(data: str) -> tuple[str, str]:
+    """(name, split) of [tfds:]NAME[:VERSION][:SPLIT]; the split may be empty."""
+    name, *rest = data.removeprefix("tfds:").split(":")
+    split = rest.pop() if rest and rest[-1].isalpha() else ""
+    return ":".join([name, *rest]), split
+
+
+def _labelled_as(source: Source, class_names: tuple[str, ...], data: str) -> Source:
+    """`source` with the labels that `class_names` give its classes."""
+    names = class_names
+    if class_names == imagenet_names() and not {*source.class_names} & {*class_names}:
+        names = imagenet_wordnet_ids()
+    if source.class_names == names:
+        return source
+    unknown = [name for name in source.class_names if name not in names]
+    if unknown or not isinstance(source, EncodedSource):
+        raise UserError(
+            f"--data {data} has the classes {', '.join(source.class_names[:3])} ..., the model "
+            f"{', '.join(class_names[:3])} ...: they must be the same"
+        )
+    labels = np.array([names.index(name) for name in source.class_names], np.int32)
+    return replace(source, class_names=class_names, relabel=labels)
+
+
+def _stored_names(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
     """What the folder's class folders are named after: ImageNet's are WordNet ids, in the order of its classes."""
-    if class_names == imagenet_names() and (any(folder.glob("n[0-9]*"))):
+    if class_names == imagenet_names() and any(folder.glob("n[0-9]*")):
         return imagenet_wordnet_ids()
     return class_names or None
-
-
-@dataclass(frozen=True)
-class _PreparedImages:
-    """Images in memory, resized and cropped when they are asked for."""
-
-    images: Images
-    preprocess: Preprocess
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.images.shape[0], *self[np.zeros(1, np.int64)].shape[1:])
-
-    def __getitem__(self, indices: np.ndarray) -> np.ndarray:
-        return np.stack([self.preprocess.pixels(Image.fromarray(image)) for image in self.images[indices]])
 
 
 def _preprocess(weights: Path, info: WeightsInfo, mean: Channels | None, std: Channels | None) -> Preprocess:
@@ -201,11 +228,11 @@ def _preprocess(weights: Path, info: WeightsInfo, mean: Channels | None, std: Ch
 
 
 def _evaluate(
-    state: TrainState, source: ImageSource, normalization: Normalization, dtype: str, batch_size: int, mesh: Mesh
+    state: TrainState, source: Source, normalization: Normalization, dtype: str, batch_size: int, mesh: Mesh
 ) -> dict[str, float | int]:
     num_devices = mesh.devices.size
     batch_size = -(-batch_size // num_devices) * num_devices  # a run may have had other devices
-    batches = eval_batches(source, batch_size, jax.process_index(), jax.process_count())
+    batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
     result = evaluate(compile_eval_fn(normalization, dtype, mesh), state, batches, mesh)
     if not math.isfinite(result["loss"]):
         raise NonFiniteError(f"the loss is {result['loss']}: the weights are not finite, or not those of this model")

@@ -44,3 +44,11 @@ def wait_for_step(process, workdir, step):
         if process.poll() is not None:
             raise AssertionError(f"the run ended before step {step}: {process.communicate()}")
         time.sleep(0.005)
+
+
+def without_tensorflow(folder):
+    """A folder for PYTHONPATH in which TensorFlow cannot be imported."""
+    package = folder / "blocked" / "tensorflow"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ImportError('not here')")
+    return package.parent

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from resnet_jax.data.batches import TrainBatches, epoch_order, eval_batches
-from resnet_jax.data.sources import Source
+from resnet_jax.data.batches import EvalBatches, TrainBatches, epoch_order
+from resnet_jax.data.source import ArraySource
 
 
 def numbered(n):
     images = np.broadcast_to(np.arange(n, dtype=np.uint8)[:, None, None, None], (n, 2, 2, 3))
-    return Source(images, np.arange(n, dtype=np.int32), tuple(map(str, range(n))))
+    return ArraySource(images, np.arange(n, dtype=np.int32), tuple(map(str, range(n))))
 
 
 def test_epoch_order_is_the_same_everywhere_for_ever():
@@ -43,7 +43,7 @@ def test_batch_of_a_step_can_be_asked_for_directly():
 def test_batch_holds_the_images_of_its_labels_and_their_keys():
     batch = TrainBatches(numbered(10), batch_size=4, seed=0)[3]
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], batch["label"])
-    np.testing.assert_array_equal(batch["index"], batch["label"])
+    np.testing.assert_array_equal(batch["sample"], batch["label"])
     np.testing.assert_array_equal(batch["epoch"], [1, 1, 1, 1])
     assert batch["image"].dtype == np.uint8
 
@@ -69,7 +69,7 @@ def test_batches_that_processes_cannot_share_are_refused():
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_evaluation_visits_every_image_once(num_processes):
-    parts = [list(eval_batches(numbered(10), 4, p, num_processes)) for p in range(num_processes)]
+    parts = [list(EvalBatches(numbered(10), 4, p, num_processes)) for p in range(num_processes)]
     assert [len(part) for part in parts] == [3] * num_processes
     seen = [
         label
@@ -80,3 +80,28 @@ def test_evaluation_visits_every_image_once(num_processes):
     ]
     assert sorted(seen) == list(range(10))
     assert {batch["label"].shape for part in parts for batch in part} == {(4 // num_processes,)}
+
+
+def test_repeated_augmentation_takes_each_image_so_often_in_succession():
+    batches = TrainBatches(numbered(10), batch_size=4, seed=1, num_repeats=3)
+    assert batches.steps_per_epoch == 2
+    order = epoch_order(1, 0, 10)
+    labels = np.concatenate([batches[step]["label"] for step in range(2)])
+    samples = np.concatenate([batches[step]["sample"] for step in range(2)])
+    assert labels.tolist() == [order[0]] * 3 + [order[1]] * 3 + [order[2]] * 2
+    repeats = np.array([0, 1, 2, 0, 1, 2, 0, 1])
+    assert samples.tolist() == (labels + 10 * repeats).tolist()
+
+
+def test_repetitions_are_the_same_on_any_number_of_processes():
+    whole = TrainBatches(numbered(10), 8, 1, num_repeats=3)[1]
+    parts = [TrainBatches(numbered(10), 8, 1, p, 4, num_repeats=3)[1] for p in range(4)]
+    np.testing.assert_array_equal(np.concatenate([part["sample"] for part in parts]), whole["sample"])
+
+
+def test_evaluation_batch_beyond_the_last_is_an_index_error():
+    batches = EvalBatches(numbered(10), 4)
+    assert len(batches) == 3
+    for position in (-1, 3):
+        with pytest.raises(IndexError):
+            batches[position]

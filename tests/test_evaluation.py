@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.data.batches import eval_batches
-from resnet_jax.data.sources import Source
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.source import ArraySource
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.mesh import make_mesh
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (13, 2, 2, 3)).astype(np.uint8)
-SOURCE = Source(IMAGES, np.arange(13, dtype=np.int32), tuple(map(str, range(13))))
+SOURCE = ArraySource(IMAGES, np.arange(13, dtype=np.int32), tuple(map(str, range(13))))
 
 
 def eval_fn(state, batch):
@@ -28,7 +28,7 @@ def eval_fn(state, batch):
 @pytest.mark.parametrize(("batch_size", "num_devices"), [(13, 1), (1, 1), (4, 1), (4, 2), (8, 8), (16, 8)])
 def test_padded_and_sharded_evaluation_equals_the_plain_mean(batch_size, num_devices):
     mesh = make_mesh(jax.devices()[:num_devices])
-    result = evaluate(jax.jit(eval_fn), jnp.float32(1), eval_batches(SOURCE, batch_size), mesh)
+    result = evaluate(jax.jit(eval_fn), jnp.float32(1), EvalBatches(SOURCE, batch_size), mesh)
     assert result == {"loss": IMAGES.sum() / 13, "accuracy": 7 / 13, "count": 13}
 
 
@@ -41,5 +41,5 @@ def test_evaluation_can_be_stopped_between_batches():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(jax.jit(eval_fn), jnp.float32(1), eval_batches(SOURCE, 2), make_mesh(jax.devices()[:2]), stop)
+        evaluate(jax.jit(eval_fn), jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), stop)
     assert len(calls) == 3

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.config import default_config
-from resnet_jax.training.experiment import Normalization, build_experiment, compile_train_fn, initial_state
+from resnet_jax.training.experiment import build_experiment, compile_train_fn, initial_state
+from resnet_jax.training.images import Normalization
 from resnet_jax.training.mesh import make_mesh, shard_batch
 
 
@@ -21,8 +22,7 @@ def tiny_config(**fields):
     config.num_steps = 20
     config.augment.crop_padding = 1
     config.augment.flip = True
-    for name, value in fields.items():
-        config[name] = value
+    config.update_from_flattened_dict(fields)
     return config
 
 
@@ -93,7 +93,14 @@ def test_learning_rate_metric_is_the_one_applied():
         ({"batch_size": 4000}, "batch_size=4000 must be from 1 to the 1437 training images"),
         ({"num_classes": 7}, "config.num_classes=7 must be 10, the classes of digits"),
         ({"model": "resnet21"}, "model='resnet21' is not known"),
-        ({"dataset": "cifar11"}, "dataset='cifar11' must be one of .*did you mean 'cifar10'"),
+        ({"dataset": "cifar11"}, "no set 'cifar11'; did you mean 'cifar10"),
+        ({"dataset": "folder"}, "dataset='folder' needs data_dir"),
+        ({"resize": 16}, "config.resize=16 must be 0: the images of digits are in memory"),
+        ({"augment.crop_padding": 8, "augment.crop_padding_mode": "reflect"}, "must be less than the image size, 8"),
+        ({"augment.crop_size": 8}, "config.augment.crop_size=8 needs config.augment.random_resized_crop=True"),
+        ({"augment.policy": "randaugmnt"}, "config.augment.policy='randaugmnt' must be one of .* 'randaugment'"),
+        ({"augment.color_jitter": (0.0, 0.0, 0.0, 0.7)}, "hue=0.7 must be"),
+        ({"augment.random_resized_crop": True, "augment.crop_scale": (0.5, 2.0)}, r"crop_scale=\(0.5, 2.0\) must be"),
         ({"decay_epochs": (1,), "decay_steps": (3,)}, "exclude each other"),
     ],
 )

@@ -1,17 +1,33 @@
 """Image folders: order, labels, decoding on demand, and what is wrong with a folder in one line."""
 
+import tarfile
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data import folder
-from resnet_jax.data.batches import eval_batches
-from resnet_jax.data.folder import load_folder, read_image
+from resnet_jax.data import encoded, folder
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.decoding import EncodedImage
+from resnet_jax.data.folder import scan_folder
+from resnet_jax.data.sources import Reading, load_splits
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError
 
 WHOLE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CROP = Preprocess(8, 4, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def load_folder(root, preprocess, class_names=None, **reading):
+    return Reading(preprocess=preprocess, **reading).source(scan_folder(root).images(class_names=class_names))
+
+
+def pixels(source, *indices):
+    return source.read(np.array(indices)).image
+
+
+def labels(source):
+    return source.read(np.arange(len(source))).label.tolist()
 
 
 def save(path, value=0, size=(6, 5)):
@@ -31,32 +47,32 @@ def pets(tmp_path):
 def test_classes_and_files_come_in_the_order_of_their_names(pets):
     source = load_folder(pets, WHOLE)
     assert (source.class_names, source.num_classes, len(source)) == (("cat", "dog"), 2, 3)
-    assert (source.labels.tolist(), source.labels.dtype) == ([0, 1, 1], np.int32)
-    assert [path.name for path in source.images.paths] == ["z.png", "a.png", "b.png"]
-    assert source.images[np.arange(3)][:, 0, 0, 0].tolist() == [20, 10, 11]
+    assert (labels(source), source.read(np.arange(3)).label.dtype) == ([0, 1, 1], np.int32)
+    assert [source.name(i).split("/")[-1] for i in range(3)] == ["z.png", "a.png", "b.png"]
+    assert pixels(source, 0, 1, 2)[:, 0, 0, 0].tolist() == [20, 10, 11]
 
 
 def test_images_come_in_the_order_of_the_indices_also_repeated(pets):
-    images = load_folder(pets, WHOLE).images[np.array([2, 0, 2, 1])]
+    images = pixels(load_folder(pets, WHOLE), 2, 0, 2, 1)
     assert (images.shape, images.dtype) == ((4, 5, 6, 3), np.uint8)
     assert images[:, 4, 5, 2].tolist() == [11, 20, 11, 10]
 
 
 def test_shape_is_known_with_and_without_a_crop(pets):
-    assert load_folder(pets, WHOLE).images.shape == (3, 5, 6, 3)
-    assert load_folder(pets, CROP).images.shape == (3, 4, 4, 3)
+    assert load_folder(pets, WHOLE).image_shape == (5, 6, 3)
+    assert load_folder(pets, CROP).image_shape == (4, 4, 3)
 
 
 def test_each_image_is_preprocessed(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8)
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels).save(tmp_path / "a/1.png")
-    images = load_folder(tmp_path, CROP).images[np.array([0])]
+    images = load_folder(tmp_path, CROP).read(np.array([0])).image
     np.testing.assert_array_equal(images[0], CROP.pixels(Image.fromarray(pixels)))
 
 
 def test_evaluation_batches_hold_every_image_once(pets):
-    batches = list(eval_batches(load_folder(pets, CROP), 2))
+    batches = list(EvalBatches(load_folder(pets, CROP), 2))
     assert [batch["label"].tolist() for batch in batches] == [[0, 1], [1, 1]]
     assert [batch["mask"].tolist() for batch in batches] == [[1, 1], [1, 0]]
     assert [batch["image"][:, 0, 0, 0].tolist() for batch in batches] == [[20, 10], [11, 11]]
@@ -64,8 +80,13 @@ def test_evaluation_batches_hold_every_image_once(pets):
 
 def test_image_that_fills_a_batch_up_is_decoded_once(pets, monkeypatch):
     read = []
-    monkeypatch.setattr(folder, "read_image", lambda path: read.append(path.name) or read_image(path))
-    (batch,) = eval_batches(load_folder(pets, CROP), 16)
+
+    def decode(data, name, **how):
+        read.append(name().split("/")[-1])
+        return EncodedImage(data, name, **how)
+
+    monkeypatch.setattr(encoded, "EncodedImage", decode)
+    (batch,) = EvalBatches(load_folder(pets, CROP), 16)
     assert (batch["image"].shape, sorted(read)) == ((16, 4, 4, 3), ["a.png", "b.png", "z.png"])
 
 
@@ -78,7 +99,7 @@ def test_nothing_is_decoded_until_it_is_asked_for(tmp_path):
 @pytest.mark.parametrize("extension", ["jpg", "JPEG", "Png", "bmp", "webp", "PPM", "tif", "tiff"])
 def test_extension_is_read_in_any_case(tmp_path, extension):
     save(tmp_path / f"cat/1.{extension}", 200)
-    images = load_folder(tmp_path, WHOLE).images[np.array([0])]
+    images = pixels(load_folder(tmp_path, WHOLE), 0)
     np.testing.assert_allclose(images, 200, atol=2)
 
 
@@ -93,7 +114,7 @@ def test_hidden_and_other_files_are_ignored(pets):
 
 def test_labels_are_positions_in_the_models_classes(pets):
     source = load_folder(pets, WHOLE, class_names=("dog", "horse", "cat"))
-    assert (source.labels.tolist(), source.class_names, source.num_classes) == ([2, 0, 0], ("dog", "horse", "cat"), 3)
+    assert (labels(source), source.class_names, source.num_classes) == ([2, 0, 0], ("dog", "horse", "cat"), 3)
 
 
 def test_class_that_the_model_does_not_have_is_refused(pets):
@@ -152,14 +173,14 @@ def test_images_of_different_sizes_without_a_crop_name_the_file_and_both_sizes(p
     save(pets / "dog/c.png", size=(7, 5))
     source = load_folder(pets, WHOLE)
     with pytest.raises(UserError, match=r"dog/c\.png has 7x5 pixels and .*cat/z\.png 6x5: .* need a crop"):
-        source.images[np.array([3])]
-    assert load_folder(pets, CROP).images[np.arange(4)].shape == (4, 4, 4, 3)
+        pixels(source, 3)
+    assert pixels(load_folder(pets, CROP), 0, 1, 2, 3).shape == (4, 4, 4, 3)
 
 
 def test_file_that_is_no_image_is_named(pets):
     (pets / "dog/a.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"dog/a\.png cannot be read as an image \(no known format\): replace or"):
-        load_folder(pets, CROP).images[np.arange(3)]
+        pixels(load_folder(pets, CROP), 0, 1, 2)
 
 
 @pytest.mark.parametrize("name", ["1.jpg", "1.png", "1.webp", "1.tif"])
@@ -169,7 +190,7 @@ def test_truncated_image_is_named(tmp_path, name):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match=rf"cat/{name} cannot be read as an image \(.+\): replace or remove it") as info:
-        load_folder(tmp_path, CROP).images[np.array([0])]
+        pixels(load_folder(tmp_path, CROP), 0)
     assert "\n" not in str(info.value)
 
 
@@ -178,13 +199,13 @@ def test_broken_link_is_an_unreadable_image_not_a_missing_one(pets):
     source = load_folder(pets, CROP)
     assert len(source) == 4
     with pytest.raises(UserError, match=r"dog/c\.png cannot be read as an image \(No such file or directory\)"):
-        source.images[np.array([3])]
+        pixels(source, 3)
 
 
 def test_image_of_too_many_pixels_is_named(pets, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(UserError, match=r"z\.png cannot be read as an image \(Image size \(30 pixels\) exceeds"):
-        load_folder(pets, CROP).images[np.array([0])]
+        pixels(load_folder(pets, CROP), 0)
 
 
 def test_rotation_in_exif_is_not_applied(tmp_path):
@@ -192,4 +213,128 @@ def test_rotation_in_exif_is_not_applied(tmp_path):
     exif[0x0112] = 6  # rotate by 90 degrees to show
     (tmp_path / "cat").mkdir()
     Image.new("RGB", (6, 5)).save(tmp_path / "cat/1.jpg", exif=exif)
-    assert load_folder(tmp_path, WHOLE).images[np.array([0])].shape == (1, 5, 6, 3)
+    assert pixels(load_folder(tmp_path, WHOLE), 0).shape == (1, 5, 6, 3)
+
+
+def pack(tar, root, *folders):
+    with tarfile.open(tar, "w") as archive:
+        for name in folders:
+            archive.add(root / name, name)
+
+
+def split_pets(root):
+    """Three training images, two for validation and one for testing, in the usual folders."""
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        for i in range(count):
+            save(root / split / ("cat" if i == 1 else "dog") / f"{i}.png", 10 * len(split) + i)
+    return root
+
+
+def test_splits_are_the_folders_that_hold_classes(pets, tmp_path_factory):
+    assert scan_folder(pets).splits == {}
+    root = split_pets(tmp_path_factory.mktemp("split"))
+    (root / "meta").mkdir()
+    save(root / "samples.png")
+    assert scan_folder(root).splits == {"train": "train", "validation": "val", "test": "test"}
+
+
+def test_class_that_is_called_train_is_a_class(tmp_path):
+    save(tmp_path / "train/1.png", 1)
+    save(tmp_path / "car/1.png", 2)
+    assert scan_folder(tmp_path).splits == {}
+    assert scan_folder(tmp_path).images().class_names == ("car", "train")
+
+
+def test_split_folder_gives_training_validation_and_test_images(tmp_path):
+    splits = load_splits("folder", Reading(str(split_pets(tmp_path)), preprocess=WHOLE), validation_fraction=0.1)
+    assert [len(source) for source in (splits.train, splits.validation, splits.test)] == [3, 2, 1]
+    assert splits.train.class_names == splits.test.class_names == ("cat", "dog")
+    assert labels(splits.test) == [1]  # a dog, though the only class of that split
+
+
+def test_class_of_validation_that_training_lacks_is_refused(tmp_path):
+    save(split_pets(tmp_path) / "val/emu/1.png")
+    with pytest.raises(UserError, match=r"val/emu must be named as one of the model's 2 classes: cat, dog"):
+        load_splits("folder", Reading(str(tmp_path), preprocess=WHOLE))
+
+
+def test_folder_without_splits_is_divided_by_the_fraction(pets):
+    for i in range(7):
+        save(pets / f"cat/{i}.png", i)
+    splits = load_splits("folder", Reading(str(pets), preprocess=WHOLE), validation_fraction=0.2)
+    assert (len(splits.train), len(splits.validation), splits.test) == (8, 2, None)
+    names = {source.name(i) for source in (splits.train, splits.validation) for i in range(len(source))}
+    assert len(names) == 10
+
+
+def test_folder_needs_its_place():
+    with pytest.raises(UserError, match="dataset='folder' needs data_dir"):
+        load_splits("folder", Reading())
+
+
+def test_nested_folders_belong_to_their_class(pets):
+    save(pets / "cat/young/1.png", 21)
+    source = load_folder(pets, WHOLE)
+    assert [source.name(i).removeprefix(f"{pets}/") for i in range(2)] == ["cat/young/1.png", "cat/z.png"]
+    (pets / "cat/loop").symlink_to(pets)
+    assert len(load_folder(pets, WHOLE)) == 4
+
+
+@pytest.mark.parametrize("layout", ["train.tar", "train-000.tar", "train/shard.tar", "both.tar"])
+def test_tar_stands_for_what_is_in_it(tmp_path, layout):
+    plain, packed = split_pets(tmp_path / "plain"), tmp_path / "packed"
+    (packed / "train").mkdir(parents=True)
+    if layout == "both.tar":
+        pack(packed / layout, plain, "train", "val")
+    else:
+        pack(packed / layout, plain / "train", "cat", "dog")
+        pack(packed / "val.tar", plain / "val", "cat", "dog")
+    expected, tree = scan_folder(plain), scan_folder(packed)
+    assert set(tree.splits) == {"train", "validation"}
+    for split in tree.splits:
+        ours, theirs = (Reading(preprocess=WHOLE).source(t.images(split)) for t in (tree, expected))
+        assert ours.class_names == theirs.class_names
+        np.testing.assert_array_equal(ours.read(np.arange(len(ours))).image, theirs.read(np.arange(len(theirs))).image)
+        assert labels(ours) == labels(theirs)
+
+
+def test_shards_and_files_may_lie_side_by_side(pets, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    save(other / "emu/1.png", 30)
+    save(other / "cat/a.png", 19)
+    save(other / "cat/.hidden.png", 1)
+    pack(pets / "more.tar", other, "./emu", "./cat")
+    source = load_folder(pets, WHOLE)
+    assert source.class_names == ("cat", "dog", "emu")
+    assert pixels(source, 0, 1, 2, 3, 4)[:, 0, 0, 0].tolist() == [19, 20, 10, 11, 30]
+    assert source.name(0) == f"{pets}/more.tar/cat/a.png"
+
+
+def test_one_tar_may_be_all_there_is(pets, tmp_path_factory):
+    tar = tmp_path_factory.mktemp("one") / "pets.tar"
+    pack(tar, pets, "cat", "dog")
+    source = load_folder(tar, WHOLE)
+    assert pixels(source, 0, 1, 2)[:, 0, 0, 0].tolist() == [20, 10, 11]
+    assert source.name(2) == f"{tar}/dog/b.png"
+
+
+def test_damaged_or_compressed_tar_is_named(pets):
+    (pets / "more.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(UserError, match=r"more\.tar cannot be read as a tar .*whole and not compressed"):
+        load_folder(pets, WHOLE)
+
+
+def test_image_beyond_the_end_of_a_cut_tar_is_no_image(pets, tmp_path_factory):
+    tar = tmp_path_factory.mktemp("one") / "pets.tar"
+    pack(tar, pets, "cat", "dog")
+    source = load_folder(tar, WHOLE)
+    tar.write_bytes(tar.read_bytes()[:2000])  # after it was listed
+    with pytest.raises(UserError, match=r"pets\.tar/dog/b\.png cannot be read as an image"):
+        pixels(source, 2)
+
+
+def test_image_that_has_gone_is_named(pets):
+    source = load_folder(pets, WHOLE)
+    (pets / "dog/b.png").unlink()
+    with pytest.raises(UserError, match=r"dog/b\.png cannot be read as an image \(No such file or directory\)"):
+        pixels(source, 2)

@@ -130,3 +130,30 @@ def test_a_gradient_that_is_not_finite_shows_in_its_norm():
 def test_label_smoothing_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"label_smoothing=1.0 must be in \[0, 1\)"):
         tiny_state(label_smoothing=1.0)
+
+
+def test_target_distributions_give_the_loss_of_their_labels_mixed():
+    state = tiny_state(label_smoothing=0.1)
+    one_hot = jax.nn.one_hot(BATCH["label"], 3)
+    _, by_label = step(state, BATCH)
+    _, by_target = step(state, {**BATCH, "label": one_hot})
+    assert {k: float(v) for k, v in by_target.items()} == pytest.approx(
+        {k: float(v) for k, v in by_label.items()}, rel=1e-5
+    )
+    other = jnp.roll(BATCH["label"], 1)
+    _, mixed = step(state, {**BATCH, "label": 0.7 * one_hot + 0.3 * jax.nn.one_hot(other, 3)})
+    _, by_other = step(state, {**BATCH, "label": other})
+    assert float(mixed["loss"]) == pytest.approx(
+        0.7 * float(by_label["loss"]) + 0.3 * float(by_other["loss"]), rel=1e-6
+    )
+    assert float(mixed["accuracy"]) == float(by_label["accuracy"])  # the larger share is the label
+
+
+def test_logits_of_several_views_are_averaged():
+    state = tiny_state()
+    views = jnp.stack([BATCH["image"], BATCH["image"][:, :, ::-1]], axis=1)
+    sums = jax.jit(eval_step)(state, {"image": views, "label": BATCH["label"]})
+    logits = [TINY.apply(state.variables, views[:, v], train=False) for v in range(2)]
+    losses = softmax_cross_entropy((logits[0] + logits[1]) / 2, BATCH["label"])
+    assert float(sums["loss_sum"]) == pytest.approx(float(losses.sum()), rel=1e-5)
+    assert int(sums["count"]) == 6

@@ -11,7 +11,7 @@ PACKAGE = Path(resnet_jax.__file__).parent
 # Who may see a config: what finds and checks it, what unpacks it once, and the commands.
 SEES_CONFIGS = {
     "config.py", "training/experiment.py", "training/loop.py", "commands.py", "evaluate.py", "degradation.py",
-    "describe.py", "benchmark/loop.py",
+    "describe.py", "benchmark/loop.py", "training/images.py", "preview.py",
 }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_import_loads_neither_tensorflow_nor_orbax_nor_matplotlib():
     code = (
         "import sys, resnet_jax, resnet_jax.models; "
         "print(sorted({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'tensorflow_datasets', 'orbax', "
-        "'matplotlib', 'tensorboardX', 'PIL'}))"
+        "'matplotlib', 'tensorboardX', 'PIL', 'cv2', 'simplejpeg'}))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -13,9 +13,9 @@ import cifar_archive
 import numpy as np
 import pytest
 from PIL import Image
-from processes import records, run
+from processes import records, run, without_tensorflow
 
-from resnet_jax.data.sources import load_source
+from resnet_jax.data.sources import Reading, load_source
 from resnet_jax.data.tfds import manual_dir
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
@@ -59,14 +59,6 @@ def prepared(request, tmp_path_factory):
     return data_dir, train, test
 
 
-def without_tensorflow(folder):
-    """A folder for PYTHONPATH in which TensorFlow cannot be imported."""
-    package = folder / "blocked" / "tensorflow"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise ImportError('not here')")
-    return package.parent
-
-
 def rows(images, labels):
     return sorted(bytes([label]) + image.tobytes() for image, label in zip(images, labels, strict=True))
 
@@ -74,10 +66,10 @@ def rows(images, labels):
 def test_images_and_labels_come_back_as_they_went_in(prepared):
     data_dir, train, test = prepared
     for split, (images, labels) in (("train", train), ("test", test)):
-        source = load_source("cifar10", split, data_dir=str(data_dir))
+        source = load_source("cifar10", split, Reading(str(data_dir)))
         assert source.class_names == tuple(cifar_archive.CLASSES)
         assert rows(source.images, source.labels) == rows(images, labels)
-        again = load_source("cifar10", split, data_dir=str(data_dir))
+        again = load_source("cifar10", split, Reading(str(data_dir)))
         np.testing.assert_array_equal(again.images, source.images)  # in the same order
 
 
@@ -116,7 +108,7 @@ def test_set_prepared_as_tfrecord_is_told_with_the_command_that_converts_it(prep
     (facts,) = tmp_path.glob("cifar10/*/dataset_info.json")
     facts.write_text(facts.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(ValueError, match=r"prepared as TFRecord.*tensorflow_datasets.scripts.convert_format"):
-        load_source("cifar10", "train", data_dir=str(tmp_path))
+        load_source("cifar10", "train", Reading(str(tmp_path)))
 
 
 def test_damaged_archive_is_named_with_what_it_should_be(tmp_path):
@@ -124,7 +116,7 @@ def test_damaged_archive_is_named_with_what_it_should_be(tmp_path):
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"half a download")
     with pytest.raises(ValueError, match=f"{archive} is damaged or another file: expected 170052171 bytes with sha256"):
-        load_source("cifar10", "train", data_dir=str(tmp_path))
+        load_source("cifar10", "train", Reading(str(tmp_path)))
     assert archive.exists()
 
 

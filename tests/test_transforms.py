@@ -8,7 +8,7 @@ import pytest
 from golden_files import GOLDEN
 from PIL import Image
 
-from resnet_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess
+from resnet_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess, TenCrop
 from resnet_jax.errors import UserError
 
 V1, V2, CIFAR = (PREPROCESS[name] for name in ("IMAGENET1K_V1", "IMAGENET1K_V2", "CIFAR"))
@@ -129,3 +129,23 @@ def test_json_that_is_no_preprocess_is_refused():
     for values in (None, [], "IMAGENET1K_V1", {"resize": 256}):
         with pytest.raises(UserError, match="must be an object of resize, crop"):
             Preprocess.from_json(values)
+
+
+def test_ten_crops_are_the_corners_the_centre_and_their_mirrors():
+    # Each pixel holds its row and column; 5 rows and 6 columns, crops of 3 x 3.
+    rows, columns = np.meshgrid(np.arange(5), np.arange(6), indexing="ij")
+    image = Image.fromarray(np.stack([rows, columns, rows], axis=-1).astype(np.uint8))
+    views = TenCrop(whole(crop=3)).pixels(image)
+    assert views.shape == TenCrop(whole(crop=3)).image_shape == (10, 3, 3, 3)
+    corners = [(view[0, 0, 0], view[0, 0, 1]) for view in views[:5]]
+    assert corners == [(0, 0), (0, 3), (2, 0), (2, 3), (1, 2)]  # (6 - 3) / 2 = 1.5 goes to the even 2
+    # Mirrored, the columns run down; what was on the right is on the left.
+    assert [(view[0, 0, 0], view[0, 0, 1]) for view in views[5:]] == [(0, 5), (0, 2), (2, 5), (2, 2), (1, 3)]
+    np.testing.assert_array_equal(views[5], views[1][:, ::-1])
+
+
+def test_ten_crops_need_images_larger_than_the_crop():
+    with pytest.raises(UserError, match="ten crops need a crop smaller"):
+        TenCrop(whole())
+    with pytest.raises(UserError, match="crop=9 must be at most the 9x8 pixels"):
+        TenCrop(whole(crop=9)).pixels(Image.new("RGB", (9, 8)))

@@ -1,13 +1,14 @@
 """The benchmark command: how fast a network trains or infers, against the machine's peak and against torch.
 
 work.py is one network's step in JAX, torch_side.py the same in torch, profile.py where a step's time goes, loop.py the
-training loop against its bare step.
+training loop against its bare step, data.py the input pipeline against other ways to read images (data_side.py).
 """
 
 import statistics
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.benchmark.data import measure_data
 from resnet_jax.benchmark.loop import measure_loop
 from resnet_jax.benchmark.profile import profile
 from resnet_jax.benchmark.torch_process import TorchProcess
@@ -15,7 +16,7 @@ from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_se
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models.resnet import DTYPES
 
-__all__ = ["benchmark", "measure_loop"]
+__all__ = ["benchmark", "measure_data", "measure_loop"]
 
 FLOPS_PER_MAC = {"training": 6, "inference": 2}  # the two gradients cost what the forward pass costs, each
 

@@ -16,6 +16,8 @@ from resnet_jax.training.experiment import Experiment, build_experiment, compile
 from resnet_jax.training.loop import train
 from resnet_jax.training.mesh import shard_batch
 
+NUM_BATCHES = 50
+
 
 def measure_loop(
     model: str, batch_size: int, image_size: int | None = None, num_steps: int = 12, num_pairs: int = 7
@@ -24,7 +26,8 @@ def measure_loop(
 
     The bare step trains on one batch that lies on the device; the loop is a whole run on the enlarged digits, from
     which evaluation, saving and compiling are left out, as in its own images/s. Returns {"model", "batch_size",
-    "image_size", "num_steps", "bare", "loop": medians in images/s, "ratio": median of loop / bare pair by pair}.
+    "image_size", "num_steps", "bare", "loop": medians in images/s, "ratio": median of loop / bare pair by pair,
+    "batch_share": of a bare step's time, what making a batch of images in memory and bringing it to the device takes}.
     Raises UserError (a ValueError) for what cannot be measured.
     """
     if num_pairs < 1:
@@ -35,14 +38,16 @@ def measure_loop(
     config = _config(model, batch_size, image_size, num_steps)
     experiment = build_experiment(config)
     pairs = [(_bare_rate(experiment), _loop_rate(config)) for _ in range(num_pairs)]
+    bare = statistics.median(bare for bare, _ in pairs)
     return {
         "model": model,
         "batch_size": batch_size,
         "image_size": config.image_size,
         "num_steps": num_steps,
-        "bare": statistics.median(bare for bare, _ in pairs),
+        "bare": bare,
         "loop": statistics.median(loop for _, loop in pairs),
         "ratio": statistics.median(loop / bare for bare, loop in pairs),
+        "batch_share": _seconds_per_batch(experiment) * bare / batch_size,
     }
 
 
@@ -71,6 +76,15 @@ def _bare_rate(experiment: Experiment) -> float:
         state, _ = step(state, batch)
     jax.block_until_ready(state)
     return (experiment.num_steps - 1) * config.batch_size / (time.perf_counter() - started)
+
+
+def _seconds_per_batch(experiment: Experiment) -> float:
+    seconds = []
+    for step in range(NUM_BATCHES):
+        started = time.perf_counter()
+        jax.block_until_ready(shard_batch(experiment.batches[step], experiment.mesh))
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
 
 
 def _loop_rate(config: ConfigDict) -> float:

@@ -1,17 +1,18 @@
 """Where images come from and how a batch is made of them; knows nothing of models or training."""
 
 from resnet_jax.data.augment import augment, image_keys, normalize
-from resnet_jax.data.batches import TrainBatches, epoch_order, eval_batches
-from resnet_jax.data.sources import Source, hold_out, load_source
+from resnet_jax.data.batches import EvalBatches, TrainBatches, epoch_order
+from resnet_jax.data.source import ArraySource
+from resnet_jax.data.sources import hold_out, load_splits
 
 __all__ = [
-    "Source",
+    "ArraySource",
+    "EvalBatches",
     "TrainBatches",
     "augment",
     "epoch_order",
-    "eval_batches",
     "hold_out",
     "image_keys",
-    "load_source",
+    "load_splits",
     "normalize",
 ]

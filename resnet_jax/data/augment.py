@@ -1,6 +1,7 @@
 """Augmentation and normalisation of image batches, inside `jit`.
 
-Random choices are keyed by (seed, epoch, index of the image), so they depend neither on the batch nor on the devices.
+Random choices are keyed by (seed, epoch, image), so they depend neither on the batch nor on the devices; what mixes the
+images of a batch is keyed by (seed, step).
 """
 
 import jax
@@ -10,12 +11,20 @@ from jax.typing import ArrayLike
 Array = jax.Array
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
+ERASING_ATTEMPTS = 10
+# Folded into a run's key, where an image's has its epoch; and into an image's, beside its crop's and flip's.
+_BATCH, _ERASE, _CUTOUT = 2**31 - 1, 1, 2
 
 
-def image_keys(seed: int, epoch: Array, index: Array) -> Array:
-    """One random key an image, (B,): a function of seed, epoch (B,) int and index (B,) int."""
+def image_keys(seed: int, epoch: Array, sample: Array) -> Array:
+    """One random key an image, (B,): a function of seed, epoch (B,) int and sample (B,) int."""
     key = jax.random.key(seed)
-    return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(key, e), i))(epoch, index)
+    return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(key, e), i))(epoch, sample)
+
+
+def batch_key(seed: int, step: Array) -> Array:
+    """The random key of what is chosen once for a batch: a function of seed and step () int."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _BATCH), step)
 
 
 def random_crop(key: Array, image: Array, padding: int, padding_mode: str = "zeros") -> Array:
@@ -57,3 +66,89 @@ def normalize(images: Array, mean: ArrayLike, std: ArrayLike, dtype: str = "floa
     """
     scaled = images.astype(dtype) / 255
     return (scaled - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
+
+
+def erase(
+    keys: Array,
+    images: Array,
+    probability: float,
+    scale: tuple[float, float] = (0.02, 0.33),
+    ratio: tuple[float, float] = (0.3, 3.3),
+) -> Array:
+    """Random erasing (Zhong et al. 2017, arXiv:1708.04896) as torchvision's: a rectangle becomes 0.
+
+    images: (B, H, W, C), normalised, so that 0 is the mean; each by its own key (B,) with the given probability. The
+    rectangle's share of the area is uniform in `scale`, its height by its width log-uniform in `ratio`, and it lies
+    wholly inside; if none of ten drawn ones does, the image stays.
+    """
+    height, width = images.shape[1:3]
+
+    def erase_one(key: Array, image: Array) -> Array:
+        chance_key, area_key, ratio_key, place_key = jax.random.split(jax.random.fold_in(key, _ERASE), 4)
+        attempts = (ERASING_ATTEMPTS,)
+        area = height * width * jax.random.uniform(area_key, attempts, minval=scale[0], maxval=scale[1])
+        shape = jnp.exp(jax.random.uniform(ratio_key, attempts, minval=jnp.log(ratio[0]), maxval=jnp.log(ratio[1])))
+        h, w = jnp.round(jnp.sqrt(area * shape)).astype(int), jnp.round(jnp.sqrt(area / shape)).astype(int)
+        fits = (h < height) & (w < width)
+        h, w = h[jnp.argmax(fits)], w[jnp.argmax(fits)]
+        chosen = jax.random.bernoulli(chance_key, probability) & fits.any()
+        place = jax.random.uniform(place_key, (2,))
+        top, left = (place * jnp.stack([height - h + 1, width - w + 1])).astype(int)
+        return jnp.where(chosen & _rectangle(height, width, top, left, h, w), 0, image)
+
+    return jax.vmap(erase_one)(keys, images)
+
+
+def cutout(keys: Array, images: Array, size: int) -> Array:
+    """Cutout (DeVries & Taylor 2017, arXiv:1708.04552): a square around a uniformly drawn pixel becomes 0.
+
+    images: (B, H, W, C), normalised; each by its own key (B,). size: of the square in pixels a side; what of it lies
+    outside the image is lost.
+    """
+    height, width = images.shape[1:3]
+
+    def cut_one(key: Array, image: Array) -> Array:
+        row, column = jax.random.randint(jax.random.fold_in(key, _CUTOUT), (2,), 0, jnp.array([height, width]))
+        return jnp.where(_rectangle(height, width, row - size // 2, column - size // 2, size, size), 0, image)
+
+    return jax.vmap(cut_one)(keys, images)
+
+
+def mix(key: Array, images: Array, targets: Array, mixup: float = 0.0, cutmix: float = 0.0) -> tuple[Array, Array]:
+    """Each image mixed with the one before it in the batch, and its target likewise, by one draw for the batch.
+
+    images: (B, H, W, C); targets: (B, K), each of sum 1. mixup > 0: the parameter of Beta(mixup, mixup), which gives
+    both images' shares (Zhang et al. 2017, arXiv:1710.09412). cutmix > 0: that of the share of the area that is kept,
+    the rest being a rectangle of the other image (Yun et al. 2019, arXiv:1905.04899). With both, a coin chooses.
+    """
+    if not mixup and not cutmix:
+        return images, targets
+    coin_key, mixup_key, cutmix_key, place_key = jax.random.split(key, 4)
+    other, other_targets = jnp.roll(images, 1, axis=0), jnp.roll(targets, 1, axis=0)
+    height, width = images.shape[1:3]
+    results = []
+    if mixup:
+        share = jax.random.beta(mixup_key, mixup, mixup, dtype=images.dtype)
+        results.append((images * share + other * (1 - share), share))
+    if cutmix:
+        area = jax.random.beta(cutmix_key, cutmix, cutmix, dtype=images.dtype)
+        row, column = jax.random.randint(place_key, (2,), 0, jnp.array([height, width]))
+        half = 0.5 * jnp.sqrt(1 - area)
+        half_height, half_width = (half * height).astype(int), (half * width).astype(int)
+        inside = _rectangle(
+            height, width, row - half_height, column - half_width, 2 * half_height, 2 * half_width
+        )  # (H, W, 1)
+        results.append((jnp.where(inside, other, images), 1 - jnp.mean(inside, dtype=images.dtype)))
+    if len(results) == 1:
+        mixed, share = results[0]
+    else:
+        coin = jax.random.bernoulli(coin_key)
+        mixed, share = (jnp.where(coin, one, two) for one, two in zip(*results, strict=True))
+    share = share.astype(targets.dtype)
+    return mixed, targets * share + other_targets * (1 - share)
+
+
+def _rectangle(height: int, width: int, top: Array, left: Array, h: Array | int, w: Array | int) -> Array:
+    """Where a rectangle of h x w pixels from (top, left) on covers an image: (height, width, 1) bool."""
+    rows, columns = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
+    return (rows >= top) & (rows < top + h) & (columns >= left) & (columns < left + w)

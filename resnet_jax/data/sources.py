@@ -1,7 +1,8 @@
-"""Data sets by name: `load_source` returns images and labels that batches are drawn from by index."""
+"""Data sets by name: `load_splits` returns the images and labels that batches are drawn from by index."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -9,78 +10,128 @@ import numpy as np
 
 from resnet_jax.data import tfds
 from resnet_jax.data.batches import epoch_order
+from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource, decode_threads
+from resnet_jax.data.folder import FolderTree, scan_folder
+from resnet_jax.data.source import ArraySource, Source
+from resnet_jax.data.transforms import PREPROCESS, Preprocess, TenCrop
 from resnet_jax.errors import UserError, choose
 
 DIGITS_NAMES = tuple("0123456789")
 # The held-out validation images are the same whatever the run's seed, so that runs can be compared.
 VALIDATION_SEED = 0
+SPLITS = ("train", "validation", "test")
+# Images of one size are read into memory if all of them take no more than this; larger sets are decoded as they go.
+MEMORY_LIMIT = 2**30
 
 
 @dataclass(frozen=True)
-class Source:
-    """Labelled images in memory: images (N, H, W, 3) uint8, labels (N,) int32 in [0, num_classes)."""
+class Reading:
+    """How images are read, whatever the set.
 
-    images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
+    data_dir: the folder of the images, or that in which TFDS keeps its sets; "" is TFDS's own default,
+    ~/tensorflow_datasets. image_size: of images in memory, the side in pixels wanted, a multiple of their own, to which
+    each pixel is repeated; 0 keeps it. preprocess: what evaluation makes of encoded images. upright: rotate those as
+    EXIF says. threads decode; bad_images tells how many may be damaged.
+    """
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    data_dir: str = ""
+    image_size: int = 0
+    preprocess: Preprocess | TenCrop = PREPROCESS["IMAGENET1K_V1"]
+    upright: bool = False
+    threads: ThreadPoolExecutor = field(default_factory=decode_threads)
+    bad_images: BadImages = field(default_factory=BadImages)
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, from their names."""
-        return len(self.class_names)
+    def source(self, encoded: EncodedImages) -> EncodedSource:
+        """All of `encoded`, read so."""
+        return EncodedSource(
+            encoded,
+            np.arange(len(encoded)),
+            encoded.class_names,
+            self.preprocess,
+            self.threads,
+            self.bad_images,
+            upright=self.upright,
+        )
 
-    def take(self, indices: np.ndarray) -> "Source":
-        """The images at `indices`, in that order."""
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set's images; None for a split that it does not have."""
+
+    train: Source
+    validation: Source | None
+    test: Source | None
 
 
-def load_digits(split: str, data_dir: str) -> Source:
+def load_digits(split: str) -> ArraySource:
     """The 1,797 handwritten 8x8 digits of scikit-learn's load_digits, shipped with the package.
 
     "test" is every fifth image (360), "train" the others (1,437). Grey levels 0 to 16 become 0 to 255, in three equal
-    channels. `data_dir` is not used.
+    channels.
     """
-    del data_dir
     with resources.files("resnet_jax.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         images, labels = arrays["images"], arrays["labels"].astype(np.int32)
     grey = np.round(images * (255.0 / 16.0)).astype(np.uint8)
     held_out = np.arange(len(labels)) % 5 == 0
     chosen = held_out if split == "test" else ~held_out
-    return Source(np.repeat(grey[chosen][..., None], 3, axis=-1), labels[chosen], DIGITS_NAMES)
+    return ArraySource(np.repeat(grey[chosen][..., None], 3, axis=-1), labels[chosen], DIGITS_NAMES)
 
 
-def load_cifar10(split: str, data_dir: str) -> Source:
-    """CIFAR-10 (Krizhevsky 2009) through TFDS: 50,000 and 10,000 images of 32x32, prepared on first use."""
-    return Source(*tfds.load_arrays("cifar10", split, data_dir))
+def load_splits(name: str, reading: Reading, validation_fraction: float = 0.0) -> Splits:
+    """The images of a data set: "digits", "folder", or any image classification set of TFDS.
 
-
-def load_cifar100(split: str, data_dir: str) -> Source:
-    """CIFAR-100 (Krizhevsky 2009) through TFDS: 50,000 and 10,000 images of 32x32, prepared on first use."""
-    return Source(*tfds.load_arrays("cifar100", split, data_dir))
-
-
-SOURCES: dict[str, Callable[[str, str], Source]] = {
-    "digits": load_digits,
-    "cifar10": load_cifar10,
-    "cifar100": load_cifar100,
-}
-
-
-def load_source(name: str, split: str, *, data_dir: str = "", image_size: int = 0) -> Source:
-    """The named data set's "train" or "test" images.
-
-    data_dir: where TFDS keeps prepared data sets; "" is TFDS's own default, ~/tensorflow_datasets.
-    image_size: the side in pixels wanted, a multiple of the images' own, to which each pixel is repeated; 0 keeps it.
-    Raises UserError (a ValueError) for an unknown name or split, an impossible size, and data that cannot be had.
+    validation_fraction: of the training images held out for validation, if the set has no validation images itself.
+    Raises UserError (a ValueError) for an unknown name, an impossible size, and data that cannot be had.
     """
-    choose("dataset", name, SOURCES)
-    choose("split", split, ("train", "test"))
-    source = SOURCES[name](split, str(Path(data_dir).expanduser()) if data_dir else "")
-    _check_labels(name, source)
-    return _enlarge(name, source, image_size)
+    if name == "folder":
+        tree = _scan(reading)
+        if not tree.splits:
+            train, validation = hold_out(reading.source(tree.images()), validation_fraction)
+            return Splits(train, validation, None)
+        sources: dict[str, Source] = {}
+        names: tuple[str, ...] | None = None
+        for split in tree.splits:
+            sources[split] = reading.source(tree.images(split, class_names=names))
+            names = sources[split].class_names
+    else:
+        sources = {}
+        for split in split_names(name, reading.data_dir):
+            with contextlib.suppress(tfds.NoLabelsError):  # ImageNet's test images are no use here
+                sources[split] = load_source(name, split, reading)
+    if "train" not in sources:
+        raise UserError(f"{_where(name, reading)} has no training images: its splits are {', '.join(sources)}")
+    if "validation" in sources:
+        return Splits(sources["train"], sources["validation"], sources.get("test"))
+    return Splits(*hold_out(sources["train"], validation_fraction), sources.get("test"))
+
+
+def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
+    """Which of "train", "validation" and "test" a data set has."""
+    if name == "digits":
+        return "train", "test"
+    if name == "folder":
+        return tuple(_scan(Reading(data_dir)).splits)
+    return tuple(split for split in SPLITS if split in tfds.split_names(name, data_dir))
+
+
+def load_source(name: str, split: str, reading: Reading | None = None) -> Source:
+    """The named data set's images of one split: of "digits" or a set of TFDS. Errors are those of `load_splits`."""
+    reading = reading or Reading()
+    if name == "digits":
+        choose("split", split, split_names(name))
+        source = load_digits(split)
+    elif name == "folder":
+        tree = _scan(reading)
+        choose("split", split, tree.splits)
+        return reading.source(tree.images(split, class_names=tree.images("train").class_names))
+    else:
+        records = tfds.open_records(name, split, reading.data_dir)
+        shape = records.fixed_shape
+        if shape is None or len(records) * int(np.prod(shape)) > MEMORY_LIMIT:
+            return reading.source(records)
+        source = ArraySource(*tfds.load_arrays(name, split, reading.data_dir), threads=reading.threads)
+        _check_labels(name, source)
+    return _enlarge(name, source, reading.image_size)
 
 
 def hold_out(source: Source, fraction: float) -> tuple[Source, Source | None]:
@@ -100,13 +151,13 @@ def hold_out(source: Source, fraction: float) -> tuple[Source, Source | None]:
     return source.take(np.sort(order[num_held_out:])), source.take(np.sort(order[:num_held_out]))
 
 
-def _check_labels(name: str, source: Source) -> None:
+def _check_labels(name: str, source: ArraySource) -> None:
     low, high = int(source.labels.min()), int(source.labels.max())
     if low < 0 or high >= source.num_classes:
         raise UserError(f"dataset={name!r} has labels from {low} to {high} but {source.num_classes} classes")
 
 
-def _enlarge(name: str, source: Source, image_size: int) -> Source:
+def _enlarge(name: str, source: ArraySource, image_size: int) -> ArraySource:
     own_size = source.images.shape[1]
     if image_size in (0, own_size):
         return source
@@ -114,3 +165,13 @@ def _enlarge(name: str, source: Source, image_size: int) -> Source:
         raise UserError(f"image_size={image_size} must be a multiple of {own_size}, the size of {name}'s images")
     factor = image_size // own_size
     return replace(source, images=source.images.repeat(factor, axis=1).repeat(factor, axis=2))
+
+
+def _scan(reading: Reading) -> FolderTree:
+    if not reading.data_dir:
+        raise UserError("dataset='folder' needs data_dir, the folder of the class folders or of train/ and val/")
+    return scan_folder(Path(reading.data_dir).expanduser())
+
+
+def _where(name: str, reading: Reading) -> str:
+    return reading.data_dir if name == "folder" else name

@@ -1,170 +1,180 @@
-"""TFDS data sets: prepared once in a process of its own (with TensorFlow), then read into memory without TensorFlow."""
+"""TFDS data sets by name: prepared once, then read without TensorFlow, as a whole or record by record."""
 
-import hashlib
+import contextlib
 import io
-import logging
-import os
-import subprocess
-import sys
-import threading
-import urllib.error
-import urllib.request
+import resource
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from resnet_jax.errors import UserError
+from resnet_jax.data.decoding import BadImageError
+from resnet_jax.data.tfds_builder import FILE_FORMAT, find_builder, one_line, prepared_variants
+from resnet_jax.data.tfds_prepare import manual_dir, prepare, prepare_in_subprocess
+from resnet_jax.errors import UserError, choose, shown
 
-NETWORK_TIMEOUT_SECONDS = 5
-# Reading record by record takes twice as long; two threads win what Pillow does without the interpreter lock.
+__all__ = ["TfdsRecords", "load_arrays", "manual_dir", "open_records", "prepare", "split_names"]
+
+# Small records come twice as fast by the chunk; two threads win what Pillow does without the interpreter lock.
 READ_CHUNK = 500
 READ_THREADS = 2
-# TensorFlow is hidden from accelerators, or it would take their memory, and kept quiet.
-PREPARE_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
+FILE_NAME_FEATURES = ("file_name", "filename", "image/filename")
+
+
+class NoLabelsError(UserError):
+    """A split whose images have no labels, as the test images of ImageNet."""
+
+
+@dataclass(frozen=True)
+class TfdsRecords:
+    """The examples of one split, by index; any number of threads may read at once.
+
+    class_names: of label 0, 1, …; fixed_shape: (H, W, C) of every image, None if sizes vary.
+    """
+
+    title: str  # "imagenet2012:train"
+    class_names: tuple[str, ...]
+    fixed_shape: tuple[int, int, int] | None
+    file_name_feature: str  # "" if the set has none
+    examples: Any  # serialized tf.train.Example by index: TFDS's data source, whose readers are shared by all threads
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """The encoded image as it is stored, and its label in [0, num_classes).
+
+        Raises UserError (a ValueError) naming the record: BadImageError if it cannot be read, NoLabelsError or another
+        if its label is none.
+        """
+        return self.read_many([index])[0]
+
+    def read_many(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
+        """What `read` returns of each of `indices`."""
+        try:
+            # One by one needs no threads.
+            examples = [self.examples[indices[0]]] if len(indices) == 1 else self.examples.__getitems__(indices)
+        except RuntimeError as error:  # array_record's, whatever is wrong with the file
+            place = f"{indices[0]}…" if len(indices) > 1 else indices[0]
+            raise BadImageError(f"{self.title}[{place}]", one_line(error)) from error
+        return [self._image_and_label(*pair) for pair in zip(indices, examples, strict=True)]
+
+    def name(self, index: int) -> str:
+        """What messages call the record: "imagenet2012:train[17] (n01440764_10026.JPEG)"."""
+        try:
+            return self._name(index, _features(self.examples[index]))
+        except RuntimeError:
+            return f"{self.title}[{index}]"
+
+    def _image_and_label(self, index: int, example: bytes) -> tuple[bytes, int]:
+        features = _features(example)
+        image, label = features["image"].bytes_list.value[0], features["label"].int64_list.value[0]
+        if not 0 <= label < len(self.class_names):
+            error = NoLabelsError if label == -1 else UserError
+            raise error(
+                f"{self._name(index, features)} has label {label}{' (none)' if label == -1 else ''}, which must be in "
+                f"[0, {len(self.class_names)}): choose a split with labels"
+            )
+        return image, label
+
+    def _name(self, index: int, features: Any) -> str:
+        text = f"{self.title}[{index}]"
+        if not self.file_name_feature:
+            return text
+        return f"{text} ({shown(features[self.file_name_feature].bytes_list.value[0].decode(errors='replace'))})"
+
+
+def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
+    """The splits of a TFDS set, such as ("train", "validation"), which is prepared first where it is not."""
+    return tuple(map(str, _prepared_builder(name, data_dir).info.splits))
+
+
+def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
+    """The records of a split of a TFDS image classification set, which is prepared first where it is not.
+
+    name: "set", "set/config" or "set:version"; data_dir: "" is TFDS's own default. Raises UserError (a ValueError) for
+    an unknown name or split, a set that is not image classification, a split without labels, and data that cannot be
+    had, with what to do.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _prepared_builder(name, data_dir)
+    info = builder.info
+    choose(f"{name}'s split", split, map(str, info.splits))
+    _allow_open_files(info.splits[split].num_shards)
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    image, text = info.features["image"], tfds.features.Text
+    file_names = (key for key in FILE_NAME_FEATURES if key in info.features and isinstance(info.features[key], text))
+    records = TfdsRecords(
+        title=f"{name}:{split}",
+        class_names=tuple(info.features["label"].names),
+        fixed_shape=image.shape if None not in image.shape else None,
+        file_name_feature=next(file_names, ""),
+        examples=builder.as_data_source(split, deserialize_method=raw, file_format=FILE_FORMAT),
+    )
+    records.read(0)  # tells a split without labels at once
+    return records
 
 
 def load_arrays(name: str, split: str, data_dir: str = "") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Images (N, H, W, 3) uint8, labels (N,) int32 and class names of a TFDS set whose images have one size.
 
-    Prepares the set first where it is not: from the archive in `manual_dir(data_dir)`, else from the network.
-    Raises UserError (a ValueError) in seconds if that is not possible, with what to do.
+    Grey images come in three equal channels. Prepares the set first where it is not: from the archive in
+    `manual_dir(data_dir)`, else from the network. Raises UserError (a ValueError) as `open_records`, and if sizes vary.
     """
-    builder = _builder(name, data_dir)
-    if not builder.is_prepared():
-        _prepare_in_subprocess(name, data_dir)
-        builder = _builder(name, data_dir)
-    import tensorflow_datasets as tfds
-
-    records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    num_images = len(records)
-    images = np.empty((num_images, *builder.info.features["image"].shape), np.uint8)
-    labels = np.empty(num_images, np.int32)
+    records = open_records(name, split, data_dir)
+    if records.fixed_shape is None:
+        raise UserError(f"TFDS set {name!r} has images of different sizes, which cannot be held as one array")
+    height, width, _ = records.fixed_shape
+    images = np.empty((len(records), height, width, 3), np.uint8)
+    labels = np.empty(len(records), np.int32)
 
     def read(start: int) -> None:
-        indices = range(start, min(start + READ_CHUNK, num_images))
-        for i, record in zip(indices, records.__getitems__(indices), strict=True):
-            images[i] = Image.open(io.BytesIO(record["image"]))
-            labels[i] = record["label"]
+        indices = range(start, min(start + READ_CHUNK, len(records)))
+        for i, (encoded, label) in zip(indices, records.read_many(indices), strict=True):
+            try:
+                with Image.open(io.BytesIO(encoded)) as image:
+                    pixels = np.asarray(image.convert("RGB"))
+            except Exception as error:  # Pillow's decoders raise many kinds
+                raise UserError(f"{records.name(i)} cannot be read as an image ({one_line(error)})") from error
+            if pixels.shape != images.shape[1:]:
+                raise UserError(f"{records.name(i)} has the shape {pixels.shape} instead of {images.shape[1:]}")
+            images[i], labels[i] = pixels, label
 
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        list(pool.map(read, range(0, num_images, READ_CHUNK)))
-    return images, labels, tuple(builder.info.features["label"].names)
+        list(pool.map(read, range(0, len(records), READ_CHUNK)))
+    return images, labels, records.class_names
 
 
-def manual_dir(data_dir: str = "") -> Path:
-    """The folder in which an archive that the user brings is looked for."""
-    return _root(data_dir) / "downloads" / "manual"
-
-
-def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = None) -> None:
-    """Download and prepare a TFDS set as array_record; imports TensorFlow.
-
-    url_infos: replaces the registered sizes and checksums of the set's archives (for archives made by tests).
-    Raises UserError (a ValueError) if TensorFlow is missing, an archive is damaged or the network cannot be reached.
-    """
-    builder = _builder(name, data_dir)
-    if url_infos is not None:
-        builder.url_infos.clear()
-        builder.url_infos.update(url_infos)
-    folder = manual_dir(data_dir)
-    _check_archives(name, builder.url_infos or {}, folder)  # before TensorFlow, which takes seconds to import
-    os.environ.update(PREPARE_ENVIRONMENT)
+def _prepared_builder(name: str, data_dir: str) -> Any:
+    builder = find_builder(name, data_dir)
+    if builder.is_prepared():
+        return builder
     try:
-        import tensorflow  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"preparing {name} needs TensorFlow: pip install 'resnet-family-jax[prepare]' "
-            "(only once; training does not need it)"
-        ) from error
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    folder.mkdir(parents=True, exist_ok=True)
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=folder))
-
-
-def _root(data_dir: str) -> Path:
-    """The folder of the prepared sets; "" is TFDS's own default."""
-    return Path(data_dir or "~/tensorflow_datasets").expanduser()
-
-
-def _builder(name: str, data_dir: str) -> Any:
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    import tensorflow_datasets as tfds
-
-    where = _root(data_dir)
-    try:
-        return tfds.builder(name, data_dir=where, file_format="array_record")
-    except ValueError as error:
-        if "File format is already set" not in str(error):
-            raise
-        raise UserError(
-            f"{name} in {where} is prepared as TFRecord, which only TensorFlow reads: convert it with "
-            "'python -m tensorflow_datasets.scripts.convert_format --to_file_format=array_record', or give another "
-            "config.data_dir"
-        ) from error
-    except OSError as error:
-        raise UserError(f"config.data_dir={str(where)!r} cannot be used: {error.strerror or error}") from error
-
-
-def _prepare_in_subprocess(name: str, data_dir: str) -> None:
-    where = _root(data_dir)
-    print(f"preparing {name} in {where} (once)", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "resnet_jax.data.tfds", name, data_dir]
-    result = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
-    if result.returncode == 2:
-        raise UserError(result.stderr.strip().splitlines()[-1])
-    if result.returncode:
-        reason = (result.stderr.strip().splitlines() or [f"exit code {result.returncode}"])[-1]
-        raise UserError(f"preparing {name} in {where} failed: {reason}")
-
-
-def _check_archives(name: str, url_infos: dict[str, Any], folder: Path) -> None:
-    """Raise UserError unless each archive is intact in `folder` or its server answers."""
-    for url, info in url_infos.items():
-        archive = folder / info.filename
-        if archive.exists():
-            if archive.stat().st_size != int(info.size) or _sha256(archive) != info.checksum:
-                raise UserError(
-                    f"{archive} is damaged or another file: expected {int(info.size)} bytes with "
-                    f"sha256 {info.checksum}; delete it or replace it by {url}"
-                )
-        elif not _answers(url):
-            raise UserError(f"{name} is not prepared and {url} cannot be reached: put {info.filename} into {folder}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _answers(url: str) -> bool:
-    """Whether a server answers at `url` (through a proxy, if one is set) within NETWORK_TIMEOUT_SECONDS."""
-    answered = threading.Event()
-
-    def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD")
-        try:
-            with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT_SECONDS):
-                answered.set()
-        except urllib.error.HTTPError:  # it answered, if only with a refusal: the download itself will tell
-            answered.set()
-        except OSError:
-            pass
-
-    # The socket's own timeout covers neither name resolution nor a list of addresses that all hang.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(NETWORK_TIMEOUT_SECONDS)
-    return answered.is_set()
-
-
-if __name__ == "__main__":
-    try:
-        prepare(sys.argv[1], sys.argv[2])
+        prepare_in_subprocess(name, data_dir, builder)
     except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        others = prepared_variants(builder, data_dir)
+        if not others:
+            raise
+        raise UserError(f"{error}; prepared already: {', '.join(others)}") from error
+    return find_builder(name, data_dir)
+
+
+def _features(example: bytes) -> Any:
+    """The features of a serialized tf.train.Example; TFDS's own way to them, through NumPy, takes twice the time."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(example).features.feature
+
+
+def _allow_open_files(num_files: int) -> None:
+    """Let this process open so many files more: of each shard that is read one stays open, and ImageNet has 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    wanted = soft + num_files if hard == resource.RLIM_INFINITY else min(soft + num_files, hard)
+    with contextlib.suppress(OSError, ValueError):  # reading will tell
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

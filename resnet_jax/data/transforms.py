@@ -40,18 +40,28 @@ class Preprocess:
                 interval = "(0, 1]" if name == "std" else "[0, 1]"
                 raise UserError(f"{name}={values!r} must be three numbers in {interval}, where 1 is a full channel")
 
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """The shape of what `pixels` gives; None if nothing is cropped: it depends on the image."""
+        return None if self.crop is None else (self.crop, self.crop, 3)
+
     def pixels(self, image: Image.Image) -> np.ndarray:
         """`image` resized and cropped, as RGB: (crop, crop, 3) uint8, or the whole (H, W, 3) if crop is None.
 
         Equals torchvision's Resize and CenterCrop, which fills with zeros where the image is smaller than the crop.
         """
-        image = image.convert("RGB")
-        if self.resize is not None:
-            image = image.resize(_resized(*image.size, self.resize), INTERPOLATIONS[self.interpolation])
+        image = self.resized(image)
         if self.crop is not None:
             left, top = (_crop_start(side, self.crop) for side in image.size)
             image = image.crop((left, top, left + self.crop, top + self.crop))
         return np.array(image)
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """`image` as RGB, its shorter side resized."""
+        image = image.convert("RGB")
+        if self.resize is None:
+            return image
+        return image.resize(_resized(*image.size, self.resize), INTERPOLATIONS[self.interpolation])
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """(pixels / 255 - mean) / std: (H, W, 3) float32."""
@@ -70,6 +80,45 @@ class Preprocess:
             raise UserError(f"preprocess={values!r} must be an object of {', '.join(names)}")
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**fields)
+
+
+@dataclass(frozen=True)
+class TenCrop:
+    """Ten views of an image for evaluation (Krizhevsky et al. 2012): its corners, its centre, and these mirrored.
+
+    Their order is torchvision's. Raises UserError (a ValueError) if `preprocess` does not crop.
+    """
+
+    preprocess: Preprocess
+
+    def __post_init__(self) -> None:
+        if self.preprocess.crop is None:
+            raise UserError("ten crops need a crop smaller than the images: these are taken whole")
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of what `pixels` gives."""
+        crop = self.preprocess.crop
+        assert crop is not None
+        return 10, crop, crop, 3
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """The views of `image`, resized as by `preprocess`: (10, crop, crop, 3) uint8.
+
+        Raises UserError (a ValueError) if the resized image is smaller than the crop.
+        """
+        image, crop = self.preprocess.resized(image), self.image_shape[1]
+        width, height = image.size
+        if min(width, height) < crop:
+            raise UserError(f"crop={crop} must be at most the {width}x{height} pixels of an image for ten crops")
+        corners = [(0, 0), (width - crop, 0), (0, height - crop), (width - crop, height - crop)]
+        places = [*corners, (_crop_start(width, crop), _crop_start(height, crop))]
+        views = np.stack([np.array(image.crop((x, y, x + crop, y + crop))) for x, y in places])
+        # The mirrored image is cropped anew, as in torchvision: a centre at half a pixel moves.
+        mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.concatenate(
+            [views, np.stack([np.array(mirrored.crop((x, y, x + crop, y + crop))) for x, y in places])]
+        )
 
 
 def _are_three_fractions(values: Any) -> bool:

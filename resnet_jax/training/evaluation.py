@@ -1,12 +1,14 @@
 """Exact evaluation: every image once, also in the last partial batch and over several devices."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.prefetch import prefetch
 from resnet_jax.training.mesh import shard_batch
 
 Sums = Mapping[str, jax.Array]
@@ -15,15 +17,14 @@ Sums = Mapping[str, jax.Array]
 def evaluate(
     eval_fn: Callable[[Any, Any], Sums],
     state: Any,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: EvalBatches,
     mesh: Mesh,
     between_batches: Callable[[], None] = lambda: None,
 ) -> dict[str, float | int]:
     """{"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
 
-    eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}. batches: host arrays of one shape with a
-    "mask", as `eval_batches` yields. between_batches may raise to stop early. loss is the mean in nats, accuracy is
-    in [0, 1]. The sums of a batch are fetched while the next one is computed.
+    eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}. between_batches may raise to stop early. loss
+    is the mean in nats, accuracy is in [0, 1]. The sums of a batch are fetched while the next one is computed.
     """
     totals = {"loss_sum": 0.0, "correct": 0, "count": 0}
 
@@ -32,12 +33,13 @@ def evaluate(
             totals[name] += value.item()
 
     previous: Sums | None = None
-    for batch in batches:
-        between_batches()
-        current = eval_fn(state, shard_batch(batch, mesh))
-        if previous is not None:
-            add(previous)
-        previous = current
+    with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
+        for batch in sharded:
+            between_batches()
+            current = eval_fn(state, batch)
+            if previous is not None:
+                add(previous)
+            previous = current
     if previous is not None:
         add(previous)
     count = int(totals["count"])

@@ -6,6 +6,7 @@ decided from that number and the metrics log alone, so a resumed run does exactl
 """
 
 import math
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.config import flatten, to_json
-from resnet_jax.data.batches import eval_batches
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.prefetch import prefetch
 from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.checkpoint import CheckpointFolder, all_finite, digest, open_best, open_newest
@@ -33,7 +35,7 @@ from resnet_jax.training.recorder import MetricSums, Recorder
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (
     "num_epochs", "num_steps", "log_every_steps", "eval_every_epochs", "test_every_epochs", "checkpoint_every_steps",
-    "data_dir",
+    "data_dir", "decode_threads", "max_bad_images",
 )  # fmt: skip
 
 
@@ -100,7 +102,7 @@ def _run(
         def evaluate_split(split: str) -> dict[str, float | int]:
             source = experiment.validation if split == "val" else experiment.test
             assert source is not None
-            batches = eval_batches(source, config.batch_size, jax.process_index(), jax.process_count())
+            batches = EvalBatches(source, config.batch_size, jax.process_index(), jax.process_count())
             result = evaluate(eval_fn, state, batches, mesh, interruption.raise_if_requested)
             recorder.take_evaluation(step, split, result)
             return result
@@ -112,6 +114,7 @@ def _run(
                 "format": 1,
                 "since_log": vars(recorder.sums),
                 "normalization": experiment.normalization.to_json(),
+                "preprocess": experiment.preprocess.to_json() if experiment.preprocess else None,
                 "class_names": list(experiment.class_names),
                 **more,
             }
@@ -137,19 +140,19 @@ def _run(
         interruption.at_once = False  # from here on there is something to save
         try:
             do_what_is_due()  # a run killed between a checkpoint and what was due after it
-            batch = shard_batch(experiment.batches[step], mesh)
-            while step < num_steps:
-                state, metrics = train_fn(state, batch)
-                step += 1
-                batch = shard_batch(experiment.batches[step], mesh)
-                if pending is not None:
-                    recorder.take_step(step - 1, pending)
-                pending = metrics
-                if cadence.anything(step) or interruption.signal_name:
-                    recorder.take_step(step, pending)
-                    pending = None
-                    recorder.pause_clock()
-                    do_what_is_due()
+            make_batch = lambda step: shard_batch(experiment.batches[step], mesh)  # noqa: E731
+            with closing(prefetch(make_batch, range(step, num_steps))) as batches:
+                for batch in batches:
+                    state, metrics = train_fn(state, batch)
+                    step += 1
+                    if pending is not None:
+                        recorder.take_step(step - 1, pending)
+                    pending = metrics
+                    if cadence.anything(step) or interruption.signal_name:
+                        recorder.take_step(step, pending)
+                        pending = None
+                        recorder.pause_clock()
+                        do_what_is_due()
         except InterruptedRunError as interrupted:
             interrupted_by = str(interrupted)
             save(newest)
@@ -159,11 +162,11 @@ def _run(
 
 @dataclass(frozen=True)
 class Cadence:
-    """What is due after how many updates; at the end everything is. 0 means never before the end."""
+    """What is due after how many updates; at the end everything is. 0 means never before the end, None never."""
 
     num_steps: int
     validate_every: int | None
-    test_every: int
+    test_every: int | None
     save_every: int
 
     @classmethod
@@ -173,7 +176,7 @@ class Cadence:
         return cls(
             num_steps=experiment.num_steps,
             validate_every=None if experiment.validation is None else config.eval_every_epochs * steps_per_epoch,
-            test_every=config.test_every_epochs * steps_per_epoch,
+            test_every=None if experiment.test is None else config.test_every_epochs * steps_per_epoch,
             save_every=config.checkpoint_every_steps or steps_per_epoch,
         )
 
@@ -187,7 +190,7 @@ class Cadence:
 
     def tests(self, step: int) -> bool:
         """Whether the test images are due."""
-        return self._due(step, self.test_every)
+        return self.test_every is not None and self._due(step, self.test_every)
 
     def anything(self, step: int) -> bool:
         """Whether anything is due."""

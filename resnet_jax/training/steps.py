@@ -67,8 +67,9 @@ def create_train_state(
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     """The state after one update, and the batch's metrics before it; pure, to be jitted.
 
-    batch: "image" (B, H, W, 3) normalised; "label" (B,) int in [0, K); optional "mask" (B,): rows of 0 count neither
-    in the loss nor in the metrics (batch norm sees them all the same).
+    batch: "image" (B, H, W, 3) normalised; "label" (B,) int in [0, K), or (B, K) float, distributions over the classes
+    (mixed images); optional "mask" (B,): rows of 0 count neither in the loss nor in the metrics (batch norm sees them
+    all the same).
     Metrics, all scalars: "loss" (mean, without the weight decay), "accuracy" in [0, 1], "gradient_norm" (L2, before
     the weight decay; not finite if any gradient is not).
     """
@@ -105,11 +106,13 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
 def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
     """Sums over a batch in evaluation mode; the division happens once, on the host. Pure, to be jitted.
 
-    batch as in `train_step`. Returns "loss_sum" (cross-entropy without smoothing), "correct" and "count", scalars over
-    the rows whose mask is not 0.
+    batch as in `train_step`, or "image" (B, V, H, W, 3): V views of each image, whose logits are averaged. Returns
+    "loss_sum" (cross-entropy without smoothing), "correct" and "count", scalars over the rows whose mask is not 0.
     """
-    labels, mask = batch["label"], batch.get("mask")
-    logits = state.apply_fn(state.variables, batch["image"], train=False)
+    labels, mask, images = batch["label"], batch.get("mask"), batch["image"]
+    logits = state.apply_fn(state.variables, images.reshape(-1, *images.shape[-3:]), train=False)
+    if images.ndim == 5:
+        logits = logits.reshape(*images.shape[:2], -1).mean(axis=1)
     weights = jnp.ones(labels.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
     losses = softmax_cross_entropy(logits, labels)
     return {

@@ -1,0 +1,60 @@
+"""How fast training images are read: our input pipeline against a bare decode, Pillow's way and tf.data's."""
+
+import os
+import statistics
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.benchmark.side_process import SideProcess
+from resnet_jax.benchmark.torch_process import is_installed
+from resnet_jax.errors import UserError
+
+CORES = (1, 2)
+SUFFIXES = (".jpg", ".jpeg")
+
+
+def measure_data(
+    folder: Path, image_size: int | None = None, batch_size: int = 125, num_pairs: int = 7, num_batches: int = 6
+) -> dict[str, Any]:
+    """Images a second of each way to bring random crops of the folder's JPEGs to the device, on one core and two.
+
+    All are measured in turn, each in a process of its own that is bound to the cores: "ours", the whole input pipeline
+    with its threads, to the device; "decode", a full decode by simplejpeg alone; "pillow", as torchvision does it in
+    worker processes: decode, crop, antialiased resize; "tf_data", decode_and_crop_jpeg and a plain resize, where
+    TensorFlow is installed. A measurement is `num_batches` batches; num_pairs of each.
+
+    Returns {"images", "image_size", "batch_size", "cores_1": {...}, "cores_2": {...}}, where each of these has the
+    medians in images/s and "ratio_to_decode", "ratio_to_pillow", "ratio_to_tf_data": ours by theirs, the median of the
+    ratios measured side by side. Raises UserError (a ValueError) if the folder holds no JPEGs.
+    """
+    image_size = 224 if image_size is None else image_size
+    for name, value in (("image_size", image_size), ("batch_size", batch_size), ("num_pairs", num_pairs)):
+        if value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    files = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"--data {folder} holds no JPEGs")
+    ways = ["ours", "decode", "pillow", *(["tf_data"] if is_installed("tensorflow") else [])]
+    result: dict[str, Any] = {"images": len(files), "image_size": image_size, "batch_size": batch_size}
+    for cores in CORES:
+        if cores <= (os.cpu_count() or 1):
+            spec = {
+                "files": files, "image_size": image_size, "batch_size": batch_size, "num_batches": num_batches,
+                "cores": cores,
+            }  # fmt: skip
+            result[f"cores_{cores}"] = _compare(ways, spec, num_pairs)
+    return result
+
+
+def _compare(ways: list[str], spec: dict[str, Any], num_pairs: int) -> dict[str, Any]:
+    processes = {way: SideProcess("resnet_jax.benchmark.data_side", {**spec, "way": way}) for way in ways}
+    rounds = [{way: process.measure()["rate"] for way, process in processes.items()} for _ in range(num_pairs)]
+    for process in processes.values():
+        process.close()
+    rates = {way: statistics.median(rates[way] for rates in rounds) for way in ways}
+    ratios = {
+        f"ratio_to_{way}": statistics.median(rates["ours"] / rates[way] for rates in rounds)
+        for way in ways
+        if way != "ours"
+    }
+    return {**rates, **ratios}

@@ -1,0 +1,238 @@
+"""One image, encoded or in memory: its size, and the pixels of all or of a part of it, checked for damage.
+
+JPEGs are decoded by simplejpeg (libjpeg-turbo): the same pixels as Pillow's, without the interpreter lock, and unlike
+Pillow and OpenCV it tells of damaged data. All else, CMYK included, is Pillow's.
+"""
+
+import io
+import math
+import re
+import struct
+from collections.abc import Callable
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import simplejpeg
+from PIL import Image, UnidentifiedImageError
+
+from resnet_jax.errors import UserError
+
+# Left, top, right, bottom in pixels, the last two not included.
+Box = tuple[int, int, int, int]
+
+REDUCTIONS = (8, 4, 2)  # that JPEG's transform can do while it decodes
+_ORIENTATION_TAG = 0x0112
+# More than 8 bits a channel: Pillow would cut their values off at 255.
+_DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
+# By which NumPy puts an image upright, for EXIF's orientations 2 to 8.
+_UPRIGHT = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+# JPEG's markers: quantisation and Huffman tables, comments and applications' data may stand before the scan.
+_BASELINE_FRAME, _START_OF_SCAN = 0xC0, 0xDA
+_OTHER_SEGMENTS = (0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0))
+# Bytes between the image's data and the marker behind them, and an odd version number, change no pixel.
+_HARMLESS = re.compile(r"extraneous bytes before marker 0xd9|unknown JFIF revision")
+
+
+class BadImageError(UserError):
+    """An image that cannot be decoded, or only in part; its message names the image and the reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name = name
+        super().__init__(f"{name} cannot be read as an image ({reason}): replace or remove it")
+
+
+class DecodableImage(Protocol):
+    """What a transform makes an input of."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+
+    def pixels(self) -> np.ndarray:
+        """All of it: (H, W, 3) uint8."""
+
+    def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
+        """The pixels within `box`: (h, w, 3) uint8; see `EncodedImage.region`."""
+
+
+class ArrayImage:
+    """An image in memory, (H, W, 3) uint8."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self._array.shape[1], self._array.shape[0]
+
+    def pixels(self) -> np.ndarray:
+        """All of it."""
+        return self._array
+
+    def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
+        """The pixels within `box`, never reduced."""
+        del enough
+        left, top, right, bottom = box
+        return self._array[top:bottom, left:right]
+
+
+class EncodedImage:
+    """An image file's bytes, decoded on demand; for one thread at a time."""
+
+    def __init__(self, data: bytes, name: str | Callable[[], str], *, upright: bool = False) -> None:
+        """name: for messages, or what tells it. upright: apply EXIF's rotation (torchvision does not).
+
+        Raises BadImageError if the data are no image.
+        """
+        self._data, self._name, self._upright = data, name, upright
+        if not data:
+            raise BadImageError(self.name, "it is empty")
+        self._jpeg = _jpeg_size(data)
+        width, height = self._jpeg or self._pillow.size
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and width * height > limit:
+            raise BadImageError(self.name, f"Image size ({width * height} pixels) exceeds limit of {limit} pixels")
+
+    @property
+    def name(self) -> str:
+        """What messages call the image."""
+        return self._name if isinstance(self._name, str) else self._name()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels, upright if that is asked for."""
+        width, height = self._jpeg or self._pillow.size
+        return (height, width) if self._turn >= 5 else (width, height)
+
+    @cached_property
+    def orientation(self) -> int:
+        """EXIF's, from 1 (upright) to 8."""
+        if self._jpeg and b"Exif\0\0" not in self._data[: 2**16]:
+            return 1
+        try:
+            value = self._pillow.getexif().get(_ORIENTATION_TAG, 1)
+        except Exception:  # EXIF data that cannot be parsed tell nothing, and change no pixel
+            return 1
+        return value if value in _UPRIGHT else 1
+
+    def pixels(self) -> np.ndarray:
+        """All of it, as RGB: (H, W, 3) uint8. Raises BadImageError if the data are damaged or incomplete."""
+        if self._jpeg:
+            width, height = self._jpeg
+            pixels = self._decode_jpeg(self._data, width, height)
+        else:
+            pixels = self._decode_by_pillow()
+        return _UPRIGHT[self._turn](pixels) if self._turn > 1 else pixels
+
+    def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
+        """The pixels within `box`, as RGB: (h, w, 3) uint8.
+
+        enough: (width, height) that suffice; a JPEG is then decoded at a half, quarter or eighth of its size, if the
+        region stays at least as large as that. Rows below the region are not decoded, nor checked for damage.
+        Raises BadImageError if the data are damaged or incomplete.
+        """
+        left, top, right, bottom = box
+        if not self._jpeg:
+            return self.pixels()[top:bottom, left:right]
+        factor = 1
+        if enough is not None:
+            width, height = right - left, bottom - top
+            factor = next((f for f in REDUCTIONS if width >= enough[0] * f and height >= enough[1] * f), 1)
+        width, height = self._jpeg
+        data: bytes | bytearray = self._data
+        if self._turn == 1:
+            data, height = _declare_rows(self._data, height, bottom)
+        pixels = self._decode_jpeg(data, width, height, factor)
+        if self._turn > 1:
+            pixels = _UPRIGHT[self._turn](pixels)
+        if factor == 1:
+            return pixels[top:bottom, left:right]
+        left, top = left // factor, top // factor
+        return pixels[top : top + (box[3] - box[1]) // factor, left : left + (box[2] - box[0]) // factor]
+
+    @property
+    def _turn(self) -> int:
+        return self.orientation if self._upright else 1
+
+    @cached_property
+    def _pillow(self) -> Image.Image:
+        try:
+            return Image.open(io.BytesIO(self._data))
+        except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more
+            raise BadImageError(self.name, _reason(error)) from error
+
+    def _decode_by_pillow(self) -> np.ndarray:
+        if self._pillow.mode in _DEEP_MODES:
+            raise BadImageError(self.name, f"more than 8 bits a channel, mode {self._pillow.mode}")
+        try:
+            return np.array(self._pillow.convert("RGB"))
+        except Exception as error:
+            raise BadImageError(self.name, _reason(error)) from error
+
+    def _decode_jpeg(self, data: bytes | bytearray, width: int, height: int, factor: int = 1) -> np.ndarray:
+        """(height / factor, width / factor, 3), rounded up."""
+        height, width = math.ceil(height / factor), math.ceil(width / factor)
+        pixels = np.empty((height, width, 3), np.uint8)
+        try:
+            simplejpeg.decode_jpeg(data, min_height=height, min_width=width, buffer=pixels)
+        except ValueError as error:  # raised after all is decoded; it tells the first warning
+            if not _HARMLESS.search(str(error)):
+                raise BadImageError(self.name, str(error)) from error
+        return pixels
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a JPEG that libjpeg turns into RGB; None for CMYK and all that is no JPEG."""
+    if data[:2] != b"\xff\xd8":
+        return None
+    try:
+        height, width, color, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    return None if "CM" in color.upper() or "CK" in color.upper() else (width, height)
+
+
+def _declare_rows(data: bytes, height: int, rows: int) -> tuple[bytes | bytearray, int]:
+    """A baseline JPEG that says to have only `rows` rows (and the rest of their blocks), and how many these are.
+
+    libjpeg then stops behind them. Other JPEGs come back as they are.
+    """
+    # One block more (of at most 16 rows): smoothing between blocks looks at the next one's.
+    rows = (rows // 16 + 2) * 16
+    position = _frame_header(data)
+    if rows >= height or position is None:
+        return data, height
+    changed = bytearray(data)
+    struct.pack_into(">H", changed, position, rows)
+    return changed, rows
+
+
+def _frame_header(data: bytes) -> int | None:
+    """Where a JPEG's height stands; None if it is not baseline, has restart markers or cannot be followed."""
+    position, height = 2, None
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == _START_OF_SCAN:
+            return height
+        if marker == _BASELINE_FRAME:
+            height = position + 5
+        elif marker not in _OTHER_SEGMENTS:
+            return None
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    return None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no known format"
+    return str(error) or type(error).__name__

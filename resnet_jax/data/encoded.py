@@ -1,0 +1,194 @@
+"""Encoded images by index, decoded by threads when a batch asks for them; bad ones raise, or are counted."""
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Protocol, Self
+
+import numpy as np
+from PIL import Image
+
+from resnet_jax.data.decoding import BadImageError, EncodedImage
+from resnet_jax.data.draws import Draws
+from resnet_jax.data.source import Examples, Keys, Transform
+from resnet_jax.data.transforms import Preprocess, TenCrop
+from resnet_jax.errors import UserError
+
+NO_GOOD_IMAGE = UserError("not one image of the data set can be read")
+
+
+class EncodedImages(Protocol):
+    """Where encoded images lie: in files, in tars, in TFDS's records. Several threads read at once."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of labels 0, 1, ..."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """An image's bytes and its label."""
+
+    def name(self, index: int) -> str:
+        """What messages call it."""
+
+
+@dataclass
+class BadImages:
+    """Images that could not be decoded: skipped and counted up to a limit; shared by the sources of a run.
+
+    limit: how many images may be bad; 0: the first is an error. names: of the bad ones so far.
+    """
+
+    limit: int = 0
+    names: set[str] = field(default_factory=set)
+    _rotation_told: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def take(self, error: BadImageError) -> None:
+        """Count and tell it once; raise it if images may not be bad, and a UserError when too many are."""
+        if not self.limit:
+            raise error
+        with self._lock:
+            if error.name in self.names:
+                return
+            self.names.add(error.name)
+            if len(self.names) > self.limit:
+                raise UserError(
+                    f"{len(self.names)} images cannot be read, more than config.max_bad_images={self.limit}; "
+                    f"the last: {error}"
+                ) from error
+            print(f"warning: skipped ({len(self.names)} of at most {self.limit}): {error}", file=sys.stderr, flush=True)
+
+    def tell_rotation(self, name: str) -> None:
+        """Tell, once, of an image that EXIF asks to rotate and that is left as it is."""
+        with self._lock:
+            told, self._rotation_told = self._rotation_told, True
+        if not told:
+            print(
+                f"warning: {name} asks by EXIF to be rotated; it and others like it are left as they are, as "
+                "torchvision does (config.exif_rotation=True applies it)", file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EncodedSource:
+    """Encoded images, decoded when they are asked for.
+
+    encoded: where they lie, of which `indices` (N,) are these. preprocess: what evaluation makes of them, of one size.
+    transform: what training does; None: as evaluation. upright: rotate as EXIF says. class_names: those of the labels,
+    which `relabel` (K,) int32 maps the stored ones to.
+    """
+
+    encoded: EncodedImages
+    indices: np.ndarray
+    class_names: tuple[str, ...]
+    preprocess: Preprocess | TenCrop
+    threads: ThreadPoolExecutor
+    bad_images: BadImages
+    transform: Transform | None = None
+    upright: bool = False
+    relabel: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, from their names."""
+        return len(self.class_names)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, 3) of what evaluation reads; where nothing is cropped, the first good image is decoded to tell."""
+        if self.preprocess.image_shape is not None:
+            return self.preprocess.image_shape
+        for position in range(len(self)):
+            try:
+                return self._decode(position, None)[0].shape
+            except BadImageError as error:
+                self.bad_images.take(error)
+        raise NO_GOOD_IMAGE
+
+    def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
+        """As `Source.read`.
+
+        In training the next good image takes the place of one that cannot be decoded; in evaluation that one is not
+        valid. Raises UserError (a ValueError), naming the image, when that happens more often than `bad_images` allows,
+        and where images that are not cropped differ in size.
+        """
+        if keys is not None:
+            draws = (Draws(keys.seed, keys.epoch, sample) for sample in keys.samples.tolist())
+            good = list(self.threads.map(self._transformed, indices.tolist(), draws))
+            for position, (image, _) in zip(indices.tolist(), good, strict=True):
+                if image.shape != good[0][0].shape:
+                    raise self._other_size(position, image.shape)
+            images, labels = zip(*good, strict=True)
+            return Examples(np.stack(images), np.array(labels, np.int32), np.ones(len(good), bool))
+        # Evaluation fills its last batch up with one image, again and again.
+        wanted, inverse = np.unique(indices, return_inverse=True)
+        prepared = list(self.threads.map(self._prepared, wanted.tolist()))
+        blank = np.zeros(self.image_shape, np.uint8)
+        stacked = np.stack([blank if image is None else image for image, _ in prepared])
+        labels = np.array([label for _, label in prepared], np.int32)
+        valid = np.array([image is not None for image, _ in prepared])
+        return Examples(stacked[inverse], labels[inverse], valid[inverse])
+
+    def take(self, indices: np.ndarray) -> Self:
+        """As `Source.take`."""
+        return replace(self, indices=self.indices[indices])
+
+    def transformed(self, transform: Transform | None) -> Self:
+        """As `Source.transformed`."""
+        return replace(self, transform=transform)
+
+    def name(self, position: int) -> str:
+        """What messages call the image."""
+        return self.encoded.name(int(self.indices[position]))
+
+    def _prepared(self, position: int) -> tuple[np.ndarray | None, int]:
+        """The image for evaluation, None if it is bad, and its label."""
+        try:
+            image, label = self._decode(position, None)
+        except BadImageError as error:
+            self.bad_images.take(error)
+            return None, 0
+        if image.shape != self.image_shape:
+            raise self._other_size(position, image.shape)
+        return image, label
+
+    def _transformed(self, position: int, draws: Draws) -> tuple[np.ndarray, int]:
+        """The image for training, or the next good one's, and its label."""
+        for following in range(len(self)):
+            try:
+                return self._decode((position + following) % len(self), draws)
+            except BadImageError as error:
+                self.bad_images.take(error)
+        raise NO_GOOD_IMAGE
+
+    def _decode(self, position: int, draws: Draws | None) -> tuple[np.ndarray, int]:
+        data, label = self.encoded.read(int(self.indices[position]))
+        image = EncodedImage(data, lambda: self.name(position), upright=self.upright)
+        if not self.upright and image.orientation != 1:
+            self.bad_images.tell_rotation(image.name)
+        if draws is not None and self.transform is not None:
+            pixels = self.transform(image, draws)
+        else:
+            pixels = self.preprocess.pixels(Image.fromarray(image.pixels()))
+        return pixels, label if self.relabel is None else int(self.relabel[label])
+
+    def _other_size(self, position: int, shape: tuple[int, ...]) -> UserError:
+        (height, width, _), (first_height, first_width, _) = shape, self.image_shape
+        return UserError(
+            f"{self.name(position)} has {width}x{height} pixels and {self.name(0)} {first_width}x{first_height}: "
+            "images of different sizes need a crop"
+        )
+
+
+def decode_threads(num_threads: int = 0) -> ThreadPoolExecutor:
+    """Threads that decode images; 0: one for each core that the process may use."""
+    count = num_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return ThreadPoolExecutor(count, thread_name_prefix="decode")

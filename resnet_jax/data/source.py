@@ -1,0 +1,114 @@
+"""Labelled images by index, as batches are drawn from them: what any source does, and images in memory."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Protocol, Self
+
+import numpy as np
+from PIL import Image
+
+from resnet_jax.data.decoding import ArrayImage, DecodableImage
+from resnet_jax.data.draws import Draws
+from resnet_jax.data.transforms import Preprocess, TenCrop
+
+# What becomes of a training image; its Draws are keyed by the run, the epoch and the image.
+Transform = Callable[[DecodableImage, Draws], np.ndarray]
+
+
+class Examples(NamedTuple):
+    """Some images: image (n, H, W, 3) uint8, label (n,) int32, valid (n,) bool: False for one that is damaged."""
+
+    image: np.ndarray
+    label: np.ndarray
+    valid: np.ndarray
+
+
+class Keys(NamedTuple):
+    """What the random choices for some images are keyed by: a seed, an epoch, and sample numbers (n,)."""
+
+    seed: int
+    epoch: int
+    samples: np.ndarray
+
+
+class Source(Protocol):
+    """Labelled images, by index."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of labels 0, 1, ..."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, from their names."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, 3) of what `read` gives in evaluation; (V, H, W, 3) of V views."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
+        """Those at `indices` (n,): transformed for training if there are keys, else prepared for evaluation."""
+
+    def take(self, indices: np.ndarray) -> Self:
+        """The images at `indices`, in that order, as a source."""
+
+    def transformed(self, transform: Transform | None) -> Self:
+        """The same images, transformed so in training."""
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images in memory: images (N, H, W, 3) uint8, labels (N,) int32 in [0, num_classes).
+
+    preprocess, transform: what `read` does to them in evaluation and in training; None: nothing.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    preprocess: Preprocess | TenCrop | None = None
+    transform: Transform | None = None
+    threads: ThreadPoolExecutor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, from their names."""
+        return len(self.class_names)
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...]:
+        """(H, W, 3) of what evaluation reads."""
+        return self._prepare(self.images[0]).shape
+
+    def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
+        """As `Source.read`."""
+        images = self.images[indices]
+        if keys is not None and self.transform is not None:
+            transform, (seed, epoch, samples) = self.transform, keys
+
+            def transformed(i: int) -> np.ndarray:
+                return transform(ArrayImage(images[i]), Draws(seed, epoch, int(samples[i])))
+
+            apply = map if self.threads is None else self.threads.map
+            images = np.stack(list(apply(transformed, range(len(indices)))))
+        elif keys is None and self.preprocess is not None:
+            images = np.stack([self._prepare(image) for image in images])
+        return Examples(images, self.labels[indices], np.ones(len(indices), bool))
+
+    def take(self, indices: np.ndarray) -> Self:
+        """As `Source.take`."""
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def transformed(self, transform: Transform | None) -> Self:
+        """As `Source.transformed`."""
+        return replace(self, transform=transform)
+
+    def _prepare(self, image: np.ndarray) -> np.ndarray:
+        return image if self.preprocess is None else self.preprocess.pixels(Image.fromarray(image))

@@ -1,0 +1,178 @@
+"""What a config says of images: which, how they are read, and what happens to them before the network sees them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax.data.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
+from resnet_jax.data.encoded import BadImages, EncodedSource, decode_threads
+from resnet_jax.data.policies import POLICIES, ColorJitter
+from resnet_jax.data.source import ArraySource, Source
+from resnet_jax.data.sources import Reading, Splits, load_source, load_splits, split_names
+from resnet_jax.data.training_transform import Operation, RandomResizedCrop, TrainingTransform
+from resnet_jax.data.transforms import Preprocess
+from resnet_jax.errors import UserError, choose
+
+Array = jax.Array
+
+IMAGE_SIZE = 224  # of encoded images, where the config leaves it open
+RESIZE_BY_CROP = 256 / 224
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """mean and std of the images in units of [0, 1], (C,) or (H, W, C) float64."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    def to_json(self) -> dict[str, Any]:
+        """As lists, for a checkpoint's position."""
+        return {"mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Normalization":
+        """What `to_json` gave."""
+        return cls(np.asarray(values["mean"]), np.asarray(values["std"]))
+
+
+def make_reading(config: ConfigDict) -> Reading:
+    """How the config's images are read."""
+    return Reading(
+        config.data_dir,
+        config.image_size,
+        encoded_preprocess(config),
+        config.exif_rotation,
+        decode_threads(config.decode_threads),
+        BadImages(config.max_bad_images),
+    )
+
+
+def encoded_preprocess(config: ConfigDict) -> Preprocess:
+    """What evaluation makes of encoded images."""
+    crop = config.image_size or IMAGE_SIZE
+    resize = config.resize or round(crop * RESIZE_BY_CROP)
+    return Preprocess(resize, crop, config.interpolation, config.mean, config.std)
+
+
+def load_images(config: ConfigDict) -> Splits:
+    """The config's images, those for training augmented on the host as it says; their classes as many as it says.
+
+    Raises UserError (a ValueError) for a config that does not fit the data set.
+    """
+    transform = make_transform(config)
+    splits = load_splits(config.dataset, make_reading(config), config.validation_fraction)
+    _check_classes(config, splits.train)
+    check_options(config, splits.train)
+    return replace(splits, train=splits.train.transformed(transform))
+
+
+def load_judging_images(config: ConfigDict, reading: Reading) -> tuple[Source, str]:
+    """The images that a run is judged by, and their split: "test", or "validation" where there is none.
+
+    Raises UserError (a ValueError) if the data set has neither.
+    """
+    names = split_names(config.dataset, config.data_dir)
+    split = "test" if "test" in names else "validation"
+    if split in names:
+        source: Source | None = load_source(config.dataset, split, reading)
+    else:
+        source = load_splits(config.dataset, reading, config.validation_fraction).validation
+    if source is None:
+        raise UserError(f"{config.dataset} has neither test nor validation images: name some with --data")
+    _check_classes(config, source)
+    return source, split
+
+
+def _check_classes(config: ConfigDict, source: Source) -> None:
+    if config.num_classes not in (0, source.num_classes):
+        raise UserError(
+            f"config.num_classes={config.num_classes} must be {source.num_classes}, the classes of "
+            f"{config.dataset}, or 0 to take them from there"
+        )
+
+
+def make_transform(config: ConfigDict) -> TrainingTransform | None:
+    """What the host does to a training image; None if it does what evaluation does."""
+    options = config.augment
+    operations: list[Operation] = []
+    if any(options.color_jitter):
+        operations.append(ColorJitter(*options.color_jitter))
+    if options.policy != "none":
+        choose("config.augment.policy", options.policy, ("none", *POLICIES))
+        arguments: dict[str, Any] = {}
+        if options.policy == "randaugment":
+            arguments = {"num_ops": options.policy_num_ops, "magnitude": int(options.policy_magnitude)}
+        elif options.policy == "randaugment_increasing":
+            arguments = {"num_ops": options.policy_num_ops, "magnitude": options.policy_magnitude}
+        operations.append(POLICIES[options.policy](**arguments))
+    crop = None
+    if options.random_resized_crop:
+        size = options.crop_size or config.image_size or IMAGE_SIZE
+        crop = RandomResizedCrop(
+            size, options.crop_scale, options.crop_ratio, options.resampler, config.interpolation, options.antialias
+        )
+    return TrainingTransform(crop, tuple(operations)) if crop or operations else None
+
+
+def check_options(config: ConfigDict, train: Source) -> None:
+    """Raise UserError (a ValueError) for options that the training images do not allow."""
+    options, side = config.augment, min(train.image_shape[:2])
+    if options.random_resized_crop:
+        side = options.crop_size or config.image_size or IMAGE_SIZE
+    elif options.crop_size:
+        raise UserError(f"config.augment.crop_size={options.crop_size} needs config.augment.random_resized_crop=True")
+    if options.crop_padding_mode == "reflect" and options.crop_padding >= side:
+        raise UserError(f"config.augment.crop_padding={options.crop_padding} must be less than the image size, {side}")
+    if config.normalize == "pixel" and not isinstance(train, ArraySource):
+        raise UserError("config.normalize='pixel' needs a set of small images of one size: use 'channel'")
+    if config.resize and not isinstance(train, EncodedSource):
+        raise UserError(f"config.resize={config.resize} must be 0: the images of {config.dataset} are in memory")
+
+
+def make_normalization(config: ConfigDict, train: Source) -> Normalization:
+    """The config's, or the mean image of `train`."""
+    std = np.asarray(config.std)
+    if config.normalize == "pixel":
+        assert isinstance(train, ArraySource)
+        return Normalization(train.images.mean(axis=0, dtype=np.float64) / 255.0, std)
+    return Normalization(np.asarray(config.mean), std)
+
+
+def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Array]:
+    """Images are float64 for a float64 model and float32 for the others, which cast by themselves."""
+    image_dtype = "float64" if dtype == "float64" else "float32"
+    return lambda images: normalize(images, normalization.mean, normalization.std, image_dtype)
+
+
+def augmenter(
+    config: ConfigDict, normalization: Normalization, num_classes: int
+) -> Callable[[dict[str, Array], Array], dict[str, Array]]:
+    """(batch of `TrainBatches`, step) -> batch of `train_step`: what happens to images inside `jit`."""
+    options, seed = config.augment, config.seed
+    normalized = normalizer(normalization, config.dtype)
+
+    def prepare(batch: dict[str, Array], step: Array) -> dict[str, Array]:
+        keys = image_keys(seed, batch["epoch"], batch["sample"])
+        images = augment(
+            keys,
+            batch["image"],
+            crop_padding=options.crop_padding,
+            crop_padding_mode=options.crop_padding_mode,
+            flip=options.flip,
+        )
+        images, labels = normalized(images), batch["label"]
+        if options.cutout_size:
+            images = cutout(keys, images, options.cutout_size)
+        if options.random_erasing:
+            images = erase(keys, images, options.random_erasing)
+        if options.mixup or options.cutmix:
+            targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
+            images, labels = mix(batch_key(seed, step), images, targets, options.mixup, options.cutmix)
+        return {"image": images, "label": labels}
+
+    return prepare

@@ -1,0 +1,168 @@
+"""Decoding: Pillow's pixels, whole and in part, and damage that is told instead of shown as an image."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden_files import GOLDEN
+from PIL import Image, ImageOps
+
+from resnet_jax.data import decoding
+from resnet_jax.data.decoding import ArrayImage, BadImageError, EncodedImage
+
+SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
+
+
+def encode(image, form="JPEG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def pillow_pixels(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def photo():
+    with Image.open(GOLDEN / "china.jpg") as image:
+        return image.convert("RGB").resize((203, 151))
+
+
+FORMS = {
+    "baseline 4:2:0": ("RGB", "JPEG", {"subsampling": 2}),
+    "baseline 4:2:2": ("RGB", "JPEG", {"subsampling": 1}),
+    "baseline 4:4:4": ("RGB", "JPEG", {"subsampling": 0}),
+    "progressive": ("RGB", "JPEG", {"progressive": True}),
+    "restart markers": ("RGB", "JPEG", {"restart_marker_rows": 1}),
+    "grey": ("L", "JPEG", {}),
+    "CMYK": ("CMYK", "JPEG", {}),
+    "PNG": ("RGB", "PNG", {}),
+    "PNG with a palette": ("P", "PNG", {}),
+    "PNG with transparency": ("RGBA", "PNG", {}),
+    "WebP": ("RGB", "WEBP", {}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pixels_are_pillows(photo, form):
+    mode, file_format, options = FORMS[form]
+    data = encode(photo.convert(mode), file_format, **options)
+    image = EncodedImage(data, "x")  # named as nothing: what a file is, its bytes tell
+    assert image.size == photo.size
+    np.testing.assert_array_equal(image.pixels(), pillow_pixels(data))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_region_holds_the_pixels_of_the_whole_image(photo, form):
+    mode, file_format, options = FORMS[form]
+    data = encode(photo.convert(mode), file_format, **options)
+    whole = pillow_pixels(data)
+    for box in ((0, 0, 203, 151), (0, 0, 1, 1), (30, 16, 90, 17), (202, 150, 203, 151), (7, 31, 100, 32)):
+        left, top, right, bottom = box
+        np.testing.assert_array_equal(EncodedImage(data, "x").region(box), whole[top:bottom, left:right])
+
+
+def test_rows_below_the_region_are_not_decoded(photo, monkeypatch):
+    decoded = []
+    decode_jpeg = decoding.simplejpeg.decode_jpeg
+
+    def decode(data, **options):
+        decoded.append(options["buffer"].shape)
+        return decode_jpeg(data, **options)
+
+    monkeypatch.setattr(decoding.simplejpeg, "decode_jpeg", decode)
+    EncodedImage(encode(photo), "x").region((0, 0, 10, 33))
+    assert decoded == [(64, 203, 3)]  # 33 rows are three blocks of 16; one more is decoded for the smoothing
+
+
+@pytest.mark.parametrize(("enough", "factor"), [((25, 18), 8), ((26, 18), 4), ((101, 75), 2), ((102, 75), 1)])
+def test_jpeg_is_reduced_while_decoding_as_long_as_the_region_is_large_enough(photo, enough, factor):
+    data = encode(photo)
+    region = EncodedImage(data, "x").region((0, 0, 203, 151), enough)
+    assert region.shape == (151 // factor, 203 // factor, 3)
+    reference = np.asarray(Image.fromarray(pillow_pixels(data)).reduce(factor)).astype(int)
+    reference = reference[: 151 // factor, : 203 // factor]
+    assert np.abs(region - reference).mean() < 4  # of 255: the same picture
+
+
+def test_region_of_an_array_is_never_reduced(photo):
+    pixels = np.asarray(photo)
+    image = ArrayImage(pixels)
+    assert image.size == (203, 151)
+    np.testing.assert_array_equal(image.region((1, 2, 200, 150), (5, 5)), pixels[2:150, 1:200])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_rotation_in_exif_is_applied_if_asked_for(photo, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo, exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    image = EncodedImage(data, "x", upright=True)
+    assert (image.orientation, image.size) == (orientation, upright.shape[1::-1])
+    np.testing.assert_array_equal(image.pixels(), upright)
+    np.testing.assert_array_equal(image.region((3, 4, 100, 120)), upright[4:120, 3:100])
+    np.testing.assert_array_equal(EncodedImage(data, "x").pixels(), pillow_pixels(data))
+
+
+@pytest.mark.parametrize("form", ["baseline 4:2:0", "progressive", "CMYK", "PNG", "WebP"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
+def test_truncated_image_is_refused_by_name(photo, form, share):
+    mode, file_format, options = FORMS[form]
+    data = encode(photo.convert(mode), file_format, **options)
+    with pytest.raises(BadImageError, match=r"^cat/1\.jpg cannot be read as an image \(.+\): replace or remove it$"):
+        EncodedImage(data[: int(len(data) * share)], "cat/1.jpg").pixels()
+
+
+def test_truncation_below_the_region_is_seen_too(photo):
+    data = encode(photo)
+    with pytest.raises(BadImageError, match="Premature end"):
+        EncodedImage(data[: len(data) * 9 // 10], "x").region((0, 0, 203, 20))
+
+
+def test_damaged_data_are_refused(photo):
+    data = bytearray(encode(photo, restart_marker_rows=1))
+    data[len(data) // 2 : len(data) // 2 + 60] = bytes(60)
+    with pytest.raises(BadImageError, match="Corrupt JPEG data"):
+        EncodedImage(bytes(data), "x").pixels()
+
+
+def test_bytes_behind_the_data_are_no_damage(photo):
+    data = encode(photo)
+    padded = data[:-2] + b"padding" + data[-2:]
+    np.testing.assert_array_equal(EncodedImage(padded, "x").pixels(), pillow_pixels(data))
+    np.testing.assert_array_equal(EncodedImage(data + b"trailer", "x").pixels(), pillow_pixels(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"no image", "no known format"),
+        (b"\xff\xd8\xff\xe0", r".+"),
+        (b"\x89PNG\r\n\x1a\n", ".+"),
+    ],
+)
+def test_bytes_that_are_no_image_are_refused(data, reason):
+    with pytest.raises(BadImageError, match=rf"^x cannot be read as an image \({reason}\)"):
+        EncodedImage(data, "x").pixels()
+
+
+def test_sixteen_bits_a_channel_are_refused_and_not_cut_off():
+    deep = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+    with pytest.raises(BadImageError, match="more than 8 bits a channel"):
+        EncodedImage(encode(deep, "PNG"), "x").pixels()
+
+
+def test_every_jpeg_of_the_sample_has_pillows_pixels():
+    files = sorted(SAMPLE.glob("*.JPEG"))
+    if not files:
+        pytest.skip("the ImageNet sample, ../shared/data/imagenet-sample, is not here")
+    for file in files:
+        image, reference = EncodedImage(file.read_bytes(), file.name), pillow_pixels(file.read_bytes())
+        np.testing.assert_array_equal(image.pixels(), reference)
+        width, height = image.size
+        box = (width // 3, height // 4, 2 * width // 3, 2 * height // 3)
+        np.testing.assert_array_equal(image.region(box), reference[box[1] : box[3], box[0] : box[2]])
