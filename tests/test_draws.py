@@ -6,7 +6,7 @@ import pytest
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.draws import Draws
 
-FIRST = [0.34218278474233466, 0.5765144536585864, 0.08665198221933101, 0.635531779794157]
+FIRST = [0.0405796555440866, 0.6359908703930329, 0.592954746868984, 0.9840532930704893]
 
 
 def numbers(*key, n=4):
@@ -15,7 +15,7 @@ def numbers(*key, n=4):
 
 
 def test_numbers_are_the_same_everywhere_for_ever():
-    # Runs are resumed by them: they must never change. Computed once from Philox4x64-10.
+    # Runs are resumed by them: they must never change. Computed once from BLAKE2b.
     np.testing.assert_allclose(numbers(0, 0, 0), FIRST, rtol=1e-15)
 
 

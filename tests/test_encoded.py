@@ -1,16 +1,17 @@
 """Encoded images in batches: the same on any threads and processes, and what becomes of bad ones."""
 
 import io
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from resnet_jax.data.batches import EvalBatches, TrainBatches
-from resnet_jax.data.encoded import BadImages, EncodedSource, decode_threads
+from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.policies import TrivialAugmentWide
 from resnet_jax.data.source import ArraySource, Keys
+from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.training_transform import RandomResizedCrop, TrainingTransform
 from resnet_jax.data.transforms import Preprocess, TenCrop
 from resnet_jax.errors import UserError
@@ -48,7 +49,7 @@ IMAGES = [jpeg(seed) for seed in range(13)]
 def source(data=IMAGES, limit=0, num_threads=2, preprocess=PREPROCESS, **fields):
     stored = Stored(data)
     return EncodedSource(
-        stored, np.arange(len(data)), stored.class_names, preprocess, ThreadPoolExecutor(num_threads),
+        stored, np.arange(len(data)), stored.class_names, preprocess, DecodeThreads(num_threads),
         BadImages(limit), **fields,
     )  # fmt: skip
 
@@ -205,5 +206,14 @@ def test_images_in_memory_take_the_same_transform():
 
 
 def test_as_many_threads_as_asked_for():
-    assert decode_threads(3)._max_workers == 3
-    assert decode_threads()._max_workers >= 1
+    assert DecodeThreads(3).num_threads == 3
+    assert DecodeThreads().num_threads >= 1
+    names = set()
+    both = threading.Barrier(2)
+
+    def work(i):
+        both.wait(10)  # ends only if two threads run at once
+        names.add(threading.current_thread().name)
+
+    DecodeThreads(2).for_each(work, 2)
+    assert len(names) == 2

@@ -43,7 +43,8 @@ def test_splits_have_the_labels_of_the_wordnet_ids(data_dir):
 def test_resnet50_trains_and_evaluates_every_image_once_without_tensorflow(data_dir, tmp_path):
     code, output, errors = run(
         "train", "--config", "imagenet", f"--config.data_dir={data_dir}", "--workdir", tmp_path / "run",
-        "--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8", "--config.image_size=32", "--config.resize=36",
+        "--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8",
+        "--config.image_size=32", "--config.resize=36",
         "--config.batch_size=4", "--config.num_steps=3", "--config.log_every_steps=1", "--config.learning_rate=0.001",
         environment={"PYTHONPATH": str(without_tensorflow(tmp_path))},
     )  # fmt: skip

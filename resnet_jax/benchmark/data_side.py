@@ -16,6 +16,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+from resnet_jax.process import keep_freed_memory
+
 # The batches of a measurement, from its number: 1, 2, ...
 Run = Callable[[int], Iterable[Any]]
 
@@ -24,6 +26,8 @@ def main() -> None:
     """Answer the lines of standard input."""
     spec = json.loads(sys.stdin.readline())
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: spec["cores"]])
+    if spec["way"] in ("ours", "decode"):
+        keep_freed_memory()  # as a command does
     run = WAYS[spec["way"]](spec)
     for _ in run(0):  # warm-up
         pass
@@ -42,16 +46,16 @@ def ours(spec: dict[str, Any]) -> Run:
     import numpy as np
 
     from resnet_jax.data.batches import TrainBatches
-    from resnet_jax.data.encoded import decode_threads
     from resnet_jax.data.folder import FolderImages
     from resnet_jax.data.prefetch import prefetch
     from resnet_jax.data.sources import Reading
+    from resnet_jax.data.threads import DecodeThreads
     from resnet_jax.data.training_transform import RandomResizedCrop, TrainingTransform
 
     files = _repeated(spec)
     none = np.zeros(len(files), np.int64)
     encoded = FolderImages(Path("/"), ("any",), tuple(files), none, (), none - 1, none, none)
-    reading = Reading(threads=decode_threads(spec["cores"]))
+    reading = Reading(threads=DecodeThreads(spec["cores"]))
     source = reading.source(encoded).transformed(TrainingTransform(RandomResizedCrop(spec["image_size"])))
     batches = TrainBatches(source, spec["batch_size"], seed=0)
 

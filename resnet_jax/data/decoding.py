@@ -8,9 +8,10 @@ import io
 import math
 import re
 import struct
+import threading
 from collections.abc import Callable
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import simplejpeg
@@ -36,8 +37,9 @@ _UPRIGHT = {
     8: lambda pixels: np.rot90(pixels),
 }
 # JPEG's markers: quantisation and Huffman tables, comments and applications' data may stand before the scan.
-_BASELINE_FRAME, _START_OF_SCAN = 0xC0, 0xDA
+_BASELINE_FRAME, _START_OF_SCAN, _APP1 = 0xC0, 0xDA, 0xE1
 _OTHER_SEGMENTS = (0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0))
+_thread = threading.local()
 # Bytes between the image's data and the marker behind them, and an odd version number, change no pixel.
 _HARMLESS = re.compile(r"extraneous bytes before marker 0xd9|unknown JFIF revision")
 
@@ -98,6 +100,7 @@ class EncodedImage:
         if not data:
             raise BadImageError(self.name, "it is empty")
         self._jpeg = _jpeg_size(data)
+        self._header = _read_header(data) if self._jpeg else _Header(0, True)
         width, height = self._jpeg or self._pillow.size
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and width * height > limit:
@@ -114,10 +117,10 @@ class EncodedImage:
         width, height = self._jpeg or self._pillow.size
         return (height, width) if self._turn >= 5 else (width, height)
 
-    @cached_property
+    @property
     def orientation(self) -> int:
         """EXIF's, from 1 (upright) to 8."""
-        if self._jpeg and b"Exif\0\0" not in self._data[: 2**16]:
+        if not self._header.has_exif:
             return 1
         try:
             value = self._pillow.getexif().get(_ORIENTATION_TAG, 1)
@@ -137,6 +140,8 @@ class EncodedImage:
     def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
         """The pixels within `box`, as RGB: (h, w, 3) uint8.
 
+        They may lie in memory that this thread's next region overwrites.
+
         enough: (width, height) that suffice; a JPEG is then decoded at a half, quarter or eighth of its size, if the
         region stays at least as large as that. Rows below the region are not decoded, nor checked for damage.
         Raises BadImageError if the data are damaged or incomplete.
@@ -150,9 +155,11 @@ class EncodedImage:
             factor = next((f for f in REDUCTIONS if width >= enough[0] * f and height >= enough[1] * f), 1)
         width, height = self._jpeg
         data: bytes | bytearray = self._data
-        if self._turn == 1:
-            data, height = _declare_rows(self._data, height, bottom)
-        pixels = self._decode_jpeg(data, width, height, factor)
+        # One block of at most 16 rows more: smoothing between blocks looks at the next one's.
+        rows = (bottom // 16 + 2) * 16
+        if self._turn == 1 and rows < height and self._header.height_at:
+            data, height = _declare_rows(self._data, self._header.height_at, rows), rows
+        pixels = self._decode_jpeg(data, width, height, factor, _scratch)
         if self._turn > 1:
             pixels = _UPRIGHT[self._turn](pixels)
         if factor == 1:
@@ -179,16 +186,32 @@ class EncodedImage:
         except Exception as error:
             raise BadImageError(self.name, _reason(error)) from error
 
-    def _decode_jpeg(self, data: bytes | bytearray, width: int, height: int, factor: int = 1) -> np.ndarray:
+    def _decode_jpeg(
+        self,
+        data: bytes | bytearray,
+        width: int,
+        height: int,
+        factor: int = 1,
+        allocate: Callable[[tuple[int, int, int]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
+    ) -> np.ndarray:
         """(height / factor, width / factor, 3), rounded up."""
         height, width = math.ceil(height / factor), math.ceil(width / factor)
-        pixels = np.empty((height, width, 3), np.uint8)
+        pixels = allocate((height, width, 3))
         try:
             simplejpeg.decode_jpeg(data, min_height=height, min_width=width, buffer=pixels)
         except ValueError as error:  # raised after all is decoded; it tells the first warning
             if not _HARMLESS.search(str(error)):
                 raise BadImageError(self.name, str(error)) from error
         return pixels
+
+
+def _scratch(shape: tuple[int, int, int]) -> np.ndarray:
+    """An array in memory that the thread keeps: malloc would give it back to the system after each image."""
+    size = math.prod(shape)
+    memory = getattr(_thread, "memory", None)
+    if memory is None or memory.size < size:
+        memory = _thread.memory = np.empty(size, np.uint8)
+    return memory[:size].reshape(shape)
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -202,34 +225,34 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None if "CM" in color.upper() or "CK" in color.upper() else (width, height)
 
 
-def _declare_rows(data: bytes, height: int, rows: int) -> tuple[bytes | bytearray, int]:
-    """A baseline JPEG that says to have only `rows` rows (and the rest of their blocks), and how many these are.
-
-    libjpeg then stops behind them. Other JPEGs come back as they are.
-    """
-    # One block more (of at most 16 rows): smoothing between blocks looks at the next one's.
-    rows = (rows // 16 + 2) * 16
-    position = _frame_header(data)
-    if rows >= height or position is None:
-        return data, height
+def _declare_rows(data: bytes, height_at: int, rows: int) -> bytearray:
+    """The JPEG saying that it has only `rows` rows, behind which libjpeg then stops."""
     changed = bytearray(data)
-    struct.pack_into(">H", changed, position, rows)
-    return changed, rows
+    struct.pack_into(">H", changed, height_at, rows)
+    return changed
 
 
-def _frame_header(data: bytes) -> int | None:
-    """Where a JPEG's height stands; None if it is not baseline, has restart markers or cannot be followed."""
-    position, height = 2, None
+class _Header(NamedTuple):
+    """height_at: where a JPEG's height stands; 0 if it is not baseline, has restart markers or cannot be followed."""
+
+    height_at: int
+    has_exif: bool
+
+
+def _read_header(data: bytes) -> _Header:
+    position, height_at, has_exif = 2, 0, False
     while position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == _START_OF_SCAN:
-            return height
+            return _Header(height_at, has_exif)
         if marker == _BASELINE_FRAME:
-            height = position + 5
+            height_at = position + 5
+        elif marker == _APP1:
+            has_exif = has_exif or data[position + 4 : position + 8] == b"Exif"
         elif marker not in _OTHER_SEGMENTS:
-            return None
-        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-    return None
+            break
+        position += 2 + (data[position + 2] << 8 | data[position + 3])
+    return _Header(0, has_exif or b"Exif" in data[: 2**16])
 
 
 def _reason(error: Exception) -> str:

@@ -1,9 +1,7 @@
 """Encoded images by index, decoded by threads when a batch asks for them; bad ones raise, or are counted."""
 
-import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, Self
@@ -14,6 +12,7 @@ from PIL import Image
 from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.draws import Draws
 from resnet_jax.data.source import Examples, Keys, Transform
+from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms import Preprocess, TenCrop
 from resnet_jax.errors import UserError
 
@@ -87,7 +86,7 @@ class EncodedSource:
     indices: np.ndarray
     class_names: tuple[str, ...]
     preprocess: Preprocess | TenCrop
-    threads: ThreadPoolExecutor
+    threads: DecodeThreads
     bad_images: BadImages
     transform: Transform | None = None
     upright: bool = False
@@ -121,21 +120,37 @@ class EncodedSource:
         and where images that are not cropped differ in size.
         """
         if keys is not None:
-            draws = (Draws(keys.seed, keys.epoch, sample) for sample in keys.samples.tolist())
-            good = list(self.threads.map(self._transformed, indices.tolist(), draws))
-            for position, (image, _) in zip(indices.tolist(), good, strict=True):
-                if image.shape != good[0][0].shape:
-                    raise self._other_size(position, image.shape)
-            images, labels = zip(*good, strict=True)
-            return Examples(np.stack(images), np.array(labels, np.int32), np.ones(len(good), bool))
+            shape = (self.transform and self.transform.image_shape) or self.image_shape
+            images, labels = np.empty((len(indices), *shape), np.uint8), np.empty(len(indices), np.int32)
+
+            def make(i: int) -> None:
+                image, labels[i] = self._transformed(
+                    int(indices[i]), Draws(keys.seed, keys.epoch, int(keys.samples[i]))
+                )
+                if image.shape != shape:
+                    raise self._other_size(int(indices[i]), image.shape)
+                images[i] = image
+
+            self.threads.for_each(make, len(indices))
+            return Examples(images, labels, np.ones(len(indices), bool))
         # Evaluation fills its last batch up with one image, again and again.
         wanted, inverse = np.unique(indices, return_inverse=True)
-        prepared = list(self.threads.map(self._prepared, wanted.tolist()))
-        blank = np.zeros(self.image_shape, np.uint8)
-        stacked = np.stack([blank if image is None else image for image, _ in prepared])
-        labels = np.array([label for _, label in prepared], np.int32)
-        valid = np.array([image is not None for image, _ in prepared])
-        return Examples(stacked[inverse], labels[inverse], valid[inverse])
+        images, labels = np.zeros((len(wanted), *self.image_shape), np.uint8), np.zeros(len(wanted), np.int32)
+        valid = np.zeros(len(wanted), bool)
+
+        def prepare(i: int) -> None:
+            position = int(wanted[i])
+            try:
+                image, labels[i] = self._decode(position, None)
+            except BadImageError as error:
+                self.bad_images.take(error)
+                return
+            if image.shape != images.shape[1:]:
+                raise self._other_size(position, image.shape)
+            images[i], valid[i] = image, True
+
+        self.threads.for_each(prepare, len(wanted))
+        return Examples(images[inverse], labels[inverse], valid[inverse])
 
     def take(self, indices: np.ndarray) -> Self:
         """As `Source.take`."""
@@ -148,17 +163,6 @@ class EncodedSource:
     def name(self, position: int) -> str:
         """What messages call the image."""
         return self.encoded.name(int(self.indices[position]))
-
-    def _prepared(self, position: int) -> tuple[np.ndarray | None, int]:
-        """The image for evaluation, None if it is bad, and its label."""
-        try:
-            image, label = self._decode(position, None)
-        except BadImageError as error:
-            self.bad_images.take(error)
-            return None, 0
-        if image.shape != self.image_shape:
-            raise self._other_size(position, image.shape)
-        return image, label
 
     def _transformed(self, position: int, draws: Draws) -> tuple[np.ndarray, int]:
         """The image for training, or the next good one's, and its label."""
@@ -186,9 +190,3 @@ class EncodedSource:
             f"{self.name(position)} has {width}x{height} pixels and {self.name(0)} {first_width}x{first_height}: "
             "images of different sizes need a crop"
         )
-
-
-def decode_threads(num_threads: int = 0) -> ThreadPoolExecutor:
-    """Threads that decode images; 0: one for each core that the process may use."""
-    count = num_threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return ThreadPoolExecutor(count, thread_name_prefix="decode")

@@ -47,12 +47,9 @@ class FolderImages:
         """An image's bytes and its label. Raises BadImageError if it is no longer there."""
         tar = self.tar_index[index]
         try:
-            if tar < 0:
-                data = (self.root / self.paths[index]).read_bytes()
-            else:
-                with open(self.root / self.tars[tar], "rb") as file:
-                    file.seek(int(self.offset[index]))
-                    data = file.read(int(self.size[index]))
+            path = self.paths[index] if tar < 0 else self.tars[tar]  # "" where the root is the tar
+            with open(f"{self.root}/{path}" if path else self.root, "rb", buffering=0) as file:
+                data = file.read() if tar < 0 else os.pread(file.fileno(), self.size[index], self.offset[index])
         except OSError as error:
             raise BadImageError(self.name(index), error.strerror or str(error)) from error
         return data, int(self.labels[index])

@@ -10,6 +10,7 @@ from resnet_jax.data.transforms import INTERPOLATIONS
 from resnet_jax.errors import UserError, choose
 
 RESAMPLERS = ("opencv", "pillow")
+BLURRED_FROM = 1.1  # below that the taps are less than 0.02
 
 # Decoder threads already use all cores.
 cv2.setNumThreads(1)
@@ -51,7 +52,7 @@ def resize_antialiased(pixels: np.ndarray, size: int) -> np.ndarray:
         height //= 1 << (down.bit_length() - 1)
         width //= 1 << (across.bit_length() - 1)
         pixels = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    if max(height, width) > size:
+    if max(height, width) > BLURRED_FROM * size:
         pixels = cv2.sepFilter2D(
             pixels, -1, _taps(width / size), _taps(height / size), borderType=cv2.BORDER_REPLICATE | cv2.BORDER_ISOLATED
         )

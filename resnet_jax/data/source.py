@@ -1,8 +1,6 @@
 """Labelled images by index, as batches are drawn from them: what any source does, and images in memory."""
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol, Self
 
@@ -11,10 +9,19 @@ from PIL import Image
 
 from resnet_jax.data.decoding import ArrayImage, DecodableImage
 from resnet_jax.data.draws import Draws
+from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms import Preprocess, TenCrop
 
-# What becomes of a training image; its Draws are keyed by the run, the epoch and the image.
-Transform = Callable[[DecodableImage, Draws], np.ndarray]
+
+class Transform(Protocol):
+    """What becomes of a training image, by Draws that are keyed by the run, the epoch and the image."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """(H, W, 3) of what comes out; None: that of the image."""
+
+    def __call__(self, image: DecodableImage, draws: Draws) -> np.ndarray:
+        """The training image."""
 
 
 class Examples(NamedTuple):
@@ -72,7 +79,7 @@ class ArraySource:
     class_names: tuple[str, ...]
     preprocess: Preprocess | TenCrop | None = None
     transform: Transform | None = None
-    threads: ThreadPoolExecutor | None = None
+    threads: DecodeThreads = field(default_factory=DecodeThreads)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -93,12 +100,13 @@ class ArraySource:
         if keys is not None and self.transform is not None:
             transform, (seed, epoch, samples) = self.transform, keys
 
-            def transformed(i: int) -> np.ndarray:
-                return transform(ArrayImage(images[i]), Draws(seed, epoch, int(samples[i])))
+            def make(i: int) -> None:
+                results[i] = transform(ArrayImage(images[i]), Draws(seed, epoch, int(samples[i])))
 
-            apply = map if self.threads is None else self.threads.map
-            images = np.stack(list(apply(transformed, range(len(indices)))))
-        elif keys is None and self.preprocess is not None:
+            results = np.empty((len(indices), *(transform.image_shape or images.shape[1:])), np.uint8)
+            self.threads.for_each(make, len(indices))
+            return Examples(results, self.labels[indices], np.ones(len(indices), bool))
+        if keys is None and self.preprocess is not None:
             images = np.stack([self._prepare(image) for image in images])
         return Examples(images, self.labels[indices], np.ones(len(indices), bool))
 

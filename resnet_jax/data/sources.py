@@ -1,7 +1,6 @@
 """Data sets by name: `load_splits` returns the images and labels that batches are drawn from by index."""
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -10,9 +9,10 @@ import numpy as np
 
 from resnet_jax.data import tfds
 from resnet_jax.data.batches import epoch_order
-from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource, decode_threads
+from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
 from resnet_jax.data.folder import FolderTree, scan_folder
 from resnet_jax.data.source import ArraySource, Source
+from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms import PREPROCESS, Preprocess, TenCrop
 from resnet_jax.errors import UserError, choose
 
@@ -38,7 +38,7 @@ class Reading:
     image_size: int = 0
     preprocess: Preprocess | TenCrop = PREPROCESS["IMAGENET1K_V1"]
     upright: bool = False
-    threads: ThreadPoolExecutor = field(default_factory=decode_threads)
+    threads: DecodeThreads = field(default_factory=DecodeThreads)
     bad_images: BadImages = field(default_factory=BadImages)
 
     def source(self, encoded: EncodedImages) -> EncodedSource:

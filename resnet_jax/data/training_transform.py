@@ -50,6 +50,11 @@ class RandomResizedCrop:
         enough = (self.size, self.size) if self.resampler == "opencv" and self.antialias else None
         return self._resize(image.region(box, enough), self.size)  # type: ignore[attr-defined]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of what comes out."""
+        return self.size, self.size, 3
+
     def box(self, width: int, height: int, draws: Draws) -> Box:
         """The part of an image of width x height pixels: (left, top, right, bottom).
 
@@ -79,6 +84,11 @@ class TrainingTransform:
 
     crop: RandomResizedCrop | Preprocess | None = None
     operations: tuple[Operation, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """The shape of what comes out; None if it depends on the image."""
+        return None if self.crop is None else self.crop.image_shape
 
     def __call__(self, image: DecodableImage, draws: Draws) -> np.ndarray:
         """The training image, (H, W, 3) uint8."""

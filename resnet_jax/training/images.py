@@ -9,10 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.data.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
-from resnet_jax.data.encoded import BadImages, EncodedSource, decode_threads
+from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.policies import POLICIES, ColorJitter
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import Reading, Splits, load_source, load_splits, split_names
+from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.training_transform import Operation, RandomResizedCrop, TrainingTransform
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError, choose
@@ -47,7 +48,7 @@ def make_reading(config: ConfigDict) -> Reading:
         config.image_size,
         encoded_preprocess(config),
         config.exif_rotation,
-        decode_threads(config.decode_threads),
+        DecodeThreads(config.decode_threads),
         BadImages(config.max_bad_images),
     )
 
