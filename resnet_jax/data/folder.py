@@ -52,6 +52,8 @@ class FolderImages:
                 data = file.read() if tar < 0 else os.pread(file.fileno(), self.size[index], self.offset[index])
         except OSError as error:
             raise BadImageError(self.name(index), error.strerror or str(error)) from error
+        if tar >= 0 and len(data) < self.size[index]:
+            raise BadImageError(self.name(index), "its tar ends before it does")
         return data, int(self.labels[index])
 
     def name(self, index: int) -> str:
