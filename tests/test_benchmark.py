@@ -6,9 +6,11 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from PIL import Image
 
 from resnet_jax import benchmark as command
-from resnet_jax.benchmark import benchmark
+from resnet_jax.benchmark import benchmark, data
+from resnet_jax.benchmark.side_process import SideProcess
 from resnet_jax.benchmark.work import Work
 from resnet_jax.cli import main
 from resnet_jax.errors import UserError
@@ -87,3 +89,45 @@ def test_missing_torch_is_told_with_how_to_install_it(monkeypatch):
 def test_json_is_one_object(capsys):
     assert main(["benchmark", "--batch_size", "1", "--image_size", "8", "--pairs", "1", "--steps", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "resnet20"
+
+
+def test_each_way_to_read_images_is_measured(tmp_path, monkeypatch):
+    for i in range(3):
+        Image.new("RGB", (40 + i, 30)).save(tmp_path / f"{i}.jpg")
+    monkeypatch.setattr(data, "CORES", (1,))
+    monkeypatch.setattr(data, "is_installed", lambda module: False)  # TensorFlow takes seconds to import
+    result = data.measure_data(tmp_path, image_size=16, batch_size=4, num_pairs=2, num_batches=1)
+    assert (result["images"], result["image_size"], result["batch_size"]) == (3, 16, 4)
+    rates = result["cores_1"]
+    assert set(rates) == {"ours", "decode", "pillow", "ratio_to_decode", "ratio_to_pillow"}
+    assert min(rates.values()) > 0
+
+
+def test_ratios_to_other_ways_are_medians_of_pairs(monkeypatch):
+    rates = {"ours": iter([2.0, 8.0, 3.0]), "decode": iter([4.0, 4.0, 3.0])}
+
+    class Process:
+        def __init__(self, module, spec):
+            self.rates = rates[spec["way"]]
+
+        def measure(self):
+            return {"rate": next(self.rates)}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(data, "SideProcess", Process)
+    result = data._compare(["ours", "decode"], {}, 3)
+    assert result == {"ours": 3.0, "decode": 4.0, "ratio_to_decode": 1.0}  # of 0.5, 2 and 1
+
+
+def test_benchmark_of_data_needs_jpegs_and_nothing_else(tmp_path, capsys):
+    assert main(["benchmark", "--data", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: --data {tmp_path} holds no JPEGs\n"
+    assert main(["benchmark", "--data", str(tmp_path), "--against", "torch"]) == 2
+    assert "--data measures nothing else: leave out --against" in capsys.readouterr().err
+
+
+def test_side_process_that_ends_is_told_with_its_module():
+    with pytest.raises(UserError, match=r"resnet_jax\.benchmark\.data_side ended with exit code 1"):
+        SideProcess("resnet_jax.benchmark.data_side", {"cores": 1, "way": "none"})

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, Self
@@ -121,36 +122,15 @@ class EncodedSource:
         """
         if keys is not None:
             shape = (self.transform and self.transform.image_shape) or self.image_shape
-            images, labels = np.empty((len(indices), *shape), np.uint8), np.empty(len(indices), np.int32)
-
-            def make(i: int) -> None:
-                image, labels[i] = self._transformed(
-                    int(indices[i]), Draws(keys.seed, keys.epoch, int(keys.samples[i]))
-                )
-                if image.shape != shape:
-                    raise self._other_size(int(indices[i]), image.shape)
-                images[i] = image
-
-            self.threads.for_each(make, len(indices))
-            return Examples(images, labels, np.ones(len(indices), bool))
+            return self._fill(
+                indices,
+                shape,
+                lambda i: self._transformed(int(indices[i]), Draws(keys.seed, keys.epoch, int(keys.samples[i]))),
+            )
         # Evaluation fills its last batch up with one image, again and again.
         wanted, inverse = np.unique(indices, return_inverse=True)
-        images, labels = np.zeros((len(wanted), *self.image_shape), np.uint8), np.zeros(len(wanted), np.int32)
-        valid = np.zeros(len(wanted), bool)
-
-        def prepare(i: int) -> None:
-            position = int(wanted[i])
-            try:
-                image, labels[i] = self._decode(position, None)
-            except BadImageError as error:
-                self.bad_images.take(error)
-                return
-            if image.shape != images.shape[1:]:
-                raise self._other_size(position, image.shape)
-            images[i], valid[i] = image, True
-
-        self.threads.for_each(prepare, len(wanted))
-        return Examples(images[inverse], labels[inverse], valid[inverse])
+        examples = self._fill(wanted, self.image_shape, lambda i: self._prepared(int(wanted[i])))
+        return Examples(*(part[inverse] for part in examples))
 
     def take(self, indices: np.ndarray) -> Self:
         """As `Source.take`."""
@@ -163,6 +143,33 @@ class EncodedSource:
     def name(self, position: int) -> str:
         """What messages call the image."""
         return self.encoded.name(int(self.indices[position]))
+
+    def _fill(
+        self, positions: np.ndarray, shape: tuple[int, ...], make: Callable[[int], tuple[np.ndarray, int] | None]
+    ) -> Examples:
+        """The images and labels that make(i) returns for each of `positions`; those of None are not valid."""
+        count = len(positions)
+        examples = Examples(np.zeros((count, *shape), np.uint8), np.zeros(count, np.int32), np.zeros(count, bool))
+
+        def fill(i: int) -> None:
+            made = make(i)
+            if made is None:
+                return
+            image, examples.label[i] = made
+            if image.shape != shape:
+                raise self._other_size(int(positions[i]), image.shape)
+            examples.image[i], examples.valid[i] = image, True
+
+        self.threads.for_each(fill, count)
+        return examples
+
+    def _prepared(self, position: int) -> tuple[np.ndarray, int] | None:
+        """The image for evaluation and its label; None if it is bad."""
+        try:
+            return self._decode(position, None)
+        except BadImageError as error:
+            self.bad_images.take(error)
+            return None
 
     def _transformed(self, position: int, draws: Draws) -> tuple[np.ndarray, int]:
         """The image for training, or the next good one's, and its label."""
