@@ -1,6 +1,7 @@
 """Training on a folder of images: from the first start over a break to the best model, and bad input in one line."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -62,6 +63,15 @@ def test_run_on_other_threads_and_broken_off_in_an_epoch_ends_the_same(pets, unb
     assert "continuing" in errors
     assert records(tmp_path) == records(unbroken[0])
     assert output.split("sha256")[1].split()[0] == unbroken[1].split("sha256")[1].split()[0]
+
+
+def test_folder_that_has_changed_since_the_run_began_is_refused(pets, unbroken, tmp_path, capsys):
+    shutil.copytree(pets, tmp_path / "pets")
+    shutil.copytree(unbroken[0], tmp_path / "run")
+    (tmp_path / "pets/cat/0.jpg").unlink()
+    assert train(tmp_path / "pets", tmp_path / "run", "--config.num_epochs=4") == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "began with 36 training images of 2 classes, and now there are 35 of 2: bring the images back" in line
 
 
 def test_run_is_evaluated_on_its_held_out_images_and_on_a_folder(pets, unbroken, capsys):

@@ -76,8 +76,10 @@ def _run(
     cadence = Cadence.of(experiment)
     state, sums = initial_state(experiment.model, experiment.tx, config, mesh), MetricSums()
     if (saved_step := newest.newest_step()) is not None:
+        position = newest.position(saved_step)
+        _check_images(experiment, position, workdir)
         state = newest.restore(state, saved_step)
-        sums = MetricSums(**newest.position(saved_step)["since_log"])
+        sums = MetricSums(**position["since_log"])
     step = int(state.step)
     if step > num_steps:
         raise UserError(
@@ -116,6 +118,7 @@ def _run(
                 "normalization": experiment.normalization.to_json(),
                 "preprocess": experiment.preprocess.to_json() if experiment.preprocess else None,
                 "class_names": list(experiment.class_names),
+                "num_train": len(experiment.batches.source),
                 **more,
             }
             checkpoints.save(state, position, replace=replace)
@@ -198,6 +201,17 @@ class Cadence:
 
     def _due(self, step: int, every: int) -> bool:
         return step == self.num_steps or (every > 0 and step > 0 and step % every == 0)
+
+
+def _check_images(experiment: Experiment, position: dict[str, Any], workdir: Path) -> None:
+    """Raise UserError unless the training images are as many, of the same classes, as when the run began."""
+    num_train, num_before = len(experiment.batches.source), position["num_train"]
+    if num_train != num_before or list(experiment.class_names) != position["class_names"]:
+        raise UserError(
+            f"the run in {workdir} began with {num_before} training images of {len(position['class_names'])} classes, "
+            f"and now there are {num_train} of {len(experiment.class_names)}: bring the images back as they were, or "
+            "choose another --workdir"
+        )
 
 
 def _check_workdir(workdir: Path, config: ConfigDict) -> None:
