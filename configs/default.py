@@ -21,9 +21,7 @@ def get_config() -> ConfigDict:
     config.dataset = "digits"  # "digits" | "folder" | a TFDS set with images and labels: "cifar10", "imagenet2012" …
     config.data_dir = ""  # the folder of images, or of TFDS's sets; "": ~/tensorflow_datasets
     config.image_size = 0  # pixels a side; 0: as they are, or 224. Small images: a multiple of their own side
-    config.resize = (
-        0  # encoded images in evaluation: the shorter side before the central crop; 0: image_size * 256 / 224
-    )
+    config.resize = 0  # encoded images in evaluation: their shorter side before the crop; 0: image_size * 256 / 224
     config.interpolation = "bilinear"  # "bilinear" | "bicubic", of every resize
     config.exif_rotation = False  # turn images as EXIF says (torchvision does not)
     config.max_bad_images = 0  # so many damaged images are skipped, with a warning; 0: the first stops the run
@@ -44,9 +42,11 @@ def get_config() -> ConfigDict:
     config.augment.resampler = "opencv"  # "opencv" | "pillow": torchvision's pixels, slower
     config.augment.antialias = True
     config.augment.color_jitter = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
-    config.augment.policy = "none"  # "randaugment" | "randaugment_increasing" (timm's) | "trivialaugment" |
-    config.augment.policy_num_ops = 2  # "autoaugment_imagenet" | "autoaugment_cifar10" | "autoaugment_svhn"; these two
-    config.augment.policy_magnitude = 9.0  # are randaugment's and randaugment_increasing's
+    # "none" | "randaugment" | "randaugment_increasing" (timm's) | "trivialaugment" | "autoaugment_imagenet" |
+    # "autoaugment_cifar10" | "autoaugment_svhn": on the host, before what follows here and above in jit.
+    config.augment.policy = "none"
+    config.augment.policy_num_ops = 2  # of the two RandAugments
+    config.augment.policy_magnitude = 9.0  # likewise; from 0 to 30, increasing: to 10
     config.augment.cutout_size = 0  # pixels a side of the square that is cut out; 0: none
     config.augment.random_erasing = 0.0  # the probability
     config.augment.mixup = 0.0  # the parameter of the beta distribution; 0: none

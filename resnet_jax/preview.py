@@ -96,5 +96,6 @@ def _displayed(images: np.ndarray, normalization: Normalization) -> np.ndarray:
 def _caption(label: np.ndarray, class_names: Sequence[str]) -> str:
     if label.ndim == 0:
         return class_names[int(label)]
-    shares = sorted(((share, name) for share, name in zip(label, class_names, strict=True)), reverse=True)
-    return " + ".join(f"{share:.2f} {name}" for share, name in shares if share >= SHARE_SHOWN)
+    shares = sorted(zip(label.tolist(), class_names, strict=True), reverse=True)
+    shown = [(share, name) for share, name in shares if share >= SHARE_SHOWN]
+    return " + ".join(f"{share:.2f} {name}" for share, name in shown) if len(shown) > 1 else shown[0][1]

@@ -213,7 +213,11 @@ def test_a_run_tells_its_model_class_names_and_normalisation(tmp_path):
     model = small("resnet20", stage_sizes=(1, 1), num_classes=10)
     state = create_train_state(model, random_variables(model), optax.identity())
     names = [str(digit) for digit in range(10)]
-    position = {"normalization": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}, "class_names": names}
+    position = {
+        "normalization": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]},
+        "class_names": names,
+        "preprocess": None,
+    }
     with open_newest(tmp_path / "run") as checkpoints:
         checkpoints.save(state.replace(step=jnp.asarray(7)), position)
         checkpoints.wait()

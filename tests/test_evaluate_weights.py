@@ -136,8 +136,8 @@ PREPARED = ["--model", "resnet20", "--mean", "0", "0", "0", "--std", "1", "1", "
         (["--weights", "{source}", "--data", "{images}", *PREPARED[:2]], "give --mean and --std"),
         (["--weights", "{source}", "--data", "{images}", *PREPARED[:5]], "must be three numbers"),
         (["--weights", "{source}", "--data", "{images}", *PREPARED, "--batch_size", "0"], "batch_size=0 must be"),
-        (["--weights", "{source}", "--data", "none", *PREPARED], "'none' must be a folder or tfds:NAME"),
-        (["--weights", "{source}", "--data", "tfds:x", *PREPARED], "'tfds:x' must be a folder or tfds:NAME"),
+        (["--weights", "{source}", "--data", "none", *PREPARED], "'none' must be a folder, a tar or tfds:NAME"),
+        (["--weights", "{source}", "--data", "tfds:x", *PREPARED], "dataset='x' must be one of digits, folder and"),
         (["--weights", "{source}", "--data", "{images}", *PREPARED], "has 5 classes, the model 10"),
     ],
 )

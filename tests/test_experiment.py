@@ -93,7 +93,7 @@ def test_learning_rate_metric_is_the_one_applied():
         ({"batch_size": 4000}, "batch_size=4000 must be from 1 to the 1437 training images"),
         ({"num_classes": 7}, "config.num_classes=7 must be 10, the classes of digits"),
         ({"model": "resnet21"}, "model='resnet21' is not known"),
-        ({"dataset": "cifar11"}, "no set 'cifar11'; did you mean 'cifar10"),
+        ({"dataset": "cifar11"}, "dataset='cifar11' must be one of .*did you mean 'cifar10"),
         ({"dataset": "folder"}, "dataset='folder' needs data_dir"),
         ({"resize": 16}, "config.resize=16 must be 0: the images of digits are in memory"),
         ({"augment.crop_padding": 8, "augment.crop_padding_mode": "reflect"}, "must be less than the image size, 8"),

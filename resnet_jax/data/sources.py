@@ -12,9 +12,10 @@ from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
 from resnet_jax.data.folder import FolderTree, scan_folder
 from resnet_jax.data.source import ArraySource, Source
+from resnet_jax.data.tfds_builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms import PREPROCESS, Preprocess, TenCrop
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, choose, suggestion
 
 DIGITS_NAMES = tuple("0123456789")
 # The held-out validation images are the same whatever the run's seed, so that runs can be compared.
@@ -111,7 +112,11 @@ def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
         return "train", "test"
     if name == "folder":
         return tuple(_scan(Reading(data_dir)).splits)
-    return tuple(split for split in SPLITS if split in tfds.split_names(name, data_dir))
+    try:
+        return tuple(split for split in SPLITS if split in tfds.split_names(name, data_dir))
+    except UnknownSetError as error:
+        near = suggestion(name, ("digits", "folder", *set_names()))
+        raise UserError(f"dataset={name!r} must be one of digits, folder and the sets of TFDS{near}") from error
 
 
 def load_source(name: str, split: str, reading: Reading | None = None) -> Source:

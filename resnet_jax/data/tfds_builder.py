@@ -19,6 +19,10 @@ _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w+.-]+))?(:(\d+|\*)(\.(\
 _MOST_FEATURES_SHOWN = 12
 
 
+class UnknownSetError(UserError):
+    """TFDS has no set of that name."""
+
+
 def data_root(data_dir: str) -> Path:
     """The folder of the prepared sets; "" is TFDS's own default."""
     return Path(data_dir or "~/tensorflow_datasets").expanduser()
@@ -43,7 +47,7 @@ def find_builder(name: str, data_dir: str) -> Any:
         if builder.is_prepared():  # the builder in TFDS's code overlooks formats that a conversion has added
             builder = tfds.builder_from_directory(builder.data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        raise UserError(f"TFDS has no set {name!r}{_nearest(name)}") from error
+        raise UnknownSetError(f"TFDS has no set {name!r}{_nearest(name)}") from error
     except OSError as error:
         raise UserError(f"config.data_dir={str(where)!r} cannot be used: {error.strerror or error}") from error
     except Exception as error:  # builders refuse a config or version with whatever they like
@@ -79,10 +83,15 @@ def _configs(set_name: str) -> list[str]:
     return []
 
 
-def _nearest(name: str) -> str:
+def set_names() -> list[str]:
+    """The names of TFDS's sets, of any kind."""
     import tensorflow_datasets as tfds
 
-    return suggestion(re.split("[/:]", name)[0].lower(), tfds.list_builders(with_community_datasets=False))
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def _nearest(name: str) -> str:
+    return suggestion(re.split("[/:]", name)[0].lower(), set_names())
 
 
 def _check_features(name: str, builder: Any) -> None:
