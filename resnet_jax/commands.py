@@ -261,7 +261,9 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     from resnet_jax.benchmark import benchmark, measure_data, measure_loop
 
     if arguments.data:
-        result = measure_data(expand(arguments.data), arguments.image_size, num_pairs=arguments.pairs)
+        result = measure_data(
+            expand(arguments.data), arguments.image_size, arguments.batch_size, arguments.pairs, arguments.steps or 6
+        )
         return _print_data_rates(result) if not arguments.json else _print_result(result, as_json=True)
     shapes = (arguments.model, arguments.batch_size, arguments.image_size)
     if arguments.loop:

@@ -107,7 +107,8 @@ def check_values(config: ConfigDict) -> None:
         (
             "be positive",
             positive,
-            ("batch_size", "log_every_steps", "eval_every_epochs", "decay_factor", "repeated_augmentation"),
+            ("batch_size", "log_every_steps", "eval_every_epochs", "decay_factor", "repeated_augmentation",
+             "augment.policy_num_ops"),
         ),
         (
             "be at least 0",
@@ -121,6 +122,8 @@ def check_values(config: ConfigDict) -> None:
         ),
         ("be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63, ("seed",)),
         ("be in [0, 1)", lambda value: 0.0 <= value < 1.0, ("momentum", "label_smoothing", "validation_fraction")),
+        ("be at most 8192", lambda value: value <= 8192, ("image_size", "resize", "augment.crop_size")),
+        ("be at most 1024", lambda value: value <= 1024, ("decode_threads",)),
         ("be in [0, 1]", lambda value: 0.0 <= value <= 1.0, ("augment.random_erasing",)),
         ("be two numbers", lambda value: len(value) == 2, ("augment.crop_scale", "augment.crop_ratio")),
         ("be four numbers", lambda value: len(value) == 4, ("augment.color_jitter",)),

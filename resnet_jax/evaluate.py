@@ -102,10 +102,18 @@ def evaluate_run(
     config, mean = run.config, run.normalization.mean
     if data_dir is not None:
         config.data_dir = data_dir
-    reading = replace(make_reading(config), preprocess=TenCrop(run.preprocess) if ten_crop else run.preprocess)
+    size = config.image_size if run.preprocess == AS_THEY_ARE else 0  # to which only images in memory are enlarged
+    reading = replace(
+        make_reading(config), image_size=size, preprocess=TenCrop(run.preprocess) if ten_crop else run.preprocess
+    )
     if data is None:
         source, split = load_judging_images(config, reading)
         data = f"{config.dataset}:{split}"
+        if source.class_names != run.class_names:
+            raise UserError(
+                f"{data} has the classes {', '.join(source.class_names[:3])} …, the run in {workdir} "
+                f"{', '.join(run.class_names[:3])} …: they must be the same"
+            )
     else:
         source = open_images(data, run.class_names, len(run.class_names), reading)
     if mean.ndim == 3 and mean.shape != source.image_shape:

@@ -37,7 +37,7 @@ def preview(
     split or batch that there is not, and a target that is no image file.
     """
     choose("split", split, SPLITS)
-    if target.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(target.suffix.lower()) not in Image.SAVE:
         raise UserError(f"--to {target} must be an image file, for example batch.png")
     if step < 0 or num_images < 1:
         raise UserError(f"step={step} must be at least 0 and num_images={num_images} at least 1")

@@ -61,10 +61,12 @@ def test_region_holds_the_pixels_of_the_whole_image(photo, form):
     whole = pillow_pixels(data)
     for box in ((0, 0, 203, 151), (0, 0, 1, 1), (30, 16, 90, 17), (202, 150, 203, 151), (7, 31, 100, 32)):
         left, top, right, bottom = box
-        np.testing.assert_array_equal(EncodedImage(data, "x").region(box), whole[top:bottom, left:right])
+        image = EncodedImage(data, "x")
+        for image.intact in (False, True):
+            np.testing.assert_array_equal(image.region(box), whole[top:bottom, left:right])
 
 
-def test_rows_below_the_region_are_not_decoded(photo, monkeypatch):
+def test_rows_below_the_region_are_decoded_only_until_the_image_is_known_to_be_intact(photo, monkeypatch):
     decoded = []
     decode_jpeg = decoding.simplejpeg.decode_jpeg
 
@@ -73,8 +75,12 @@ def test_rows_below_the_region_are_not_decoded(photo, monkeypatch):
         return decode_jpeg(data, **options)
 
     monkeypatch.setattr(decoding.simplejpeg, "decode_jpeg", decode)
-    EncodedImage(encode(photo), "x").region((0, 0, 10, 33))
-    assert decoded == [(64, 203, 3)]  # 33 rows are three blocks of 16; one more is decoded for the smoothing
+    image = EncodedImage(encode(photo), "x")
+    image.region((0, 0, 10, 33))
+    image.intact = True
+    image.region((0, 0, 10, 33))
+    # 33 rows are three blocks of 16; one more is decoded for the smoothing.
+    assert decoded == [(151, 203, 3), (64, 203, 3)]
 
 
 @pytest.mark.parametrize(("enough", "factor"), [((25, 18), 8), ((26, 18), 4), ((101, 75), 2), ((102, 75), 1)])
@@ -127,6 +133,72 @@ def test_damaged_data_are_refused(photo):
     data[len(data) // 2 : len(data) // 2 + 60] = bytes(60)
     with pytest.raises(BadImageError, match="Corrupt JPEG data"):
         EncodedImage(bytes(data), "x").pixels()
+
+
+@pytest.mark.parametrize("start", [0.15, 0.5, 0.6])  # elsewhere libjpeg itself may see nothing
+def test_lost_sector_is_damage_wherever_the_region_is(photo, start):
+    data = bytearray(encode(photo.resize((600, 400)), quality=95))
+    first = int(len(data) * start) // 512 * 512
+    data[first : first + 512] = bytes(512)
+    for box in ((0, 0, 600, 400), (0, 0, 20, 20)):
+        with pytest.raises(BadImageError):
+            EncodedImage(bytes(data), "x").region(box)
+
+
+def test_damaged_cmyk_is_refused(photo):
+    data = bytearray(encode(photo.convert("CMYK")))
+    data[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
+    with pytest.raises(BadImageError):
+        EncodedImage(bytes(data), "x").pixels()
+
+
+def test_odd_jfif_version_hides_no_damage(photo):
+    data = encode(photo)
+    assert data[6:12] == b"JFIF\0\1"
+    odd = data[:11] + b"\2" + data[12:]
+    np.testing.assert_array_equal(EncodedImage(odd, "x").pixels(), pillow_pixels(data))
+    with pytest.raises(BadImageError):
+        EncodedImage(odd[:-400], "x").pixels()
+
+
+def segments(jpeg):
+    """[(marker, segment)] up to the scan's header, and the scan's data."""
+    found, position = [], 2
+    while not found or found[-1][0] != 0xDA:
+        end = position + 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
+        found.append((jpeg[position + 1], jpeg[position:end]))
+        position = end
+    return found, jpeg[position:-2]
+
+
+def one_scan_a_component(photo):
+    """A baseline JPEG whose three components, made of three grey ones, have a scan each."""
+    channels = [segments(encode(channel, quality=80)) for channel in photo.convert("YCbCr").split()]
+    first = channels[0][0]
+    frame = next(segment for marker, segment in first if marker == 0xC0)
+    data = b"\xff\xd8" + b"".join(segment for marker, segment in first if marker == 0xDB)
+    data += b"\xff\xc0\x00\x11" + frame[4:9] + b"\3" + b"".join(bytes([i, 0x11, 0]) for i in (1, 2, 3))
+    for i, (header, scan) in enumerate(channels):
+        tables = b"".join(segment for marker, segment in header if marker == 0xC4)
+        data += tables + b"\xff\xda\x00\x08\x01" + bytes([i + 1, 0, 0, 63, 0]) + scan
+    return data + b"\xff\xd9"
+
+
+def test_one_scan_a_component_is_decoded_as_a_whole(photo):
+    data = one_scan_a_component(photo)
+    image = EncodedImage(data, "x")
+    image.intact = True
+    width, _ = image.size
+    np.testing.assert_array_equal(image.region((0, 0, width, 10)), pillow_pixels(data)[:10])
+
+
+def test_tiff_that_pillow_turns_by_itself_is_turned_once(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = EncodedImage(encode(photo, "TIFF", exif=exif), "x", upright=True)
+    pixels = image.pixels()
+    assert image.size == pixels.shape[1::-1] == (151, 203)
+    np.testing.assert_array_equal(image.region((10, 20, 100, 180)), pixels[20:180, 10:100])
 
 
 def test_bytes_behind_the_data_are_no_damage(photo):

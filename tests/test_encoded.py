@@ -35,6 +35,9 @@ class Stored:
     def name(self, index):
         return f"image {index}"
 
+    def digest(self):
+        return "images"
+
 
 def jpeg(seed, size=(31, 27), **options):
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)

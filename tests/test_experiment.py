@@ -98,7 +98,7 @@ def test_learning_rate_metric_is_the_one_applied():
         ({"resize": 16}, "config.resize=16 must be 0: the images of digits are in memory"),
         ({"augment.crop_padding": 8, "augment.crop_padding_mode": "reflect"}, "must be less than the image size, 8"),
         ({"augment.crop_size": 8}, "config.augment.crop_size=8 needs config.augment.random_resized_crop=True"),
-        ({"augment.policy": "randaugmnt"}, "config.augment.policy='randaugmnt' must be one of .* 'randaugment'"),
+        ({"augment.policy": "randaugmnt"}, "config.augment: policy='randaugmnt' must be one of .* 'randaugment'"),
         ({"augment.color_jitter": (0.0, 0.0, 0.0, 0.7)}, "hue=0.7 must be"),
         ({"augment.random_resized_crop": True, "augment.crop_scale": (0.5, 2.0)}, r"crop_scale=\(0.5, 2.0\) must be"),
         ({"decay_epochs": (1,), "decay_steps": (3,)}, "exclude each other"),

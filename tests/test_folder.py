@@ -1,5 +1,7 @@
 """Image folders: order, labels, decoding on demand, and what is wrong with a folder in one line."""
 
+import os
+import shutil
 import tarfile
 
 import numpy as np
@@ -9,6 +11,7 @@ from PIL import Image
 from resnet_jax.data import encoded, folder
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.decoding import EncodedImage
+from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.folder import scan_folder
 from resnet_jax.data.sources import Reading, load_splits
 from resnet_jax.data.transforms import Preprocess
@@ -280,11 +283,16 @@ def test_nested_folders_belong_to_their_class(pets):
     assert len(load_folder(pets, WHOLE)) == 4
 
 
-@pytest.mark.parametrize("layout", ["train.tar", "train-000.tar", "train/shard.tar", "both.tar"])
+@pytest.mark.parametrize(
+    "layout", ["train.tar", "train-000.tar", "train/shard.tar", "both.tar", "Train.tar", "nested/train.tar"]
+)
 def test_tar_stands_for_what_is_in_it(tmp_path, layout):
     plain, packed = split_pets(tmp_path / "plain"), tmp_path / "packed"
-    (packed / "train").mkdir(parents=True)
-    if layout == "both.tar":
+    (packed / "train" if "/" in layout else packed).mkdir(parents=True)
+    if layout == "nested/train.tar":  # that holds train/
+        pack(packed / "train.tar", plain, "train")
+        pack(packed / "val.tar", plain, "val")
+    elif layout == "both.tar":
         pack(packed / layout, plain, "train", "val")
     else:
         pack(packed / layout, plain / "train", "cat", "dog")
@@ -322,6 +330,82 @@ def test_damaged_or_compressed_tar_is_named(pets):
     (pets / "more.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(UserError, match=r"more\.tar cannot be read as a tar .*whole and not compressed"):
         load_folder(pets, WHOLE)
+
+
+def test_cut_tar_or_damaged_header_is_named(pets, tmp_path_factory):
+    whole = tmp_path_factory.mktemp("one") / "pets.tar"
+    pack(whole, pets, "cat", "dog")
+    data = whole.read_bytes()
+    with tarfile.open(whole) as archive:
+        last = archive.getmembers()[-1]
+    header = last.offset_data - 512
+    for damaged in (data[:header], data[:header] + b"\1" + data[header + 1 :]):
+        whole.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"pets\.tar (is damaged or cut at byte \d+|cannot be read as a tar)"):
+            load_folder(whole, WHOLE)
+    whole.write_bytes(data + data)
+    with pytest.raises(UserError, match="keep tars apart instead of joining them"):
+        load_folder(whole, WHOLE)
+
+
+def test_links_in_a_tar_are_the_files_they_lead_to(pets, tmp_path_factory):
+    (pets / "dog/c.png").symlink_to("a.png")
+    (pets / "dog/d.png").hardlink_to(pets / "dog/b.png")
+    tar = tmp_path_factory.mktemp("one") / "pets.tar"
+    pack(tar, pets, "cat", "dog")
+    assert pixels(load_folder(tar, WHOLE), 1, 2, 3, 4)[:, 0, 0, 0].tolist() == [10, 11, 10, 11]
+    (pets / "dog/e.png").symlink_to("/elsewhere.png")
+    pack(tar, pets, "cat", "dog")
+    with pytest.raises(UserError, match=r"holds dog/e\.png, a link to elsewhere\.png, which it does not hold"):
+        load_folder(tar, WHOLE)
+
+
+def test_image_in_a_tar_and_beside_it_is_refused(pets):
+    pack(pets / "cats.tar", pets, "cat")
+    with pytest.raises(UserError, match=r"cat/z\.png is there twice, in a tar and beside it"):
+        load_folder(pets, WHOLE)
+
+
+def test_layouts_that_are_not_clear_are_refused(tmp_path):
+    root = split_pets(tmp_path)
+    save(root / "docs/figure.png")
+    with pytest.raises(UserError, match=r"holds images in docs/ beside test/, train/, val/: move them away"):
+        scan_folder(root).images()
+    (root / "docs/figure.png").unlink()
+    save(root / "validation/cat/1.png")
+    with pytest.raises(UserError, match=r"has both val/ and validation/: keep one"):
+        scan_folder(root).splits  # noqa: B018
+    shutil.rmtree(root / "validation")
+    shutil.rmtree(root / "val")
+    (root / "val/cat").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"/val holds no images in class folders: add some or remove"):
+        scan_folder(root).splits  # noqa: B018
+    shutil.rmtree(root / "val")
+    shutil.rmtree(root / "test")
+    save(root / "test/1.png")  # without labels, as competitions have them
+    assert scan_folder(root).splits == {"train": "train"}
+
+
+def test_split_folders_may_be_capitalised(tmp_path):
+    split_pets(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "Train")
+    assert scan_folder(tmp_path).splits == {"train": "Train", "validation": "val", "test": "test"}
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_refused(pets):
+    os.mkfifo(pets / "cat/a.png")
+    with pytest.raises(UserError, match=r"cat/a\.png is neither a file nor a folder: remove it"):
+        load_folder(pets, WHOLE)
+
+
+def test_fault_of_the_disk_is_no_bad_image(pets, monkeypatch):
+    def fail(path, *arguments, **options):
+        raise OSError(5, "Input/output error", str(path))
+
+    source = load_folder(pets, CROP, bad_images=BadImages(5))
+    monkeypatch.setattr(folder, "open", fail, raising=False)
+    with pytest.raises(UserError, match=r"dog/a\.png cannot be read: Input/output error"):
+        pixels(source, 1)
 
 
 def test_image_beyond_the_end_of_a_cut_tar_is_no_image(pets, tmp_path_factory):

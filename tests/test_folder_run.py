@@ -71,7 +71,11 @@ def test_folder_that_has_changed_since_the_run_began_is_refused(pets, unbroken, 
     (tmp_path / "pets/cat/0.jpg").unlink()
     assert train(tmp_path / "pets", tmp_path / "run", "--config.num_epochs=4") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "began with 36 training images of 2 classes, and now there are 35 of 2: bring the images back" in line
+    assert "began with other training images, 36 of 2 classes; now there are 35 of 2: bring them back" in line
+    # As many, but another: its neighbour of the same class under a new name.
+    shutil.copy(pets / "cat/2.jpg", tmp_path / "pets/cat/99.jpg")
+    assert train(tmp_path / "pets", tmp_path / "run", "--config.num_epochs=4") == 2
+    assert "began with other training images" in capsys.readouterr().err
 
 
 def test_run_is_evaluated_on_its_held_out_images_and_on_a_folder(pets, unbroken, capsys):
@@ -122,11 +126,30 @@ def test_damaged_images_are_skipped_if_the_config_says_so(pets, tmp_path, capsys
     ("words", "message"),
     [
         (["--config.data_dir=nowhere"], "error: nowhere cannot be read as a folder of images: No such file or"),
-        (["--config.augment.crop_ratio=(2,1)"], "error: crop_ratio=(2.0, 1.0) must be two growing positive numbers"),
+        (["--config.augment.crop_ratio=(2,1)"], "error: config.augment: crop_ratio=(2.0, 1.0) must be two growing"),
+        (
+            ["--config.augment.random_resized_crop=0", "--config.augment.resampler=cv"],
+            "error: config.augment: resampler=",
+        ),
+        (["--config.augment.policy_num_ops=0"], "error: config.augment.policy_num_ops=0 must be positive"),
+        (
+            ["--config.augment.policy=randaugment", "--config.augment.policy_magnitude=9.7"],
+            "error: config.augment: policy",
+        ),
+        (
+            ["--config.augment.cutout_size=17"],
+            "error: config.augment.cutout_size=17 must be at most the image size, 16",
+        ),
+        (["--config.resize=15"], "error: config.resize=15 must be at least the crop, 16"),
+        (["--config.image_size=100000"], "error: config.image_size=100000 must be at most 8192"),
+        (
+            ["--config.repeated_augmentation=9"],
+            "error: config.repeated_augmentation=9 must be at most the batch size, 8",
+        ),
         (["--config.num_classes=3"], "error: config.num_classes=3 must be 2, the classes of folder, or 0"),
         (["--config.batch_size=64"], "error: batch_size=64 must be from 1 to the 36 training images"),
         (["--config.normalize=pixel"], "error: config.normalize='pixel' needs a set of small images of one size"),
-        (["--config.augment.policy_magnitude=40", "--config.augment.policy=randaugment"], "error: magnitude=40 must"),
+        (["--config.augment.policy_magnitude=40", "--config.augment.policy=randaugment"], "error: config.augment: mag"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(pets, tmp_path, capsys, words, message):
@@ -147,5 +170,28 @@ def test_preview_shows_the_batch_with_its_labels(pets, tmp_path, capsys):
     assert main(["preview", *words, "--split", "validation"]) == 0
     assert main(["preview", *words, "--split", "test"]) == 2
     assert "folder has no test images" in capsys.readouterr().err
-    assert main(["preview", *words, "--to", "batch.txt"]) == 2
-    assert "must be an image file" in capsys.readouterr().err
+    for name in ("batch.txt", "batch.psd"):
+        assert main(["preview", *words, "--to", name]) == 2
+        assert "must be an image file" in capsys.readouterr().err
+
+
+def test_policy_works_on_images_that_are_cropped_as_in_evaluation(pets, tmp_path):
+    words = ["--config.augment.random_resized_crop=false", "--to", str(tmp_path / "batch.png")]
+    assert main(["preview", *WORDS, f"--config.data_dir={pets}", *words]) == 0
+
+
+def test_classes_that_are_not_the_runs_are_refused_in_evaluation(pets, unbroken, tmp_path, capsys):
+    shutil.copytree(pets, tmp_path / "pets")
+    (tmp_path / "pets/cat").rename(tmp_path / "pets/emu")
+    assert main(["evaluate", "--workdir", str(unbroken[0]), "--data_dir", str(tmp_path / "pets")]) == 2
+    assert "has the classes dog, emu …, the run in" in capsys.readouterr().err
+
+
+def test_validation_images_that_are_all_bad_are_one_line(pets, tmp_path, capsys):
+    shutil.copytree(pets, tmp_path / "pets/train")
+    for name in ("cat", "dog"):
+        (tmp_path / "pets/val" / name).mkdir(parents=True)
+        (tmp_path / "pets/val" / name / "1.jpg").write_bytes(b"no image")
+    words = ["--config.num_epochs=1", "--config.max_bad_images=10"]
+    assert train(tmp_path / "pets", tmp_path / "run", *words) == 2
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "error: not one image of the evaluation can be read"

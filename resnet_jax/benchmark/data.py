@@ -14,7 +14,7 @@ SUFFIXES = (".jpg", ".jpeg")
 
 
 def measure_data(
-    folder: Path, image_size: int | None = None, batch_size: int = 125, num_pairs: int = 7, num_batches: int = 6
+    folder: Path, image_size: int | None = None, batch_size: int = 128, num_pairs: int = 7, num_batches: int = 6
 ) -> dict[str, Any]:
     """Images a second of each way to bring random crops of the folder's JPEGs to the device, on one core and two.
 

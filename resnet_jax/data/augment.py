@@ -12,8 +12,8 @@ Array = jax.Array
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
 ERASING_ATTEMPTS = 10
-# Folded into a run's key, where an image's has its epoch; and into an image's, beside its crop's and flip's.
-_BATCH, _ERASE, _CUTOUT = 2**31 - 1, 1, 2
+# Folded into a run's key, where an image's has its epoch; and into an image's, whose crop and flip are 0 and 1.
+_BATCH, _ERASE, _CUTOUT = 2**31 - 1, 2, 3
 
 
 def image_keys(seed: int, epoch: Array, sample: Array) -> Array:

@@ -40,8 +40,9 @@ _UPRIGHT = {
 _BASELINE_FRAME, _START_OF_SCAN, _APP1 = 0xC0, 0xDA, 0xE1
 _OTHER_SEGMENTS = (0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0))
 _thread = threading.local()
-# Bytes between the image's data and the marker behind them, and an odd version number, change no pixel.
-_HARMLESS = re.compile(r"extraneous bytes before marker 0xd9|unknown JFIF revision")
+# What libjpeg says of bytes behind the data that it wanted: padding, if they are few; after damage they are many.
+_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_PADDING = 16
 
 
 class BadImageError(UserError):
@@ -94,13 +95,18 @@ class EncodedImage:
     def __init__(self, data: bytes, name: str | Callable[[], str], *, upright: bool = False) -> None:
         """name: for messages, or what tells it. upright: apply EXIF's rotation (torchvision does not).
 
+        `intact` may be set once the whole image has been decoded without complaint.
+
         Raises BadImageError if the data are no image.
         """
-        self._data, self._name, self._upright = data, name, upright
+        self._data, self._name, self._upright, self.intact = data, name, upright, False
         if not data:
             raise BadImageError(self.name, "it is empty")
-        self._jpeg = _jpeg_size(data)
-        self._header = _read_header(data) if self._jpeg else _Header(0, True)
+        self._jpeg, self._header = None, _Header(0, True)
+        if data[:2] == b"\xff\xd8":
+            if data[6:11] == b"JFIF\0" and data[11] != 1:  # an odd version, of which libjpeg would warn alone
+                self._data = data[:11] + b"\1" + data[12:]
+            self._jpeg, self._header = self._jpeg_size(), _read_header(self._data)
         width, height = self._jpeg or self._pillow.size
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and width * height > limit:
@@ -120,7 +126,7 @@ class EncodedImage:
     @property
     def orientation(self) -> int:
         """EXIF's, from 1 (upright) to 8."""
-        if not self._header.has_exif:
+        if not self._header.has_exif or self._pillow.format == "TIFF":  # Pillow turns TIFFs by itself
             return 1
         try:
             value = self._pillow.getexif().get(_ORIENTATION_TAG, 1)
@@ -143,8 +149,8 @@ class EncodedImage:
         They may lie in memory that this thread's next region overwrites.
 
         enough: (width, height) that suffice; a JPEG is then decoded at a half, quarter or eighth of its size, if the
-        region stays at least as large as that. Rows below the region are not decoded, nor checked for damage.
-        Raises BadImageError if the data are damaged or incomplete.
+        region stays at least as large as that. Of an image that is known to be `intact`, rows below the region are not
+        decoded. Raises BadImageError if the data are damaged or incomplete.
         """
         left, top, right, bottom = box
         if not self._jpeg:
@@ -157,7 +163,7 @@ class EncodedImage:
         data: bytes | bytearray = self._data
         # One block of at most 16 rows more: smoothing between blocks looks at the next one's.
         rows = (bottom // 16 + 2) * 16
-        if self._turn == 1 and rows < height and self._header.height_at:
+        if self.intact and self._turn == 1 and rows < height and self._header.height_at:
             data, height = _declare_rows(self._data, self._header.height_at, rows), rows
         pixels = self._decode_jpeg(data, width, height, factor, _scratch)
         if self._turn > 1:
@@ -166,6 +172,14 @@ class EncodedImage:
             return pixels[top:bottom, left:right]
         left, top = left // factor, top // factor
         return pixels[top : top + (box[3] - box[1]) // factor, left : left + (box[2] - box[0]) // factor]
+
+    def _jpeg_size(self) -> tuple[int, int] | None:
+        """(width, height) of a JPEG that libjpeg turns into RGB; None of CMYK."""
+        try:
+            height, width, color, _ = simplejpeg.decode_jpeg_header(self._data)
+        except ValueError as error:
+            raise BadImageError(self.name, str(error)) from error
+        return None if color in ("CMYK", "YCCK") else (width, height)
 
     @property
     def _turn(self) -> int:
@@ -182,6 +196,8 @@ class EncodedImage:
         if self._pillow.mode in _DEEP_MODES:
             raise BadImageError(self.name, f"more than 8 bits a channel, mode {self._pillow.mode}")
         try:
+            if self._pillow.format == "JPEG":  # of CMYK; Pillow would not tell of damage
+                simplejpeg.decode_jpeg(self._data, "CMYK")
             return np.array(self._pillow.convert("RGB"))
         except Exception as error:
             raise BadImageError(self.name, _reason(error)) from error
@@ -200,7 +216,9 @@ class EncodedImage:
         try:
             simplejpeg.decode_jpeg(data, min_height=height, min_width=width, buffer=pixels)
         except ValueError as error:  # raised after all is decoded; it tells the first warning
-            if not _HARMLESS.search(str(error)):
+            left_over = _LEFT_OVER.search(str(error))
+            expected = len(data) if data is not self._data else _PADDING
+            if left_over is None or int(left_over[1]) > expected:
                 raise BadImageError(self.name, str(error)) from error
         return pixels
 
@@ -214,17 +232,6 @@ def _scratch(shape: tuple[int, int, int]) -> np.ndarray:
     return memory[:size].reshape(shape)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of a JPEG that libjpeg turns into RGB; None for CMYK and all that is no JPEG."""
-    if data[:2] != b"\xff\xd8":
-        return None
-    try:
-        height, width, color, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    return None if "CM" in color.upper() or "CK" in color.upper() else (width, height)
-
-
 def _declare_rows(data: bytes, height_at: int, rows: int) -> bytearray:
     """The JPEG saying that it has only `rows` rows, behind which libjpeg then stops."""
     changed = bytearray(data)
@@ -233,7 +240,7 @@ def _declare_rows(data: bytes, height_at: int, rows: int) -> bytearray:
 
 
 class _Header(NamedTuple):
-    """height_at: where a JPEG's height stands; 0 if it is not baseline, has restart markers or cannot be followed."""
+    """height_at: where a JPEG's height stands; 0 if it is not baseline in one scan, has restart markers or is odd."""
 
     height_at: int
     has_exif: bool
@@ -244,7 +251,8 @@ def _read_header(data: bytes) -> _Header:
     while position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == _START_OF_SCAN:
-            return _Header(height_at, has_exif)
+            one_scan = height_at and data[position + 4] == data[height_at + 4]  # has all of the frame's components
+            return _Header(height_at if one_scan else 0, has_exif)
         if marker == _BASELINE_FRAME:
             height_at = position + 5
         elif marker == _APP1:

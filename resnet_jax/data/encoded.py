@@ -12,12 +12,12 @@ from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.draws import Draws
-from resnet_jax.data.source import Examples, Keys, Transform
+from resnet_jax.data.source import Examples, Keys, Transform, digest_of
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms import Preprocess, TenCrop
 from resnet_jax.errors import UserError
 
-NO_GOOD_IMAGE = UserError("not one image of the data set can be read")
+NO_GOOD_IMAGE = "not one image of the data set can be read"
 
 
 class EncodedImages(Protocol):
@@ -34,6 +34,9 @@ class EncodedImages(Protocol):
 
     def name(self, index: int) -> str:
         """What messages call it."""
+
+    def digest(self) -> str:
+        """What tells these images from others: a hash of their names and labels, as far as these are known."""
 
 
 @dataclass
@@ -92,6 +95,10 @@ class EncodedSource:
     transform: Transform | None = None
     upright: bool = False
     relabel: np.ndarray | None = None
+    intact: np.ndarray = field(init=False, repr=False)  # of `encoded`: which have been decoded as a whole
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "intact", np.zeros(len(self.encoded), bool))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -111,7 +118,7 @@ class EncodedSource:
                 return self._decode(position, None)[0].shape
             except BadImageError as error:
                 self.bad_images.take(error)
-        raise NO_GOOD_IMAGE
+        raise UserError(NO_GOOD_IMAGE)
 
     def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
         """As `Source.read`.
@@ -140,6 +147,10 @@ class EncodedSource:
         """As `Source.transformed`."""
         return replace(self, transform=transform)
 
+    def digest(self) -> str:
+        """As `Source.digest`."""
+        return digest_of(self.encoded.digest(), *self.class_names, self.indices.tobytes())
+
     def name(self, position: int) -> str:
         """What messages call the image."""
         return self.encoded.name(int(self.indices[position]))
@@ -157,7 +168,7 @@ class EncodedSource:
                 return
             image, examples.label[i] = made
             if image.shape != shape:
-                raise self._other_size(int(positions[i]), image.shape)
+                raise self._other_size(int(positions[i]), image.shape, shape)
             examples.image[i], examples.valid[i] = image, True
 
         self.threads.for_each(fill, count)
@@ -178,21 +189,24 @@ class EncodedSource:
                 return self._decode((position + following) % len(self), draws)
             except BadImageError as error:
                 self.bad_images.take(error)
-        raise NO_GOOD_IMAGE
+        raise UserError(NO_GOOD_IMAGE)
 
     def _decode(self, position: int, draws: Draws | None) -> tuple[np.ndarray, int]:
-        data, label = self.encoded.read(int(self.indices[position]))
+        index = int(self.indices[position])
+        data, label = self.encoded.read(index)
         image = EncodedImage(data, lambda: self.name(position), upright=self.upright)
+        image.intact = bool(self.intact[index])
         if not self.upright and image.orientation != 1:
             self.bad_images.tell_rotation(image.name)
         if draws is not None and self.transform is not None:
             pixels = self.transform(image, draws)
         else:
             pixels = self.preprocess.pixels(Image.fromarray(image.pixels()))
+        self.intact[index] = True
         return pixels, label if self.relabel is None else int(self.relabel[label])
 
-    def _other_size(self, position: int, shape: tuple[int, ...]) -> UserError:
-        (height, width, _), (first_height, first_width, _) = shape, self.image_shape
+    def _other_size(self, position: int, shape: tuple[int, ...], expected: tuple[int, ...]) -> UserError:
+        (height, width), (first_height, first_width) = shape[:2], expected[:2]
         return UserError(
             f"{self.name(position)} has {width}x{height} pixels and {self.name(0)} {first_width}x{first_height}: "
             "images of different sizes need a crop"

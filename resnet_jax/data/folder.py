@@ -1,7 +1,7 @@
 """Image files in class folders, on disk or in tars that hold such folders: listed at once, read when asked for."""
 
+import hashlib
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.decoding import BadImageError
+from resnet_jax.data.tars import list_tar
 from resnet_jax.errors import UserError, suggestion
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
@@ -50,8 +51,10 @@ class FolderImages:
             path = self.paths[index] if tar < 0 else self.tars[tar]  # "" where the root is the tar
             with open(f"{self.root}/{path}" if path else self.root, "rb", buffering=0) as file:
                 data = file.read() if tar < 0 else os.pread(file.fileno(), self.size[index], self.offset[index])
-        except OSError as error:
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise BadImageError(self.name(index), error.strerror or str(error)) from error
+        except OSError as error:  # the disk's or the network's fault: to leave the image out would change the run
+            raise UserError(f"{self.name(index)} cannot be read: {error.strerror}") from error
         if tar >= 0 and len(data) < self.size[index]:
             raise BadImageError(self.name(index), "its tar ends before it does")
         return data, int(self.labels[index])
@@ -60,6 +63,13 @@ class FolderImages:
         """The image's path, through its tar if it lies in one."""
         tar = self.tar_index[index]
         return str(self.root / (self.tars[tar] if tar >= 0 else "") / self.paths[index])
+
+    def digest(self) -> str:
+        """A hash of the images' paths and labels."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for path in self.paths:
+            digest.update(path.encode(errors="surrogateescape") + b"\0")
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +97,33 @@ class FolderTree:
 
     @cached_property
     def splits(self) -> dict[str, str]:
-        """The folders of "train", "validation" and "test"; empty if the root itself holds the classes."""
-        inner = {file.path.partition("/")[0] for file in self.files if file.path.count("/") >= 2}
+        """The folders of "train", "validation" and "test"; empty if the root itself holds the classes.
+
+        Raises UserError (a ValueError) if that is not clear: other folders of images beside train/, two names of one
+        split, a val/ without class folders.
+        """
         outer = {file.path.partition("/")[0] for file in self.files if "/" in file.path}
-        found = {split: [name for name in names if name in inner] for split, names in SPLIT_FOLDERS.items()}
-        known = [name for names in SPLIT_FOLDERS.values() for name in names]
-        return {split: names[0] for split, names in found.items() if names} if outer <= {*known} else {}
+        inner = {file.path.partition("/")[0] for file in self.files if file.path.count("/") >= 2}
+        known = {name: split for split, names in SPLIT_FOLDERS.items() for name in names}
+        found: dict[str, str] = {}
+        for name in sorted(inner):
+            split = known.get(name.lower())
+            if split in found:
+                raise UserError(f"{self.root} has both {found[split]}/ and {name}/: keep one of them")
+            if split is not None:
+                found[split] = name
+        if not found:
+            return {}
+        for name in sorted({path.partition("/")[0] for path in self.folders} - {*found.values()}):
+            split = known.get(name.lower())
+            if split == "test" and name not in inner:
+                continue  # test images without labels, as competitions have them
+            if split is not None:
+                raise UserError(f"{self.root / name} holds no images in class folders: add some or remove the folder")
+            if name in outer:
+                beside = ", ".join(f"{other}/" for other in found.values())
+                raise UserError(f"{self.root} holds images in {name}/ beside {beside}: move them away")
+        return {split: found[split] for split in SPLIT_FOLDERS if split in found}
 
     def images(self, split: str | None = None, *, class_names: tuple[str, ...] | None = None) -> FolderImages:
         """The images `<class>/…/<image>` of a split, or of the root; classes and files in the order of their names.
@@ -137,63 +168,65 @@ def scan_folder(root: Path) -> FolderTree:
     """The image files under `root`, a folder or a tar; nothing is decoded.
 
     A tar stands for what is in it, where it lies: root/train/00.tar that holds cat/1.jpg is as good as
-    root/train/cat/1.jpg, and so is root/train-00.tar. Raises UserError (a ValueError) for what cannot be read.
+    root/train/cat/1.jpg, and so is root/train-00.tar. Raises UserError (a ValueError) for what cannot be read, and for
+    an image that is there twice, in a tar and beside it.
     """
-    files: list[StoredFile] = []
+    files: dict[str, StoredFile] = {}
     folders: set[str] = set()
     tars: list[str] = []
-    if root.suffix == ".tar" and root.is_file():
-        _add_tar(root, "", 0, files, folders)
-        return FolderTree(root, files, folders, ("",))
+
+    def add(file: StoredFile) -> None:
+        if file.path in files:
+            raise UserError(f"{root / file.path} is there twice, in a tar and beside it: remove one of them")
+        files[file.path] = file
+
+    def add_tar(tar: Path, folder: str) -> None:
+        for member in list_tar(tar):
+            inside = not folder or member.path.split("/")[0] == folder  # as in train.tar, which holds train/
+            path = member.path if inside else f"{folder}/{member.path}"
+            above = path.split("/")[: None if member.is_folder else -1]
+            folders.update("/".join(above[: i + 1]) for i in range(len(above)))
+            if not member.is_folder and path.lower().endswith(EXTENSIONS):
+                add(StoredFile(path, member.path, len(tars), member.offset, member.size))
+
+    if root.suffix.lower() == ".tar" and root.is_file():
+        add_tar(root, "")
+        return FolderTree(root, list(files.values()), folders, ("",))
     for path in _walk(root, "", folders, {os.path.realpath(root)}):
         suffix = os.path.splitext(path)[1].lower()
         if suffix == ".tar":
             folder, _, name = path.rpartition("/")
-            _add_tar(root / path, folder or _split_of(name), len(tars), files, folders)
+            add_tar(root / path, folder or _split_of(name))
             tars.append(path)
         elif suffix in EXTENSIONS:
-            files.append(StoredFile(path, path))
-    return FolderTree(root, files, folders, tuple(tars))
+            add(StoredFile(path, path))
+    return FolderTree(root, list(files.values()), folders, tuple(tars))
 
 
 def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterator[str]:
     """The files under root/folder, relative to the root; their folders are added to `folders`."""
     try:
         with os.scandir(root / folder) as entries:
-            found = sorted((e.name, e.is_dir()) for e in entries if not e.name.startswith("."))
+            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise UserError(f"{root / folder} cannot be read as a folder of images: {error.strerror}") from error
-    for name, is_folder in found:
-        path = f"{folder}/{name}" if folder else name
-        if not is_folder:
-            # A link that leads nowhere is listed too: reading it tells, leaving it out would change the result.
+    for entry in found:
+        path = f"{folder}/{entry.name}" if folder else entry.name
+        # A link that leads nowhere is listed too: reading it tells, leaving it out would change the result.
+        if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
             yield path
+        elif not entry.is_dir():
+            raise UserError(f"{root / path} is neither a file nor a folder: remove it")
         elif (real := os.path.realpath(root / path)) not in seen:  # links may lead in circles
             folders.add(path)
             yield from _walk(root, path, folders, seen | {real})
-
-
-def _add_tar(tar: Path, folder: str, index: int, files: list[StoredFile], folders: set[str]) -> None:
-    try:
-        with tarfile.open(tar, "r:") as members:
-            for member in members:
-                parts = [part for part in member.name.split("/") if part not in ("", ".")]
-                if any(part.startswith(".") for part in parts):
-                    continue
-                path = "/".join(([folder] if folder else []) + parts)
-                above = path.split("/")[: None if member.isdir() else -1]
-                folders.update("/".join(above[: i + 1]) for i in range(len(above)))
-                if member.isfile() and path.lower().endswith(EXTENSIONS):
-                    files.append(StoredFile(path, member.name, index, member.offset_data, member.size))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise UserError(f"{tar} cannot be read as a tar ({error}): it must be whole and not compressed") from error
 
 
 def _split_of(name: str) -> str:
     """The split's folder that a tar beside the split's folders stands for, by its name; empty if none."""
     word = next((i for i, letter in enumerate(name) if not letter.isalpha()), len(name))
     known = [folder for folders in SPLIT_FOLDERS.values() for folder in folders]
-    return name[:word] if name[:word] in known else ""
+    return name[:word] if name[:word].lower() in known else ""
 
 
 def _positions(root: Path, names: tuple[str, ...], class_names: tuple[str, ...] | None) -> list[int]:

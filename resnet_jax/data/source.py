@@ -1,5 +1,6 @@
 """Labelled images by index, as batches are drawn from them: what any source does, and images in memory."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol, Self
@@ -66,6 +67,9 @@ class Source(Protocol):
     def transformed(self, transform: Transform | None) -> Self:
         """The same images, transformed so in training."""
 
+    def digest(self) -> str:
+        """A hash that tells these images, their classes and their order from others."""
+
 
 @dataclass(frozen=True)
 class ArraySource:
@@ -118,5 +122,18 @@ class ArraySource:
         """As `Source.transformed`."""
         return replace(self, transform=transform)
 
+    def digest(self) -> str:
+        """As `Source.digest`."""
+        return digest_of(*self.class_names, self.labels.tobytes(), self.images[:: max(1, len(self) // 100)].tobytes())
+
     def _prepare(self, image: np.ndarray) -> np.ndarray:
         return image if self.preprocess is None else self.preprocess.pixels(Image.fromarray(image))
+
+
+def digest_of(*parts: str | bytes) -> str:
+    """SHA-256 of `parts`, each marked off from the next."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()

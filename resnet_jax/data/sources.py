@@ -115,7 +115,7 @@ def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
     try:
         return tuple(split for split in SPLITS if split in tfds.split_names(name, data_dir))
     except UnknownSetError as error:
-        near = suggestion(name, ("digits", "folder", *set_names()))
+        near = suggestion(name.lower(), ("digits", "folder", *set_names()))
         raise UserError(f"dataset={name!r} must be one of digits, folder and the sets of TFDS{near}") from error
 
 
@@ -124,7 +124,7 @@ def load_source(name: str, split: str, reading: Reading | None = None) -> Source
     reading = reading or Reading()
     if name == "digits":
         choose("split", split, split_names(name))
-        source = load_digits(split)
+        source = replace(load_digits(split), threads=reading.threads)
     elif name == "folder":
         tree = _scan(reading)
         choose("split", split, tree.splits)

@@ -69,6 +69,10 @@ class TfdsRecords:
         except RuntimeError:
             return f"{self.title}[{index}]"
 
+    def digest(self) -> str:
+        """The title and the number of records, which TFDS's versions keep."""
+        return f"{self.title} {len(self)}"
+
     def _image_and_label(self, index: int, example: bytes) -> tuple[bytes, int]:
         features = _features(example)
         image, label = features["image"].bytes_list.value[0], features["label"].int64_list.value[0]

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
+from resnet_jax.errors import UserError
 from resnet_jax.training.mesh import shard_batch
 
 Sums = Mapping[str, jax.Array]
@@ -43,4 +44,6 @@ def evaluate(
     if previous is not None:
         add(previous)
     count = int(totals["count"])
+    if not count:
+        raise UserError("not one image of the evaluation can be read")
     return {"loss": totals["loss_sum"] / count, "accuracy": totals["correct"] / count, "count": count}

@@ -65,11 +65,12 @@ def load_images(config: ConfigDict) -> Splits:
 
     Raises UserError (a ValueError) for a config that does not fit the data set.
     """
-    transform = make_transform(config)
+    make_transform(config)  # its own errors, before a data set is prepared for hours
     splits = load_splits(config.dataset, make_reading(config), config.validation_fraction)
     _check_classes(config, splits.train)
     check_options(config, splits.train)
-    return replace(splits, train=splits.train.transformed(transform))
+    whole = encoded_preprocess(config) if isinstance(splits.train, EncodedSource) else None
+    return replace(splits, train=splits.train.transformed(make_transform(config, whole)))
 
 
 def load_judging_images(config: ConfigDict, reading: Reading) -> tuple[Source, str]:
@@ -97,27 +98,40 @@ def _check_classes(config: ConfigDict, source: Source) -> None:
         )
 
 
-def make_transform(config: ConfigDict) -> TrainingTransform | None:
-    """What the host does to a training image; None if it does what evaluation does."""
+def make_transform(config: ConfigDict, otherwise: Preprocess | None = None) -> TrainingTransform | None:
+    """What the host does to a training image; None if nothing beyond what evaluation does.
+
+    otherwise: how an image is cropped if not at random. Raises UserError (a ValueError) for options out of range.
+    """
     options = config.augment
-    operations: list[Operation] = []
-    if any(options.color_jitter):
-        operations.append(ColorJitter(*options.color_jitter))
-    if options.policy != "none":
-        choose("config.augment.policy", options.policy, ("none", *POLICIES))
-        arguments: dict[str, Any] = {}
-        if options.policy == "randaugment":
-            arguments = {"num_ops": options.policy_num_ops, "magnitude": int(options.policy_magnitude)}
-        elif options.policy == "randaugment_increasing":
-            arguments = {"num_ops": options.policy_num_ops, "magnitude": options.policy_magnitude}
-        operations.append(POLICIES[options.policy](**arguments))
-    crop = None
-    if options.random_resized_crop:
+    try:
+        operations = _make_operations(options)
         size = options.crop_size or config.image_size or IMAGE_SIZE
         crop = RandomResizedCrop(
             size, options.crop_scale, options.crop_ratio, options.resampler, config.interpolation, options.antialias
         )
-    return TrainingTransform(crop, tuple(operations)) if crop or operations else None
+    except UserError as error:
+        raise UserError(f"config.augment: {error}") from error
+    if options.random_resized_crop:
+        return TrainingTransform(crop, operations)
+    return TrainingTransform(otherwise, operations) if operations else None
+
+
+def _make_operations(options: ConfigDict) -> tuple[Operation, ...]:
+    operations: list[Operation] = []
+    if any(options.color_jitter):
+        operations.append(ColorJitter(*options.color_jitter))
+    choose("policy", options.policy, ("none", *POLICIES))
+    if options.policy in ("randaugment", "randaugment_increasing"):
+        magnitude = options.policy_magnitude
+        if options.policy == "randaugment":
+            if magnitude % 1:
+                raise UserError(f"policy_magnitude={magnitude} must be a whole number for randaugment")
+            magnitude = int(magnitude)
+        operations.append(POLICIES[options.policy](num_ops=options.policy_num_ops, magnitude=magnitude))
+    elif options.policy != "none":
+        operations.append(POLICIES[options.policy]())
+    return tuple(operations)
 
 
 def check_options(config: ConfigDict, train: Source) -> None:
@@ -129,10 +143,22 @@ def check_options(config: ConfigDict, train: Source) -> None:
         raise UserError(f"config.augment.crop_size={options.crop_size} needs config.augment.random_resized_crop=True")
     if options.crop_padding_mode == "reflect" and options.crop_padding >= side:
         raise UserError(f"config.augment.crop_padding={options.crop_padding} must be less than the image size, {side}")
-    if config.normalize == "pixel" and not isinstance(train, ArraySource):
+    if options.cutout_size > side:
+        raise UserError(f"config.augment.cutout_size={options.cutout_size} must be at most the image size, {side}")
+    if config.repeated_augmentation > config.batch_size:
+        raise UserError(
+            f"config.repeated_augmentation={config.repeated_augmentation} must be at most the batch size, "
+            f"{config.batch_size}"
+        )
+    if not isinstance(train, EncodedSource):
+        if config.resize:
+            raise UserError(f"config.resize={config.resize} must be 0: the images of {config.dataset} are in memory")
+        return
+    if config.normalize == "pixel":
         raise UserError("config.normalize='pixel' needs a set of small images of one size: use 'channel'")
-    if config.resize and not isinstance(train, EncodedSource):
-        raise UserError(f"config.resize={config.resize} must be 0: the images of {config.dataset} are in memory")
+    crop = config.image_size or IMAGE_SIZE
+    if config.resize and config.resize < crop:
+        raise UserError(f"config.resize={config.resize} must be at least the crop, {crop}")
 
 
 def make_normalization(config: ConfigDict, train: Source) -> Normalization:

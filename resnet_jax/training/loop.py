@@ -119,6 +119,7 @@ def _run(
                 "preprocess": experiment.preprocess.to_json() if experiment.preprocess else None,
                 "class_names": list(experiment.class_names),
                 "num_train": len(experiment.batches.source),
+                "train_digest": experiment.batches.source.digest(),
                 **more,
             }
             checkpoints.save(state, position, replace=replace)
@@ -204,13 +205,13 @@ class Cadence:
 
 
 def _check_images(experiment: Experiment, position: dict[str, Any], workdir: Path) -> None:
-    """Raise UserError unless the training images are as many, of the same classes, as when the run began."""
-    num_train, num_before = len(experiment.batches.source), position["num_train"]
-    if num_train != num_before or list(experiment.class_names) != position["class_names"]:
+    """Raise UserError unless the training images are those with which the run began."""
+    source = experiment.batches.source
+    if source.digest() != position["train_digest"]:
         raise UserError(
-            f"the run in {workdir} began with {num_before} training images of {len(position['class_names'])} classes, "
-            f"and now there are {num_train} of {len(experiment.class_names)}: bring the images back as they were, or "
-            "choose another --workdir"
+            f"the run in {workdir} began with other training images, {position['num_train']} of "
+            f"{len(position['class_names'])} classes; now there are {len(source)} of {source.num_classes}: bring them "
+            "back as they were, or choose another --workdir"
         )
 
 
