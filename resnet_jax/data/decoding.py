@@ -7,16 +7,16 @@ Pillow and OpenCV it tells of damaged data. All else, CMYK included, is Pillow's
 import io
 import math
 import re
-import struct
 import threading
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from resnet_jax.data.jpeg_header import JpegHeader, declare_rows, read_jpeg_header
 from resnet_jax.errors import UserError
 
 # Left, top, right, bottom in pixels, the last two not included.
@@ -36,9 +36,6 @@ _UPRIGHT = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: np.rot90(pixels),
 }
-# JPEG's markers: quantisation and Huffman tables, comments and applications' data may stand before the scan.
-_BASELINE_FRAME, _START_OF_SCAN, _APP1 = 0xC0, 0xDA, 0xE1
-_OTHER_SEGMENTS = (0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0))
 _thread = threading.local()
 # What libjpeg says of bytes behind the data that it wanted: padding, if they are few; after damage they are many.
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
@@ -102,11 +99,11 @@ class EncodedImage:
         self._data, self._name, self._upright, self.intact = data, name, upright, False
         if not data:
             raise BadImageError(self.name, "it is empty")
-        self._jpeg, self._header = None, _Header(0, True)
+        self._jpeg, self._header = None, JpegHeader(0, True)
         if data[:2] == b"\xff\xd8":
             if data[6:11] == b"JFIF\0" and data[11] != 1:  # an odd version, of which libjpeg would warn alone
                 self._data = data[:11] + b"\1" + data[12:]
-            self._jpeg, self._header = self._jpeg_size(), _read_header(self._data)
+            self._jpeg, self._header = self._jpeg_size(), read_jpeg_header(self._data)
         width, height = self._jpeg or self._pillow.size
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and width * height > limit:
@@ -164,7 +161,7 @@ class EncodedImage:
         # One block of at most 16 rows more: smoothing between blocks looks at the next one's.
         rows = (bottom // 16 + 2) * 16
         if self.intact and self._turn == 1 and rows < height and self._header.height_at:
-            data, height = _declare_rows(self._data, self._header.height_at, rows), rows
+            data, height = declare_rows(self._data, self._header.height_at, rows), rows
         pixels = self._decode_jpeg(data, width, height, factor, _scratch)
         if self._turn > 1:
             pixels = _UPRIGHT[self._turn](pixels)
@@ -230,37 +227,6 @@ def _scratch(shape: tuple[int, int, int]) -> np.ndarray:
     if memory is None or memory.size < size:
         memory = _thread.memory = np.empty(size, np.uint8)
     return memory[:size].reshape(shape)
-
-
-def _declare_rows(data: bytes, height_at: int, rows: int) -> bytearray:
-    """The JPEG saying that it has only `rows` rows, behind which libjpeg then stops."""
-    changed = bytearray(data)
-    struct.pack_into(">H", changed, height_at, rows)
-    return changed
-
-
-class _Header(NamedTuple):
-    """height_at: where a JPEG's height stands; 0 if it is not baseline in one scan, has restart markers or is odd."""
-
-    height_at: int
-    has_exif: bool
-
-
-def _read_header(data: bytes) -> _Header:
-    position, height_at, has_exif = 2, 0, False
-    while position + 9 < len(data) and data[position] == 0xFF:
-        marker = data[position + 1]
-        if marker == _START_OF_SCAN:
-            one_scan = height_at and data[position + 4] == data[height_at + 4]  # has all of the frame's components
-            return _Header(height_at if one_scan else 0, has_exif)
-        if marker == _BASELINE_FRAME:
-            height_at = position + 5
-        elif marker == _APP1:
-            has_exif = has_exif or data[position + 4 : position + 8] == b"Exif"
-        elif marker not in _OTHER_SEGMENTS:
-            break
-        position += 2 + (data[position + 2] << 8 | data[position + 3])
-    return _Header(0, has_exif or b"Exif" in data[: 2**16])
 
 
 def _reason(error: Exception) -> str:

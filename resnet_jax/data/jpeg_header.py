@@ -1,0 +1,40 @@
+"""What a JPEG's header tells, and a copy of it that stops early."""
+
+import struct
+from typing import NamedTuple
+
+# JPEG's markers: quantisation and Huffman tables, comments and applications' data may stand before the scan.
+_BASELINE_FRAME, _START_OF_SCAN, _APP1 = 0xC0, 0xDA, 0xE1
+_OTHER_SEGMENTS = (0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0))
+
+
+def declare_rows(data: bytes, height_at: int, rows: int) -> bytearray:
+    """The JPEG saying that it has only `rows` rows, behind which libjpeg then stops."""
+    changed = bytearray(data)
+    struct.pack_into(">H", changed, height_at, rows)
+    return changed
+
+
+class JpegHeader(NamedTuple):
+    """height_at: where a JPEG's height stands; 0 if it is not baseline in one scan, has restart markers or is odd."""
+
+    height_at: int
+    has_exif: bool
+
+
+def read_jpeg_header(data: bytes) -> JpegHeader:
+    """What a JPEG says before its first scan."""
+    position, height_at, has_exif = 2, 0, False
+    while position + 9 < len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == _START_OF_SCAN:
+            one_scan = height_at and data[position + 4] == data[height_at + 4]  # has all of the frame's components
+            return JpegHeader(height_at if one_scan else 0, has_exif)
+        if marker == _BASELINE_FRAME:
+            height_at = position + 5
+        elif marker == _APP1:
+            has_exif = has_exif or data[position + 4 : position + 8] == b"Exif"
+        elif marker not in _OTHER_SEGMENTS:
+            break
+        position += 2 + (data[position + 2] << 8 | data[position + 3])
+    return JpegHeader(0, has_exif or b"Exif" in data[: 2**16])
