@@ -195,3 +195,20 @@ def test_validation_images_that_are_all_bad_are_one_line(pets, tmp_path, capsys)
     words = ["--config.num_epochs=1", "--config.max_bad_images=10"]
     assert train(tmp_path / "pets", tmp_path / "run", *words) == 2
     assert capsys.readouterr().err.strip().splitlines()[-1] == "error: not one image of the evaluation can be read"
+
+
+def test_run_is_evaluated_on_the_validation_images_that_are_all_a_folder_has(pets, unbroken, tmp_path, capsys):
+    shutil.copytree(pets, tmp_path / "pets/val")
+    assert main(["evaluate", "--workdir", str(unbroken[0]), "--data_dir", str(tmp_path / "pets"), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["data"], result["count"]) == ("folder:validation", 40)
+
+
+def test_evaluation_may_be_bicubic_where_no_random_crop_is(pets, tmp_path):
+    words = [
+        "--config.augment.random_resized_crop=0",
+        "--config.interpolation=bicubic",
+        "--to",
+        str(tmp_path / "b.png"),
+    ]
+    assert main(["preview", *WORDS, f"--config.data_dir={pets}", *words]) == 0

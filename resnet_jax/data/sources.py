@@ -128,7 +128,8 @@ def load_source(name: str, split: str, reading: Reading | None = None) -> Source
     elif name == "folder":
         tree = _scan(reading)
         choose("split", split, tree.splits)
-        return reading.source(tree.images(split, class_names=tree.images("train").class_names))
+        names = tree.images("train").class_names if "train" in tree.splits else None
+        return reading.source(tree.images(split, class_names=names))
     else:
         records = tfds.open_records(name, split, reading.data_dir)
         shape = records.fixed_shape

@@ -1,5 +1,6 @@
 """What a config says of images: which, how they are read, and what happens to them before the network sees them."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.policies import POLICIES, ColorJitter
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import Reading, Splits, load_source, load_splits, split_names
+from resnet_jax.data.tfds import NoLabelsError
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.training_transform import Operation, RandomResizedCrop, TrainingTransform
 from resnet_jax.data.transforms import Preprocess
@@ -79,11 +81,17 @@ def load_judging_images(config: ConfigDict, reading: Reading) -> tuple[Source, s
     Raises UserError (a ValueError) if the data set has neither.
     """
     names = split_names(config.dataset, config.data_dir)
-    split = "test" if "test" in names else "validation"
+    source: Source | None = None
+    split = "test"
     if split in names:
-        source: Source | None = load_source(config.dataset, split, reading)
-    else:
-        source = load_splits(config.dataset, reading, config.validation_fraction).validation
+        with contextlib.suppress(NoLabelsError):
+            source = load_source(config.dataset, split, reading)
+    if source is None:
+        split = "validation"
+        if split in names:
+            source = load_source(config.dataset, split, reading)
+        else:
+            source = load_splits(config.dataset, reading, config.validation_fraction).validation
     if source is None:
         raise UserError(f"{config.dataset} has neither test nor validation images: name some with --data")
     _check_classes(config, source)
@@ -107,8 +115,9 @@ def make_transform(config: ConfigDict, otherwise: Preprocess | None = None) -> T
     try:
         operations = _make_operations(options)
         size = options.crop_size or config.image_size or IMAGE_SIZE
+        interpolation = config.interpolation if options.random_resized_crop else "bilinear"
         crop = RandomResizedCrop(
-            size, options.crop_scale, options.crop_ratio, options.resampler, config.interpolation, options.antialias
+            size, options.crop_scale, options.crop_ratio, options.resampler, interpolation, options.antialias
         )
     except UserError as error:
         raise UserError(f"config.augment: {error}") from error
