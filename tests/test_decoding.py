@@ -238,3 +238,9 @@ def test_every_jpeg_of_the_sample_has_pillows_pixels():
         width, height = image.size
         box = (width // 3, height // 4, 2 * width // 3, 2 * height // 3)
         np.testing.assert_array_equal(image.region(box), reference[box[1] : box[3], box[0] : box[2]])
+
+
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_golden_photos_have_pillows_pixels(name):
+    data = (GOLDEN / name).read_bytes()
+    np.testing.assert_array_equal(EncodedImage(data, name).pixels(), pillow_pixels(data))
