@@ -179,10 +179,7 @@ def open_images(data: str, class_names: tuple[str, ...], num_classes: int, readi
         source = load_source(name, split, reading)
         if class_names and source.num_classes <= len(class_names):
             source = _labelled_as(source, class_names, data)
-        whole = isinstance(reading.preprocess, Preprocess) and reading.preprocess == replace(
-            AS_THEY_ARE, mean=reading.preprocess.mean, std=reading.preprocess.std
-        )
-        if isinstance(source, ArraySource) and not whole:
+        if isinstance(source, ArraySource) and reading.preprocess.changes_pixels:
             source = replace(source, preprocess=reading.preprocess)
     elif folder.exists():
         source = reading.source(scan_folder(folder).images(class_names=_stored_names(folder, class_names)))

@@ -45,6 +45,11 @@ class Preprocess:
         """The shape of what `pixels` gives; None if nothing is cropped: it depends on the image."""
         return None if self.crop is None else (self.crop, self.crop, 3)
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether `pixels` gives anything but the image as it is."""
+        return self.resize is not None or self.crop is not None
+
     def pixels(self, image: Image.Image) -> np.ndarray:
         """`image` resized and cropped, as RGB: (crop, crop, 3) uint8, or the whole (H, W, 3) if crop is None.
 
@@ -94,6 +99,11 @@ class TenCrop:
     def __post_init__(self) -> None:
         if self.preprocess.crop is None:
             raise UserError("ten crops need a crop smaller than the images: these are taken whole")
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Always: one image becomes ten."""
+        return True
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -144,8 +144,8 @@ def _run(
         interruption.at_once = False  # from here on there is something to save
         try:
             do_what_is_due()  # a run killed between a checkpoint and what was due after it
-            make_batch = lambda step: shard_batch(experiment.batches[step], mesh)  # noqa: E731
-            with closing(prefetch(make_batch, range(step, num_steps))) as batches:
+            remaining = range(step, num_steps)
+            with closing(prefetch(lambda k: shard_batch(experiment.batches[k], mesh), remaining)) as batches:
                 for batch in batches:
                     state, metrics = train_fn(state, batch)
                     step += 1
