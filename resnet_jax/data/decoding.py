@@ -96,7 +96,7 @@ class EncodedImage:
 
         Raises BadImageError if the data are no image.
         """
-        self._data, self._name, self._upright, self.intact = data, name, upright, False
+        self._data, self._name, self.intact = data, name, False
         if not data:
             raise BadImageError(self.name, "it is empty")
         self._jpeg, self._header = None, JpegHeader(0, True)
@@ -108,6 +108,8 @@ class EncodedImage:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and width * height > limit:
             raise BadImageError(self.name, f"Image size ({width * height} pixels) exceeds limit of {limit} pixels")
+        self.orientation = self._read_orientation()  # EXIF's, from 1 (upright) to 8
+        self._turn = self.orientation if upright else 1
 
     @property
     def name(self) -> str:
@@ -120,9 +122,7 @@ class EncodedImage:
         width, height = self._jpeg or self._pillow.size
         return (height, width) if self._turn >= 5 else (width, height)
 
-    @property
-    def orientation(self) -> int:
-        """EXIF's, from 1 (upright) to 8."""
+    def _read_orientation(self) -> int:
         if not self._header.has_exif or self._pillow.format == "TIFF":  # Pillow turns TIFFs by itself
             return 1
         try:
@@ -177,10 +177,6 @@ class EncodedImage:
         except ValueError as error:
             raise BadImageError(self.name, str(error)) from error
         return None if color in ("CMYK", "YCCK") else (width, height)
-
-    @property
-    def _turn(self) -> int:
-        return self.orientation if self._upright else 1
 
     @cached_property
     def _pillow(self) -> Image.Image:

@@ -1,6 +1,5 @@
 """Image files in class folders, on disk or in tars that hold such folders: listed at once, read when asked for."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.decoding import BadImageError
+from resnet_jax.data.source import digest_of
 from resnet_jax.data.tars import list_tar
 from resnet_jax.errors import UserError, suggestion
 
@@ -66,10 +66,7 @@ class FolderImages:
 
     def digest(self) -> str:
         """A hash of the images' paths and labels."""
-        digest = hashlib.sha256(self.labels.tobytes())
-        for path in self.paths:
-            digest.update(path.encode(errors="surrogateescape") + b"\0")
-        return digest.hexdigest()
+        return digest_of(self.labels.tobytes(), *self.paths)
 
 
 @dataclass(frozen=True, slots=True)

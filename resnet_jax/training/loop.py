@@ -74,10 +74,11 @@ def _run(
 ) -> RunResult:  # fmt: skip
     config, mesh, num_steps = experiment.config, experiment.mesh, experiment.num_steps
     cadence = Cadence.of(experiment)
+    train_digest = experiment.batches.source.digest()  # once: it hashes every path of a folder
     state, sums = initial_state(experiment.model, experiment.tx, config, mesh), MetricSums()
     if (saved_step := newest.newest_step()) is not None:
         position = newest.position(saved_step)
-        _check_images(experiment, position, workdir)
+        _check_images(experiment, train_digest, position, workdir)
         state = newest.restore(state, saved_step)
         sums = MetricSums(**position["since_log"])
     step = int(state.step)
@@ -119,7 +120,7 @@ def _run(
                 "preprocess": experiment.preprocess.to_json() if experiment.preprocess else None,
                 "class_names": list(experiment.class_names),
                 "num_train": len(experiment.batches.source),
-                "train_digest": experiment.batches.source.digest(),
+                "train_digest": train_digest,
                 **more,
             }
             checkpoints.save(state, position, replace=replace)
@@ -204,10 +205,10 @@ class Cadence:
         return step == self.num_steps or (every > 0 and step > 0 and step % every == 0)
 
 
-def _check_images(experiment: Experiment, position: dict[str, Any], workdir: Path) -> None:
+def _check_images(experiment: Experiment, train_digest: str, position: dict[str, Any], workdir: Path) -> None:
     """Raise UserError unless the training images are those with which the run began."""
     source = experiment.batches.source
-    if source.digest() != position["train_digest"]:
+    if train_digest != position["train_digest"]:
         raise UserError(
             f"the run in {workdir} began with other training images, {position['num_train']} of "
             f"{len(position['class_names'])} classes; now there are {len(source)} of {source.num_classes}: bring them "
