@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -20,6 +20,8 @@ from resnet_jax.errors import UserError
 
 # TensorFlow is hidden from accelerators, or it would take their memory, and kept quiet.
 PREPARE_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
+STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+REMOVAL_ATTEMPTS = 5
 
 
 def manual_dir(data_dir: str = "") -> Path:
@@ -36,6 +38,12 @@ def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = No
     Raises UserError (a ValueError) if TensorFlow or an archive is missing, an archive is damaged or the network cannot
     be reached.
     """
+    with contextlib.ExitStack() as tidying:
+        _prepare(name, data_dir, url_infos, tidying)
+
+
+def _prepare(name: str, data_dir: str, url_infos: dict[str, Any] | None, tidying: contextlib.ExitStack) -> None:
+    """`prepare`, with what must be done at its end, however it ends, left in `tidying`."""
     builder = find_builder(name, data_dir)
     if builder.is_prepared():
         return
@@ -57,15 +65,13 @@ def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = No
     tfds.disable_progress_bar()
     folder.mkdir(parents=True, exist_ok=True)
     config = tfds.download.DownloadConfig(manual_dir=folder)
-    with _locked(data_root(data_dir) / builder.name):
-        if builder.is_prepared():  # by the process that was waited for
-            return
-        _remove_leftovers(builder, folder.parent)
-        try:
-            builder.download_and_prepare(download_config=config, file_format=FILE_FORMAT)
-        except BaseException:
-            _remove_leftovers(builder, folder.parent)
-            raise
+    tidying.enter_context(_locked(data_root(data_dir) / builder.name))
+    if builder.is_prepared():  # by the process that was waited for
+        return
+    remove_leftovers = _leftovers_remover(builder, folder.parent)
+    remove_leftovers()
+    tidying.callback(remove_leftovers)
+    builder.download_and_prepare(download_config=config, file_format=FILE_FORMAT)
     if not builder.is_prepared():
         raise UserError(f"{builder.data_dir} is no prepared set, and TFDS does not replace it: delete that folder")
 
@@ -96,33 +102,39 @@ def prepare_in_subprocess(name: str, data_dir: str, builder: Any) -> None:
 
 def main() -> None:
     """The process's own part: `prepare` of its two arguments, given up when the standard input closes."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _give_up)
+    tidying = contextlib.ExitStack()
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        # Here and not by an exception, which is lost where Python or a library ignores it: in a destructor, a callback.
+        del number, frame
+        for each in STOPPING_SIGNALS:  # once is enough
+            signal.signal(each, signal.SIG_IGN)
+        tidying.close()
+        _exit(1, "interrupted")
+
+    for number in STOPPING_SIGNALS:
+        signal.signal(number, give_up)
     threading.Thread(target=_watch_parent, daemon=True).start()
     code, message = 0, ""
     try:
-        prepare(sys.argv[1], sys.argv[2])
+        with tidying:
+            _prepare(sys.argv[1], sys.argv[2], None, tidying)
     except UserError as error:
         code, message = 2, str(error)
     except Exception as error:
         code, message = 1, f"{type(error).__name__}: {one_line(error)}"
-    except SystemExit:
-        code, message = 1, "interrupted"
-    with contextlib.suppress(BrokenPipeError):  # nobody listens any more
-        print(message, file=sys.stderr, flush=True)
+    _exit(code, message)
+
+
+def _exit(code: int, message: str) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more
+        os.write(sys.stderr.fileno(), f"{message}\n".encode())  # whatever a signal has interrupted may hold the buffer
     os._exit(code)  # threads that download would be waited for
 
 
 def _watch_parent() -> None:
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _give_up(number: int, frame: FrameType | None) -> None:
-    del frame
-    for each in (signal.SIGTERM, signal.SIGINT):  # what is half-prepared is being removed: once is enough
-        signal.signal(each, signal.SIG_IGN)
-    sys.exit(128 + number)
 
 
 @contextlib.contextmanager
@@ -151,15 +163,23 @@ def _acquire(path: Path) -> TextIO:
             file.close()
 
 
-def _remove_leftovers(builder: Any, downloads: Path) -> None:
-    """Remove what TFDS leaves of this set when it is killed: half a set, half a download, half an extraction."""
+def _leftovers_remover(builder: Any, downloads: Path) -> Callable[[], None]:
+    """What removes all that TFDS leaves of this set when it is killed: half a set, half a download or extraction."""
     from tensorflow_datasets.core.download import resource
 
     folder = Path(builder.data_dir)
-    leftovers = list(folder.parent.glob(f"incomplete.??????_{folder.name}"))
+    patterns = [(folder.parent, f"incomplete.??????_{folder.name}")]
     for url, info in (builder.url_infos or {}).items():
-        leftovers += downloads.glob(f"{glob.escape(resource.get_dl_fname(url))}.tmp.*")
+        patterns.append((downloads, f"{glob.escape(resource.get_dl_fname(url))}.tmp.*"))
         for archive in filter(None, (resource.get_dl_fname(url, info.checksum), info.filename)):
-            leftovers += (downloads / "extracted").glob(f"incomplete.*_*.{glob.escape(archive)}")
-    for path in leftovers:
-        shutil.rmtree(path, ignore_errors=True)
+            patterns.append((downloads / "extracted", f"incomplete.*_*.{glob.escape(archive)}"))
+
+    def remove() -> None:
+        for _ in range(REMOVAL_ATTEMPTS):  # threads of TFDS's may still be writing there
+            leftovers = [path for where, pattern in patterns for path in where.glob(pattern)]
+            for path in leftovers:
+                shutil.rmtree(path, ignore_errors=True)
+            if not leftovers:
+                return
+
+    return remove
