@@ -15,7 +15,10 @@ def get_config() -> ConfigDict:
     config.model_args = ConfigDict()
     config.num_classes = 0  # 0: as many as the data set has
     config.dtype = "float32"  # "float32" | "bfloat16" | "float64" (with JAX_ENABLE_X64=1)
-    config.batch_norm = "global"  # "global" | "frozen"
+    # Whose statistics normalise in training: "global" the whole batch's | "local" each device's share's |
+    # "ghost:N" every N images' | "frozen" the running ones.
+    config.batch_norm = "global"
+    config.precise_bn_batches = 0  # > 0: before it is judged, a model's statistics are computed anew over so many
 
     # Data.
     config.dataset = "digits"  # "digits" | "folder" | a TFDS set with images and labels: "cifar10", "imagenet2012" …
@@ -54,18 +57,31 @@ def get_config() -> ConfigDict:
 
     # Duration. An epoch is num_train // batch_size steps; the tail of its permutation is dropped.
     config.batch_size = 128  # over all devices
+    config.accumulation_steps = 1  # > 1: a batch passes in so many parts, whose gradients are averaged
     config.num_epochs = 10
     config.num_steps = 0  # > 0: instead of num_epochs
     config.seed = 0
 
     # Optimizer.
-    config.optimizer = "sgd"
+    config.optimizer = "sgd"  # "sgd" | "lars" | "lamb"
     config.learning_rate = 0.1  # the peak that the optimizer sees
-    config.momentum = 0.9
+    config.momentum = 0.9  # of LAMB: its first
     config.nesterov = False
     config.weight_decay = 1e-4  # coupled, as in torch
     config.decay_norm_and_bias = True
+    config.decay_bias = False  # without decay_norm_and_bias: biases outside of batch norms decay all the same
+    config.l1 = 0.0  # strength of an L1 penalty on what decays
+    config.trust_coefficient = 0.001  # of LARS
+    config.clip_gradient_norm = 0.0  # > 0: gradients are scaled down to this norm
+    config.learning_rate_factors = ConfigDict()  # by layer: --config.learning_rate_factors.layer4=0.1
+    config.loss = "softmax"  # "softmax" | "sigmoid": binary cross-entropy, class by class
+    config.target_threshold = 0.0  # "sigmoid": > 0: mixed targets above it count as 1, the others as 0
     config.label_smoothing = 0.0
+
+    # Moving average of weights and statistics, evaluated beside them.
+    config.ema_decay = 0.0  # the share that stays at each of its updates; 0: none is kept
+    config.ema_every_steps = 1
+    config.ema_warmup_epochs = 0.0  # so long it is a copy of the weights
 
     # Schedule: "constant" | "step" | "cosine" | "one_cycle".
     config.schedule = "cosine"
@@ -83,8 +99,9 @@ def get_config() -> ConfigDict:
     config.eval_every_epochs = 1  # on the validation images
     config.test_every_epochs = 0  # on the test images, besides the end; 0: at the end only
     config.checkpoint_every_steps = 0  # 0: once an epoch
-    config.on_nonfinite = "stop"  # a loss or gradient that is not finite stops the run
+    config.on_nonfinite = "stop"  # a loss or gradient that is not finite: "stop" the run | "skip" the update
 
     config.lock()  # from here on an unknown field or another type is an error
     config.model_args.unlock()
+    config.learning_rate_factors.unlock()
     return config

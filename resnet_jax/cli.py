@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
                    "python -m resnet_jax evaluate --workdir runs/digits")  # fmt: skip
     evaluate.add_argument("--workdir", metavar="DIR", help="the run's folder")
     evaluate.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
+    evaluate.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
     evaluate.add_argument("--weights", metavar="PATH", help="a weights file or checkpoint directory, instead of a run")
     evaluate.add_argument("--data", metavar="DIR|tfds:NAME[:SPLIT]", help="images (default: the run's own test set)")
     evaluate.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: the run's, or ~/tensorflow_datasets)")

@@ -38,12 +38,12 @@ def run_train(arguments: argparse.Namespace) -> int:
     for record in result.records:
         final.update(record)
     rows = [(key.replace("_", " "), _number(key, final[key])) for key in RESULT_FIELDS if key in final]
-    best = max((record for record in result.records if "val_accuracy" in record),
-               key=lambda record: record["val_accuracy"], default=None)  # fmt: skip
+    judged_by = "val_ema_accuracy" if "val_ema_accuracy" in final else "val_accuracy"
+    best = max((record for record in result.records if judged_by in record),
+               key=lambda record: record[judged_by], default=None)  # fmt: skip
     if best is not None:
-        rows.append(
-            ("best val accuracy", f"{_number('val_accuracy', best['val_accuracy'])} at epoch {best['epoch']:g}")
-        )
+        name = judged_by.replace("_", " ")
+        rows.append((f"best {name}", f"{_number(judged_by, best[judged_by])} at epoch {best['epoch']:g}"))
     rows += [("parameters, sha256", result.digest), ("curves", str(workdir / "curves.png"))]
     _print_table(rows)
     return EXIT_DONE
@@ -92,8 +92,8 @@ def _tell_interruption(result: "RunResult", workdir: Path) -> int:
 
 
 RESULT_FIELDS = (
-    "step", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy",
-    "test_count",
+    "step", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_ema_loss", "val_ema_accuracy",
+    "test_loss", "test_accuracy", "test_ema_loss", "test_ema_accuracy", "test_count",
 )  # fmt: skip
 
 
@@ -140,8 +140,11 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             arguments.checkpoint or "newest",
             arguments.data_dir,
             ten_crop=arguments.ten_crop,
+            average=not arguments.no_average,
         )
         return _print_result(result, arguments.json)
+    if arguments.no_average:
+        raise UserError("--no_average belongs to --workdir")
     if arguments.checkpoint is not None:
         raise UserError("--checkpoint belongs to --workdir: give the checkpoint's own directory to --weights")
     if arguments.data is None:

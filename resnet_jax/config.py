@@ -17,7 +17,7 @@ PREFIX = "--config."
 # Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.
 ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
-OPEN_FIELDS = ("model_args",)
+OPEN_FIELDS = ("model_args", "learning_rate_factors")
 
 
 def configs_dir() -> Path:
@@ -108,7 +108,7 @@ def check_values(config: ConfigDict) -> None:
             "be positive",
             positive,
             ("batch_size", "log_every_steps", "eval_every_epochs", "decay_factor", "repeated_augmentation",
-             "augment.policy_num_ops"),
+             "augment.policy_num_ops", "accumulation_steps", "ema_every_steps", "trust_coefficient"),
         ),
         (
             "be at least 0",
@@ -117,11 +117,16 @@ def check_values(config: ConfigDict) -> None:
                 "num_classes", "image_size", "resize", "max_bad_images", "decode_threads", "augment.crop_padding",
                 "augment.crop_size", "augment.cutout_size", "augment.mixup", "augment.cutmix", "num_epochs",
                 "num_steps", "learning_rate", "weight_decay", "warmup_epochs", "warmup_steps", "warmup_start_factor",
-                "test_every_epochs", "checkpoint_every_steps",
+                "test_every_epochs", "checkpoint_every_steps", "precise_bn_batches", "l1", "clip_gradient_norm",
+                "ema_warmup_epochs",
             ),
         ),
         ("be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63, ("seed",)),
-        ("be in [0, 1)", lambda value: 0.0 <= value < 1.0, ("momentum", "label_smoothing", "validation_fraction")),
+        (
+            "be in [0, 1)",
+            lambda value: 0.0 <= value < 1.0,
+            ("momentum", "label_smoothing", "validation_fraction", "target_threshold", "ema_decay"),
+        ),
         ("be at most 8192", lambda value: value <= 8192, ("image_size", "resize", "augment.crop_size")),
         ("be at most 1024", lambda value: value <= 1024, ("decode_threads",)),
         ("be in [0, 1]", lambda value: 0.0 <= value <= 1.0, ("augment.random_erasing",)),
@@ -129,8 +134,9 @@ def check_values(config: ConfigDict) -> None:
         ("be four numbers", lambda value: len(value) == 4, ("augment.color_jitter",)),
         ("be three numbers", lambda value: len(value) == 3, ("mean", "std")),
         ("hold positive numbers", lambda value: min(value) > 0, ("std",)),
-        ("be 'sgd'", lambda value: value == "sgd", ("optimizer",)),
-        ("be 'stop'", lambda value: value == "stop", ("on_nonfinite",)),
+        ("be 'sgd', 'lars' or 'lamb'", lambda value: value in ("sgd", "lars", "lamb"), ("optimizer",)),
+        ("be 'stop' or 'skip'", lambda value: value in ("stop", "skip"), ("on_nonfinite",)),
+        ("be 'softmax' or 'sigmoid'", lambda value: value in ("softmax", "sigmoid"), ("loss",)),
         ("be 'channel' or 'pixel'", lambda value: value in ("channel", "pixel"), ("normalize",)),
         ("be 'zeros' or 'reflect'", lambda value: value in ("zeros", "reflect"), ("augment.crop_padding_mode",)),
         ("be 'step' or 'epoch'", lambda value: value in ("step", "epoch"), ("schedule_by",)),

@@ -25,7 +25,13 @@ from resnet_jax.models import ResNet
 from resnet_jax.paths import expand
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.experiment import build_model, compile_eval_fn, initial_state
+from resnet_jax.training.experiment import (
+    build_experiment,
+    build_model,
+    compile_eval_fn,
+    compile_judged_fn,
+    initial_state,
+)
 from resnet_jax.training.images import Normalization, load_judging_images, make_reading
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.steps import TrainState, create_train_state
@@ -47,7 +53,7 @@ class TrainedRun:
     config: ConfigDict
     model: ResNet
     mesh: Mesh
-    state: TrainState  # without the optimizer's
+    state: TrainState  # without the optimizer's; with the moving average, if the run keeps one
     step: int
     normalization: Normalization
     preprocess: Preprocess  # of encoded images
@@ -69,7 +75,8 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
         position = checkpoints.position(step)
         class_names = tuple(position["class_names"])
         model = build_model(config, len(class_names))
-        state = checkpoints.restore_variables(initial_state(model, optax.identity(), config, mesh), step)
+        template = initial_state(model, optax.identity(), config, mesh).replace(step=jax.numpy.asarray(step))
+        state = checkpoints.restore_variables(template, step)
     stored = position["preprocess"]
     return TrainedRun(
         config,
@@ -90,12 +97,14 @@ def evaluate_run(
     data_dir: str | None = None,
     *,
     ten_crop: bool = False,
+    average: bool = True,
 ) -> dict[str, Any]:
-    """{"workdir", "checkpoint", "step", "data", "loss", "accuracy", "count"} of a run's weights.
+    """{"workdir", "checkpoint", "step", "average", "data", "loss", "accuracy", "count"} of a run's weights.
 
     data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test
     set, or its validation images if it has none. which: "newest" or "best" (by validation accuracy). data_dir: where
     the run's images or TFDS's sets are, None: where the run had them. ten_crop: average ten views (`TenCrop`).
+    average: take the moving average of the weights, if the run keeps one.
     Raises UserError (a ValueError) if there is no such run, checkpoint or data.
     """
     run = restore_run(workdir, which)
@@ -121,8 +130,13 @@ def evaluate_run(
             f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
             f"--data {data} has images of shape {source.image_shape}"
         )
-    result = _evaluate(run.state, source, run.normalization, config.dtype, config.batch_size, run.mesh)
-    return {"workdir": str(workdir), "checkpoint": which, "step": run.step, "data": data, **result}
+    state = run.state
+    if config.precise_bn_batches and which == "newest":  # the best is saved as it was judged
+        state = compile_judged_fn(build_experiment(config))(state)
+    average = average and state.averaging is not None
+    state = state.averaged() if average else state
+    result = _evaluate(state, source, run.normalization, config.dtype, config.batch_size, run.mesh)
+    return {"workdir": str(workdir), "checkpoint": which, "step": run.step, "average": average, "data": data, **result}
 
 
 def evaluate_weights(

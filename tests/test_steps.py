@@ -6,11 +6,21 @@ import golden_files
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resnet_jax import create_model
 from resnet_jax.models import ResNet
-from resnet_jax.training import create_train_state, eval_step, make_schedule, sgd, train_step
+from resnet_jax.training import (
+    clip_gradient_norm,
+    create_train_state,
+    eval_step,
+    lamb,
+    lars,
+    make_schedule,
+    sgd,
+    train_step,
+)
 from resnet_jax.training.metrics import masked_mean, softmax_cross_entropy
 
 TINY = ResNet(stage_sizes=(1, 1), num_filters=4, stem="cifar", num_classes=3)
@@ -28,40 +38,74 @@ def tiny_state(tx=None, **options):
     return create_train_state(TINY, variables, tx or sgd(0.1, weight_decay=1e-2), **options)
 
 
-@pytest.mark.parametrize("name", ["train-sgd", "train-nesterov-smoothing"])
-def test_losses_weights_statistics_and_logits_equal_torchs(name):
+OPTIMIZERS = {"sgd": sgd, "lars": lars, "lamb": lamb}
+
+
+def golden_run(name, dtype):
+    """Torch's facts and arrays of a training run, and ours: the losses and the train state after it."""
     facts, arrays = golden_files.load(name)
     names, _ = golden_files.load("torchvision-resnet18")
     state_dict = {**names["state_dict"], "fc.weight": [10, 512], "fc.bias": [10]}
-    with jax.enable_x64(True):
-        model = create_model(facts["model"], num_classes=facts["num_classes"], dtype="float64")
-        milestones = facts["lr_divided_by_10_after_steps"]
-        schedule = make_schedule(
-            "step" if milestones else "constant", facts["learning_rate"], facts["steps"], decay_steps=milestones
-        )
-        tx = sgd(schedule, facts["momentum"], facts["nesterov"], facts["weight_decay"], facts["decay_norm_and_bias"])
-        variables = golden_files.variables(state_dict, "float64", facts["seed"])
-        state = create_train_state(model, variables, tx, label_smoothing=facts["label_smoothing"])
-        losses = []
-        for t in range(facts["steps"]):
-            seed = facts["seed"] + t
-            labels = np.random.RandomState(seed).randint(0, facts["num_classes"], facts["batch"])
-            batch = {"image": golden_files.images(facts, "float64", seed=seed), "label": jnp.asarray(labels)}
-            state, metrics = step(state, batch)
-            losses.append(float(metrics["loss"]))
-        np.testing.assert_allclose(losses, arrays["losses"], rtol=0, atol=1e-7)
+    milestones = facts.get("lr_divided_by_10_after_steps", ())
+    schedule = make_schedule(
+        "step" if milestones else "constant", facts["learning_rate"], facts["steps"], decay_steps=milestones
+    )
+    decay = {"weight_decay": facts["weight_decay"], "decay_norm_and_bias": facts["decay_norm_and_bias"]}
+    if "nesterov" in facts:
+        decay["nesterov"] = facts["nesterov"]
+    tx = OPTIMIZERS[facts.get("optimizer", "sgd")](schedule, facts["momentum"], **decay)
+    if clip := facts.get("clip_gradient_norm"):
+        tx = optax.chain(clip_gradient_norm(clip), tx)
+    state = create_train_state(
+        create_model(facts["model"], num_classes=facts["num_classes"], dtype=dtype),
+        golden_files.variables(state_dict, dtype, facts["seed"]),
+        tx,
+        label_smoothing=facts.get("label_smoothing", 0.0),
+        loss=facts.get("loss", "ce"),
+        ema_decay=facts.get("ema_decay"),
+    )
+    losses = []
+    for t in range(facts["steps"]):
+        seed = facts["seed"] + t
+        labels = np.random.RandomState(seed).randint(0, facts["num_classes"], facts["batch"])
+        batch = {"image": golden_files.images(facts, dtype, seed=seed), "label": jnp.asarray(labels)}
+        if share := facts.get("mixup_lambda"):
+            targets = jax.nn.one_hot(labels, facts["num_classes"], dtype=dtype)
+            batch = {
+                "image": share * batch["image"] + (1 - share) * jnp.roll(batch["image"], 1, axis=0),
+                "label": share * targets + (1 - share) * jnp.roll(targets, 1, axis=0),
+            }
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    return facts, arrays, losses, state
 
-        images = golden_files.images(facts, "float64", batch=4, seed=facts["seed"] + 99)
-        logits = jax.jit(partial(model.apply, train=False))(state.variables, images)
-        np.testing.assert_allclose(logits, arrays["eval_logits"], rtol=0, atol=1e-6)
-        compared = 0
-        for torch_name in state_dict:
-            if torch_name in arrays:
-                collection, path, array = golden_files.to_jax(torch_name, arrays[torch_name])
-                actual = golden_files.at(state.variables[collection], path)
-                np.testing.assert_allclose(actual, array, rtol=0, atol=1e-6, err_msg=torch_name)
-                compared += 1
-        assert compared >= 4
+
+@pytest.mark.parametrize(
+    "name", ["train-sgd", "train-nesterov-smoothing", "train-lamb-bce", "train-lars-mixup", "train-ema-clip"]
+)
+def test_losses_weights_statistics_averages_and_logits_equal_torchs(name):
+    with jax.enable_x64(True):
+        facts, arrays, losses, state = golden_run(name, "float64")
+        np.testing.assert_allclose(losses, arrays.pop("losses"), rtol=0, atol=1e-7)
+        if "eval_logits" in arrays:
+            images = golden_files.images(facts, "float64", batch=4, seed=facts["seed"] + 99)
+            logits = jax.jit(partial(state.apply_fn, train=False))(state.variables, images)
+            np.testing.assert_allclose(logits, arrays.pop("eval_logits"), rtol=0, atol=1e-6)
+    tensors = {name: array for name, array in arrays.items() if "." in name}
+    assert len(tensors) >= (14 if facts.get("ema_decay") else 7)
+    for torch_name, torch_array in tensors.items():
+        variables = state.averaged().variables if torch_name.startswith("ema.") else state.variables
+        collection, path, array = golden_files.to_jax(torch_name.removeprefix("ema."), torch_array)
+        actual = golden_files.at(variables[collection], path)
+        np.testing.assert_allclose(actual, array, rtol=0, atol=1e-6, err_msg=torch_name)
+
+
+@pytest.mark.parametrize("name", ["train-sgd", "train-nesterov-smoothing"])
+def test_float32_losses_drift_no_further_than_torchs_own(name):
+    _, arrays, losses, _ = golden_run(name, "float32")
+    drift = np.maximum.accumulate(np.abs(arrays["losses_torch_float32"] - arrays["losses"]))
+    assert abs(losses[0] - arrays["losses"][0]) < 1e-5
+    np.testing.assert_array_less(np.abs(losses - arrays["losses"]), 10 * drift + 1e-4)
 
 
 def test_step_is_pure_and_counts():

@@ -34,9 +34,10 @@ class TrainBatches:
 
     An epoch is `num_images // batch_size` batches; the tail of its permutation is dropped. With num_repeats > 1 an
     epoch takes the first 1 / num_repeats of the permutation, each image so often in succession, each time augmented
-    anew (Hoffer et al. 2019, arXiv:1901.09335). Each process of `num_processes` gets its own rows of the global batch:
-    process p those from p * B / num_processes on.
-    Raises UserError (a ValueError) if batch_size is not in [1, num_images] or not divisible by num_processes.
+    anew (Hoffer et al. 2019, arXiv:1901.09335). Each process of `num_processes` gets its own rows of each of the
+    batch's `num_parts` equal parts: process p those from p * B / num_parts / num_processes on.
+    Raises UserError (a ValueError) if batch_size is not in [1, num_images] or not divisible by num_parts *
+    num_processes.
     """
 
     source: Source
@@ -45,13 +46,17 @@ class TrainBatches:
     process_index: int = 0
     num_processes: int = 1
     num_repeats: int = 1
+    num_parts: int = 1
 
     def __post_init__(self) -> None:
         num_images = len(self.source)
         if not 1 <= self.batch_size <= num_images:
             raise UserError(f"batch_size={self.batch_size} must be from 1 to the {num_images} training images")
-        if self.batch_size % self.num_processes:
-            raise UserError(f"batch_size={self.batch_size} must be divisible by the {self.num_processes} processes")
+        if self.batch_size % (self.num_parts * self.num_processes):
+            parts = f" times the {self.num_parts} accumulation steps" if self.num_parts > 1 else ""
+            raise UserError(
+                f"batch_size={self.batch_size} must be divisible by the {self.num_processes} processes{parts}"
+            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -62,13 +67,14 @@ class TrainBatches:
         """Batch of step `step`, from 0.
 
         "image" (b, H, W, C) uint8, "label" (b,) int32, "sample" (b,) int32 and "epoch" (b,) int32, where
-        b = batch_size / num_processes. A sample is an image's index, plus num_images for each repetition before; it and
-        the epoch key the augmentation.
+        b = batch_size / num_processes, the rows of the first part first. A sample is an image's index, plus num_images
+        for each repetition before; it and the epoch key the augmentation.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         num_images, rows = len(self.source), self.batch_size // self.num_processes
-        start = position * self.batch_size + self.process_index * rows
-        places, repeats = np.divmod(np.arange(start, start + rows), self.num_repeats)
+        part, rows_of_part = self.batch_size // self.num_parts, rows // self.num_parts
+        starts = position * self.batch_size + np.arange(self.num_parts) * part + self.process_index * rows_of_part
+        places, repeats = np.divmod((starts[:, None] + np.arange(rows_of_part)).ravel(), self.num_repeats)
         indices = _cached_order(self.seed, epoch, num_images)[places]
         samples = indices + repeats * num_images
         examples = self.source.read(indices, Keys(self.seed, epoch, samples))

@@ -78,13 +78,17 @@ class BatchNorm(nn.Module):
     statistics by `1 - momentum`: the running variance is the unbiased one, as in torch and unlike flax.linen.BatchNorm.
     Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
     Under `jit` with a batch sharded over devices the statistics are those of the global batch.
+    rows_per_group: where positive, every so many rows of the first axis are normalised by statistics of their own
+    (ghost batch norm, Hoffer et al. 2017, arXiv:1705.08741), and the running ones move by the groups' mean.
     frozen: the running statistics are used in training too, and stay.
 
     x (..., C) -> (..., C). Parameters `scale`, `bias` (C,); collection `batch_stats`: `mean`, `var` (C,).
+    Raises ValueError in training if rows_per_group does not divide the rows.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    rows_per_group: int = 0
     frozen: bool = False
     scale_init: Initializer = initializers.ones
     dtype: Dtype = jnp.float32
@@ -100,9 +104,13 @@ class BatchNorm(nn.Module):
 
         x = x.astype(self.param_dtype)
         if train and not self.frozen:
-            y, mean, var = _normalize_by_batch(x, scale, bias, self.epsilon)
+            num_groups = self._num_groups(x)
+            if num_groups == 1:
+                y, mean, var = _normalize_by_batch(x, scale, bias, self.epsilon)
+            else:
+                y, mean, var = _normalize_by_group(x, scale, bias, self.epsilon, num_groups)
             if not self.is_initializing():
-                count = x.size // x.shape[-1]
+                count = x.size // x.shape[-1] // num_groups
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * unbiased
@@ -110,6 +118,14 @@ class BatchNorm(nn.Module):
             factor = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
             y = (x - running_mean.value) * factor + bias
         return y.astype(self.dtype)
+
+    def _num_groups(self, x: Array) -> int:
+        rows = x.shape[0]
+        if not self.rows_per_group:
+            return 1
+        if rows % self.rows_per_group:
+            raise ValueError(f"rows_per_group={self.rows_per_group} must divide the {rows} rows of the batch")
+        return rows // self.rows_per_group
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -136,6 +152,16 @@ def _normalize_by_batch_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
     factor, factor_dot = inverse * scale, inverse * scale_dot - 0.5 * inverse**3 * scale * var_dot
     y_dot = x_dot * factor + centred * factor_dot + (bias_dot - mean_dot * factor)
     return (y, mean, var), (y_dot, mean_dot, var_dot)
+
+
+def _normalize_by_group(
+    x: Array, scale: Array, bias: Array, epsilon: float, num_groups: int
+) -> tuple[Array, Array, Array]:
+    """`_normalize_by_batch` of each of the groups of rows: `x`, and the means over the groups of mean and variance."""
+    groups = x.reshape(num_groups, -1, *x.shape[1:])  # (G, B / G, ..., C)
+    normalize = jax.vmap(lambda group: _normalize_by_batch(group, scale, bias, epsilon))
+    y, mean, var = normalize(groups)
+    return y.reshape(x.shape), jnp.mean(mean, axis=0), jnp.mean(var, axis=0)
 
 
 class FoldedBatchNorm(nn.Module):

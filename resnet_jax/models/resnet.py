@@ -3,6 +3,7 @@
 Submodules carry torchvision's names, so that ".".join(path) is the name in a torch state_dict: `layer1.0.conv1`.
 """
 
+import re
 from functools import partial
 from typing import Any
 
@@ -35,6 +36,8 @@ DTYPES = {
 }
 STEMS = ("imagenet", "cifar", "deep")
 DEEP_STEM_LAST = "6"
+GHOST = re.compile(r"ghost:([1-9][0-9]*)")
+BATCH_AXIS = "data"  # the mesh axis over which images are split
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
 
 
@@ -102,8 +105,11 @@ class ResNet(nn.Module):
     kernel_init: "fan_out" He-normal convolutions and torch's linear head, as torchvision does; "fan_in" He-normal
         everywhere, as the paper does for CIFAR.
     norm_momentum: the share of the old running statistics that stays, in [0, 1): torch's 0.1 is 0.9 here.
-    batch_norm: "global" batch statistics in training; "frozen" running statistics always; "folded" none, see
-        `fold_batch_norm`.
+    batch_norm: whose statistics normalise in training. "global": the whole batch's, on however many devices it lies;
+        "local": each device's share of it (what the paper's and torch's data parallelism compute), whose rows are
+        those of the images split over the mesh axis `data`; "ghost:N": every N rows' (arXiv:1705.08741); "frozen": the
+        running ones, which stay; "folded": none, see `fold_batch_norm`. Running statistics move by the mean over the
+        shares.
     dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
         JAX_ENABLE_X64=1).
     remat: the backward pass computes each block again instead of keeping its activations: less memory, more time.
@@ -147,7 +153,7 @@ class ResNet(nn.Module):
         choose("shortcut", self.shortcut, SHORTCUTS)
         choose("dropout_in", self.dropout_in, ("head", "block"))
         choose("kernel_init", self.kernel_init, KERNEL_INITS)
-        choose("batch_norm", self.batch_norm, ("global", "frozen", "folded"))
+        self._check_batch_norm()
         choose("dtype", self.dtype, DTYPES)
         choose("conv_impl", self.conv_impl, CONV_IMPLS)
         if self.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
@@ -174,6 +180,24 @@ class ResNet(nn.Module):
                 raise UserError(f"{field}={getattr(self, field)} must be in [0, 1)")
         if not 0.0 < self.norm_epsilon < float("inf"):
             raise UserError(f"norm_epsilon={self.norm_epsilon} must be positive and finite")
+
+    def _check_batch_norm(self) -> None:
+        if not GHOST.fullmatch(self.batch_norm):
+            choose("batch_norm", self.batch_norm, ("global", "local", "ghost:N", "frozen", "folded"))
+        if self.batch_norm == "ghost:N":
+            raise UserError("batch_norm='ghost:N' needs a number of rows, for example ghost:32")
+
+    def _rows_per_group(self, images: Array) -> int:
+        """How many rows batch norm normalises together; 0 for all."""
+        if self.batch_norm == "local":
+            return len(images) // _num_shards(images)
+        return self.ghost_rows
+
+    @property
+    def ghost_rows(self) -> int:
+        """N of batch_norm="ghost:N"; 0 for the others."""
+        ghost = GHOST.fullmatch(self.batch_norm)
+        return int(ghost.group(1)) if ghost else 0
 
     @property
     def preact(self) -> bool:
@@ -207,6 +231,7 @@ class ResNet(nn.Module):
                 BatchNorm,
                 momentum=self.norm_momentum,
                 epsilon=self.norm_epsilon,
+                rows_per_group=self._rows_per_group(images),
                 frozen=self.batch_norm == "frozen",
                 dtype=dtype,
                 param_dtype=param_dtype,
@@ -252,6 +277,13 @@ class ResNet(nn.Module):
                 result = nn.Dropout(self.dropout, deterministic=not train)(result)
             result = make_head(self, pooled.shape[-1])(result)
         return outputs if features else result
+
+
+def _num_shards(images: Array) -> int:
+    """Over how many devices the images are split, seen from where they are whole: inside `shard_map`, one."""
+    mesh = jax.typeof(images).sharding.mesh
+    split = BATCH_AXIS in mesh.axis_names and BATCH_AXIS not in mesh.manual_axes
+    return mesh.shape[BATCH_AXIS] if split else 1
 
 
 def make_head(model: ResNet, num_features: int) -> nn.Dense:

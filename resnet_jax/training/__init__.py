@@ -1,8 +1,32 @@
 """Training: the state and step, the optimizer, and the loop around them."""
 
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.optimizer import sgd
+from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
 from resnet_jax.training.schedule import make_schedule
-from resnet_jax.training.steps import TrainState, create_train_state, eval_step, train_step
+from resnet_jax.training.steps import (
+    TrainState,
+    accumulate,
+    begin_accumulation,
+    create_train_state,
+    eval_step,
+    finish_accumulation,
+    train_step,
+)
 
-__all__ = ["TrainState", "create_train_state", "eval_step", "evaluate", "make_schedule", "sgd", "train_step"]
+__all__ = [
+    "TrainState",
+    "accumulate",
+    "add_l1",
+    "begin_accumulation",
+    "clip_gradient_norm",
+    "create_train_state",
+    "eval_step",
+    "evaluate",
+    "finish_accumulation",
+    "lamb",
+    "lars",
+    "make_schedule",
+    "scale_by_layer",
+    "sgd",
+    "train_step",
+]

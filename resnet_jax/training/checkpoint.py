@@ -1,8 +1,8 @@
 """Checkpoints by Orbax: the newest in `checkpoints/`, the best in `best/`.
 
-A checkpoint has three items: `variables` (parameters and statistics), `optimizer` (step and optimizer state) and
-`position` (a JSON dict). Orbax writes to a temporary folder
-and renames it, so a step is either whole or absent; folders left by a killed run are removed when the next one opens.
+A checkpoint has the items `variables` (parameters and statistics), `average` (those of the moving average, if the run
+keeps one), `optimizer` (step and optimizer state) and `position` (a JSON dict). Orbax writes to a temporary folder and
+renames it, so a step is either whole or absent; folders left by a killed run are removed when the next one opens.
 """
 
 import hashlib
@@ -25,7 +25,11 @@ BEST_DIR = "best"
 NUM_NEWEST_KEPT = 2
 
 # The fields of a train state by the checkpoint's item.
-ITEMS = {"variables": ("params", "batch_stats"), "optimizer": ("step", "opt_state")}
+ITEMS = {
+    "variables": ("params", "batch_stats"),
+    "average": ("ema_params", "ema_batch_stats"),
+    "optimizer": ("step", "opt_state"),
+}
 
 Position = dict[str, Any]
 
@@ -64,7 +68,7 @@ class CheckpointFolder:
             if not replace:
                 return
             self._manager.delete(step)
-        arrays = {item: ocp.args.StandardSave(_fields(state, item)) for item in ITEMS}
+        arrays = {item: ocp.args.StandardSave(_fields(state, item)) for item in _items(state)}
         self._manager.save(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonSave(position)), force=True)
 
     def wait(self) -> None:
@@ -76,11 +80,13 @@ class CheckpointFolder:
 
         Raises UserError (a ValueError) if the checkpoint is damaged or of another model.
         """
-        return self._restore(template, step, ITEMS)
+        return self._restore(template, step, _items(template))
 
     def restore_variables(self, template: TrainState, step: int) -> TrainState:
-        """`template` with the parameters and statistics saved as `step`, whatever optimizer they were saved with."""
-        return self._restore(template, step, ("variables",))
+        """`template` with the parameters and statistics saved as `step`, and their moving averages if it has them,
+        whatever optimizer they were saved with.
+        """
+        return self._restore(template, step, [item for item in _items(template) if item != "optimizer"])
 
     def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
         targets = {item: jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(template, item)) for item in items}
@@ -126,6 +132,10 @@ def digest(tree: Any) -> str:
         sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
+
+
+def _items(state: TrainState) -> list[str]:
+    return [item for item in ITEMS if item != "average" or state.averaging is not None]
 
 
 def _fields(state: TrainState, item: str) -> dict[str, Any]:

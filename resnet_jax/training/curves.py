@@ -9,11 +9,30 @@ from resnet_jax.figures import new_figure, save_figure, style_axes
 CURVES_FILE = "curves.png"
 
 PANELS = {
-    "loss": {"train_loss": "training", "val_loss": "validation", "test_loss": "test"},
-    "accuracy": {"train_accuracy": "training", "val_accuracy": "validation", "test_accuracy": "test"},
+    "loss": {
+        "train_loss": "training",
+        "val_loss": "validation",
+        "val_ema_loss": "validation, average",
+        "test_loss": "test",
+        "test_ema_loss": "test, average",
+    },
+    "accuracy": {
+        "train_accuracy": "training",
+        "val_accuracy": "validation",
+        "val_ema_accuracy": "validation, average",
+        "test_accuracy": "test",
+        "test_ema_accuracy": "test, average",
+    },
     "learning rate": {"learning_rate": "learning rate"},
 }
-COLORS = {"training": "#7f7f7f", "validation": "#0b61a4", "test": "#c23b22", "learning rate": "#444444"}
+COLORS = {
+    "training": "#7f7f7f",
+    "validation": "#0b61a4",
+    "test": "#c23b22",
+    "validation, average": "#5fa8d3",
+    "test, average": "#e39a86",
+    "learning rate": "#444444",
+}
 
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> None:

@@ -1,7 +1,9 @@
 """What a config means: the model, images, schedule and optimizer of a run, and its two compiled functions."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data.batches import TrainBatches
 from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.prefetch import prefetch
 from resnet_jax.data.source import Source
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError
@@ -23,10 +26,20 @@ from resnet_jax.training.images import (
     make_normalization,
     normalizer,
 )
-from resnet_jax.training.mesh import check_batch_size, make_mesh, replicated, split_by_rows
-from resnet_jax.training.optimizer import sgd
+from resnet_jax.training.mesh import check_batch_size, make_mesh, replicated, shard_batch, split_by_rows
+from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
 from resnet_jax.training.schedule import Schedule, make_schedule
-from resnet_jax.training.steps import TrainState, create_train_state, eval_step, train_step
+from resnet_jax.training.statistics import precise_batch_stats
+from resnet_jax.training.steps import (
+    Accumulated,
+    TrainState,
+    accumulate,
+    begin_accumulation,
+    create_train_state,
+    eval_step,
+    finish_accumulation,
+    train_step,
+)
 
 Array = jax.Array
 LONG = 2**31  # steps, more than any run has
@@ -67,9 +80,10 @@ def build_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = 
     Raises UserError (a ValueError) for a config that makes none; what is cheap is checked before images are read.
     """
     mesh = make_mesh(devices)
-    check_batch_size(config.batch_size, mesh)
-    build_model(config, config.num_classes or 1)
-    _build_schedule(config, LONG, 1)  # its own errors, before a data set is prepared for hours
+    check_batch_size(config.batch_size, mesh, config.accumulation_steps)
+    # Their own errors, before a data set is prepared for hours.
+    _check_batch_norm(config, build_model(config, config.num_classes or 1), mesh)
+    _build_optimizer(config, _build_schedule(config, LONG, 1))
     splits = load_images(config)
     batches = TrainBatches(
         splits.train,
@@ -78,10 +92,10 @@ def build_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = 
         jax.process_index(),
         jax.process_count(),
         config.repeated_augmentation,
+        config.accumulation_steps,
     )
     num_steps = config.num_steps or config.num_epochs * batches.steps_per_epoch
     schedule = _build_schedule(config, num_steps, batches.steps_per_epoch)
-    tx = sgd(schedule, config.momentum, config.nesterov, config.weight_decay, config.decay_norm_and_bias)
     return Experiment(
         config=config,
         model=build_model(config, splits.train.num_classes),
@@ -92,7 +106,7 @@ def build_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = 
         normalization=make_normalization(config, splits.train),
         preprocess=encoded_preprocess(config) if isinstance(splits.train, EncodedSource) else None,
         schedule=schedule,
-        tx=tx,
+        tx=_build_optimizer(config, schedule),
         num_steps=num_steps,
     )
 
@@ -111,12 +125,29 @@ def build_model(config: ConfigDict, num_classes: int) -> ResNet:
     )
 
 
-def initial_state(model: ResNet, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh) -> TrainState:
-    """The train state at step 0, drawn from config.seed and replicated on the mesh."""
+def initial_state(
+    model: ResNet, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh, steps_per_epoch: int = 1
+) -> TrainState:
+    """The train state at step 0, drawn from config.seed and replicated on the mesh.
+
+    steps_per_epoch: where it is to be trained.
+    """
 
     def create(key: Array) -> TrainState:
         variables = model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
-        return create_train_state(model, variables, tx, label_smoothing=config.label_smoothing, seed=config.seed)
+        return create_train_state(
+            model,
+            variables,
+            tx,
+            label_smoothing=config.label_smoothing,
+            loss=config.loss,
+            target_threshold=config.target_threshold,
+            ema_decay=config.ema_decay or None,
+            ema_every_steps=config.ema_every_steps,
+            ema_warmup_steps=round(config.ema_warmup_epochs * steps_per_epoch),
+            on_nonfinite=config.on_nonfinite,
+            seed=config.seed,
+        )
 
     # It runs once: optimised fully, each kernel's random numbers would take seconds to compile and nothing to draw.
     options = {"xla_backend_optimization_level": 1}
@@ -127,16 +158,69 @@ def initial_state(model: ResNet, tx: optax.GradientTransformation, config: Confi
 def compile_train_fn(experiment: Experiment) -> TrainFn:
     """(state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
 
-    The state is donated: its buffers are the new state's. Metrics are `train_step`'s and "learning_rate".
+    The state is donated: its buffers are the new state's. Metrics are `train_step`'s and "learning_rate". With
+    config.accumulation_steps > 1 three programs, of which one runs for each part of the batch.
     """
     prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
+    num_parts = experiment.config.accumulation_steps
+    whole, rows = replicated(experiment.mesh), split_by_rows(experiment.mesh, num_parts)
 
-    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        new_state, metrics = train_step(state, prepare(batch, state.step))
+    def with_learning_rate(
+        state: TrainState, result: tuple[TrainState, dict[str, Array]]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        new_state, metrics = result
         return new_state, {**metrics, "learning_rate": jnp.asarray(experiment.schedule(state.step))}
 
-    whole, rows = replicated(experiment.mesh), split_by_rows(experiment.mesh)
-    return jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        return with_learning_rate(state, train_step(state, prepare(batch, state.step)))
+
+    def add(state: TrainState, accumulated: Accumulated, batch: dict[str, Array]) -> Accumulated:
+        part = {name: parts[accumulated.num_parts] for name, parts in batch.items()}
+        draw = state.step * num_parts + accumulated.num_parts  # of what is chosen once a part: how it is mixed
+        return accumulate(state, accumulated, prepare(part, draw))
+
+    def finish(state: TrainState, accumulated: Accumulated) -> tuple[TrainState, dict[str, Array]]:
+        return with_learning_rate(state, finish_accumulation(state, accumulated))
+
+    if num_parts == 1:
+        return jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+    begin_fn = jax.jit(begin_accumulation, out_shardings=whole)
+    add_fn = jax.jit(add, donate_argnums=1, in_shardings=(whole, whole, rows), out_shardings=whole)
+    finish_fn = jax.jit(finish, donate_argnums=(0, 1), out_shardings=(whole, whole))
+
+    def step_by_parts(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        accumulated = begin_fn(state)
+        for _ in range(num_parts):
+            accumulated = add_fn(state, accumulated, batch)
+        return finish_fn(state, accumulated)
+
+    return step_by_parts
+
+
+def compile_judged_fn(experiment: Experiment) -> Callable[[TrainState], TrainState]:
+    """(state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and those of
+    the moving average, are computed anew over the training batches that come next; else it is the state itself.
+    """
+    config, mesh, batches = experiment.config, experiment.mesh, experiment.batches
+    if not config.precise_bn_batches:
+        return lambda state: state
+    one_part = replace(batches, num_parts=1)
+    prepare = jax.jit(augmenter(config, experiment.normalization, len(experiment.class_names)))
+
+    def judged(state: TrainState) -> TrainState:
+        def recomputed(variables: dict[str, Any]) -> Any:
+            first = int(state.step)
+            places = range(first, first + config.precise_bn_batches)
+            with closing(prefetch(lambda k: shard_batch(one_part[k], mesh), places)) as sharded:
+                images = (prepare(batch, jnp.asarray(k))["image"] for k, batch in zip(places, sharded, strict=True))
+                return precise_batch_stats(experiment.model, variables, images, config.seed)
+
+        state = state.replace(batch_stats=recomputed(state.variables))
+        if state.averaging is None:
+            return state
+        return state.replace(ema_batch_stats=recomputed(state.averaged().variables))
+
+    return judged
 
 
 def compile_eval_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalFn:
@@ -148,6 +232,41 @@ def compile_eval_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> Eva
 
     whole, rows = replicated(mesh), split_by_rows(mesh)
     return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
+
+
+def _check_batch_norm(config: ConfigDict, model: ResNet, mesh: Mesh) -> None:
+    """Raise UserError unless the parts of the batch can be normalised as config.batch_norm says."""
+    rows = config.batch_size // config.accumulation_steps
+    if (ghost := model.ghost_rows) and rows % ghost:
+        part = "a part of the batch" if config.accumulation_steps > 1 else "the batch"
+        raise UserError(f"config.batch_norm={config.batch_norm!r} must divide {part} of {rows} images")
+    if config.precise_bn_batches and config.batch_norm == "frozen":
+        raise UserError("config.precise_bn_batches must be 0 with config.batch_norm='frozen': its statistics stay")
+
+
+def _build_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
+    exempt = {"decay_norm_and_bias": config.decay_norm_and_bias, "decay_bias": config.decay_bias}
+    options = {"momentum": config.momentum, "weight_decay": config.weight_decay, **exempt}
+    if config.optimizer == "lamb":
+        if config.nesterov:
+            raise UserError("config.nesterov=True belongs to the optimizers 'sgd' and 'lars'")
+        tx = lamb(schedule, **options)
+    elif config.optimizer == "lars":
+        tx = lars(schedule, nesterov=config.nesterov, trust_coefficient=config.trust_coefficient, **options)
+    else:
+        tx = sgd(schedule, nesterov=config.nesterov, **options)
+    before = [add_l1(config.l1, **exempt)] if config.l1 else []
+    if config.clip_gradient_norm:
+        before.append(clip_gradient_norm(config.clip_gradient_norm))
+    after = [scale_by_layer(_learning_rate_factors(config))] if config.learning_rate_factors else []
+    return optax.chain(*before, tx, *after)
+
+
+def _learning_rate_factors(config: ConfigDict) -> dict[str, float]:
+    for layer, factor in config.learning_rate_factors.items():
+        if type(factor) not in (int, float):
+            raise UserError(f"config.learning_rate_factors.{layer}={factor!r} must be a number")
+    return config.learning_rate_factors.to_dict()
 
 
 def _build_schedule(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> Schedule:

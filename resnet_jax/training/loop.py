@@ -25,12 +25,14 @@ from resnet_jax.training.experiment import (
     Experiment,
     build_experiment,
     compile_eval_fn,
+    compile_judged_fn,
     compile_train_fn,
     initial_state,
 )
 from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.recorder import MetricSums, Recorder
+from resnet_jax.training.steps import TrainState
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (
@@ -75,7 +77,8 @@ def _run(
     config, mesh, num_steps = experiment.config, experiment.mesh, experiment.num_steps
     cadence = Cadence.of(experiment)
     train_digest = experiment.batches.source.digest()  # once: it hashes every path of a folder
-    state, sums = initial_state(experiment.model, experiment.tx, config, mesh), MetricSums()
+    state = initial_state(experiment.model, experiment.tx, config, mesh, experiment.steps_per_epoch)
+    sums = MetricSums()
     if (saved_step := newest.newest_step()) is not None:
         position = newest.position(saved_step)
         _check_images(experiment, train_digest, position, workdir)
@@ -92,25 +95,31 @@ def _run(
     best_accuracy = -1.0 if best_step is None else best.position(best_step)["val_accuracy"]
     train_fn = compile_train_fn(experiment)
     eval_fn = compile_eval_fn(experiment.normalization, config.dtype, mesh)
+    judged_fn = compile_judged_fn(experiment)
 
     with Recorder(
         workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
         batch_size=config.batch_size, log_every_steps=config.log_every_steps,
+        skips_nonfinite=config.on_nonfinite == "skip",
     ) as recorder:  # fmt: skip
         if step:
             recorder.display.say(f"continuing {workdir} after step {step}")
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
 
-        def evaluate_split(split: str) -> dict[str, float | int]:
+        def evaluate_split(split: str, judged: TrainState) -> dict[str, float | int]:
+            """ "loss", "accuracy" and "count", and with a moving average its "ema_loss" and "ema_accuracy"."""
             source = experiment.validation if split == "val" else experiment.test
             assert source is not None
             batches = EvalBatches(source, config.batch_size, jax.process_index(), jax.process_count())
-            result = evaluate(eval_fn, state, batches, mesh, interruption.raise_if_requested)
+            result = evaluate(eval_fn, judged, batches, mesh, interruption.raise_if_requested)
+            if judged.averaging is not None:
+                of_average = evaluate(eval_fn, judged.averaged(), batches, mesh, interruption.raise_if_requested)
+                result |= {f"ema_{name}": of_average[name] for name in ("loss", "accuracy")}
             recorder.take_evaluation(step, split, result)
             return result
 
-        def save(checkpoints: CheckpointFolder, *, replace: bool = False, **more: Any) -> None:
+        def save(checkpoints: CheckpointFolder, state: TrainState, *, replace: bool = False, **more: Any) -> None:
             if not all_finite(state):
                 raise NonFiniteError(f"step {step}: the state is not finite and is not saved; lower the learning rate")
             position = {
@@ -128,15 +137,17 @@ def _run(
         def do_what_is_due() -> None:
             nonlocal best_accuracy
             if cadence.validates(step) and not recorder.log.has(step, "val_accuracy"):
-                result = evaluate_split("val")
-                if math.isfinite(result["loss"]) and result["accuracy"] > best_accuracy:
-                    best_accuracy = result["accuracy"]
-                    save(best, replace=True, val_accuracy=best_accuracy)
+                judged = judged_fn(state)
+                result = evaluate_split("val", judged)
+                average = "" if judged.averaging is None else "ema_"  # what people keep of such a run
+                if math.isfinite(result[f"{average}loss"]) and result[f"{average}accuracy"] > best_accuracy:
+                    best_accuracy = result[f"{average}accuracy"]
+                    save(best, judged, replace=True, val_accuracy=best_accuracy)
                     best.wait()  # before a checkpoint says that this validation is done
             if cadence.saves(step):
-                save(newest)
+                save(newest, state)
             if cadence.tests(step) and not recorder.log.has(step, "test_accuracy"):
-                evaluate_split("test")
+                evaluate_split("test", judged_fn(state))
             if step < num_steps:
                 interruption.raise_if_requested()
 
@@ -146,7 +157,8 @@ def _run(
         try:
             do_what_is_due()  # a run killed between a checkpoint and what was due after it
             remaining = range(step, num_steps)
-            with closing(prefetch(lambda k: shard_batch(experiment.batches[k], mesh), remaining)) as batches:
+            num_parts = config.accumulation_steps
+            with closing(prefetch(lambda k: shard_batch(experiment.batches[k], mesh, num_parts), remaining)) as batches:
                 for batch in batches:
                     state, metrics = train_fn(state, batch)
                     step += 1
@@ -160,7 +172,7 @@ def _run(
                         do_what_is_due()
         except InterruptedRunError as interrupted:
             interrupted_by = str(interrupted)
-            save(newest)
+            save(newest, state)
         newest.wait()
     return RunResult(step, num_steps, recorder.log.records, digest(state.variables), interrupted_by)
 

@@ -21,24 +21,32 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_by_rows(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch: its first axis over `data`."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+def split_by_rows(mesh: Mesh, num_parts: int = 1) -> NamedSharding:
+    """The sharding of a batch: its first axis over `data`, or its second where the first counts the parts."""
+    return NamedSharding(mesh, PartitionSpec("data") if num_parts == 1 else PartitionSpec(None, "data"))
 
 
-def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, Any]:
-    """This process's rows of a batch as global arrays on the mesh; returns before the copy is done."""
-    sharding = split_by_rows(mesh)
+def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, num_parts: int = 1) -> dict[str, Any]:
+    """This process's rows of a batch as global arrays on the mesh; returns before the copy is done.
+
+    num_parts > 1: (B, ...) becomes (num_parts, B / num_parts, ...), each part split over the devices.
+    """
+    sharding = split_by_rows(mesh, num_parts)
+    if num_parts > 1:
+        batch = {name: rows.reshape(num_parts, -1, *rows.shape[1:]) for name, rows in batch.items()}
     if jax.process_count() == 1:  # one transfer for all, several times faster than array by array
         return jax.device_put(dict(batch), sharding)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
-    """Raise UserError (a ValueError) unless batch_size is positive and divisible by the mesh's devices."""
+def check_batch_size(batch_size: int, mesh: Mesh, num_parts: int = 1) -> None:
+    """Raise UserError (a ValueError) unless batch_size is positive and divisible by the devices (times num_parts)."""
     num_devices = mesh.devices.size
-    if batch_size < 1 or batch_size % num_devices:
-        near = max(round(batch_size / num_devices), 1) * num_devices
+    divisor = num_devices * num_parts
+    if batch_size < 1 or batch_size % divisor:
+        near = max(round(batch_size / divisor), 1) * divisor
+        parts = f" times config.accumulation_steps={num_parts}" if num_parts > 1 else ""
         raise UserError(
-            f"batch_size={batch_size} must be positive and divisible by the {num_devices} devices, for example {near}"
+            f"batch_size={batch_size} must be positive and divisible by the {num_devices} devices{parts}, "
+            f"for example {near}"
         )

@@ -1,9 +1,16 @@
 """Losses and accuracies of a batch of logits."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.errors import UserError, choose
+
 Array = jax.Array
+
+# By the name that a config gives, and by torch's.
+LOSSES = {"softmax": "softmax", "sigmoid": "sigmoid", "ce": "softmax", "bce": "sigmoid"}
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
@@ -21,6 +28,53 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
     if label_smoothing == 0.0:
         return -at_label
     return -(1.0 - label_smoothing) * at_label - label_smoothing * jnp.mean(log_probabilities, axis=-1)
+
+
+def binary_cross_entropy(
+    logits: Array, labels: Array, label_smoothing: float = 0.0, target_threshold: float = 0.0
+) -> Array:
+    """Binary cross-entropy of each row, (B,), in nats: the mean over the classes, each by its own sigmoid.
+
+    logits (B, K) float; labels (B,) int in [0, K), or (B, K) float in [0, 1] (torch.nn.BCEWithLogitsLoss; timm's
+    BinaryCrossEntropy). target_threshold in [0, 1): where positive, targets above it count as 1 and the others as 0, so
+    that each of two mixed classes is fully there (Wightman et al. 2021, arXiv:2110.00476). label_smoothing s in [0, 1):
+    of a target 1 - s is then kept, and s / K added everywhere.
+    """
+    num_classes = logits.shape[-1]
+    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
+    if target_threshold:
+        targets = (targets > target_threshold).astype(logits.dtype)
+    targets = targets * (1.0 - label_smoothing) + label_smoothing / num_classes
+    losses = targets * jax.nn.softplus(-logits) + (1.0 - targets) * jax.nn.softplus(logits)  # (B, K)
+    return jnp.mean(losses, axis=-1)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The training loss of each row: Loss("softmax")(logits (B, K), labels) -> (B,) in nats.
+
+    name: "softmax" (torch's "ce") or "sigmoid" ("bce"): `softmax_cross_entropy` or `binary_cross_entropy`, with their
+    label_smoothing and, of the second, target_threshold. Raises UserError (a ValueError) for other names and numbers
+    outside [0, 1).
+    """
+
+    name: str = "softmax"
+    label_smoothing: float = 0.0
+    target_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        choose("loss", self.name, LOSSES)
+        for field in ("label_smoothing", "target_threshold"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise UserError(f"{field}={getattr(self, field)} must be in [0, 1)")
+        if self.target_threshold and LOSSES[self.name] != "sigmoid":
+            raise UserError(f"target_threshold={self.target_threshold} belongs to loss='sigmoid'")
+
+    def __call__(self, logits: Array, labels: Array) -> Array:
+        """The rows' losses, (B,)."""
+        if LOSSES[self.name] == "softmax":
+            return softmax_cross_entropy(logits, labels, self.label_smoothing)
+        return binary_cross_entropy(logits, labels, self.label_smoothing, self.target_threshold)
 
 
 def correct(logits: Array, labels: Array) -> Array:

@@ -1,10 +1,17 @@
-"""SGD with momentum and coupled weight decay, as torch.optim.SGD computes it."""
+"""SGD, LARS and LAMB as torch.optim and timm compute them, and what may be chained around them."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
 from resnet_jax.training.schedule import Schedule
+
+Mask = Callable[[optax.Params], Any]
 
 
 def sgd(
@@ -13,29 +20,194 @@ def sgd(
     nesterov: bool = False,
     weight_decay: float = 0.0,
     decay_norm_and_bias: bool = True,
+    *,
+    decay_bias: bool = False,
 ) -> optax.GradientTransformation:
     """Optax transformation of torch.optim.SGD: buffer = momentum * buffer + gradient + weight_decay * parameter.
 
     learning_rate: a number >= 0, or a schedule: step (from 0) -> number. momentum in [0, 1).
     weight_decay >= 0, coupled: added to the gradient, so scaled by the learning rate and seen by the momentum.
-    decay_norm_and_bias: False exempts every parameter of one dimension (batch-norm scales, all biases).
+    decay_norm_and_bias: False exempts every parameter of one dimension (batch-norm scales, all biases); with
+    decay_bias only those of batch norms, so that the head's bias decays, as in torchvision's V2 recipe.
     Raises UserError (a ValueError) for numbers outside these ranges.
     """
-    if not callable(learning_rate) and learning_rate < 0.0:
-        raise UserError(f"learning_rate={learning_rate} must be at least 0")
-    if not 0.0 <= momentum < 1.0:
-        raise UserError(f"momentum={momentum} must be in [0, 1)")
+    _check(learning_rate, momentum, weight_decay)
     if nesterov and momentum == 0.0:
         raise UserError("nesterov=True needs momentum > 0")
-    if weight_decay < 0.0:
-        raise UserError(f"weight_decay={weight_decay} must be at least 0")
-    mask = None if decay_norm_and_bias else _is_kernel
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, mask),
+        optax.add_decayed_weights(weight_decay, _decayed(decay_norm_and_bias, decay_bias)),
         optax.trace(momentum, nesterov) if momentum else optax.identity(),
         optax.scale_by_learning_rate(learning_rate),
     )
 
 
-def _is_kernel(params: optax.Params) -> optax.Params:
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+def lars(
+    learning_rate: float | Schedule,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay_norm_and_bias: bool = True,
+    *,
+    decay_bias: bool = False,
+    trust_coefficient: float = 0.001,
+    epsilon: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Optax transformation of LARS (You et al. 2017, arXiv:1708.03888) as timm's: SGD on gradients scaled by layer.
+
+    A decayed parameter's gradient + weight_decay * parameter is multiplied by its trust ratio, trust_coefficient *
+    |parameter| / (|gradient| + weight_decay * |parameter| + epsilon), or 1 where either norm is 0; what does not decay
+    keeps its gradient. The other arguments and errors are those of `sgd`.
+    """
+    _check(learning_rate, momentum, weight_decay)
+    if nesterov and momentum == 0.0:
+        raise UserError("nesterov=True needs momentum > 0")
+    if trust_coefficient <= 0.0:
+        raise UserError(f"trust_coefficient={trust_coefficient} must be positive")
+
+    def scale(gradient: jax.Array, parameter: jax.Array) -> jax.Array:
+        parameter_norm, gradient_norm = jnp.linalg.norm(parameter.ravel()), jnp.linalg.norm(gradient.ravel())
+        ratio = trust_coefficient * parameter_norm / (gradient_norm + weight_decay * parameter_norm + epsilon)
+        ratio = jnp.where((parameter_norm > 0) & (gradient_norm > 0), ratio, 1.0)
+        return (gradient + weight_decay * parameter) * ratio
+
+    by_layer = optax.stateless(lambda gradients, params: jax.tree.map(scale, gradients, params))
+    return optax.chain(
+        _on_decayed(by_layer, weight_decay, decay_norm_and_bias, decay_bias),
+        optax.trace(momentum, nesterov) if momentum else optax.identity(),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def lamb(
+    learning_rate: float | Schedule,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    decay_norm_and_bias: bool = True,
+    *,
+    decay_bias: bool = False,
+    second_momentum: float = 0.999,
+    epsilon: float = 1e-6,
+    max_gradient_norm: float = 1.0,
+) -> optax.GradientTransformation:
+    """Optax transformation of LAMB (You et al. 2019, arXiv:1904.00962) as timm's.
+
+    The gradients are scaled down to a global norm of max_gradient_norm (0: not at all); Adam's update with decay rates
+    momentum and second_momentum in [0, 1) (beta_1 and beta_2) gets weight_decay * parameter added and is multiplied by
+    |parameter| / |update|, or 1 where either norm is 0. What does not decay gets Adam's update as it is.
+    decay_norm_and_bias, decay_bias: see `sgd`. Raises UserError (a ValueError) for numbers outside their ranges.
+    """
+    _check(learning_rate, momentum, weight_decay)
+    if not 0.0 <= second_momentum < 1.0:
+        raise UserError(f"second_momentum={second_momentum} must be in [0, 1)")
+    if max_gradient_norm < 0.0:
+        raise UserError(f"max_gradient_norm={max_gradient_norm} must be at least 0")
+    by_layer = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_trust_ratio())
+    return optax.chain(
+        optax.clip_by_global_norm(max_gradient_norm) if max_gradient_norm else optax.identity(),
+        optax.scale_by_adam(momentum, second_momentum, epsilon),
+        _on_decayed(by_layer, weight_decay, decay_norm_and_bias, decay_bias),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def clip_gradient_norm(max_norm: float) -> optax.GradientTransformation:
+    """Gradients scaled down to a global L2 norm of max_norm > 0 where it is larger, as torch's clip_grad_norm_.
+
+    It goes before the optimizer: optax.chain(clip_gradient_norm(1.0), sgd(0.1)). Raises UserError (a ValueError) if
+    max_norm is not positive.
+    """
+    if max_norm <= 0.0:
+        raise UserError(f"max_norm={max_norm} must be positive")
+
+    def clip(gradients: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        del params
+        factor = jnp.minimum(max_norm / (optax.tree.norm(gradients) + 1e-6), 1.0)
+        return jax.tree.map(lambda gradient: gradient * factor.astype(gradient.dtype), gradients)
+
+    return optax.stateless(clip)
+
+
+def add_l1(strength: float, decay_norm_and_bias: bool = True, *, decay_bias: bool = False) -> Any:
+    """Gradients with those of strength * sum |parameter| added, of the parameters that `sgd` lets decay.
+
+    It goes before the optimizer. strength >= 0, else UserError (a ValueError).
+    """
+    if strength < 0.0:
+        raise UserError(f"l1={strength} must be at least 0")
+    penalty = optax.stateless(
+        lambda gradients, params: jax.tree.map(lambda g, p: g + strength * jnp.sign(p), gradients, params)
+    )
+    return _on_decayed(penalty, strength, decay_norm_and_bias, decay_bias)
+
+
+def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Updates multiplied by a factor >= 0 for each layer; it goes after the optimizer: layer-wise learning rates.
+
+    factors: by the layer's dotted name, {"layer4": 0.1, "layer4.1": 0.5, "fc": 1.0}; the longest name that a parameter
+    begins with counts, 1 where there is none. 0 keeps a layer as it is (its statistics still move).
+    Raises UserError (a ValueError) for a negative factor, and at the first use for a name of no layer.
+    """
+    for name, factor in factors.items():
+        if not (0.0 <= factor < math.inf):
+            raise UserError(f"the learning-rate factor of {name!r}, {factor}, must be at least 0 and finite")
+
+    def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
+        del params
+        paths = [_dotted(path) for path, _ in jax.tree.leaves_with_path(updates)]
+        for name in factors:
+            if not any(_begins_with(path, name) for path in paths):
+                layers = sorted({path.split(".")[0] for path in paths})
+                raise UserError(f"there is no layer {name!r} to give a learning rate to: use {', '.join(layers)}")
+
+        def scale_one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+            names = [name for name in factors if _begins_with(_dotted(path), name)]
+            return update * factors[max(names, key=len)] if names else update
+
+        return jax.tree.map_with_path(scale_one, updates)
+
+    return optax.stateless(scale)
+
+
+def _check(learning_rate: float | Schedule, momentum: float, weight_decay: float) -> None:
+    if not callable(learning_rate) and learning_rate < 0.0:
+        raise UserError(f"learning_rate={learning_rate} must be at least 0")
+    if not 0.0 <= momentum < 1.0:
+        raise UserError(f"momentum={momentum} must be in [0, 1)")
+    if weight_decay < 0.0:
+        raise UserError(f"weight_decay={weight_decay} must be at least 0")
+
+
+def _on_decayed(
+    transformation: optax.GradientTransformation, strength: float, decay_norm_and_bias: bool, decay_bias: bool
+) -> optax.GradientTransformation:
+    """`transformation` on the parameters that decay; nothing where the decay's strength is 0."""
+    if strength == 0.0:
+        return optax.identity()
+    mask = _decayed(decay_norm_and_bias, decay_bias)
+    return transformation if mask is None else optax.masked(transformation, mask)
+
+
+def _decayed(decay_norm_and_bias: bool, decay_bias: bool) -> Mask | None:
+    """Which parameters decay, as a tree of bools; None for all."""
+    if decay_norm_and_bias:
+        return None
+
+    def mask(params: optax.Params) -> Any:
+        # A batch norm is what has a scale.
+        names = {_dotted(path) for path, _ in jax.tree.leaves_with_path(params)}
+
+        def decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:
+            module, _, name = _dotted(path).rpartition(".")
+            return leaf.ndim > 1 or (decay_bias and name == "bias" and f"{module}.scale" not in names)
+
+        return jax.tree.map_with_path(decays, params)
+
+    return mask
+
+
+def _dotted(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _begins_with(path: str, name: str) -> bool:
+    return f"{path}.".startswith(f"{name}.")

@@ -15,6 +15,7 @@ from resnet_jax.training.progress import ProgressDisplay
 from resnet_jax.training.workdir import MetricsLog, Record
 
 CURVES_EVERY_SECONDS = 60
+MAX_SKIPPED_IN_SUCCESSION = 100  # more do not pass by themselves
 
 
 @dataclass
@@ -24,6 +25,7 @@ class MetricSums:
     loss: float = 0.0
     accuracy: float = 0.0
     steps: int = 0
+    skipped: int = 0  # updates whose loss or gradient was not finite
 
 
 class Recorder:
@@ -31,9 +33,12 @@ class Recorder:
 
     def __init__(
         self, workdir: Path, name: str, *, step: int, sums: MetricSums, num_steps: int, steps_per_epoch: int,
-        batch_size: int, log_every_steps: int,
+        batch_size: int, log_every_steps: int, skips_nonfinite: bool = False,
     ) -> None:  # fmt: skip
-        """For a run that begins after `step` updates: log records of later steps are dropped."""
+        """For a run that begins after `step` updates: log records of later steps are dropped.
+
+        skips_nonfinite: the step itself skips an update whose loss or gradient is not finite.
+        """
         self.sums = sums
         self.log = MetricsLog(workdir)
         self.log.forget_after(step)
@@ -43,6 +48,7 @@ class Recorder:
         self._workdir, self._name, self._first_step = workdir, name, step + 1
         self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
         self._batch_size, self._log_every_steps = batch_size, log_every_steps
+        self._skips_nonfinite, self._skipped_in_succession = skips_nonfinite, 0
         self._clock_started, self._clock_steps, self._images_per_second = 0.0, 0, 0.0
         self._curves_drawn = time.monotonic()
 
@@ -61,33 +67,40 @@ class Recorder:
     def take_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Take in the metrics of update `step` (from 1); at the logging cadence write their means.
 
-        Waits for the update to be done. Raises NonFiniteError if the loss or a gradient is not finite.
+        Waits for the update to be done. Raises NonFiniteError if the loss or a gradient is not finite, unless such
+        updates are skipped: then it is told, counted, and left out of the means.
         """
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not all(map(math.isfinite, values.values())):
-            raise NonFiniteError(
-                f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}: nothing of this "
-                f"step is saved; lower config.learning_rate or lengthen the warm-up"
-            )
         self._tick()
-        self.sums.loss += values["loss"]
-        self.sums.accuracy += values["accuracy"]
-        self.sums.steps += 1
-        loss, accuracy = self.sums.loss / self.sums.steps, self.sums.accuracy / self.sums.steps
+        if all(map(math.isfinite, values.values())):
+            self.sums.loss += values["loss"]
+            self.sums.accuracy += values["accuracy"]
+            self.sums.steps += 1
+            self._skipped_in_succession = 0
+        else:
+            self._take_nonfinite(f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}")
+        taken = max(self.sums.steps, 1)
+        loss, accuracy = self.sums.loss / taken, self.sums.accuracy / taken
         rate = self._images_per_second
         shown = (step, loss, accuracy, rate, (self._num_steps - step) * self._batch_size / rate if rate else 0.0)
         self.display.update(*shown)
         if step % self._log_every_steps == 0 or step == self._num_steps:
+            means: dict[str, Any] = {"train_loss": loss, "train_accuracy": accuracy} if self.sums.steps else {}
+            means |= {"learning_rate": values["learning_rate"]}
+            if self.sums.skipped:
+                means |= {"skipped_updates": self.sums.skipped}
             self.sums = MetricSums()
             self.display.log(*shown)
-            means = {"train_loss": loss, "train_accuracy": accuracy, "learning_rate": values["learning_rate"]}
             self._write(step, {**means, **({"images_per_second": round(rate, 1)} if rate else {})})
 
     def take_evaluation(self, step: int, split: str, result: dict[str, float | int]) -> None:
-        """Write an evaluation's "loss", "accuracy" and "count" on `split`, "val" or "test", after `step` updates."""
+        """Write an evaluation's "loss", "accuracy", "count" and, if any, those of the moving average on `split`, "val"
+        or "test", after `step` updates.
+        """
         self._write(step, {f"{split}_{name}": value for name, value in result.items()})
         epoch = step / self._steps_per_epoch
-        numbers = f"{split}_loss {result['loss']:.4f}  {split}_accuracy {result['accuracy']:.4f}"
+        names = [name for name in ("loss", "accuracy", "ema_loss", "ema_accuracy") if name in result]
+        numbers = "  ".join(f"{split}_{name} {result[name]:.4f}" for name in names)
         self.display.say(f"epoch {epoch:g}  step {step}  {numbers}")
         if time.monotonic() - self._curves_drawn > CURVES_EVERY_SECONDS:
             self.draw()
@@ -101,6 +114,19 @@ class Recorder:
         self._curves_drawn = time.monotonic()
         if self._writes:
             draw_curves(self.log.records, self._workdir / CURVES_FILE, self._name)
+
+    def _take_nonfinite(self, what: str) -> None:
+        if not self._skips_nonfinite:
+            raise NonFiniteError(
+                f"{what}: nothing of this step is saved; lower config.learning_rate or lengthen the warm-up"
+            )
+        self.sums.skipped += 1
+        self._skipped_in_succession += 1
+        if self._skipped_in_succession == MAX_SKIPPED_IN_SUCCESSION:
+            raise NonFiniteError(
+                f"{what}: the {MAX_SKIPPED_IN_SUCCESSION} last updates were skipped; lower config.learning_rate"
+            )
+        self.display.say(f"warning: {what}: the update is skipped (config.on_nonfinite='skip')")
 
     def _tick(self) -> None:
         now = time.perf_counter()
