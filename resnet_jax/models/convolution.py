@@ -193,10 +193,14 @@ def _primitive(
 
 
 def _is_for_one_device(context: mlir.LoweringRuleContext) -> bool:
-    """Whether the program runs on one device of this process: XLA would not split a custom call over several."""
+    """Whether this part of the program sees one device's data: XLA would not split a custom call over several."""
     module = context.module_context
-    for_export = getattr(module.lowering_parameters, "for_export", False)
-    return not for_export and getattr(module.axis_context, "num_devices", None) == 1
+    if getattr(module.lowering_parameters, "for_export", False):
+        return False
+    axes: Any = module.axis_context
+    if manual := getattr(axes, "manual_axes", None):  # inside shard_map
+        return manual == frozenset(axes.mesh.axis_names)
+    return getattr(axes, "num_devices", None) == 1
 
 
 _forward = _primitive(

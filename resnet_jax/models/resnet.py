@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh
 
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models.blocks import BLOCKS, SHORTCUTS, Layer
@@ -190,7 +191,8 @@ class ResNet(nn.Module):
     def _rows_per_group(self, images: Array) -> int:
         """How many rows batch norm normalises together; 0 for all."""
         if self.batch_norm == "local":
-            return len(images) // _num_shards(images)
+            mesh = mesh_of_rows(images)
+            return len(images) // mesh.shape[BATCH_AXIS] if mesh else 0
         return self.ghost_rows
 
     @property
@@ -279,11 +281,12 @@ class ResNet(nn.Module):
         return outputs if features else result
 
 
-def _num_shards(images: Array) -> int:
-    """Over how many devices the images are split, seen from where they are whole: inside `shard_map`, one."""
+def mesh_of_rows(images: Array) -> AbstractMesh | None:
+    """The mesh over whose axis `data` the images are split; None where there is none, or inside `shard_map`, where
+    what one sees is already one device's share.
+    """
     mesh = jax.typeof(images).sharding.mesh
-    split = BATCH_AXIS in mesh.axis_names and BATCH_AXIS not in mesh.manual_axes
-    return mesh.shape[BATCH_AXIS] if split else 1
+    return mesh if BATCH_AXIS in mesh.axis_names and BATCH_AXIS not in mesh.manual_axes else None
 
 
 def make_head(model: ResNet, num_features: int) -> nn.Dense:

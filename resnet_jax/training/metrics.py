@@ -85,9 +85,13 @@ def correct(logits: Array, labels: Array) -> Array:
     return jnp.argmax(logits, axis=-1) == labels
 
 
-def masked_mean(values: Array, mask: Array | None) -> Array:
-    """Mean of `values` (B,) over the rows whose mask (B,) is 1; over all rows if mask is None."""
+def masked_mean(values: Array, mask: Array | None, axis_name: str | None = None) -> Array:
+    """Mean of `values` (B,) over the rows whose mask (B,) is 1; over all rows if mask is None.
+
+    axis_name: of a mapped axis over which the rows are split: this share's part, whose mean over the axis is the mean.
+    """
     if mask is None:
         return jnp.mean(values)
     mask = mask.astype(values.dtype)
-    return jnp.sum(values * mask) / jnp.sum(mask)
+    count = jnp.sum(mask)
+    return jnp.sum(values * mask) / (jax.lax.pmean(count, axis_name) if axis_name else count)

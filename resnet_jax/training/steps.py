@@ -9,8 +9,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 
 from resnet_jax.errors import UserError, choose
+from resnet_jax.models.resnet import BATCH_AXIS, mesh_of_rows
 from resnet_jax.training.metrics import Loss, correct, masked_mean, softmax_cross_entropy
 
 Array = jax.Array
@@ -70,6 +72,7 @@ class TrainState(flax.struct.PyTreeNode):
     loss: Loss = flax.struct.field(pytree_node=False)
     averaging: Averaging | None = flax.struct.field(pytree_node=False)
     on_nonfinite: str = flax.struct.field(pytree_node=False)
+    local_batch_norm: bool = flax.struct.field(pytree_node=False)
     seed: int = flax.struct.field(pytree_node=False)
 
     @property
@@ -122,6 +125,7 @@ def create_train_state(
         loss=Loss(loss, label_smoothing, target_threshold),
         averaging=averaging,
         on_nonfinite=choose("on_nonfinite", on_nonfinite, ON_NONFINITE),
+        local_batch_norm=getattr(model, "batch_norm", None) == "local",
         seed=seed,
     )
 
@@ -209,6 +213,24 @@ def _gradients(
     state: TrainState, batch_stats: Any, batch: Batch, dropout_key: Array
 ) -> tuple[Any, Any, dict[str, Array]]:
     """(gradients, batch statistics after the batch, metrics but for the gradients' norm) of a batch."""
+    mesh = mesh_of_rows(batch["image"]) if state.local_batch_norm else None
+    if mesh is None:
+        return _share_of_gradients(state, state.params, batch_stats, batch, dropout_key, None)
+
+    # Each device computes by itself, and one all-reduce brings all of it together, as torch's data parallelism does.
+    def on_device(params: Any, batch_stats: Any, batch: Batch, key: Array) -> Any:
+        key = jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXIS))
+        return jax.lax.pmean(_share_of_gradients(state, params, batch_stats, batch, key, BATCH_AXIS), BATCH_AXIS)
+
+    whole, rows = PartitionSpec(), PartitionSpec(BATCH_AXIS)
+    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=(whole, whole, rows, whole), out_specs=whole, check_vma=False)
+    return mapped(state.params, batch_stats, dict(batch), dropout_key)
+
+
+def _share_of_gradients(
+    state: TrainState, params: Any, batch_stats: Any, batch: Batch, dropout_key: Array, axis_name: str | None
+) -> tuple[Any, Any, dict[str, Array]]:
+    """`_gradients` of the rows that one device sees; their mean over the mapped axis, if any, is that of all rows."""
     labels, mask = batch["label"], batch.get("mask")
 
     def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
@@ -219,10 +241,10 @@ def _gradients(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        return masked_mean(state.loss(logits, labels), mask), (logits, updated["batch_stats"])
+        return masked_mean(state.loss(logits, labels), mask, axis_name), (logits, updated["batch_stats"])
 
-    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    accuracy = masked_mean(correct(logits, labels).astype(loss.dtype), mask)
+    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    accuracy = masked_mean(correct(logits, labels).astype(loss.dtype), mask, axis_name)
     return gradients, batch_stats, {"loss": loss, "accuracy": accuracy}
 
 
