@@ -83,7 +83,7 @@ def get_config() -> ConfigDict:
     config.ema_every_steps = 1
     config.ema_warmup_epochs = 0.0  # so long it is a copy of the weights
 
-    # Schedule: "constant" | "step" | "cosine" | "one_cycle".
+    # Schedule: "constant" | "step" | "cosine" | "polynomial" (quadratic) | "one_cycle".
     config.schedule = "cosine"
     config.schedule_by = "step"  # "step" | "epoch": how often the rate changes
     config.decay_epochs = ()  # "step" multiplies the rate by decay_factor at these epochs ...

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from resnet_jax.config import config_from_dict, configs_dir, flatten, load_config, to_json
+from resnet_jax.config import config_from_dict, configs_dir, load_config, to_json
 
 NAMES = sorted(path.stem for path in configs_dir().glob("*.py"))
 
@@ -15,35 +15,6 @@ def test_every_config_loads_locked_and_survives_json(name):
     assert config.is_locked
     assert config_from_dict(json.loads(to_json(config))).to_dict() == config.to_dict()
     assert load_config(str(configs_dir() / f"{name}.py")).to_dict() == config.to_dict()
-
-
-def test_recipes_are_the_published_ones():
-    def chosen(name, *fields):
-        flat = flatten(load_config(name))
-        return [flat[field] for field in fields]
-
-    he = chosen(
-        "cifar10", "model", "batch_size", "num_steps", "learning_rate", "decay_steps", "decay_factor", "momentum",
-        "nesterov", "weight_decay", "decay_norm_and_bias", "augment.crop_padding", "augment.flip", "normalize",
-    )  # fmt: skip
-    assert he == ["resnet20", 128, 64_000, 0.1, (32_000, 48_000), 0.1, 0.9, False, 1e-4, True, 4, True, "pixel"]
-    tutorial = chosen(
-        "cifar10_resnet18", "model", "batch_size", "num_epochs", "learning_rate", "schedule", "momentum",
-        "weight_decay", "mean", "std", "augment.crop_padding", "augment.flip",
-    )  # fmt: skip
-    mean = (0.4914, 0.4822, 0.4465)
-    assert tutorial == [
-        "cifar_resnet18", 128, 10, 0.1, "constant", 0.9, 5e-4, mean, (0.2023, 0.1994, 0.2010), 4, True,
-    ]  # fmt: skip
-    quick = chosen(
-        "cifar10_quick", "model", "model_args.kernel_init", "batch_size", "num_epochs", "learning_rate", "schedule",
-        "schedule_by", "warmup_epochs", "warmup_start_factor", "nesterov", "weight_decay", "decay_norm_and_bias",
-        "mean", "std", "augment.crop_padding_mode",
-    )  # fmt: skip
-    assert quick == [
-        "resnet20", "fan_in", 128, 10, 0.2, "cosine", "step", 1.0, 0.0, True, 5e-4, True, mean,
-        (0.2470, 0.2435, 0.2616), "zeros",
-    ]  # fmt: skip
 
 
 def test_overrides_take_the_fields_type():

@@ -83,7 +83,7 @@ def build_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = 
     check_batch_size(config.batch_size, mesh, config.accumulation_steps)
     # Their own errors, before a data set is prepared for hours.
     _check_batch_norm(config, build_model(config, config.num_classes or 1), mesh)
-    _build_optimizer(config, _build_schedule(config, LONG, 1))
+    _build_optimizer(config, build_schedule(config, LONG, 1))
     splits = load_images(config)
     batches = TrainBatches(
         splits.train,
@@ -95,7 +95,7 @@ def build_experiment(config: ConfigDict, devices: Sequence[jax.Device] | None = 
         config.accumulation_steps,
     )
     num_steps = config.num_steps or config.num_epochs * batches.steps_per_epoch
-    schedule = _build_schedule(config, num_steps, batches.steps_per_epoch)
+    schedule = build_schedule(config, num_steps, batches.steps_per_epoch)
     return Experiment(
         config=config,
         model=build_model(config, splits.train.num_classes),
@@ -269,7 +269,8 @@ def _learning_rate_factors(config: ConfigDict) -> dict[str, float]:
     return config.learning_rate_factors.to_dict()
 
 
-def _build_schedule(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> Schedule:
+def build_schedule(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> Schedule:
+    """The config's learning rate by step, of a run of num_steps."""
     if config.decay_epochs and config.decay_steps:
         raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")
     return make_schedule(

@@ -1,4 +1,4 @@
-"""Learning rates by step: constant, step, cosine and one-cycle, each with an optional warm-up.
+"""Learning rates by step: constant, step, cosine, polynomial and one-cycle, each with an optional warm-up.
 
 A schedule maps the number of updates done so far (0 for the first) to the learning rate of the next; it works inside
 `jit`. `learning_rate` is always the peak.
@@ -16,7 +16,7 @@ from resnet_jax.errors import UserError, choose
 # The number of updates done so far, an int or an int array -> the learning rate of the next.
 Schedule = Callable[[Any], Any]
 
-SCHEDULES = ("constant", "step", "cosine", "one_cycle")
+SCHEDULES = ("constant", "step", "cosine", "polynomial", "one_cycle")
 WARMUP_SHAPES = ("linear", "constant")
 
 
@@ -28,6 +28,11 @@ def step_decay(learning_rate: float, boundaries: Sequence[int], factor: float) -
 def cosine(learning_rate: float, num_steps: int) -> Schedule:
     """Half a cosine from `learning_rate` at step 0 to 0 at step `num_steps` (arXiv:1608.03983, no restarts)."""
     return optax.cosine_decay_schedule(learning_rate, num_steps)
+
+
+def polynomial(learning_rate: float, num_steps: int, power: float = 2.0) -> Schedule:
+    """learning_rate * (1 - step / num_steps) ** power, 0 from step num_steps on."""
+    return optax.polynomial_schedule(learning_rate, 0.0, power, num_steps)
 
 
 def one_cycle(
@@ -85,8 +90,8 @@ def make_schedule(
     """The named schedule over a run of `num_steps` steps, warm-up included.
 
     name: "constant"; "step" (decay_steps, counted from the run's start, and decay_factor); "cosine" over the steps
-    after the warm-up; "one_cycle" (it has a warm-up of its own). hold_steps > 1 lets the rate change only every so
-    many steps: an epoch's number of them gives the recipes that advance by epoch.
+    after the warm-up; "polynomial" likewise, quadratic; "one_cycle" (it has a warm-up of its own). hold_steps > 1 lets
+    the rate change only every so many steps: an epoch's number of them gives the recipes that advance by epoch.
     Raises UserError (a ValueError) for an unknown name and for numbers that make no schedule.
     """
     choose("schedule", name, SCHEDULES)
@@ -108,6 +113,7 @@ def make_schedule(
         "constant": lambda: optax.constant_schedule(learning_rate),
         "step": lambda: step_decay(learning_rate, [step - warmup_steps for step in decay_steps], decay_factor),
         "cosine": lambda: cosine(learning_rate, max(num_steps - warmup_steps, 1)),
+        "polynomial": lambda: polynomial(learning_rate, max(num_steps - warmup_steps, 1)),
         "one_cycle": lambda: one_cycle(learning_rate, num_steps),
     }
     schedule = warm_up(schedules[name](), warmup_steps, learning_rate, warmup_start_factor, warmup_shape)
