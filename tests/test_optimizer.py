@@ -1,4 +1,4 @@
-"""SGD by hand-computed numbers; tests/test_steps.py runs it against torch.optim."""
+"""The optimizers by hand-computed numbers; tests/test_steps.py runs them against torch.optim and timm."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax.training.optimizer import sgd
+from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
 
 PARAMS = {"kernel": jnp.array([[2.0]]), "bias": jnp.array([2.0])}
 GRADIENTS = {"kernel": jnp.array([[1.0]]), "bias": jnp.array([1.0])}
@@ -62,3 +62,85 @@ def test_updates_of_a_float32_model_stay_float32_with_x64():
 def test_numbers_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         sgd(**options)
+
+
+NETWORK = {
+    "bn1": {"scale": jnp.array([2.0]), "bias": jnp.array([2.0])},
+    "fc": {"kernel": jnp.array([[2.0]]), "bias": jnp.array([2.0])},
+}
+
+
+def after_one_step(tx, gradient=1.0, params=NETWORK):
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), params)
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): float(leaf.ravel()[0])
+        for path, leaf in jax.tree.leaves_with_path(optax.apply_updates(params, updates))
+    }
+
+
+def test_decay_of_the_heads_bias_leaves_norms_alone():
+    result = after_one_step(sgd(0.1, weight_decay=0.5, decay_norm_and_bias=False, decay_bias=True))
+    assert result == pytest.approx({"bn1.scale": 1.9, "bn1.bias": 1.9, "fc.kernel": 1.8, "fc.bias": 1.8})
+
+
+def test_lars_by_hand():
+    # |p| 2, |g| 1: ratio 0.1 * 2 / (1 + 0.5 * 2) = 0.1; update 0.1 * (1 + 0.5 * 2) = 0.2. Not decayed: the gradient.
+    result = after_one_step(lars(1.0, weight_decay=0.5, decay_norm_and_bias=False, trust_coefficient=0.1))
+    assert result == pytest.approx({"bn1.scale": 1.0, "bn1.bias": 1.0, "fc.kernel": 1.8, "fc.bias": 1.0})
+    # Without weight decay nothing is scaled; where a norm is 0 the ratio is 1.
+    assert after_one_step(lars(1.0)) == pytest.approx(dict.fromkeys(result, 1.0))
+    zero = {"fc": {"kernel": jnp.zeros((1, 1))}}
+    assert after_one_step(lars(1.0, weight_decay=0.5), params=zero) == {"fc.kernel": -1.0}
+
+
+def test_lamb_by_hand():
+    # Four gradients of 1 are scaled to a norm of 1; Adam's first update is 1. Kernel: 1 + 0.5 * 2 = 2 by the ratio
+    # 2 / 2. Not decayed: Adam's update.
+    result = after_one_step(lamb(0.1, weight_decay=0.5, decay_norm_and_bias=False))
+    assert result == pytest.approx({"bn1.scale": 1.9, "bn1.bias": 1.9, "fc.kernel": 1.8, "fc.bias": 1.9}, rel=1e-4)
+    # An epsilon that is not small shows the clipping: 0.5 / (0.5 + 0.5), and without it 1 / (1 + 0.5).
+    assert after_one_step(lamb(1.0, epsilon=0.5))["fc.bias"] == pytest.approx(1.5, rel=1e-5)
+    assert after_one_step(lamb(1.0, epsilon=0.5, max_gradient_norm=0.0))["fc.bias"] == pytest.approx(
+        2 - 1 / 1.5, rel=1e-5
+    )
+
+
+def test_clipping_scales_all_gradients_to_the_norm_and_leaves_small_ones():
+    assert after_one_step(optax.chain(clip_gradient_norm(1.0), sgd(1.0)))["fc.bias"] == pytest.approx(1.5)
+    assert after_one_step(optax.chain(clip_gradient_norm(1.0), sgd(1.0)), 0.25)["fc.bias"] == pytest.approx(1.75)
+
+
+def test_l1_pulls_what_decays_towards_zero():
+    result = after_one_step(optax.chain(add_l1(0.5, decay_norm_and_bias=False), sgd(1.0, momentum=0.0)), gradient=0.0)
+    assert result == pytest.approx({"bn1.scale": 2.0, "bn1.bias": 2.0, "fc.kernel": 1.5, "fc.bias": 2.0})
+
+
+def test_layers_have_their_own_rates_by_the_longest_name():
+    params = {"layer1": {"0": {"kernel": jnp.array([2.0])}, "1": {"kernel": jnp.array([2.0])}}, **NETWORK}
+    factors = {"layer1": 0.5, "layer1.1": 0.0, "fc": 2.0}
+    result = after_one_step(optax.chain(sgd(0.1), scale_by_layer(factors)), params=params)
+    assert result == pytest.approx(
+        {"bn1.scale": 1.9, "bn1.bias": 1.9, "fc.kernel": 1.8, "fc.bias": 1.8, "layer1.0.kernel": 1.95,
+         "layer1.1.kernel": 2.0}
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="there is no layer 'layer' to give a learning rate to: use bn1, fc, layer1"):
+        after_one_step(scale_by_layer({"layer": 1.0}), params=params)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: lars(0.1, trust_coefficient=0.0), "trust_coefficient=0.0 must be positive"),
+        (lambda: lars(0.1, momentum=0.0, nesterov=True), "nesterov=True needs momentum > 0"),
+        (lambda: lamb(0.1, second_momentum=1.0), r"second_momentum=1.0 must be in \[0, 1\)"),
+        (lambda: lamb(0.1, max_gradient_norm=-1.0), "max_gradient_norm=-1.0 must be at least 0"),
+        (lambda: lamb(-0.1), "learning_rate=-0.1 must be at least 0"),
+        (lambda: clip_gradient_norm(0.0), "max_norm=0.0 must be positive"),
+        (lambda: add_l1(-1.0), "l1=-1.0 must be at least 0"),
+        (lambda: scale_by_layer({"fc": -1.0}), "factor of 'fc', -1.0, must be at least 0"),
+    ],
+)
+def test_other_numbers_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -3,6 +3,7 @@
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
 from resnet_jax.training.schedule import make_schedule
+from resnet_jax.training.statistics import precise_batch_stats
 from resnet_jax.training.steps import (
     TrainState,
     accumulate,
@@ -26,6 +27,7 @@ __all__ = [
     "lamb",
     "lars",
     "make_schedule",
+    "precise_batch_stats",
     "scale_by_layer",
     "sgd",
     "train_step",
