@@ -25,16 +25,11 @@ from resnet_jax.models import ResNet
 from resnet_jax.paths import expand
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.experiment import (
-    build_experiment,
-    build_model,
-    compile_eval_fn,
-    compile_judged_fn,
-    initial_state,
-)
+from resnet_jax.training.experiment import build_experiment, build_model
 from resnet_jax.training.images import Normalization, load_judging_images, make_reading
 from resnet_jax.training.mesh import make_mesh, replicated
-from resnet_jax.training.steps import TrainState, create_train_state
+from resnet_jax.training.programs import compile_eval_fn, compile_judged_fn, initial_state
+from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
 from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
 from resnet_jax.weights.load import import_state_dict

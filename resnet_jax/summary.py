@@ -1,6 +1,7 @@
 """Stage shapes, parameters and multiply-accumulates of a model, without computing anything."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -42,27 +43,51 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
 def count_macs(function: Any, *arguments: Any) -> int:
     """Multiply-accumulates of the convolutions and matrix products of `function`, padding counted as work.
 
-    Read from the jaxpr, as papers count them; a compiled program leaves out what falls on the padding.
+    Read from the jaxpr, as papers count them; a compiled program leaves out what falls on the padding. Gradients count
+    rightly with conv_impl="auto": with "xla" the zeros between the pixels of a stride's gradient would count as work.
     """
     return _jaxpr_macs(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
+def num_product_elements(function: Any, *arguments: Any) -> int:
+    """Numbers that the convolutions and matrix products of `function` return: the activations of a network."""
+    return sum(equation.outvars[0].aval.size for equation, _ in _products(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
 def _jaxpr_macs(jaxpr: Any) -> int:
-    total = 0
+    return sum(macs for _, macs in _products(jaxpr))
+
+
+def _products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
+    """The equations that are convolutions or matrix products, with their multiply-accumulates."""
     for equation in jaxpr.eqns:
-        output = equation.outvars[0].aval
-        if equation.primitive.name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-            total += output.size * math.prod(kernel) // features
-        elif equation.primitive.name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += output.size * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        macs = _macs(equation)
+        if macs is not None:
+            yield equation, macs
         for parameter in equation.params.values():
             inner = getattr(parameter, "jaxpr", parameter)
             if hasattr(inner, "eqns"):
-                total += _jaxpr_macs(inner)
-    return total
+                yield from _products(inner)
+
+
+def _macs(equation: Any) -> int | None:
+    name, output = equation.primitive.name, equation.outvars[0].aval
+    operands = [operand.aval for operand in equation.invars]
+    if name == "conv_general_dilated":
+        kernel = operands[1].shape
+        return output.size * math.prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    if name == "dot_general":
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return output.size * math.prod(operands[0].shape[axis] for axis in contracted)
+    # The primitives of models/convolution.py: a convolution's gradients take the products of the convolution itself,
+    # the features' maps (its output or the output's cotangent) times the kernel (k, k, C / groups) of one feature.
+    if name == "convolution":
+        return output.size * math.prod(operands[1].shape[:3])
+    if name == "convolution_input_gradient":
+        return operands[0].size * math.prod(operands[1].shape[:3])
+    if name == "convolution_kernel_gradient":
+        return operands[1].size * math.prod(equation.params["kernel_shape"][:3])
+    return None
 
 
 def _size(tree: Any) -> int:

@@ -5,7 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+# RESNET_JAX_TEST_PLATFORM=cuda: for the tests marked `gpu`, which compare a GPU with the CPU.
+PLATFORM = os.environ.get("RESNET_JAX_TEST_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cpu"
 # Most programs here run a few times: compiling them takes longer than running them.
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 if FLAGS not in os.environ.get("XLA_FLAGS", ""):

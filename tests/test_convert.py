@@ -205,7 +205,7 @@ def test_a_run_tells_its_model_class_names_and_normalisation(tmp_path):
 
     from resnet_jax.config import load_config, to_json
     from resnet_jax.training.checkpoint import open_newest
-    from resnet_jax.training.steps import create_train_state
+    from resnet_jax.training.state import create_train_state
 
     config = load_config("digits", ["--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8"])
     (tmp_path / "run").mkdir()

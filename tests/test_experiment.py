@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from resnet_jax.config import default_config
-from resnet_jax.training.experiment import build_experiment, compile_train_fn, initial_state
+from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.images import Normalization
 from resnet_jax.training.mesh import make_mesh, shard_batch
+from resnet_jax.training.programs import compile_train_fn, initial_state
 
 
 def tiny_config(**fields):

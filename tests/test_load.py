@@ -291,7 +291,7 @@ def test_a_runs_checkpoints_are_read_from_any_of_its_folders(tmp_path):
     import optax
 
     from resnet_jax.training.checkpoint import open_newest
-    from resnet_jax.training.steps import create_train_state
+    from resnet_jax.training.state import create_train_state
 
     model = small()
     state = create_train_state(model, random_variables(model), optax.sgd(0.1))

@@ -12,8 +12,9 @@ from resnet_jax.errors import InterruptedRunError
 from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.experiment import build_experiment, initial_state
+from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.programs import initial_state
 from resnet_jax.training.workdir import lock_workdir
 
 NUM_STEPS = 200

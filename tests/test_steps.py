@@ -12,16 +12,20 @@ import pytest
 from resnet_jax import create_model
 from resnet_jax.models import ResNet
 from resnet_jax.training import (
+    accumulate,
+    begin_accumulation,
     clip_gradient_norm,
     create_train_state,
     eval_step,
+    finish_accumulation,
     lamb,
     lars,
     make_schedule,
     sgd,
     train_step,
 )
-from resnet_jax.training.metrics import masked_mean, softmax_cross_entropy
+from resnet_jax.training.metrics import Loss, binary_cross_entropy, masked_mean, softmax_cross_entropy
+from resnet_jax.training.state import Averaging
 
 TINY = ResNet(stage_sizes=(1, 1), num_filters=4, stem="cifar", num_classes=3)
 BATCH = {
@@ -171,11 +175,6 @@ def test_a_gradient_that_is_not_finite_shows_in_its_norm():
     assert not np.isfinite(metrics["gradient_norm"])
 
 
-def test_label_smoothing_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"label_smoothing=1.0 must be in \[0, 1\)"):
-        tiny_state(label_smoothing=1.0)
-
-
 def test_target_distributions_give_the_loss_of_their_labels_mixed():
     state = tiny_state(label_smoothing=0.1)
     one_hot = jax.nn.one_hot(BATCH["label"], 3)
@@ -201,3 +200,100 @@ def test_logits_of_several_views_are_averaged():
     losses = softmax_cross_entropy((logits[0] + logits[1]) / 2, BATCH["label"])
     assert float(sums["loss_sum"]) == pytest.approx(float(losses.sum()), rel=1e-5)
     assert int(sums["count"]) == 6
+
+
+def test_binary_loss_by_hand():
+    logits = jnp.log(jnp.array([[3.0, 1.0]]))  # probabilities 3/4, 1/2
+    expected = -(np.log(0.75) + np.log(0.5)) / 2
+    assert float(binary_cross_entropy(logits, jnp.array([0]))[0]) == pytest.approx(expected, rel=1e-6)
+    soft = jnp.array([[0.7, 0.3]])
+    by_hand = -(0.7 * np.log(0.75) + 0.3 * np.log(0.25) + np.log(0.5)) / 2
+    assert float(binary_cross_entropy(logits, soft)[0]) == pytest.approx(by_hand, rel=1e-6)
+    # Above the threshold both classes are there. Smoothing 0.2 then makes 0.9 of 1, and 0.1 of 0.
+    first = -(0.9 * np.log(0.75) + 0.1 * np.log(0.25))
+    assert float(binary_cross_entropy(logits, soft, 0.2, 0.2)[0]) == pytest.approx((first - np.log(0.5)) / 2, rel=1e-6)
+    other = jnp.log(jnp.array([[3.0, 3.0]]))
+    second = -(0.1 * np.log(0.75) + 0.9 * np.log(0.25))
+    assert float(binary_cross_entropy(other, soft, 0.2, 0.2)[0]) == pytest.approx(first, rel=1e-6)
+    assert float(binary_cross_entropy(other, soft, 0.2, 0.5)[0]) == pytest.approx((first + second) / 2, rel=1e-6)
+    assert float(binary_cross_entropy(jnp.array([[500.0, -500.0]]), jnp.array([1]))[0]) == 500.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "hinge"}, "loss='hinge' must be one of softmax, sigmoid"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1.0 must be in \[0, 1\)"),
+        ({"target_threshold": 0.2}, "target_threshold=0.2 belongs to loss='sigmoid'"),
+    ],
+)
+def test_losses_that_do_not_exist_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Loss(**arguments)
+
+
+def test_average_copies_while_it_warms_up_and_moves_every_so_many_steps():
+    averaging = Averaging(0.75, every_steps=2, warmup_steps=3)
+    average, seen = jnp.array(-1.0), []
+    for number in range(8):
+        average = averaging(average, jnp.array(float(number)), number)
+        seen.append(float(average))
+    # It is updated after steps 0, 2, 4 and 6. The first three copy (before step 4, the last update was still in the
+    # warm-up, as in torchvision); the last moves: 0.75 * 4 + 0.25 * 6.
+    assert seen == [0.0, 0.0, 2.0, 2.0, 4.0, 4.0, 4.5, 4.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ema_decay": 1.0}, r"ema_decay=1.0 must be in \[0, 1\)"),
+        ({"ema_decay": 0.9, "ema_every_steps": 0}, "ema_every_steps=0 must be at least 1"),
+        ({"ema_decay": 0.9, "ema_warmup_steps": -1}, "ema_warmup_steps=-1 must be at least 0"),
+        ({"on_nonfinite": "ignore"}, "on_nonfinite='ignore' must be one of stop, skip"),
+    ],
+)
+def test_impossible_train_states_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_state(**options)
+
+
+def test_state_without_an_average_has_none_to_evaluate():
+    with pytest.raises(ValueError, match="create it with ema_decay"):
+        tiny_state().averaged()
+
+
+def test_skipped_update_leaves_all_but_the_step_and_its_learning_rate():
+    rates = jnp.array([0.1, 0.2, 0.4])
+    state = tiny_state(sgd(lambda count: rates[count]), on_nonfinite="skip", ema_decay=0.5)
+    first, _ = step(state, BATCH)
+    skipped, metrics = step(first, {**BATCH, "image": BATCH["image"].at[0].set(jnp.nan)})
+    assert not np.isfinite(metrics["gradient_norm"])
+    assert int(skipped.step) == 2
+    for name in ("params", "batch_stats", "ema_params", "ema_batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(skipped, name), getattr(first, name))
+    traces = [optax.tree.get(each.opt_state, "trace") for each in (skipped, first)]
+    jax.tree.map(np.testing.assert_array_equal, *traces)
+    third, _ = step(skipped, BATCH)  # at the third learning rate
+    second, _ = step(first, BATCH)  # at the second
+    for start, double, single in zip(*(jax.tree.leaves(each.params) for each in (first, third, second)), strict=True):
+        np.testing.assert_allclose(double - start, 2 * (single - start), rtol=1e-4, atol=1e-6)
+
+
+def test_parts_of_a_batch_add_up_to_it_where_batch_norm_is_frozen():
+    with jax.enable_x64(True):
+        model = TINY.clone(batch_norm="frozen", dtype="float64")
+        images = jnp.asarray(BATCH["image"], jnp.float64)
+        variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), tiny_state().variables)
+        tx = sgd(0.1, weight_decay=1e-2)
+        whole, parts = (create_train_state(model, variables, tx) for _ in range(2))
+        add, finish = jax.jit(accumulate), jax.jit(finish_accumulation)
+        for _ in range(2):
+            whole, metrics = step(whole, {**BATCH, "image": images})
+            accumulated = begin_accumulation(parts)
+            for rows in (slice(0, 2), slice(2, 4), slice(4, 6)):
+                accumulated = add(parts, accumulated, {"image": images[rows], "label": BATCH["label"][rows]})
+            parts, of_parts = finish(parts, accumulated)
+            for name, value in metrics.items():
+                assert float(of_parts[name]) == pytest.approx(float(value), abs=1e-12)
+        for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)

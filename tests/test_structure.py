@@ -10,8 +10,9 @@ import resnet_jax
 PACKAGE = Path(resnet_jax.__file__).parent
 # Who may see a config: what finds and checks it, what unpacks it once, and the commands.
 SEES_CONFIGS = {
-    "config.py", "training/experiment.py", "training/loop.py", "commands.py", "evaluate.py", "degradation.py",
-    "describe.py", "benchmark/loop.py", "training/images.py", "preview.py",
+    "config.py", "training/experiment.py", "training/programs.py", "training/loop.py", "training/images.py",
+    "commands.py", "evaluate.py", "degradation.py", "describe.py", "preview.py", "benchmark/loop.py",
+    "benchmark/step_cost.py",
 }  # fmt: skip
 
 

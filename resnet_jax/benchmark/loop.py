@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from resnet_jax.config import default_config
 from resnet_jax.errors import UserError
 from resnet_jax.models import default_image_size
-from resnet_jax.training.experiment import Experiment, build_experiment, compile_train_fn, initial_state
+from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.loop import train
 from resnet_jax.training.mesh import shard_batch
+from resnet_jax.training.programs import compile_train_fn, initial_state
 
 NUM_BATCHES = 50
 

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from resnet_jax.errors import UserError
-from resnet_jax.training.steps import TrainState
+from resnet_jax.training.state import TrainState
 
 NEWEST_DIR = "checkpoints"
 BEST_DIR = "best"

@@ -21,18 +21,12 @@ from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.checkpoint import CheckpointFolder, all_finite, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.experiment import (
-    Experiment,
-    build_experiment,
-    compile_eval_fn,
-    compile_judged_fn,
-    compile_train_fn,
-    initial_state,
-)
+from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
+from resnet_jax.training.programs import compile_eval_fn, compile_judged_fn, compile_train_fn, initial_state
 from resnet_jax.training.recorder import MetricSums, Recorder
-from resnet_jax.training.steps import TrainState
+from resnet_jax.training.state import TrainState
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (

@@ -1,0 +1,149 @@
+"""A run's train state and its compiled functions: the update, the evaluation, the statistics computed anew."""
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax.data.prefetch import prefetch
+from resnet_jax.models import ResNet
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.images import Normalization, augmenter, normalizer
+from resnet_jax.training.mesh import replicated, shard_batch, split_by_rows
+from resnet_jax.training.state import TrainState, create_train_state
+from resnet_jax.training.statistics import precise_batch_stats
+from resnet_jax.training.steps import (
+    Accumulated,
+    accumulate,
+    begin_accumulation,
+    eval_step,
+    finish_accumulation,
+    train_step,
+)
+
+Array = jax.Array
+TrainFn = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
+EvalFn = Callable[[TrainState, dict[str, Array]], dict[str, Array]]
+
+
+def initial_state(
+    model: ResNet,
+    tx: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+    steps_per_epoch: int = 1,
+    *,
+    shapes_only: bool = False,
+) -> TrainState:
+    """The train state at step 0, drawn from config.seed and replicated on the mesh; with shapes_only its shapes.
+
+    steps_per_epoch: where it is to be trained.
+    """
+
+    def create(key: Array) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+        return create_train_state(
+            model,
+            variables,
+            tx,
+            label_smoothing=config.label_smoothing,
+            loss=config.loss,
+            target_threshold=config.target_threshold,
+            ema_decay=config.ema_decay or None,
+            ema_every_steps=config.ema_every_steps,
+            ema_warmup_steps=round(config.ema_warmup_epochs * steps_per_epoch),
+            on_nonfinite=config.on_nonfinite,
+            seed=config.seed,
+        )
+
+    if shapes_only:
+        return jax.eval_shape(create, jax.random.key(config.seed))
+    # It runs once: optimised fully, each kernel's random numbers would take seconds to compile and nothing to draw.
+    options = {"xla_backend_optimization_level": 1}
+    compiled = jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)
+    return compiled(jax.random.key(config.seed))
+
+
+def compile_train_fn(experiment: Experiment) -> TrainFn:
+    """(state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
+
+    The state is donated: its buffers are the new state's. Metrics are `train_step`'s and "learning_rate". With
+    config.accumulation_steps > 1 three programs, of which one runs for each part of the batch.
+    """
+    prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
+    num_parts = experiment.config.accumulation_steps
+    whole, rows = replicated(experiment.mesh), split_by_rows(experiment.mesh, num_parts)
+
+    def with_learning_rate(
+        state: TrainState, result: tuple[TrainState, dict[str, Array]]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        new_state, metrics = result
+        return new_state, {**metrics, "learning_rate": jnp.asarray(experiment.schedule(state.step))}
+
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        return with_learning_rate(state, train_step(state, prepare(batch, state.step)))
+
+    def add(state: TrainState, accumulated: Accumulated, batch: dict[str, Array]) -> Accumulated:
+        part = {name: parts[accumulated.num_parts] for name, parts in batch.items()}
+        draw = state.step * num_parts + accumulated.num_parts  # of what is chosen once a part: how it is mixed
+        return accumulate(state, accumulated, prepare(part, draw))
+
+    def finish(state: TrainState, accumulated: Accumulated) -> tuple[TrainState, dict[str, Array]]:
+        return with_learning_rate(state, finish_accumulation(state, accumulated))
+
+    if num_parts == 1:
+        return jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+    begin_fn = jax.jit(begin_accumulation, out_shardings=whole)
+    add_fn = jax.jit(add, donate_argnums=1, in_shardings=(whole, whole, rows), out_shardings=whole)
+    finish_fn = jax.jit(finish, donate_argnums=(0, 1), out_shardings=(whole, whole))
+
+    def step_by_parts(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        accumulated = begin_fn(state)
+        for _ in range(num_parts):
+            accumulated = add_fn(state, accumulated, batch)
+        return finish_fn(state, accumulated)
+
+    return step_by_parts
+
+
+def compile_judged_fn(experiment: Experiment) -> Callable[[TrainState], TrainState]:
+    """(state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and those of
+    the moving average, are computed anew over the training batches that come next; else it is the state itself.
+    """
+    config, mesh, batches = experiment.config, experiment.mesh, experiment.batches
+    if not config.precise_bn_batches:
+        return lambda state: state
+    one_part = replace(batches, num_parts=1)
+    prepare = jax.jit(augmenter(config, experiment.normalization, len(experiment.class_names)))
+
+    def judged(state: TrainState) -> TrainState:
+        def recomputed(variables: dict[str, Any]) -> Any:
+            first = int(state.step)
+            places = range(first, first + config.precise_bn_batches)
+            with closing(prefetch(lambda k: shard_batch(one_part[k], mesh), places)) as sharded:
+                images = (prepare(batch, jnp.asarray(k))["image"] for k, batch in zip(places, sharded, strict=True))
+                return precise_batch_stats(experiment.model, variables, images, config.seed)
+
+        state = state.replace(batch_stats=recomputed(state.variables))
+        if state.averaging is None:
+            return state
+        return state.replace(ema_batch_stats=recomputed(state.averaged().variables))
+
+    return judged
+
+
+def compile_eval_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalFn:
+    """(state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program."""
+    normalized = normalizer(normalization, dtype)
+
+    def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Array]:
+        return eval_step(state, {**batch, "image": normalized(batch["image"])})
+
+    whole, rows = replicated(mesh), split_by_rows(mesh)
+    return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
