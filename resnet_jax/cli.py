@@ -8,10 +8,12 @@ import argparse
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from resnet_jax import commands as run
+from resnet_jax import distributed
 from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError, suggestion
 from resnet_jax.process import prepare_process
 
@@ -19,6 +21,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 # The commands that take --config.field=value, and may therefore be given options that argparse does not know.
 TAKE_OVERRIDES = ("train", "degradation", "preview")
+# The commands that many processes may run together.
+MANY_PROCESSES = ("train", "evaluate")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -30,6 +34,17 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of `argv` (sys.argv's if None) and return its exit code."""
+    try:
+        code = _run_command(argv)
+    except (Exception, KeyboardInterrupt):
+        if not distributed.prefix():
+            raise
+        traceback.print_exc()
+        code = EXIT_FAILED
+    return distributed.leave(code)
+
+
+def _run_command(argv: Sequence[str] | None) -> int:
     prepare_process()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that are no text
@@ -40,15 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{rest[0]!r} is no option of {arguments.command}")
         _refuse_unknown_options(arguments.command, rest)
         arguments.overrides = rest
+        if arguments.command in MANY_PROCESSES:
+            distributed.start_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
         return arguments.run(arguments)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{distributed.prefix()}error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USAGE
     except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{distributed.prefix()}error: {error}", file=sys.stderr)
         return EXIT_FAILED
     except InterruptedRunError as error:
-        print(f"interrupted by {error} before the first step; the same command starts again", file=sys.stderr)
+        where = "before the first step; the same command starts again"
+        print(f"{distributed.prefix()}interrupted by {error} {where}", file=sys.stderr)
         return run.EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as in `… list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{distributed.prefix()}error: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_USAGE
 
 
@@ -81,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--config.FIELD", dest="ignored", metavar="VALUE", help="set a field, e.g. --config.learning_rate=0.05"
     )
+    _add_process_options(train)
 
     degradation = add("degradation", run.run_degradation, "plain against residual networks of growing depth",
                       "python -m resnet_jax degradation --depths 20,56")  # fmt: skip
@@ -121,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
     evaluate.add_argument("--ten_crop", action="store_true", help="average the corners, the centre and their mirrors")
     _add_model_options(evaluate)
+    _add_process_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
     convert = add("convert", run.run_convert, "weights of torch, timm, transformers to ours and back",
@@ -175,6 +195,13 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--mean", nargs="+", action=_Channels, metavar="X", help="of red, green, blue, in [0, 1]")
     command.add_argument("--std", nargs="+", action=_Channels, metavar="X", help="likewise")
+
+
+def _add_process_options(command: argparse.ArgumentParser) -> None:
+    """Which of many processes this one is, where no cluster tells."""
+    command.add_argument("--coordinator", metavar="HOST:PORT", help="many processes: where process 0 listens")
+    command.add_argument("--num_processes", type=int, metavar="N", help="how many (default: as the cluster tells)")
+    command.add_argument("--process_id", type=int, metavar="I", help="which this is, from 0")
 
 
 class _Channels(argparse.Action):

@@ -83,11 +83,12 @@ def run_preview(arguments: argparse.Namespace) -> int:
 
 
 def _tell_interruption(result: "RunResult", workdir: Path) -> int:
-    print(
-        f"interrupted by {result.interrupted_by}: saved step {result.step} of {result.num_steps} in {workdir}; "
-        "the same command continues",
-        file=sys.stderr,
-    )
+    if jax.process_index() == 0:
+        print(
+            f"interrupted by {result.interrupted_by}: saved step {result.step} of {result.num_steps} in {workdir}; "
+            "the same command continues",
+            file=sys.stderr,
+        )
     return EXIT_INTERRUPTED
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -23,11 +24,31 @@ def start(*words, num_devices=1, environment=None):
     )  # fmt: skip
 
 
-def run(*words, **options):
-    """(exit code, standard output, standard error) of such a process."""
-    process = start(*words, **options)
+def start_many(num_processes, *words, **options):
+    """Processes that run `python -m resnet_jax` with these words together, process 0 first."""
+    address = f"localhost:{free_port()}"
+    return [
+        start(*words, "--coordinator", address, "--num_processes", num_processes, "--process_id", number, **options)
+        for number in range(num_processes)
+    ]
+
+
+def free_port():
+    """A port that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def end(process):
+    """(exit code, standard output, standard error) of a process, when it has ended."""
     output, errors = process.communicate(timeout=240)
     return process.returncode, output, errors
+
+
+def run(*words, **options):
+    """(exit code, standard output, standard error) of such a process."""
+    return end(start(*words, **options))
 
 
 def records(workdir):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
 from resnet_jax.training.state import TrainState
 
 NEWEST_DIR = "checkpoints"
@@ -45,6 +45,8 @@ class CheckpointFolder:
             cleanup_tmp_directories=not read_only,
             create=not read_only,
             read_only=read_only,
+            # One process reads which steps there are: two that read at two moments might resume from two of them.
+            single_host_load_and_broadcast=jax.process_count() > 1,
         )
         self.directory = directory.absolute()
         self._manager = ocp.CheckpointManager(self.directory, options=options)
@@ -55,11 +57,14 @@ class CheckpointFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._manager.close()
+        # Closing waits for the other processes. They come too unless this one alone has failed.
+        if jax.process_count() == 1 or isinstance(error, NonFiniteError | InterruptedRunError | None):
+            self._manager.close()
 
     def newest_step(self) -> int | None:
         """The last step that is completely written, or None."""
-        return self._manager.latest_step()
+        step = self._manager.latest_step()
+        return None if step is None else int(step)  # a broadcast one is NumPy's
 
     def save(self, state: TrainState, position: Position, *, replace: bool = False) -> None:
         """Write `state` under its step, in the background; a step that is there stays, unless `replace`."""

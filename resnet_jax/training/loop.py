@@ -6,7 +6,7 @@ decided from that number and the metrics log alone, so a resumed run does exactl
 """
 
 import math
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
 from resnet_jax.training import workdir as folder
+from resnet_jax.training.agreement import check_same, from_first, together
 from resnet_jax.training.checkpoint import CheckpointFolder, all_finite, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
@@ -55,13 +56,23 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
     used, before anything is written; NonFiniteError when training diverges; InterruptedRunError if a signal comes
     before the first step, when there is nothing to save.
     """
-    _check_workdir(workdir, config)
-    with catch_interruptions() as interruption:
-        experiment = build_experiment(config)
-        with folder.lock_workdir(workdir):
+    from_first(lambda: _check_workdir(workdir, config))
+    check_same("the config or workdir", f"{to_json(config)} {workdir.absolute()}")
+    with catch_interruptions(jax.process_count()) as interruption, ExitStack() as stack:
+
+        def build() -> Experiment:
+            with interruption.by_itself():
+                return build_experiment(config)
+
+        def begin() -> None:
+            stack.enter_context(folder.lock_workdir(workdir))
             _check_workdir(workdir, config)  # again: another run may have begun there meanwhile
-            with open_newest(workdir) as newest, open_best(workdir) as best:
-                return _run(experiment, workdir, name, newest, best, interruption)
+
+        experiment = together(build)
+        from_first(begin)
+        together(lambda: folder.wait_for_workdir(workdir))
+        newest, best = stack.enter_context(open_newest(workdir)), stack.enter_context(open_best(workdir))
+        return _run(experiment, workdir, name, newest, best, interruption)
 
 
 def _run(
@@ -70,7 +81,8 @@ def _run(
 ) -> RunResult:  # fmt: skip
     config, mesh, num_steps = experiment.config, experiment.mesh, experiment.num_steps
     cadence = Cadence.of(experiment)
-    train_digest = experiment.batches.source.digest()  # once: it hashes every path of a folder
+    train_digest = together(experiment.batches.source.digest)  # once: it hashes every path of a folder
+    check_same("the training images", train_digest)
     state = initial_state(experiment.model, experiment.tx, config, mesh, experiment.steps_per_epoch)
     sums = MetricSums()
     if (saved_step := newest.newest_step()) is not None:
@@ -84,11 +96,11 @@ def _run(
             f"workdir {workdir} is at step {step}, past the config's {num_steps}: set config.num_epochs or "
             "config.num_steps higher, or choose another --workdir"
         )
-    folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config))
+    from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
     best_step = best.newest_step()
     best_accuracy = -1.0 if best_step is None else best.position(best_step)["val_accuracy"]
-    train_fn = compile_train_fn(experiment)
-    eval_fn = compile_eval_fn(experiment.normalization, config.dtype, mesh)
+    train_fn = compile_train_fn(experiment, interruption.watch)
+    eval_fn = interruption.watch(compile_eval_fn(experiment.normalization, config.dtype, mesh), mesh)
     judged_fn = compile_judged_fn(experiment)
 
     with Recorder(
@@ -102,7 +114,7 @@ def _run(
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
 
         def evaluate_split(split: str, judged: TrainState) -> dict[str, float | int]:
-            """ "loss", "accuracy" and "count", and with a moving average its "ema_loss" and "ema_accuracy"."""
+            """As `evaluate`, and with a moving average its "ema_loss" and "ema_accuracy"."""
             source = experiment.validation if split == "val" else experiment.test
             assert source is not None
             batches = EvalBatches(source, config.batch_size, jax.process_index(), jax.process_count())
@@ -159,7 +171,7 @@ def _run(
                     if pending is not None:
                         recorder.take_step(step - 1, pending)
                     pending = metrics
-                    if cadence.anything(step) or interruption.signal_name:
+                    if cadence.anything(step) or interruption.requested():
                         recorder.take_step(step, pending)
                         pending = None
                         recorder.pause_clock()

@@ -30,6 +30,12 @@ from resnet_jax.training.steps import (
 Array = jax.Array
 TrainFn = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
 EvalFn = Callable[[TrainState, dict[str, Array]], dict[str, Array]]
+Watch = Callable[[Callable[..., Any], Mesh, tuple[int, ...]], Callable[..., Any]]
+
+
+def _unwatched(function: Callable[..., Any], mesh: Mesh, donated: tuple[int, ...]) -> Callable[..., Any]:
+    del mesh, donated
+    return function
 
 
 def initial_state(
@@ -70,11 +76,12 @@ def initial_state(
     return compiled(jax.random.key(config.seed))
 
 
-def compile_train_fn(experiment: Experiment) -> TrainFn:
+def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> TrainFn:
     """(state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
 
     The state is donated: its buffers are the new state's. Metrics are `train_step`'s and "learning_rate". With
-    config.accumulation_steps > 1 three programs, of which one runs for each part of the batch.
+    config.accumulation_steps > 1 three programs, of which one runs for each part of the batch. watch: of an
+    `Interruption`, around the program that ends the step.
     """
     prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
     num_parts = experiment.config.accumulation_steps
@@ -98,10 +105,12 @@ def compile_train_fn(experiment: Experiment) -> TrainFn:
         return with_learning_rate(state, finish_accumulation(state, accumulated))
 
     if num_parts == 1:
-        return jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+        step_fn = jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+        return watch(step_fn, experiment.mesh, (0,))
     begin_fn = jax.jit(begin_accumulation, out_shardings=whole)
     add_fn = jax.jit(add, donate_argnums=1, in_shardings=(whole, whole, rows), out_shardings=whole)
-    finish_fn = jax.jit(finish, donate_argnums=(0, 1), out_shardings=(whole, whole))
+    finish_jit = jax.jit(finish, donate_argnums=(0, 1), out_shardings=(whole, whole))
+    finish_fn = watch(finish_jit, experiment.mesh, (0, 1))
 
     def step_by_parts(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         accumulated = begin_fn(state)

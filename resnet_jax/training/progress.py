@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, TextColumn
 class ProgressDisplay:
     """Shows epoch, step, loss, accuracy, images/s and time left; a context manager."""
 
-    def __init__(self, first_step: int, num_steps: int, steps_per_epoch: int) -> None:
-        """For a run that begins after `first_step` of `num_steps` updates."""
+    def __init__(self, first_step: int, num_steps: int, steps_per_epoch: int, *, quiet: bool = False) -> None:
+        """For a run that begins after `first_step` of `num_steps` updates; quiet: show nothing."""
         self._num_steps = num_steps
         self._steps_per_epoch = steps_per_epoch
-        self._console = Console(file=sys.stderr)
-        self._live = self._console.is_terminal
+        self._console = Console(file=sys.stderr, quiet=quiet)
+        self._live = self._console.is_terminal and not quiet
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[status]}"),
             console=self._console, disable=not self._live, transient=True, refresh_per_second=4,

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from resnet_jax.errors import NonFiniteError
+from resnet_jax.training.agreement import from_first
 from resnet_jax.training.curves import CURVES_FILE, draw_curves
 from resnet_jax.training.progress import ProgressDisplay
 from resnet_jax.training.workdir import MetricsLog, Record
@@ -40,10 +41,9 @@ class Recorder:
         skips_nonfinite: the step itself skips an update whose loss or gradient is not finite.
         """
         self.sums = sums
-        self.log = MetricsLog(workdir)
-        self.log.forget_after(step)
-        self.display = ProgressDisplay(step, num_steps, steps_per_epoch)
+        self.log = MetricsLog(workdir, from_first(lambda: _begin_log(workdir, step)))
         self._writes = jax.process_index() == 0
+        self.display = ProgressDisplay(step, num_steps, steps_per_epoch, quiet=not self._writes)
         self._writer: Any = None
         self._workdir, self._name, self._first_step = workdir, name, step + 1
         self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
@@ -138,7 +138,9 @@ class Recorder:
 
     def _write(self, step: int, values: dict[str, Any]) -> None:
         record: Record = {"step": step, "epoch": round(step / self._steps_per_epoch, 4), **values}
-        if self._writes:
+        if not self._writes:
+            self.log.records.append(record)
+        else:
             self.log.append(record)
             if self._writer is None:  # not before the first step: where torch is installed, importing this imports it
                 from tensorboardX import SummaryWriter
@@ -146,3 +148,10 @@ class Recorder:
                 self._writer = SummaryWriter(logdir=str(self._workdir), purge_step=self._first_step)
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
+
+
+def _begin_log(workdir: Path, step: int) -> list[Record]:
+    """The records up to `step`; later ones are about to be made again and are dropped, on disk as well."""
+    log = MetricsLog(workdir)
+    log.forget_after(step)
+    return log.records

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,20 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         yield
 
 
+def wait_for_workdir(workdir: Path, num_seconds: float = 120.0) -> None:
+    """Return when this process sees the folder that another one, perhaps on another host, holds.
+
+    Network file systems may show a new folder late. Raises UserError (a ValueError) if it is not the same folder.
+    """
+    end = time.monotonic() + num_seconds
+    while not (workdir / LOCK_FILE).exists():
+        if time.monotonic() > end:
+            raise UserError(
+                f"workdir {workdir} is not where process 0 sees it: it must be on a disk that all hosts share"
+            )
+        time.sleep(0.5)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace the file at once: after a crash it holds either the old text or the new."""
     partial = path.with_name(path.name + PARTIAL)
@@ -100,11 +115,11 @@ def write_atomically(path: Path, text: str) -> None:
 class MetricsLog:
     """The records of `metrics.jsonl`, one JSON object a line, each with "step" and "epoch"."""
 
-    def __init__(self, workdir: Path) -> None:
-        """Reads what is there; a last line cut off by a crash is dropped."""
+    def __init__(self, workdir: Path, records: list[Record] | None = None) -> None:
+        """Reads what is there, if it is not given as `records`; a last line cut off by a crash is dropped."""
         self.path = workdir / METRICS_FILE
-        self.records: list[Record] = []
-        if self.path.exists():
+        self.records: list[Record] = records or []
+        if records is None and self.path.exists():
             for line in self.path.read_text().splitlines():
                 try:
                     self.records.append(json.loads(line))

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# One GPU: launch/one_gpu.sh --config imagenet --workdir runs/imagenet [--config.FIELD=VALUE ...]
+set -euo pipefail
+
+# On a machine with several GPUs, take the one that CUDA_VISIBLE_DEVICES names; without it the first.
+export CUDA_VISIBLE_DEVICES="${CUDA_VISIBLE_DEVICES:-0}"
+
+# exec: a signal to this script reaches the run itself, which saves and exits with 75; the same command continues.
+exec python -m resnet_jax train "$@"

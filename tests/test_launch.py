@@ -1,0 +1,89 @@
+"""What stands in launch/ fits the commands and what `resnet_jax.distributed` reads."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resnet_jax.cli import _parser
+from resnet_jax.commands import EXIT_INTERRUPTED
+from resnet_jax.config import apply_overrides, load_config
+from resnet_jax.distributed import Processes, find_processes
+
+LAUNCH = Path(__file__).parent.parent / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.s*"))
+
+
+@pytest.fixture(scope="module")
+def jobset():
+    return yaml.safe_load((LAUNCH / "kubernetes_jobset.yaml").read_text())
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_script_is_bash_and_hands_its_words_to_train(path, tmp_path):
+    subprocess.run(["bash", "-n", path], check=True)
+    # With python, srun and scontrol that only tell how they were called.
+    for name, code in (("python", 75), ("srun", 75), ("scontrol", 0)):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@"\nexit {code}\n')
+        program.chmod(0o755)
+    words = ["--config", "digits", "--workdir", "a folder"]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    result = subprocess.run(["bash", path, *words], env=environment, capture_output=True, text=True)
+    assert result.returncode == EXIT_INTERRUPTED
+    assert "python -m resnet_jax train --config digits --workdir a folder" in result.stdout
+    assert ("scontrol requeue 7" in result.stdout) == (path.suffix == ".sbatch")
+
+
+def test_there_are_scripts_for_one_gpu_eight_and_many_nodes():
+    assert {path.name for path in SCRIPTS} == {"one_gpu.sh", "eight_gpus.sh", "slurm.sbatch"}
+
+
+def test_slurm_warns_the_tasks_before_the_time_is_up():
+    options = dict(
+        line.removeprefix("#SBATCH --").partition("=")[::2]
+        for line in (LAUNCH / "slurm.sbatch").read_text().splitlines()
+        if line.startswith("#SBATCH")
+    )
+    assert options["signal"].startswith("TERM@")  # to the tasks; B:TERM@ would reach only the script
+    assert "requeue" in options
+    assert options["ntasks-per-node"] == options["gpus-per-node"] == "8"
+
+
+def test_pods_of_the_jobset_find_each_other(jobset):
+    (job,) = jobset["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert all(isinstance(value, str) for value in environment.values())
+    host = f"{jobset['metadata']['name']}-{job['name']}-0-0.{jobset['spec']['network']['subdomain']}"
+    port = container["ports"][0]["containerPort"]
+    for index in range(spec["completions"]):
+        found = find_processes(None, None, None, {**environment, "JOB_COMPLETION_INDEX": str(index)})
+        assert found == Processes(f"{host}:{port}", spec["parallelism"], index)
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"] == 2
+    assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+
+
+def test_command_of_the_jobset_is_one_of_ours(jobset):
+    (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    python, *words = [*container["command"], *container["args"]]
+    assert [python, *words[:2]] == ["python", "-m", "resnet_jax"]
+    arguments, overrides = _parser().parse_known_args(words[2:])
+    assert (arguments.command, arguments.workdir) == ("train", "/runs/imagenet")
+    apply_overrides(load_config(arguments.config), overrides)
+
+
+def test_jobset_starts_an_interrupted_run_again(jobset):
+    (job,) = jobset["spec"]["replicatedJobs"]
+    spec = job["template"]["spec"]
+    pod = spec["template"]["spec"]
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"] == {"containerName": "train", "operator": "In", "values": [EXIT_INTERRUPTED]}
+    assert pod["restartPolicy"] == "Never"  # podFailurePolicy allows no other
+    assert pod["terminationGracePeriodSeconds"] >= 60
+    (restart,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert restart["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 8
