@@ -33,7 +33,8 @@ def train_losses(config, num_devices, num_steps=20):
     step = compile_train_fn(experiment)
     losses = []
     for k in range(num_steps):
-        state, metrics = step(state, shard_batch(experiment.batches[k], experiment.mesh))
+        batch = shard_batch(experiment.batches[k], experiment.mesh, config.accumulation_steps)
+        state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     return losses, state
 
@@ -103,11 +104,27 @@ def test_learning_rate_metric_is_the_one_applied():
         ({"augment.color_jitter": (0.0, 0.0, 0.0, 0.7)}, "hue=0.7 must be"),
         ({"augment.random_resized_crop": True, "augment.crop_scale": (0.5, 2.0)}, r"crop_scale=\(0.5, 2.0\) must be"),
         ({"decay_epochs": (1,), "decay_steps": (3,)}, "exclude each other"),
+        ({"accumulation_steps": 3}, "by the 8 devices times config.accumulation_steps=3, for example 24"),
+        ({"batch_norm": "ghost:5"}, "config.batch_norm='ghost:5' must divide the batch of 32 images"),
+        (
+            {"batch_norm": "ghost:16", "accumulation_steps": 4},
+            "config.batch_norm='ghost:16' must divide a part of the batch of 8 images",
+        ),
+        ({"batch_norm": "frozen", "precise_bn_batches": 1}, "config.precise_bn_batches must be 0"),
+        ({"optimizer": "lamb", "nesterov": True}, "config.nesterov=True belongs to the optimizers 'sgd' and 'lars'"),
+        ({"learning_rate_factors.fc": "a"}, "config.learning_rate_factors.fc='a' must be a number"),
     ],
 )
 def test_impossible_configs_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         build_experiment(tiny_config(**fields))
+
+
+def test_layers_that_do_not_exist_are_refused_before_the_run_begins():
+    config = tiny_config(**{"learning_rate_factors.layer9": 0.1})
+    experiment = build_experiment(config)
+    with pytest.raises(ValueError, match="there is no layer 'layer9' to give a learning rate to: use bn1, conv1, fc"):
+        initial_state(experiment.model, experiment.tx, config, experiment.mesh)
 
 
 def test_reserved_model_arguments_are_refused():
@@ -122,3 +139,20 @@ def test_batches_are_split_over_the_devices():
     batch = shard_batch({"label": np.arange(16)}, mesh)
     assert [shard.data.tolist() for shard in batch["label"].addressable_shards][1] == [2, 3]
     np.testing.assert_array_equal(jnp.sort(batch["label"]), np.arange(16))
+
+
+def test_parts_of_a_batch_train_as_the_batch_does_where_batch_norm_is_frozen():
+    fields = {"dtype": "float64", "batch_norm": "frozen", "learning_rate": 1e-3}
+    with jax.enable_x64(True):
+        whole, _ = train_losses(tiny_config(**fields), 1, num_steps=5)
+        for num_devices in (1, 2):
+            parts, _ = train_losses(tiny_config(**fields, accumulation_steps=4), num_devices, num_steps=5)
+            np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-9)
+
+
+def test_mixed_images_are_the_same_on_one_and_on_8_devices():
+    with jax.enable_x64(True):
+        config = tiny_config(dtype="float64", **{"augment.mixup": 0.2, "augment.cutmix": 1.0})
+        one, _ = train_losses(config, 1, num_steps=4)
+        eight, _ = train_losses(config, 8, num_steps=4)
+        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-9)

@@ -9,6 +9,7 @@ from processes import TINY, records, run, start, wait_for_step
 
 from resnet_jax.config import config_from_dict, load_config
 from resnet_jax.errors import InterruptedRunError
+from resnet_jax.evaluate import evaluate_run
 from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
@@ -216,3 +217,34 @@ def test_second_run_on_a_workdir_is_refused(unbroken):
     assert errors.strip().splitlines()[-1] == (
         f"error: workdir {workdir} is in use by another run: wait for it or choose another"
     )
+
+
+def test_averages_parts_and_precise_statistics_are_resumed_judged_and_evaluated(tmp_path):
+    more = {
+        "batch_size": 80, "num_steps": 6, "accumulation_steps": 2, "ema_decay": 0.5, "precise_bn_batches": 2,
+        "batch_norm": "local",
+    }  # fmt: skip
+    unbroken = loop.train(tiny_config(**more), tmp_path / "unbroken", "run")
+    loop.train(tiny_config(**{**more, "num_steps": 3}), tmp_path / "run", "run")
+    continued = loop.train(tiny_config(**more), tmp_path / "run", "run")
+    assert continued.digest == unbroken.digest
+    at_the_end = [
+        {name: value for record in result.records if record["step"] == 6 for name, value in record.items()}
+        for result in (unbroken, continued)
+    ]
+    for record in at_the_end:
+        record.pop("images_per_second", None)
+        record.pop("train_loss", None)  # since the last record, which the continued run has of step 3
+        record.pop("train_accuracy", None)
+    assert at_the_end[0] == at_the_end[1]
+    final = at_the_end[0]
+    assert final["test_ema_loss"] != final["test_loss"]
+    for average, name in ((True, "test_ema"), (False, "test")):
+        result = evaluate_run(tmp_path / "run", average=average)
+        assert result["average"] is average
+        assert result["loss"] == pytest.approx(final[f"{name}_loss"], rel=1e-6)
+        assert result["accuracy"] == final[f"{name}_accuracy"]
+    # The best is the one whose average is, and holds the statistics by which it was judged.
+    with open_best(tmp_path / "unbroken", read_only=True) as best:
+        position = best.position(best.newest_step())
+    assert position["val_accuracy"] == final["val_ema_accuracy"]

@@ -145,27 +145,29 @@ def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation
 
     factors: by the layer's dotted name, {"layer4": 0.1, "layer4.1": 0.5, "fc": 1.0}; the longest name that a parameter
     begins with counts, 1 where there is none. 0 keeps a layer as it is (its statistics still move).
-    Raises UserError (a ValueError) for a negative factor, and at the first use for a name of no layer.
+    Raises UserError (a ValueError) for a negative factor, and, in `init`, for a name of no layer.
     """
     for name, factor in factors.items():
         if not (0.0 <= factor < math.inf):
             raise UserError(f"the learning-rate factor of {name!r}, {factor}, must be at least 0 and finite")
 
-    def scale(updates: optax.Updates, params: optax.Params | None) -> optax.Updates:
-        del params
-        paths = [_dotted(path) for path, _ in jax.tree.leaves_with_path(updates)]
+    def check_names(params: optax.Params) -> optax.EmptyState:
+        paths = [_dotted(path) for path, _ in jax.tree.leaves_with_path(params)]
         for name in factors:
             if not any(_begins_with(path, name) for path in paths):
                 layers = sorted({path.split(".")[0] for path in paths})
                 raise UserError(f"there is no layer {name!r} to give a learning rate to: use {', '.join(layers)}")
+        return optax.EmptyState()
 
-        def scale_one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
-            names = [name for name in factors if _begins_with(_dotted(path), name)]
-            return update * factors[max(names, key=len)] if names else update
+    def scale_one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        names = [name for name in factors if _begins_with(_dotted(path), name)]
+        return update * factors[max(names, key=len)] if names else update
 
-        return jax.tree.map_with_path(scale_one, updates)
+    def scale(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None) -> Any:
+        del params
+        return jax.tree.map_with_path(scale_one, updates), state
 
-    return optax.stateless(scale)
+    return optax.GradientTransformation(check_names, scale)
 
 
 def _check(learning_rate: float | Schedule, momentum: float, weight_decay: float) -> None:

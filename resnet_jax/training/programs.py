@@ -109,8 +109,8 @@ def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> Train
         return watch(step_fn, experiment.mesh, (0,))
     begin_fn = jax.jit(begin_accumulation, out_shardings=whole)
     add_fn = jax.jit(add, donate_argnums=1, in_shardings=(whole, whole, rows), out_shardings=whole)
-    finish_jit = jax.jit(finish, donate_argnums=(0, 1), out_shardings=(whole, whole))
-    finish_fn = watch(finish_jit, experiment.mesh, (0, 1))
+    finish_jit = jax.jit(finish, donate_argnums=0, out_shardings=(whole, whole))
+    finish_fn = watch(finish_jit, experiment.mesh, (0,))
 
     def step_by_parts(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
         accumulated = begin_fn(state)
