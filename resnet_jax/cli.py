@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from resnet_jax import commands as run
 from resnet_jax import distributed
+from resnet_jax.benchmark_command import run_benchmark
 from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError, suggestion
 from resnet_jax.process import prepare_process
 
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = add("evaluate", run.run_evaluate, "loss and accuracy of a trained run, or of imported weights",
                    "python -m resnet_jax evaluate --workdir runs/digits")  # fmt: skip
+    evaluate.usage = "%(prog)s --workdir DIR | --weights PATH --data DIR|tfds:NAME[:SPLIT]  [options]"
     evaluate.add_argument("--workdir", metavar="DIR", help="the run's folder")
     evaluate.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
     evaluate.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
@@ -165,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(convert)
     convert.add_argument("--json", action="store_true", help="print one JSON object")
 
-    benchmark = add("benchmark", run.run_benchmark, "speed and memory of a network, also against torch",
+    benchmark = add("benchmark", run_benchmark, "speed and memory of a network, also against torch",
                     "python -m resnet_jax benchmark --model resnet20 --against torch")  # fmt: skip
     benchmark.add_argument("--model", default="resnet20", metavar="NAME", help="a model, or resnext_block")
     benchmark.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: 128")

@@ -5,7 +5,6 @@ import ast
 import json
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +12,11 @@ import jax
 
 from resnet_jax.errors import UserError, shown
 from resnet_jax.paths import expand
+from resnet_jax.results import EXIT_DONE, format_number, print_result, print_table
 
 if TYPE_CHECKING:
     from resnet_jax.training.loop import RunResult
 
-EXIT_DONE = 0
 EXIT_INTERRUPTED = 75
 
 
@@ -37,15 +36,15 @@ def run_train(arguments: argparse.Namespace) -> int:
     final: dict[str, Any] = {}
     for record in result.records:
         final.update(record)
-    rows = [(key.replace("_", " "), _number(key, final[key])) for key in RESULT_FIELDS if key in final]
+    rows = [(key.replace("_", " "), format_number(key, final[key])) for key in RESULT_FIELDS if key in final]
     judged_by = "val_ema_accuracy" if "val_ema_accuracy" in final else "val_accuracy"
     best = max((record for record in result.records if judged_by in record),
                key=lambda record: record[judged_by], default=None)  # fmt: skip
     if best is not None:
         name = judged_by.replace("_", " ")
-        rows.append((f"best {name}", f"{_number(judged_by, best[judged_by])} at epoch {best['epoch']:g}"))
+        rows.append((f"best {name}", f"{format_number(judged_by, best[judged_by])} at epoch {best['epoch']:g}"))
     rows += [("parameters, sha256", result.digest), ("curves", str(workdir / "curves.png"))]
-    _print_table(rows)
+    print_table(rows)
     return EXIT_DONE
 
 
@@ -61,9 +60,11 @@ def run_degradation(arguments: argparse.Namespace) -> int:
     rows = []
     for name, result in results.items():
         final = {key: value for record in result.records for key, value in record.items()}
-        errors = [f"{split} error {_number('accuracy', 1 - final[f'{split}_accuracy'])}" for split in ("train", "test")]
+        errors = [
+            f"{split} error {format_number('accuracy', 1 - final[f'{split}_accuracy'])}" for split in ("train", "test")
+        ]
         rows.append((name, "  ".join(errors)))
-    _print_table([*rows, ("picture", str(workdir / PICTURE_FILE))])
+    print_table([*rows, ("picture", str(workdir / PICTURE_FILE))])
     return EXIT_DONE
 
 
@@ -79,7 +80,7 @@ def run_preview(arguments: argparse.Namespace) -> int:
         step=arguments.step,
         num_images=arguments.num_images,
     )
-    return _print_result(result, as_json=False)
+    return print_result(result, as_json=False)
 
 
 def _tell_interruption(result: "RunResult", workdir: Path) -> int:
@@ -115,7 +116,7 @@ def run_summary(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(result))
         return EXIT_DONE
-    _print_table([
+    print_table([
         ("model", result["model"]),
         *((name, " x ".join(map(str, shape))) for name, shape in result["shapes"].items()),
         ("parameters", f"{result['parameters']:,}"),
@@ -143,7 +144,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             ten_crop=arguments.ten_crop,
             average=not arguments.no_average,
         )
-        return _print_result(result, arguments.json)
+        return print_result(result, arguments.json)
     if arguments.no_average:
         raise UserError("--no_average belongs to --workdir")
     if arguments.checkpoint is not None:
@@ -161,7 +162,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         data_dir=arguments.data_dir,
         ten_crop=arguments.ten_crop,
     )
-    return _print_result(result, arguments.json)
+    return print_result(result, arguments.json)
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
@@ -242,7 +243,7 @@ def _print_report(report: dict[str, Any]) -> None:
     rows.append(
         ("preprocessing", ", ".join(f"{k} {v}" for k, v in preprocess.items()) if preprocess else NO_PREPROCESS)
     )
-    _print_table(rows)
+    print_table(rows)
 
 
 NO_PREPROCESS = "none (--preprocess, or --mean and --std, attach it to a folder or .safetensors file)"
@@ -253,126 +254,3 @@ def _shape(shape: Any) -> str:
     if shape and isinstance(shape[0], tuple):
         return " -> ".join(map(_shape, shape))
     return "x".join(map(str, shape)) or "1"
-
-
-def run_benchmark(arguments: argparse.Namespace) -> int:
-    """Speed and memory of a network."""
-    alone = next((name for name in ("loop", "data", "collectives", "scaling") if getattr(arguments, name)), None)
-    if alone and (arguments.against or arguments.profile):
-        raise UserError(f"--{alone} measures nothing else: leave out --against and --profile")
-    if arguments.num_devices is not None and not arguments.collectives:
-        raise UserError("--num_devices belongs to --collectives; training takes all devices")
-    if arguments.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
-    from resnet_jax.benchmark import benchmark, measure_data, measure_loop, measure_step_cost, scaling
-
-    if arguments.scaling:
-        return _print_scaling({name: scaling(name) for name in ("global", "local")}, arguments.json)
-    if arguments.data:
-        result = measure_data(
-            expand(arguments.data), arguments.image_size, arguments.batch_size, arguments.pairs, arguments.steps or 6
-        )
-        return _print_data_rates(result) if not arguments.json else _print_result(result, as_json=True)
-    shapes = (arguments.model, arguments.batch_size, arguments.image_size)
-    if arguments.collectives:
-        num_devices = 8 if arguments.num_devices is None else arguments.num_devices
-        return _print_step_cost(measure_step_cost(*shapes, arguments.dtype, num_devices), arguments.json)
-    if arguments.loop:
-        return _print_result(measure_loop(*shapes, arguments.steps or 12, arguments.pairs), arguments.json)
-    result = benchmark(
-        *shapes,
-        arguments.dtype,
-        inference=arguments.inference,
-        against=arguments.against,
-        num_steps=arguments.steps or 3,
-        num_pairs=arguments.pairs,
-        profile_folder=expand(arguments.profile) if arguments.profile else None,
-    )
-    if arguments.json:
-        print(json.dumps(result))
-        return EXIT_DONE
-    operations = result.pop("operations", [])
-    torch = result.pop("torch", {})
-    result.update({f"torch {key}": value for key, value in torch.items()})
-    if torch:
-        ratios, result["ratio"] = result.pop("ratios"), result.pop("ratio")
-        result["ratios"] = " ".join(f"{ratio:.2f}" for ratio in ratios)
-    _print_result(result, as_json=False)
-    if operations:
-        print("\n      ms   share  operation                       place")
-        for row in operations:
-            print(f"{row['milliseconds']:8.2f}  {row['share']:6.1%}  {row['operation']:<30}  {row['place']}")
-    return EXIT_DONE
-
-
-def _print_data_rates(result: dict[str, Any]) -> int:
-    rows = [(key.replace("_", " "), str(value)) for key, value in result.items() if not isinstance(value, dict)]
-    for key, rates in result.items():
-        if isinstance(rates, dict):
-            cells = [f"{name} {rate:.0f}/s" for name, rate in rates.items() if not name.startswith("ratio")]
-            ratios = [f"{name} {ratio:.2f}" for name, ratio in rates.items() if name.startswith("ratio")]
-            rows.append((key.replace("_", " "), "  ".join([*cells, *ratios]).replace("_", " ")))
-    _print_table(rows)
-    return EXIT_DONE
-
-
-def _print_step_cost(result: dict[str, Any], as_json: bool) -> int:
-    if not as_json:
-        totals = result.pop("collectives")
-        shown_totals = {name: f"{total['count']}, {total['bytes']:,} bytes" for name, total in totals.items()}
-        result = {name: f"{value:,}" if isinstance(value, int) else value for name, value in result.items()}
-        result.update(shown_totals)
-    return _print_result(result, as_json)
-
-
-def _print_scaling(results: dict[str, list[dict[str, Any]]], as_json: bool) -> int:
-    """Where each recipe stops, with either batch norm, then every step with global statistics."""
-    if as_json:
-        return _print_result(results, as_json=True)
-    print("recipe          batch norm  scales to  then bound by    what to do")
-    for one, other in zip(results["global"], results["local"], strict=True):
-        for row in (one, other):
-            print(
-                f"{row['name']:<15} {row['batch_norm']:<11} {row['scales_to']:>9}  {row['bound'] or '-':<15}  "
-                f"{row['advice'] or '-'}"
-            )
-    print(
-        "\nglobal batch norm  GPUs  images/GPU  compute  gradients  statistics  input  step ms  efficiency  hours  "
-        "bound"
-    )
-    for recipe in results["global"]:
-        for row in recipe["rows"]:
-            place = f"{recipe['name']:<17} {row['num_gpus']:>5}  {row['images_per_gpu']:>10g}"
-            if "step_ms" in row:
-                place += (
-                    f"  {row['compute_ms']:7.1f}  {row['gradient_ms']:9.1f}  {row['statistics_ms']:10.1f}"
-                    f"  {row['input_ms']:5.1f}  {row['step_ms']:7.1f}  {row['efficiency']:10.0%}  {row['hours']:5.2f}"
-                )
-            else:
-                place += " " * 70
-            print(f"{place}  {row['bound']}")
-    return EXIT_DONE
-
-
-def _print_result(result: dict[str, Any], as_json: bool) -> int:
-    if as_json:
-        print(json.dumps(result))
-    else:
-        _print_table([(key.replace("_", " "), _number(key, value)) for key, value in result.items()])
-    return EXIT_DONE
-
-
-def _number(key: str, value: Any) -> str:
-    if key.endswith("accuracy"):
-        return f"{100 * value:.2f} %"
-    if key.endswith("loss"):
-        return f"{value:.4f}"
-    if key.endswith("memory"):
-        return f"{value / 2**20:.0f} MiB"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _print_table(rows: Sequence[tuple[str, str]]) -> None:
-    width = max(len(label) for label, _ in rows)
-    for label, value in rows:
-        print(f"{label:<{width}}  {value}")
