@@ -73,7 +73,7 @@ def get_config() -> ConfigDict:
     config.l1 = 0.0  # strength of an L1 penalty on what decays
     config.trust_coefficient = 0.001  # of LARS
     config.clip_gradient_norm = 0.0  # > 0: gradients are scaled down to this norm
-    config.learning_rate_factors = ConfigDict()  # by layer: --config.learning_rate_factors.layer4=0.1
+    config.learning_rate_factors = ConfigDict()  # by layer (conv1, bn1, layer1 …, fc): ….layer4=0.1
     config.loss = "softmax"  # "softmax" | "sigmoid": binary cross-entropy, class by class
     config.target_threshold = 0.0  # "sigmoid": > 0: mixed targets above it count as 1, the others as 0
     config.label_smoothing = 0.0

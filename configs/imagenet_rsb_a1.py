@@ -3,7 +3,8 @@
     python train.py --config configs/imagenet_rsb_a1.py --config.data_dir=DIR
 
 The images: see configs/imagenet.py. What the paper leaves open is timm's: three repetitions, bicubic resizing, the last
-norm of each block beginning at zero, and mixed targets counting as 1 from a share of 0.2 on.
+norm of each block beginning at zero, and mixed targets counting as 1 above a share of 0.2. Other than timm's defaults:
+the rate changes by step, from 0 to 0, and the targets are smoothed after that threshold.
 """
 
 from ml_collections import ConfigDict

@@ -25,10 +25,10 @@ from resnet_jax.models import ResNet
 from resnet_jax.paths import expand
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.experiment import build_experiment, build_model
+from resnet_jax.training.experiment import build_model
 from resnet_jax.training.images import Normalization, load_judging_images, make_reading
 from resnet_jax.training.mesh import make_mesh, replicated
-from resnet_jax.training.programs import compile_eval_fn, compile_judged_fn, initial_state
+from resnet_jax.training.programs import compile_eval_fn, initial_state
 from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
 from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
@@ -70,8 +70,7 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
         position = checkpoints.position(step)
         class_names = tuple(position["class_names"])
         model = build_model(config, len(class_names))
-        template = initial_state(model, optax.identity(), config, mesh).replace(step=jax.numpy.asarray(step))
-        state = checkpoints.restore_variables(template, step)
+        state = checkpoints.restore_variables(initial_state(model, optax.identity(), config, mesh), step)
     stored = position["preprocess"]
     return TrainedRun(
         config,
@@ -125,11 +124,8 @@ def evaluate_run(
             f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
             f"--data {data} has images of shape {source.image_shape}"
         )
-    state = run.state
-    if config.precise_bn_batches and which == "newest":  # the best is saved as it was judged
-        state = compile_judged_fn(build_experiment(config))(state)
-    average = average and state.averaging is not None
-    state = state.averaged() if average else state
+    average = average and run.state.averaging is not None
+    state = run.state.averaged() if average else run.state
     result = _evaluate(state, source, run.normalization, config.dtype, config.batch_size, run.mesh)
     return {"workdir": str(workdir), "checkpoint": which, "step": run.step, "average": average, "data": data, **result}
 

@@ -129,6 +129,13 @@ def test_ghost_batches_that_do_not_fill_the_batch_are_refused():
         steps("ghost:5")
 
 
+def test_images_that_the_devices_cannot_share_are_refused():
+    model = ResNet(stage_sizes=(1,), num_filters=4, stem="cifar", num_classes=3, batch_norm="local")
+    images = jax.device_put(np.zeros((10, 8, 8, 3), np.float32), replicated(make_mesh(jax.devices()[:4])))
+    with pytest.raises(ValueError, match="batch_norm='local': 4 devices must divide the 10 images"):
+        jax.eval_shape(model.clone().apply, random_variables(model), images, train=True)
+
+
 def test_precise_statistics_are_the_mean_of_the_batches_own():
     with jax.enable_x64(True):
         model = network("global", norm_momentum=0.7)

@@ -7,7 +7,7 @@ import pytest
 
 from resnet_jax.config import default_config
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.images import Normalization
+from resnet_jax.training.images import Normalization, augmenter
 from resnet_jax.training.mesh import make_mesh, shard_batch
 from resnet_jax.training.programs import compile_train_fn, initial_state
 
@@ -110,6 +110,8 @@ def test_learning_rate_metric_is_the_one_applied():
             {"batch_norm": "ghost:16", "accumulation_steps": 4},
             "config.batch_norm='ghost:16' must divide a part of the batch of 8 images",
         ),
+        ({"batch_norm": "folded"}, "config.batch_norm='folded' is for inference"),
+        ({"schedule": "cosin"}, "config.schedule='cosin' must be one of .* did you mean 'cosine'"),
         ({"batch_norm": "frozen", "precise_bn_batches": 1}, "config.precise_bn_batches must be 0"),
         ({"optimizer": "lamb", "nesterov": True}, "config.nesterov=True belongs to the optimizers 'sgd' and 'lars'"),
         ({"learning_rate_factors.fc": "a"}, "config.learning_rate_factors.fc='a' must be a number"),
@@ -156,3 +158,20 @@ def test_mixed_images_are_the_same_on_one_and_on_8_devices():
         one, _ = train_losses(config, 1, num_steps=4)
         eight, _ = train_losses(config, 8, num_steps=4)
         np.testing.assert_allclose(eight, one, rtol=0, atol=1e-9)
+
+
+def test_steps_of_a_schedule_may_lie_within_an_epoch():
+    fields = {"schedule": "step", "num_steps": 0, "num_epochs": 2, "warmup_steps": 10, "learning_rate": 1.0}
+    experiment = build_experiment(tiny_config(**fields, decay_epochs=(0.5, 1.5)), jax.devices()[:1])
+    rates = [float(experiment.schedule(step)) for step in (10, 21, 22, 65, 66)]  # 44 steps an epoch
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("num_repeats", [1, 3, 4])
+def test_images_are_mixed_with_others_than_their_own_repetitions(num_repeats):
+    config = tiny_config(**{"repeated_augmentation": num_repeats, "augment.mixup": 5.0, "batch_size": 240})
+    experiment = build_experiment(config, jax.devices()[:1])
+    prepare = augmenter(config, experiment.normalization, 10)
+    labels = prepare(experiment.batches[0], jnp.asarray(0))["label"]
+    mixed = float(((labels > 0).sum(axis=1) == 2).mean())
+    assert mixed == pytest.approx(0.9, abs=0.1)  # one in ten has a partner of its own class

@@ -9,7 +9,7 @@ from processes import TINY, records, run, start, wait_for_step
 
 from resnet_jax.config import config_from_dict, load_config
 from resnet_jax.errors import InterruptedRunError
-from resnet_jax.evaluate import evaluate_run
+from resnet_jax.evaluate import evaluate_run, restore_run
 from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
@@ -17,6 +17,7 @@ from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.mesh import make_mesh
 from resnet_jax.training.programs import initial_state
 from resnet_jax.training.workdir import lock_workdir
+from resnet_jax.weights.load import load_weights
 
 NUM_STEPS = 200
 WORDS = [*TINY, f"--config.num_steps={NUM_STEPS}", "--config.model_args.dropout=0.1"]
@@ -248,3 +249,19 @@ def test_averages_parts_and_precise_statistics_are_resumed_judged_and_evaluated(
     with open_best(tmp_path / "unbroken", read_only=True) as best:
         position = best.position(best.newest_step())
     assert position["val_accuracy"] == final["val_ema_accuracy"]
+    # Weights are taken from the run's folder as they were judged: averaged, with the statistics computed anew.
+    run = restore_run(tmp_path / "run")
+    loaded = load_weights(tmp_path / "run", run.model)
+    assert digest(loaded) == digest(run.state.averaged().variables)
+    assert digest(loaded) != digest(run.state.variables)
+
+
+def test_wrong_config_leaves_nothing_and_the_right_one_begins(tmp_path):
+    config = tiny_config(num_steps=1)
+    config.learning_rate_factors.layer9 = 0.1
+    with pytest.raises(ValueError, match="there is no layer 'layer9'"):
+        loop.train(config, tmp_path / "run", "run")
+    assert not (tmp_path / "run").exists()
+    config = tiny_config(num_steps=1)
+    config.learning_rate_factors.layer1 = 0.1
+    assert loop.train(config, tmp_path / "run", "run").step == 1

@@ -21,12 +21,13 @@ CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 FLAX = {
     **IMAGENET, "model_args.zero_init_residual": True, "optimizer": "sgd", "nesterov": True, "schedule": "cosine",
     "warmup_epochs": 5.0, "weight_decay": 1e-4, "decay_norm_and_bias": False, "decay_bias": False, "num_epochs": 100,
-    "batch_size": 256, "learning_rate": 0.1,
+    "batch_size": 256, "learning_rate": 0.1, "interpolation": "bicubic", "resize": 256,
 }  # fmt: skip
 STRIKES_BACK = {
     **IMAGENET, "optimizer": "lamb", "batch_size": 2048, "loss": "sigmoid", "schedule": "cosine", "warmup_epochs": 5.0,
     "augment.cutmix": 1.0, "resize": 235, "augment.policy": "randaugment_increasing", "decay_norm_and_bias": False,
-    "augment.policy_num_ops": 2,
+    "augment.policy_num_ops": 2, "target_threshold": 0.2, "interpolation": "bicubic",
+    "model_args.zero_init_residual": True,
 }  # fmt: skip
 PREACT = {
     **CIFAR, "num_steps": 64_000, "learning_rate": 0.1, "schedule": "step", "decay_steps": (32_000, 48_000),
@@ -66,7 +67,7 @@ RECIPES = {
         "decay_norm_and_bias": False, "decay_bias": True, "label_smoothing": 0.1, "augment.mixup": 0.2,
         "augment.cutmix": 1.0, "augment.policy": "trivialaugment", "augment.random_erasing": 0.1,
         "augment.crop_size": 176, "resize": 232, "repeated_augmentation": 4, "ema_decay": 0.998908,
-        "ema_every_steps": 32, "loss": "softmax",
+        "ema_every_steps": 32, "ema_warmup_epochs": 5.0, "loss": "softmax", "schedule_by": "epoch",
     },
     "imagenet_flax": FLAX,
     "imagenet_rsb_a1": {
@@ -87,7 +88,8 @@ RECIPES = {
     "imagenet_large_batch": {
         **IMAGENET, "optimizer": "lars", "batch_size": 8192, "learning_rate": 10.0, "num_epochs": 90,
         "schedule": "polynomial", "warmup_epochs": 5.0, "weight_decay": 1e-4, "decay_norm_and_bias": False,
-        "trust_coefficient": 0.001, "label_smoothing": 0.1,
+        "trust_coefficient": 0.001, "label_smoothing": 0.1, "batch_norm": "ghost:64",
+        "model_args.zero_init_residual": True,
     },
 }  # fmt: skip
 NOT_PUBLISHED = {"default", "degradation", "digits", "folder"}
@@ -113,15 +115,21 @@ def rates(config, num_train, *epochs):
     """The learning rate at the first step of each epoch, of an epoch of num_train // batch_size steps."""
     steps = num_train // config.batch_size
     schedule = build_schedule(config, config.num_epochs * steps, steps)
-    return [float(schedule(epoch * steps)) for epoch in epochs]
+    return [float(schedule(round(epoch * steps))) for epoch in epochs]
 
 
 def test_learning_rates_of_the_recipes_by_epoch():
     num_train = 1_281_167
-    v2 = rates(load_config("imagenet_v2"), num_train, 0, 1, 5, 5 + 595 / 2, 599)
-    assert v2 == pytest.approx([0.005, 0.104, 0.5, 0.25, 0.5 * (1 - np.cos(np.pi / 595)) / 2], abs=2e-3)
+    v2 = rates(load_config("imagenet_v2"), num_train, 0, 1, 5, 5 + 238, 599)
+    last = 0.5 * (1 - np.cos(np.pi / 595)) / 2
+    assert v2 == pytest.approx([0.005, 0.104, 0.5, 0.25 * (1 + np.cos(0.4 * np.pi)), last], rel=1e-2)
     v1 = rates(load_config("imagenet"), num_train, 0, 29, 30, 59, 60, 89)
     assert v1 == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    # Those of torchvision change by epoch, as the others by step.
+    within = rates(load_config("imagenet_v2"), num_train, 1, 1.5)
+    assert within[0] == within[1]
+    within = rates(load_config("imagenet_flax"), num_train, 1, 1.5)
+    assert within == pytest.approx([0.02, 0.03], rel=1e-3)
     large = rates(load_config("imagenet_large_batch"), num_train, 0, 5, 47.5, 89)
     assert large == pytest.approx([0.0, 10.0, 2.5, 10 * (1 / 85) ** 2], abs=1e-2)
     wide = rates(load_config("cifar10_wrn"), 50_000, 59, 60, 120, 160)

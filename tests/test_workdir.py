@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from resnet_jax.training.workdir import MetricsLog, check_workdir, lock_workdir, write_atomically
+from resnet_jax.training.workdir import LOCK_FILE, MetricsLog, check_workdir, lock_workdir, write_atomically
 
 FIELDS = {"seed": 0, "augment.flip": True, "mean": [0.5, 0.5], "num_epochs": 3}
 STORED = {"seed": 0, "augment": {"flip": True}, "mean": [0.5, 0.5], "num_epochs": 3}
@@ -36,6 +36,13 @@ def test_new_empty_and_own_folders_are_accepted(tmp_path, workdir):
 def test_another_runs_folder_is_refused(workdir, change, message):
     with pytest.raises(ValueError, match=message):
         check_workdir(workdir, {**FIELDS, **change}, ())
+
+
+def test_what_a_start_leaves_that_was_killed_before_its_first_step_is_no_obstacle(tmp_path):
+    (tmp_path / LOCK_FILE).touch()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "best").mkdir()
+    check_workdir(tmp_path, FIELDS, ())
 
 
 def test_foreign_folders_and_files_are_refused(tmp_path):

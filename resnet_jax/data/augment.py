@@ -114,8 +114,10 @@ def cutout(keys: Array, images: Array, size: int) -> Array:
     return jax.vmap(cut_one)(keys, images)
 
 
-def mix(key: Array, images: Array, targets: Array, mixup: float = 0.0, cutmix: float = 0.0) -> tuple[Array, Array]:
-    """Each image mixed with the one before it in the batch, and its target likewise, by one draw for the batch.
+def mix(
+    key: Array, images: Array, targets: Array, mixup: float = 0.0, cutmix: float = 0.0, distance: int = 1
+) -> tuple[Array, Array]:
+    """Each image mixed with the one `distance` places before it, and its target likewise, by one draw for the batch.
 
     images: (B, H, W, C); targets: (B, K), each of sum 1. mixup > 0: the parameter of Beta(mixup, mixup), which gives
     both images' shares (Zhang et al. 2017, arXiv:1710.09412). cutmix > 0: that of the share of the area that is kept,
@@ -124,7 +126,7 @@ def mix(key: Array, images: Array, targets: Array, mixup: float = 0.0, cutmix: f
     if not mixup and not cutmix:
         return images, targets
     coin_key, mixup_key, cutmix_key, place_key = jax.random.split(key, 4)
-    other, other_targets = jnp.roll(images, 1, axis=0), jnp.roll(targets, 1, axis=0)
+    other, other_targets = jnp.roll(images, distance, axis=0), jnp.roll(targets, distance, axis=0)
     height, width = images.shape[1:3]
     results = []
     if mixup:

@@ -108,7 +108,8 @@ class ResNet(nn.Module):
     norm_momentum: the share of the old running statistics that stays, in [0, 1): torch's 0.1 is 0.9 here.
     batch_norm: whose statistics normalise in training. "global": the whole batch's, on however many devices it lies;
         "local": each device's share of it (what the paper's and torch's data parallelism compute), whose rows are
-        those of the images split over the mesh axis `data`; "ghost:N": every N rows' (arXiv:1705.08741); "frozen": the
+        those of the images split over the mesh axis `data` (put them there: under `jit` with in_shardings alone, given
+        arrays that lie elsewhere, they are seen whole); "ghost:N": every N rows' (arXiv:1705.08741); "frozen": the
         running ones, which stay; "folded": none, see `fold_batch_norm`. Running statistics move by the mean over the
         shares.
     dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
@@ -192,7 +193,10 @@ class ResNet(nn.Module):
         """How many rows batch norm normalises together; 0 for all."""
         if self.batch_norm == "local":
             mesh = mesh_of_rows(images)
-            return len(images) // mesh.shape[BATCH_AXIS] if mesh else 0
+            num_shares = mesh.shape[BATCH_AXIS] if mesh else 1
+            if len(images) % num_shares:
+                raise ValueError(f"batch_norm='local': {num_shares} devices must divide the {len(images)} images")
+            return len(images) // num_shares
         return self.ghost_rows
 
     @property

@@ -1,7 +1,8 @@
 """Checkpoints by Orbax: the newest in `checkpoints/`, the best in `best/`.
 
 A checkpoint has the items `variables` (parameters and statistics), `average` (those of the moving average, if the run
-keeps one), `optimizer` (step and optimizer state) and `position` (a JSON dict). Orbax writes to a temporary folder and
+keeps one), `judged` (the statistics computed anew before the model was judged, if they are), `optimizer` (step and
+optimizer state) and `position` (a JSON dict). Orbax writes to a temporary folder and
 renames it, so a step is either whole or absent; folders left by a killed run are removed when the next one opens.
 """
 
@@ -30,6 +31,8 @@ ITEMS = {
     "average": ("ema_params", "ema_batch_stats"),
     "optimizer": ("step", "opt_state"),
 }
+JUDGED = "judged"
+STATISTICS = ("batch_stats", "ema_batch_stats")
 
 Position = dict[str, Any]
 
@@ -66,14 +69,21 @@ class CheckpointFolder:
         step = self._manager.latest_step()
         return None if step is None else int(step)  # a broadcast one is NumPy's
 
-    def save(self, state: TrainState, position: Position, *, replace: bool = False) -> None:
-        """Write `state` under its step, in the background; a step that is there stays, unless `replace`."""
+    def save(
+        self, state: TrainState, position: Position, *, judged: TrainState | None = None, replace: bool = False
+    ) -> None:
+        """Write `state` under its step, in the background; a step that is there stays, unless `replace`.
+
+        judged: the same with the statistics by which it was judged.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             if not replace:
                 return
             self._manager.delete(step)
         arrays = {item: ocp.args.StandardSave(_fields(state, item)) for item in _items(state)}
+        if judged is not None:
+            arrays[JUDGED] = ocp.args.StandardSave(_statistics(judged))
         self._manager.save(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonSave(position)), force=True)
 
     def wait(self) -> None:
@@ -89,9 +99,13 @@ class CheckpointFolder:
 
     def restore_variables(self, template: TrainState, step: int) -> TrainState:
         """`template` with the parameters and statistics saved as `step`, and their moving averages if it has them,
-        whatever optimizer they were saved with.
+        whatever optimizer they were saved with. The statistics are those by which the model was judged.
         """
-        return self._restore(template, step, [item for item in _items(template) if item != "optimizer"])
+        state = self._restore(template, step, [item for item in _items(template) if item != "optimizer"])
+        if not (self.directory / str(step) / JUDGED).is_dir():
+            return state
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _statistics(template))
+        return state.replace(**self._read(step, {JUDGED: ocp.args.StandardRestore(target)})[JUDGED])
 
     def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
         targets = {item: jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(template, item)) for item in items}
@@ -141,6 +155,10 @@ def digest(tree: Any) -> str:
 
 def _items(state: TrainState) -> list[str]:
     return [item for item in ITEMS if item != "average" or state.averaging is not None]
+
+
+def _statistics(state: TrainState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in STATISTICS if getattr(state, name) is not None}
 
 
 def _fields(state: TrainState, item: str) -> dict[str, Any]:

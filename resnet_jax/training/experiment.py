@@ -13,7 +13,7 @@ from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.source import Source
 from resnet_jax.data.sources import Splits
 from resnet_jax.data.transforms import Preprocess
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, create_model
 from resnet_jax.training.images import (
     Normalization,
@@ -23,10 +23,9 @@ from resnet_jax.training.images import (
 )
 from resnet_jax.training.mesh import check_batch_size, make_mesh
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
-from resnet_jax.training.schedule import Schedule, make_schedule
+from resnet_jax.training.schedule import SCHEDULES, Schedule, make_schedule
 
 Array = jax.Array
-LONG = 2**31  # steps, more than any run has
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,8 @@ def build_experiment(
     check_batch_size(config.batch_size, mesh, config.accumulation_steps)
     # Their own errors, before a data set is prepared for hours.
     _check_batch_norm(config, build_model(config, config.num_classes or 1), mesh)
-    _build_optimizer(config, build_schedule(config, LONG, 1))
+    _check_schedule(config)
+    _build_optimizer(config, optax.constant_schedule(config.learning_rate))
     splits = load_images(config) if splits is None else splits
     batches = TrainBatches(
         splits.train,
@@ -109,8 +109,17 @@ def build_model(config: ConfigDict, num_classes: int) -> ResNet:
     )
 
 
+def _check_schedule(config: ConfigDict) -> None:
+    """Raise UserError for what is wrong with the schedule however long the run and its epochs are."""
+    choose("config.schedule", config.schedule, SCHEDULES)
+    if config.decay_epochs and config.decay_steps:
+        raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")
+
+
 def _check_batch_norm(config: ConfigDict, model: ResNet, mesh: Mesh) -> None:
     """Raise UserError unless the parts of the batch can be normalised as config.batch_norm says."""
+    if config.batch_norm == "folded":
+        raise UserError("config.batch_norm='folded' is for inference: train with another, and fold the result")
     rows = config.batch_size // config.accumulation_steps
     if (ghost := model.ghost_rows) and rows % ghost:
         part = "a part of the batch" if config.accumulation_steps > 1 else "the batch"
@@ -134,7 +143,7 @@ def _build_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTr
     if config.clip_gradient_norm:
         before.append(clip_gradient_norm(config.clip_gradient_norm))
     after = [scale_by_layer(_learning_rate_factors(config))] if config.learning_rate_factors else []
-    return optax.chain(*before, tx, *after)
+    return optax.chain(*before, tx, *after) if before or after else tx
 
 
 def _learning_rate_factors(config: ConfigDict) -> dict[str, float]:
@@ -146,8 +155,6 @@ def _learning_rate_factors(config: ConfigDict) -> dict[str, float]:
 
 def build_schedule(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> Schedule:
     """The config's learning rate by step, of a run of num_steps."""
-    if config.decay_epochs and config.decay_steps:
-        raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")
     return make_schedule(
         config.schedule,
         config.learning_rate,

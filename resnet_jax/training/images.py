@@ -208,7 +208,9 @@ def augmenter(
             images = erase(keys, images, options.random_erasing)
         if options.mixup or options.cutmix:
             targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
-            images, labels = mix(batch_key(seed, step), images, targets, options.mixup, options.cutmix)
+            # Repetitions of an image are neighbours: so many places before it is another one.
+            distance = config.repeated_augmentation
+            images, labels = mix(batch_key(seed, step), images, targets, options.mixup, options.cutmix, distance)
         return {"image": images, "label": labels}
 
     return prepare

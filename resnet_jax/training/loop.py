@@ -25,7 +25,7 @@ from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import compile_eval_fn, compile_judged_fn, compile_train_fn, initial_state
+from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
 from resnet_jax.training.recorder import MetricSums, Recorder
 from resnet_jax.training.state import TrainState
 
@@ -62,7 +62,9 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
 
         def build() -> Experiment:
             with interruption.by_itself():
-                return build_experiment(config)
+                experiment = build_experiment(config)
+                begin_state(experiment, shapes_only=True)  # its own errors, before anything is written
+                return experiment
 
         def begin() -> None:
             stack.enter_context(folder.lock_workdir(workdir))
@@ -83,8 +85,7 @@ def _run(
     cadence = Cadence.of(experiment)
     train_digest = together(experiment.batches.source.digest)  # once: it hashes every path of a folder
     check_same("the training images", train_digest)
-    state = initial_state(experiment.model, experiment.tx, config, mesh, experiment.steps_per_epoch)
-    sums = MetricSums()
+    state, sums = begin_state(experiment), MetricSums()
     if (saved_step := newest.newest_step()) is not None:
         position = newest.position(saved_step)
         _check_images(experiment, train_digest, position, workdir)
@@ -113,6 +114,9 @@ def _run(
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
 
+        judged: TrainState | None = None  # of judged_step
+        judged_step = -1
+
         def evaluate_split(split: str, judged: TrainState) -> dict[str, float | int]:
             """As `evaluate`, and with a moving average its "ema_loss" and "ema_accuracy"."""
             source = experiment.validation if split == "val" else experiment.test
@@ -125,7 +129,16 @@ def _run(
             recorder.take_evaluation(step, split, result)
             return result
 
-        def save(checkpoints: CheckpointFolder, state: TrainState, *, replace: bool = False, **more: Any) -> None:
+        def judged_state() -> TrainState:
+            nonlocal judged, judged_step
+            if judged is None or judged_step != step:
+                judged, judged_step = judged_fn(state), step
+            return judged
+
+        def save(
+            checkpoints: CheckpointFolder, state: TrainState, *, judged: TrainState | None = None,
+            replace: bool = False, **more: Any,
+        ) -> None:  # fmt: skip
             if not all_finite(state):
                 raise NonFiniteError(f"step {step}: the state is not finite and is not saved; lower the learning rate")
             position = {
@@ -138,22 +151,21 @@ def _run(
                 "train_digest": train_digest,
                 **more,
             }
-            checkpoints.save(state, position, replace=replace)
+            checkpoints.save(state, position, judged=judged, replace=replace)
 
         def do_what_is_due() -> None:
             nonlocal best_accuracy
             if cadence.validates(step) and not recorder.log.has(step, "val_accuracy"):
-                judged = judged_fn(state)
-                result = evaluate_split("val", judged)
-                average = "" if judged.averaging is None else "ema_"  # what people keep of such a run
+                result = evaluate_split("val", judged_state())
+                average = "" if state.averaging is None else "ema_"  # what people keep of such a run
                 if math.isfinite(result[f"{average}loss"]) and result[f"{average}accuracy"] > best_accuracy:
                     best_accuracy = result[f"{average}accuracy"]
-                    save(best, judged, replace=True, val_accuracy=best_accuracy)
+                    save(best, judged_state(), replace=True, val_accuracy=best_accuracy)
                     best.wait()  # before a checkpoint says that this validation is done
             if cadence.saves(step):
-                save(newest, state)
+                save(newest, state, judged=judged_state() if config.precise_bn_batches else None)
             if cadence.tests(step) and not recorder.log.has(step, "test_accuracy"):
-                evaluate_split("test", judged_fn(state))
+                evaluate_split("test", judged_state())
             if step < num_steps:
                 interruption.raise_if_requested()
 

@@ -35,10 +35,10 @@ def binary_cross_entropy(
 ) -> Array:
     """Binary cross-entropy of each row, (B,), in nats: the mean over the classes, each by its own sigmoid.
 
-    logits (B, K) float; labels (B,) int in [0, K), or (B, K) float in [0, 1] (torch.nn.BCEWithLogitsLoss; timm's
-    BinaryCrossEntropy). target_threshold in [0, 1): where positive, targets above it count as 1 and the others as 0, so
-    that each of two mixed classes is fully there (Wightman et al. 2021, arXiv:2110.00476). label_smoothing s in [0, 1):
-    of a target 1 - s is then kept, and s / K added everywhere.
+    logits (B, K) float; labels (B,) int in [0, K), or (B, K) float in [0, 1] (torch.nn.BCEWithLogitsLoss).
+    target_threshold in [0, 1): where positive, targets above it count as 1 and the others as 0, so that each of two
+    mixed classes is fully there (Wightman et al. 2021, arXiv:2110.00476). label_smoothing s in [0, 1): of a target
+    1 - s is then kept, and s / K added everywhere (timm smooths first, so that its threshold undoes the smoothing).
     """
     num_classes = logits.shape[-1]
     targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)

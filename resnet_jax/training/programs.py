@@ -1,8 +1,7 @@
 """A run's train state and its compiled functions: the update, the evaluation, the statistics computed anew."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -76,6 +75,18 @@ def initial_state(
     return compiled(jax.random.key(config.seed))
 
 
+def begin_state(experiment: Experiment, *, shapes_only: bool = False) -> TrainState:
+    """The experiment's `initial_state`."""
+    return initial_state(
+        experiment.model,
+        experiment.tx,
+        experiment.config,
+        experiment.mesh,
+        experiment.steps_per_epoch,
+        shapes_only=shapes_only,
+    )
+
+
 def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> TrainFn:
     """(state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
 
@@ -128,16 +139,22 @@ def compile_judged_fn(experiment: Experiment) -> Callable[[TrainState], TrainSta
     config, mesh, batches = experiment.config, experiment.mesh, experiment.batches
     if not config.precise_bn_batches:
         return lambda state: state
-    one_part = replace(batches, num_parts=1)
+    num_parts = config.accumulation_steps
     prepare = jax.jit(augmenter(config, experiment.normalization, len(experiment.class_names)))
+
+    def images(first: int) -> Generator[Array, None, None]:
+        """Of config.precise_bn_batches batches from step `first` on, in the parts in which they are trained on."""
+        places = range(first, first + config.precise_bn_batches)
+        with closing(prefetch(lambda k: shard_batch(batches[k], mesh, num_parts), places)) as sharded:
+            for k, batch in zip(places, sharded, strict=True):
+                for part in range(num_parts):
+                    rows = {name: parts[part] for name, parts in batch.items()} if num_parts > 1 else batch
+                    yield prepare(rows, jnp.asarray(k * num_parts + part))["image"]
 
     def judged(state: TrainState) -> TrainState:
         def recomputed(variables: dict[str, Any]) -> Any:
-            first = int(state.step)
-            places = range(first, first + config.precise_bn_batches)
-            with closing(prefetch(lambda k: shard_batch(one_part[k], mesh), places)) as sharded:
-                images = (prepare(batch, jnp.asarray(k))["image"] for k, batch in zip(places, sharded, strict=True))
-                return precise_batch_stats(experiment.model, variables, images, config.seed)
+            with closing(images(int(state.step))) as batches_of_images:
+                return precise_batch_stats(experiment.model, variables, batches_of_images, config.seed)
 
         state = state.replace(batch_stats=recomputed(state.variables))
         if state.averaging is None:

@@ -20,7 +20,8 @@ ON_NONFINITE = ("stop", "skip")
 
 @dataclass(frozen=True)
 class Averaging:
-    """When and how the moving average of the weights is updated, as torchvision's reference training does it.
+    """When and how the moving average of the weights is updated, as torchvision's reference training does it but for
+    counting every_steps through the run where that begins anew with each epoch.
 
     decay in [0, 1): the share of the average that stays. every_steps: after the updates 1, 1 + every_steps, ...
     warmup_steps: the average is a copy of the weights until an update of it lies behind so many updates.

@@ -47,7 +47,11 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
         raise UserError(f"workdir {workdir}: {existing} is a file; choose another --workdir")
     if not (workdir / CONFIG_FILE).exists():
         ours = (LOCK_FILE, CONFIG_FILE + PARTIAL)  # what a start that was killed at once leaves
-        others = [path.name for path in workdir.iterdir() if path.name not in ours]
+        others = [
+            path.name
+            for path in workdir.iterdir()
+            if path.name not in ours and not (path.is_dir() and not any(path.iterdir()))
+        ]
         if others:
             raise UserError(
                 f"workdir {workdir} is no run's: it holds {others[0]!r} but no {CONFIG_FILE}; choose another --workdir"

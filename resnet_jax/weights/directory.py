@@ -16,8 +16,12 @@ from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.state_dict import StateDict, name_tensors
 from resnet_jax.weights.target import PARTIAL, check_parents, making_parents
 
-# As in a training checkpoint, where the optimizer's state lies beside it.
+# As in a training checkpoint, where the optimizer's state lies beside it; and there, if the run has them, the moving
+# average of the weights with its names for them, and the statistics computed anew before the model was judged.
 VARIABLES = "variables"
+AVERAGE = "average"
+JUDGED = "judged"
+OF_AVERAGE = "ema_"
 INFO_FILE = "weights.json"
 
 
@@ -45,17 +49,28 @@ class ArrayTensor:
 def read_directory(path: Path) -> StateDict:
     """The tensors in a checkpoint directory: of convert's, of a step, or of a run or its `checkpoints` or `best`.
 
-    Of several steps the newest. Raises UserError (a ValueError) if there are none or they are damaged.
+    Of several steps the newest; of a run that keeps a moving average of its weights, that. Raises UserError (a
+    ValueError) if there are none or they are damaged.
     """
     folder = find_variables(path)
+    prefix = ""
+    if (average := folder.with_name(AVERAGE)).is_dir():
+        folder, prefix = average, OF_AVERAGE
+    stored = _read_item(folder)
+    if (judged := folder.with_name(JUDGED)).is_dir():
+        stored |= {name: tree for name, tree in _read_item(judged).items() if name in stored}
+    variables = {name.removeprefix(prefix): tree for name, tree in stored.items()}
+    tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
+    return name_tensors(path, tensors, "checkpoint")
+
+
+def _read_item(folder: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     with _one_line(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        variables = checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
-        tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
-    return name_tensors(path, tensors, "checkpoint")
+        return checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
 
 
 def find_variables(path: Path) -> Path:
