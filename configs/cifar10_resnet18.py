@@ -2,7 +2,8 @@
 
     python train.py --config configs/cifar10_resnet18.py
 
-The long form, about 95 %: --config.num_epochs=200 --config.schedule=cosine
+After the first epoch, on JPEG copies of CIFAR-10: 37.64 % of the test images; with --config.batch_norm=local on four
+simulated devices 37.98 %. The long form, about 95 %: --config.num_epochs=200 --config.schedule=cosine
 """
 
 from ml_collections import ConfigDict
