@@ -23,6 +23,7 @@ from resnet_jax.describe import describe_weights
 from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.models import ResNet
 from resnet_jax.paths import expand
+from resnet_jax.training.agreement import together
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import build_model
@@ -60,7 +61,7 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
 
     Raises UserError (a ValueError) if there is no such run or checkpoint.
     """
-    config = config_from_dict(read_config(workdir))
+    config = config_from_dict(together(lambda: read_config(workdir)))
     mesh = make_mesh()
     open_checkpoints = open_best if which == "best" else open_newest
     with open_checkpoints(workdir, read_only=True) as checkpoints:
@@ -102,6 +103,8 @@ def evaluate_run(
     Raises UserError (a ValueError) if there is no such run, checkpoint or data.
     """
     run = restore_run(workdir, which)
+    if not average and run.state.averaging is None:
+        raise UserError(f"the run in {workdir} keeps no moving average: leave out --no_average")
     config, mean = run.config, run.normalization.mean
     if data_dir is not None:
         config.data_dir = data_dir

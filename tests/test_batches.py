@@ -56,6 +56,15 @@ def test_processes_share_a_batch_by_rows():
         np.testing.assert_array_equal(rows, whole[step]["label"])
 
 
+def test_processes_share_each_part_of_a_batch_by_rows():
+    whole = TrainBatches(numbered(40), 16, 0)[1]["sample"].reshape(2, 8)  # two parts
+    for process in range(4):
+        rows = TrainBatches(numbered(40), 16, 0, process, 4, num_parts=2)[1]["sample"]
+        np.testing.assert_array_equal(rows, whole[:, 2 * process : 2 * process + 2].ravel())
+    with pytest.raises(ValueError, match="by the 4 processes times the 3 accumulation steps"):
+        TrainBatches(numbered(40), 16, 0, 0, 4, num_parts=3)
+
+
 @pytest.mark.parametrize("batch_size", [0, -4, 11])
 def test_impossible_batch_sizes_are_refused(batch_size):
     with pytest.raises(ValueError, match=f"batch_size={batch_size} must be from 1 to the 10 training images"):

@@ -9,7 +9,7 @@ from resnet_jax.config import default_config
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.images import Normalization, augmenter
 from resnet_jax.training.mesh import make_mesh, shard_batch
-from resnet_jax.training.programs import compile_train_fn, initial_state
+from resnet_jax.training.programs import begin_state, compile_train_fn
 
 
 def tiny_config(**fields):
@@ -29,7 +29,7 @@ def tiny_config(**fields):
 
 def train_losses(config, num_devices, num_steps=20):
     experiment = build_experiment(config, jax.devices()[:num_devices])
-    state = initial_state(experiment.model, experiment.tx, config, experiment.mesh)
+    state = begin_state(experiment)
     step = compile_train_fn(experiment)
     losses = []
     for k in range(num_steps):
@@ -54,7 +54,7 @@ def test_losses_are_the_same_on_1_2_4_and_8_devices():
 def test_no_second_copy_of_the_state_remains_after_a_step():
     config = tiny_config()
     experiment = build_experiment(config, jax.devices()[:1])
-    state = initial_state(experiment.model, experiment.tx, config, experiment.mesh)
+    state = begin_state(experiment)
     batch = shard_batch(experiment.batches[0], experiment.mesh)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
     step = compile_train_fn(experiment)
@@ -79,7 +79,7 @@ def test_pixel_normalisation_subtracts_the_training_images_mean():
 def test_learning_rate_metric_is_the_one_applied():
     config = tiny_config(schedule="step", decay_steps=(1,), learning_rate=0.5)
     experiment = build_experiment(config, jax.devices()[:1])
-    state = initial_state(experiment.model, experiment.tx, config, experiment.mesh)
+    state = begin_state(experiment)
     step = compile_train_fn(experiment)
     rates = []
     for k in range(2):
@@ -126,7 +126,7 @@ def test_layers_that_do_not_exist_are_refused_before_the_run_begins():
     config = tiny_config(**{"learning_rate_factors.layer9": 0.1})
     experiment = build_experiment(config)
     with pytest.raises(ValueError, match="there is no layer 'layer9' to give a learning rate to: use bn1, conv1, fc"):
-        initial_state(experiment.model, experiment.tx, config, experiment.mesh)
+        begin_state(experiment)
 
 
 def test_reserved_model_arguments_are_refused():

@@ -19,7 +19,7 @@ from resnet_jax.benchmark.step_cost import lower_step, make_experiment, shapes, 
 from resnet_jax.data.sources import Splits
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import compile_eval_fn, compile_train_fn, initial_state
+from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_train_fn
 
 # JAX's own random numbers on a GPU, where its plugin is installed; everything else would be a call of ours.
 ALLOWED_CALLS = {"cu_threefry2x32_ffi"}
@@ -123,7 +123,7 @@ def losses(dtype, devices, num_steps=5):
     """The losses of some steps on random images, from the same weights on every device."""
     made = tiny_experiment(dtype, devices)
     with jax.default_device(devices[0]), jax.default_matmul_precision("highest"):  # no TF32
-        state, step = initial_state(made.model, made.tx, made.config, made.mesh), compile_train_fn(made)
+        state, step = begin_state(made), compile_train_fn(made)
         results = []
         for _ in range(num_steps):
             state, metrics = step(state, shard_batch(random_batch(16, 32), made.mesh))

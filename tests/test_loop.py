@@ -14,8 +14,7 @@ from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.mesh import make_mesh
-from resnet_jax.training.programs import initial_state
+from resnet_jax.training.programs import begin_state
 from resnet_jax.training.workdir import lock_workdir
 from resnet_jax.weights.load import load_weights
 
@@ -35,7 +34,7 @@ def saved_states(workdir):
     """Step and digest of the whole state in each checkpoint folder."""
     config = config_from_dict(json.loads((workdir / "config.json").read_text()))
     experiment = build_experiment(config, jax.devices()[:1])
-    template = initial_state(experiment.model, experiment.tx, config, make_mesh(jax.devices()[:1]))
+    template = begin_state(experiment)
     result = {}
     for open_checkpoints in (open_newest, open_best):
         with open_checkpoints(workdir, read_only=True) as checkpoints:
@@ -265,3 +264,5 @@ def test_wrong_config_leaves_nothing_and_the_right_one_begins(tmp_path):
     config = tiny_config(num_steps=1)
     config.learning_rate_factors.layer1 = 0.1
     assert loop.train(config, tmp_path / "run", "run").step == 1
+    with pytest.raises(ValueError, match="keeps no moving average: leave out --no_average"):
+        evaluate_run(tmp_path / "run", average=False)

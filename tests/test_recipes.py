@@ -8,7 +8,7 @@ import pytest
 from resnet_jax.config import configs_dir, flatten, load_config
 from resnet_jax.training.experiment import build_experiment, build_schedule
 from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import compile_train_fn, initial_state
+from resnet_jax.training.programs import begin_state, compile_train_fn
 
 IMAGENET = {
     "model": "resnet50", "dataset": "imagenet2012", "image_size": 224, "mean": (0.485, 0.456, 0.406),
@@ -161,7 +161,7 @@ def test_recipe_runs_three_steps_on_tiny_images(name, image_folder):
     config.warmup_epochs, config.warmup_steps = 0.0, min(config.warmup_steps, 20)
     config.model_args.stage_sizes, config.model_args.num_filters = (1,), 8  # the recipe's network, with one block
     experiment = build_experiment(config, jax.devices()[:1])
-    state = initial_state(experiment.model, experiment.tx, config, experiment.mesh, experiment.steps_per_epoch)
+    state = begin_state(experiment)
     before = jax.tree.map(np.asarray, state.params)
     step = compile_train_fn(experiment)
     losses = []

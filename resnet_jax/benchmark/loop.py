@@ -15,7 +15,7 @@ from resnet_jax.models import default_image_size
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.loop import train
 from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import compile_train_fn, initial_state
+from resnet_jax.training.programs import begin_state, compile_train_fn
 
 NUM_BATCHES = 50
 
@@ -68,7 +68,7 @@ def _config(model: str, batch_size: int, image_size: int, num_steps: int) -> Con
 
 def _bare_rate(experiment: Experiment) -> float:
     config, mesh = experiment.config, experiment.mesh
-    state = initial_state(experiment.model, experiment.tx, config, mesh)
+    state = begin_state(experiment)
     step = compile_train_fn(experiment)
     batch = shard_batch(experiment.batches[0], mesh)
     state, _ = jax.block_until_ready(step(state, batch))  # compiles

@@ -25,7 +25,7 @@ from resnet_jax.models import create_model, default_image_size
 from resnet_jax.summary import count_macs
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.mesh import replicated, split_by_rows
-from resnet_jax.training.programs import compile_train_fn, initial_state
+from resnet_jax.training.programs import begin_state, compile_train_fn
 
 BYTES = 4  # of a parameter, a statistic and a metric: float32 in every dtype but float64
 NUM_METRIC_SUMS = 2  # the sums over the batch that the metrics need beside the gradients: loss, correct rows
@@ -121,7 +121,7 @@ def make_experiment(config: ConfigDict, num_devices: int) -> Experiment:
 def shapes(experiment: Experiment) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """The shapes of the state and of a batch, as they lie on the mesh."""
     mesh, rows = experiment.mesh, split_by_rows(experiment.mesh)
-    state = initial_state(experiment.model, experiment.tx, experiment.config, mesh, shapes_only=True)
+    state = begin_state(experiment, shapes_only=True)
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), state)
     first = experiment.batches[0]
     return state, {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in first.items()}

@@ -76,7 +76,7 @@ def initial_state(
 
 
 def begin_state(experiment: Experiment, *, shapes_only: bool = False) -> TrainState:
-    """The experiment's `initial_state`."""
+    """The experiment's train state at step 0, as `initial_state`."""
     return initial_state(
         experiment.model,
         experiment.tx,
