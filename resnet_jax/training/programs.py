@@ -94,7 +94,7 @@ def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> Train
     config.accumulation_steps > 1 three programs, of which one runs for each part of the batch. watch: of an
     `Interruption`, around the program that ends the step.
     """
-    prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
+    prepare = _preparation(experiment)
     num_parts = experiment.config.accumulation_steps
     whole, rows = replicated(experiment.mesh), split_by_rows(experiment.mesh, num_parts)
 
@@ -105,12 +105,10 @@ def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> Train
         return new_state, {**metrics, "learning_rate": jnp.asarray(experiment.schedule(state.step))}
 
     def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
-        return with_learning_rate(state, train_step(state, prepare(batch, state.step)))
+        return with_learning_rate(state, train_step(state, prepare(batch, state.step, 0)))
 
     def add(state: TrainState, accumulated: Accumulated, batch: dict[str, Array]) -> Accumulated:
-        part = {name: parts[accumulated.num_parts] for name, parts in batch.items()}
-        draw = state.step * num_parts + accumulated.num_parts  # of what is chosen once a part: how it is mixed
-        return accumulate(state, accumulated, prepare(part, draw))
+        return accumulate(state, accumulated, prepare(batch, state.step, accumulated.num_parts))
 
     def finish(state: TrainState, accumulated: Accumulated) -> tuple[TrainState, dict[str, Array]]:
         return with_learning_rate(state, finish_accumulation(state, accumulated))
@@ -140,7 +138,7 @@ def compile_judged_fn(experiment: Experiment) -> Callable[[TrainState], TrainSta
     if not config.precise_bn_batches:
         return lambda state: state
     num_parts = config.accumulation_steps
-    prepare = jax.jit(augmenter(config, experiment.normalization, len(experiment.class_names)))
+    prepare = jax.jit(_preparation(experiment))
 
     def images(first: int) -> Generator[Array, None, None]:
         """Of config.precise_bn_batches batches from step `first` on, in the parts in which they are trained on."""
@@ -148,8 +146,7 @@ def compile_judged_fn(experiment: Experiment) -> Callable[[TrainState], TrainSta
         with closing(prefetch(lambda k: shard_batch(batches[k], mesh, num_parts), places)) as sharded:
             for k, batch in zip(places, sharded, strict=True):
                 for part in range(num_parts):
-                    rows = {name: parts[part] for name, parts in batch.items()} if num_parts > 1 else batch
-                    yield prepare(rows, jnp.asarray(k * num_parts + part))["image"]
+                    yield prepare(batch, jnp.asarray(k), jnp.asarray(part))["image"]
 
     def judged(state: TrainState) -> TrainState:
         def recomputed(variables: dict[str, Any]) -> Any:
@@ -173,3 +170,17 @@ def compile_eval_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> Eva
 
     whole, rows = replicated(mesh), split_by_rows(mesh)
     return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
+
+
+def _preparation(experiment: Experiment) -> Callable[..., dict[str, Array]]:
+    """(batch of `TrainBatches` on the mesh, step, part) -> batch of `train_step`, of that part."""
+    prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
+    num_parts = experiment.config.accumulation_steps
+
+    def prepare_part(batch: dict[str, Array], step: Array, part: Array | int) -> dict[str, Array]:
+        if num_parts == 1:
+            return prepare(batch, step)
+        rows = {name: parts[part] for name, parts in batch.items()}
+        return prepare(rows, step * num_parts + part)  # each part is mixed by a draw of its own
+
+    return prepare_part
