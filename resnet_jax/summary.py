@@ -34,8 +34,8 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
         "model": name,
         "image_size": image_size,
         "shapes": shapes,
-        "parameters": _size(variables["params"]),
-        "statistics": _size(variables["batch_stats"]),
+        "parameters": num_elements(variables["params"]),
+        "statistics": num_elements(variables["batch_stats"]),
         "macs": _jaxpr_macs(traced.jaxpr),
     }
 
@@ -90,5 +90,6 @@ def _macs(equation: Any) -> int | None:
     return None
 
 
-def _size(tree: Any) -> int:
+def num_elements(tree: Any) -> int:
+    """How many numbers the arrays, or shapes, of a tree hold."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

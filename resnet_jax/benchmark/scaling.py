@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import choose
 from resnet_jax.models import create_model, variable_shapes
-from resnet_jax.summary import count_macs, num_product_elements
+from resnet_jax.summary import count_macs, num_elements, num_product_elements
 
 GPUS_PER_NODE = 8
 NUM_GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
@@ -107,8 +107,8 @@ def network(model: str, image_size: int) -> Network:
     return Network(
         macs=count_macs(*forward),
         activations=num_product_elements(*forward),
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
-        statistics=sum(leaf.size for leaf in statistics),
+        parameters=num_elements(variables["params"]),
+        statistics=num_elements(statistics),
         num_norms=len(statistics) // 2,
     )
 

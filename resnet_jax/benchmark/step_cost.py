@@ -6,7 +6,6 @@ and combiner, before any platform's code is made.
 """
 
 import json
-import math
 import sys
 from functools import partial
 from typing import Any
@@ -22,7 +21,7 @@ from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
 from resnet_jax.errors import UserError
 from resnet_jax.models import create_model, default_image_size
-from resnet_jax.summary import count_macs
+from resnet_jax.summary import count_macs, num_elements
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.mesh import replicated, split_by_rows
 from resnet_jax.training.programs import begin_state, compile_train_fn
@@ -57,7 +56,7 @@ def step_cost(
     compiled = lower_step(experiment).compile(compiler_options=QUICK)
     analysis: Any = compiled.cost_analysis()
     totals = total_by_kind(collectives(compiled.as_text()))
-    parameters, statistics = (_size(tree) for tree in (state.params, state.batch_stats))
+    parameters, statistics = (num_elements(tree) for tree in (state.params, state.batch_stats))
     xla_flops = num_devices * analysis["flops"]
     return {
         "model": model,
@@ -125,10 +124,6 @@ def shapes(experiment: Experiment) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), state)
     first = experiment.batches[0]
     return state, {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in first.items()}
-
-
-def _size(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def main() -> None:

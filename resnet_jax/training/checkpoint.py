@@ -2,8 +2,8 @@
 
 A checkpoint has the items `variables` (parameters and statistics), `average` (those of the moving average, if the run
 keeps one), `judged` (the statistics computed anew before the model was judged, if they are), `optimizer` (step and
-optimizer state) and `position` (a JSON dict). Orbax writes to a temporary folder and
-renames it, so a step is either whole or absent; folders left by a killed run are removed when the next one opens.
+optimizer state) and `position` (a JSON dict). Orbax writes to a temporary folder and renames it, so a step is either
+whole or absent; folders left by a killed run are removed when the next one opens.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
 from resnet_jax.training.state import TrainState
+from resnet_jax.weights.directory import AVERAGE, JUDGED, VARIABLES
 
 NEWEST_DIR = "checkpoints"
 BEST_DIR = "best"
@@ -27,11 +28,10 @@ NUM_NEWEST_KEPT = 2
 
 # The fields of a train state by the checkpoint's item.
 ITEMS = {
-    "variables": ("params", "batch_stats"),
-    "average": ("ema_params", "ema_batch_stats"),
+    VARIABLES: ("params", "batch_stats"),
+    AVERAGE: ("ema_params", "ema_batch_stats"),
     "optimizer": ("step", "opt_state"),
 }
-JUDGED = "judged"
 STATISTICS = ("batch_stats", "ema_batch_stats")
 
 Position = dict[str, Any]
@@ -154,7 +154,7 @@ def digest(tree: Any) -> str:
 
 
 def _items(state: TrainState) -> list[str]:
-    return [item for item in ITEMS if item != "average" or state.averaging is not None]
+    return [item for item in ITEMS if item != AVERAGE or state.averaging is not None]
 
 
 def _statistics(state: TrainState) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def build_experiment(
     mesh = make_mesh(devices)
     check_batch_size(config.batch_size, mesh, config.accumulation_steps)
     # Their own errors, before a data set is prepared for hours.
-    _check_batch_norm(config, build_model(config, config.num_classes or 1), mesh)
+    _check_batch_norm(config, build_model(config, config.num_classes or 1))
     _check_schedule(config)
     _build_optimizer(config, optax.constant_schedule(config.learning_rate))
     splits = load_images(config) if splits is None else splits
@@ -116,7 +116,7 @@ def _check_schedule(config: ConfigDict) -> None:
         raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")
 
 
-def _check_batch_norm(config: ConfigDict, model: ResNet, mesh: Mesh) -> None:
+def _check_batch_norm(config: ConfigDict, model: ResNet) -> None:
     """Raise UserError unless the parts of the batch can be normalised as config.batch_norm says."""
     if config.batch_norm == "folded":
         raise UserError("config.batch_norm='folded' is for inference: train with another, and fold the result")

@@ -8,6 +8,7 @@ decided from that number and the metrics log alone, so a resumed run does exactl
 import math
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -114,9 +115,6 @@ def _run(
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
 
-        judged: TrainState | None = None  # of judged_step
-        judged_step = -1
-
         def evaluate_split(split: str, judged: TrainState) -> dict[str, float | int]:
             """As `evaluate`, and with a moving average its "ema_loss" and "ema_accuracy"."""
             source = experiment.validation if split == "val" else experiment.test
@@ -128,12 +126,6 @@ def _run(
                 result |= {f"ema_{name}": of_average[name] for name in ("loss", "accuracy")}
             recorder.take_evaluation(step, split, result)
             return result
-
-        def judged_state() -> TrainState:
-            nonlocal judged, judged_step
-            if judged is None or judged_step != step:
-                judged, judged_step = judged_fn(state), step
-            return judged
 
         def save(
             checkpoints: CheckpointFolder, state: TrainState, *, judged: TrainState | None = None,
@@ -155,6 +147,7 @@ def _run(
 
         def do_what_is_due() -> None:
             nonlocal best_accuracy
+            judged_state = cache(lambda: judged_fn(state))  # once, and only where something asks for it
             if cadence.validates(step) and not recorder.log.has(step, "val_accuracy"):
                 result = evaluate_split("val", judged_state())
                 average = "" if state.averaging is None else "ema_"  # what people keep of such a run

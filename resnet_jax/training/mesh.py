@@ -8,12 +8,13 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax.errors import UserError
+from resnet_jax.models.resnet import BATCH_AXIS
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of one axis, `data`, over `devices` (all of all processes if None)."""
     devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    return jax.make_mesh((len(devices),), (BATCH_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -23,7 +24,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_by_rows(mesh: Mesh, num_parts: int = 1) -> NamedSharding:
     """The sharding of a batch: its first axis over `data`, or its second where the first counts the parts."""
-    return NamedSharding(mesh, PartitionSpec("data") if num_parts == 1 else PartitionSpec(None, "data"))
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXIS) if num_parts == 1 else PartitionSpec(None, BATCH_AXIS))
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, num_parts: int = 1) -> dict[str, Any]:

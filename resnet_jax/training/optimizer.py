@@ -32,12 +32,9 @@ def sgd(
     Raises UserError (a ValueError) for numbers outside these ranges.
     """
     _check(learning_rate, momentum, weight_decay)
-    if nesterov and momentum == 0.0:
-        raise UserError("nesterov=True needs momentum > 0")
     return optax.chain(
         optax.add_decayed_weights(weight_decay, _decayed(decay_norm_and_bias, decay_bias)),
-        optax.trace(momentum, nesterov) if momentum else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate),
+        _descend(learning_rate, momentum, nesterov),
     )
 
 
@@ -59,8 +56,6 @@ def lars(
     keeps its gradient. The other arguments and errors are those of `sgd`.
     """
     _check(learning_rate, momentum, weight_decay)
-    if nesterov and momentum == 0.0:
-        raise UserError("nesterov=True needs momentum > 0")
     if trust_coefficient <= 0.0:
         raise UserError(f"trust_coefficient={trust_coefficient} must be positive")
 
@@ -73,8 +68,7 @@ def lars(
     by_layer = optax.stateless(lambda gradients, params: jax.tree.map(scale, gradients, params))
     return optax.chain(
         _on_decayed(by_layer, weight_decay, decay_norm_and_bias, decay_bias),
-        optax.trace(momentum, nesterov) if momentum else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate),
+        _descend(learning_rate, momentum, nesterov),
     )
 
 
@@ -177,6 +171,16 @@ def _check(learning_rate: float | Schedule, momentum: float, weight_decay: float
         raise UserError(f"momentum={momentum} must be in [0, 1)")
     if weight_decay < 0.0:
         raise UserError(f"weight_decay={weight_decay} must be at least 0")
+
+
+def _descend(learning_rate: float | Schedule, momentum: float, nesterov: bool) -> optax.GradientTransformation:
+    """Against the gradients, or with momentum their running sum: what SGD and LARS end with."""
+    if nesterov and momentum == 0.0:
+        raise UserError("nesterov=True needs momentum > 0")
+    return optax.chain(
+        optax.trace(momentum, nesterov) if momentum else optax.identity(),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
 def _on_decayed(

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data.prefetch import prefetch
-from resnet_jax.models import ResNet
+from resnet_jax.models import ResNet, variable_shapes
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import Normalization, augmenter, normalizer
 from resnet_jax.training.mesh import replicated, shard_batch, split_by_rows
@@ -51,8 +51,7 @@ def initial_state(
     steps_per_epoch: where it is to be trained.
     """
 
-    def create(key: Array) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+    def state_of(variables: Any) -> TrainState:
         return create_train_state(
             model,
             variables,
@@ -68,7 +67,11 @@ def initial_state(
         )
 
     if shapes_only:
-        return jax.eval_shape(create, jax.random.key(config.seed))
+        return jax.eval_shape(state_of, variable_shapes(model))
+
+    def create(key: Array) -> TrainState:
+        return state_of(model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
+
     # It runs once: optimised fully, each kernel's random numbers would take seconds to compile and nothing to draw.
     options = {"xla_backend_optimization_level": 1}
     compiled = jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)
