@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
     config.accumulation_steps = 1  # > 1: a batch passes in so many parts, whose gradients are averaged
     config.num_epochs = 10
     config.num_steps = 0  # > 0: instead of num_epochs
+    config.stop_after_minutes = 0.0  # > 0: after so long a start saves and exits with 75, to be started again
     config.seed = 0
 
     # Optimizer.
@@ -100,6 +101,7 @@ def get_config() -> ConfigDict:
     config.test_every_epochs = 0  # on the test images, besides the end; 0: at the end only
     config.checkpoint_every_steps = 0  # 0: once an epoch
     config.on_nonfinite = "stop"  # a loss or gradient that is not finite: "stop" the run | "skip" the update
+    config.max_skipped_updates = 100  # so many skipped in succession stop the run all the same
 
     config.lock()  # from here on an unknown field or another type is an error
     config.model_args.unlock()

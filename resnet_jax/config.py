@@ -46,10 +46,13 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def config_from_dict(values: dict[str, Any]) -> ConfigDict:
-    """The config that a run's config.json holds. Raises UserError (a ValueError) if it is none."""
+    """The config that a run's config.json holds. Raises UserError (a ValueError) if it is none.
+
+    A field that came later than the run has its default, by which nothing is as it was not before.
+    """
     config = default_config()
     stored = ConfigDict(values)
-    _compare_fields("config.json", stored, config)
+    _compare_fields("config.json", stored, config, complete=False)
     for path, value in flatten(stored).items():
         try:
             _assign(config, path, tuple(value) if isinstance(value, list) else value)
@@ -108,7 +111,8 @@ def check_values(config: ConfigDict) -> None:
             "be positive",
             positive,
             ("batch_size", "log_every_steps", "eval_every_epochs", "decay_factor", "repeated_augmentation",
-             "augment.policy_num_ops", "accumulation_steps", "ema_every_steps", "trust_coefficient"),
+             "augment.policy_num_ops", "accumulation_steps", "ema_every_steps", "trust_coefficient",
+             "max_skipped_updates"),
         ),
         (
             "be at least 0",
@@ -118,7 +122,7 @@ def check_values(config: ConfigDict) -> None:
                 "augment.crop_size", "augment.cutout_size", "augment.mixup", "augment.cutmix", "num_epochs",
                 "num_steps", "learning_rate", "weight_decay", "warmup_epochs", "warmup_steps", "warmup_start_factor",
                 "test_every_epochs", "checkpoint_every_steps", "precise_bn_batches", "l1", "clip_gradient_norm",
-                "ema_warmup_epochs",
+                "ema_warmup_epochs", "stop_after_minutes",
             ),
         ),
         ("be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63, ("seed",)),
@@ -199,14 +203,14 @@ def _is_open(path: str) -> bool:
     return path.split(".")[0] in OPEN_FIELDS
 
 
-def _compare_fields(name: str, config: ConfigDict, default: ConfigDict) -> None:
+def _compare_fields(name: str, config: ConfigDict, default: ConfigDict, *, complete: bool = True) -> None:
     fields = [path for path in flatten(config) if not _is_open(path)]
     known = [path for path in flatten(default) if not _is_open(path)]
     for path in fields:
         if path not in known:
             raise UserError(f"config {name}: {path!r} is no field of configs/default.py{suggestion(path, known)}")
     for path in known:
-        if path not in fields:
+        if complete and path not in fields:
             raise UserError(f"config {name}: the field {path!r} is missing; start from default_config()")
 
 

@@ -11,12 +11,12 @@ from resnet_jax.config import config_from_dict
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet, create_model
-from resnet_jax.training.checkpoint import CheckpointFolder
 from resnet_jax.training.workdir import CONFIG_FILE, read_config
-from resnet_jax.weights.directory import find_variables
+from resnet_jax.weights.directory import find_checkpoint
 from resnet_jax.weights.info import WeightsInfo, read_info
 from resnet_jax.weights.likely import has_conv_bias
 from resnet_jax.weights.load import open_weights
+from resnet_jax.weights.manifest import read_manifest
 from resnet_jax.weights.state_dict import StateDict
 
 
@@ -49,11 +49,10 @@ def _run_info(path: Path) -> WeightsInfo | None:
     if not path.is_dir():
         return None
     workdir = next((folder for folder in (path, *path.absolute().parents[:2]) if (folder / CONFIG_FILE).exists()), None)
-    if workdir is None or not (step := find_variables(path).parent).name.isdecimal():
+    if workdir is None or not (step := find_checkpoint(path)).name.isdecimal():
         return None
     config = config_from_dict(read_config(workdir))
-    with CheckpointFolder(step.parent, num_kept=1, read_only=True) as checkpoints:
-        position = checkpoints.position(int(step.name))
+    position = read_manifest(step)["position"]
     class_names = tuple(position["class_names"])
     mean, std = (np.asarray(position["normalization"][key]) for key in ("mean", "std"))
     per_channel = mean.ndim == std.ndim == 1  # a mean image belongs to images of one size, and to no Preprocess

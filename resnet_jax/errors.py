@@ -8,7 +8,11 @@ class UserError(ValueError):
     """Bad usage, config, data or file. The commands print its single line and exit with code 2."""
 
 
-class NonFiniteError(RuntimeError):
+class RunError(RuntimeError):
+    """The run cannot go on, by no fault of its input: a full disk, a lost process. A single line, exit code 1."""
+
+
+class NonFiniteError(RunError):
     """The loss or a gradient is not finite: the run stops and this state is not saved. Exit code 1."""
 
 

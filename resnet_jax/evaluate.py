@@ -24,16 +24,18 @@ from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.models import ResNet
 from resnet_jax.paths import expand
 from resnet_jax.training.agreement import together
-from resnet_jax.training.checkpoint import open_best, open_newest
+from resnet_jax.training.checkpoint import open_best, open_newest, warn_of_damage
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import build_model
 from resnet_jax.training.images import Normalization, load_judging_images, make_reading
+from resnet_jax.training.interruption import Interruption
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.programs import compile_eval_fn, initial_state
 from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
 from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
 from resnet_jax.weights.load import import_state_dict
+from resnet_jax.weights.manifest import DamagedCheckpointError
 
 Channels = tuple[float, float, float]
 # Images as they are: nothing but the normalisation, which happens on the device, is left to do.
@@ -63,15 +65,21 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
     """
     config = config_from_dict(together(lambda: read_config(workdir)))
     mesh = make_mesh()
-    open_checkpoints = open_best if which == "best" else open_newest
-    with open_checkpoints(workdir, read_only=True) as checkpoints:
-        step = checkpoints.newest_step()
-        if step is None:
-            raise UserError(f"{checkpoints.directory} holds no checkpoint; train the run first")
-        position = checkpoints.position(step)
-        class_names = tuple(position["class_names"])
-        model = build_model(config, len(class_names))
-        state = checkpoints.restore_variables(initial_state(model, optax.identity(), config, mesh), step)
+    checkpoints = open_best(workdir) if which == "best" else open_newest(workdir)
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{checkpoints.directory} holds no checkpoint; train the run first")
+    for step in reversed(steps):
+        try:
+            position = checkpoints.position(step)
+            class_names = tuple(position["class_names"])
+            model = build_model(config, len(class_names))
+            state = checkpoints.restore_variables(initial_state(model, optax.identity(), config, mesh), step)
+            break
+        except DamagedCheckpointError as error:
+            if step == steps[0]:
+                raise
+            warn_of_damage(error, "the step before is taken")
     stored = position["preprocess"]
     return TrainedRun(
         config,
@@ -246,7 +254,9 @@ def _evaluate(
     num_devices = mesh.devices.size
     batch_size = -(-batch_size // num_devices) * num_devices  # a run may have had other devices
     batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
-    result = evaluate(compile_eval_fn(normalization, dtype, mesh), state, batches, mesh)
+    interruption = Interruption(jax.process_count())
+    eval_fn = interruption.watch(compile_eval_fn(normalization, dtype, mesh), mesh)
+    result = evaluate(eval_fn, state, batches, mesh, interruption)
     if not math.isfinite(result["loss"]):
         raise NonFiniteError(f"the loss is {result['loss']}: the weights are not finite, or not those of this model")
     return result

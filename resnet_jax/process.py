@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+import resnet_jax
+
 # malloc's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
@@ -68,6 +70,16 @@ def _processor() -> str:
     return "\n".join(
         sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
     )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides a run's numbers: Python, resnet_jax and the libraries that it computes with."""
+    libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "python": platform.python_version(),
+        "resnet_jax": resnet_jax.__version__,
+        **{name: importlib.metadata.version(name) for name in libraries},
+    }
 
 
 def keep_freed_memory() -> None:

@@ -59,12 +59,16 @@ class BadImages:
             if error.name in self.names:
                 return
             self.names.add(error.name)
-            if len(self.names) > self.limit:
-                raise UserError(
-                    f"{len(self.names)} images cannot be read, more than config.max_bad_images={self.limit}; "
-                    f"the last: {error}"
-                ) from error
+            self.check_limit(error)
             print(f"warning: skipped ({len(self.names)} of at most {self.limit}): {error}", file=sys.stderr, flush=True)
+
+    def check_limit(self, last: BadImageError | None = None) -> None:
+        """Raise UserError if too many are bad; `last` is the last one, if that is known."""
+        if len(self.names) > self.limit:
+            which = f"the last: {last}" if last else f"one of them: {max(self.names)}"
+            raise UserError(
+                f"{len(self.names)} images cannot be read, more than config.max_bad_images={self.limit}; {which}"
+            ) from last
 
     def tell_rotation(self, name: str) -> None:
         """Tell, once, of an image that EXIF asks to rotate and that is left as it is."""

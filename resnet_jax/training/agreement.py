@@ -6,17 +6,18 @@ alone just calls what it is given.
 
 import json
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
+from resnet_jax.errors import InterruptedRunError, NonFiniteError, RunError, UserError
+from resnet_jax.weights.manifest import DamagedCheckpointError
 
 Result = TypeVar("Result")
-# What a failure is raised as where it did not happen; anything else becomes a RuntimeError.
-FAILURES = (UserError, InterruptedRunError, NonFiniteError)
+# What a failure is raised as where it did not happen; any other bad input becomes a UserError, the rest a RuntimeError.
+FAILURES = (UserError, DamagedCheckpointError, InterruptedRunError, RunError, NonFiniteError)
 NUM_BYTES = 3000  # of a failure's message
 
 
@@ -53,6 +54,16 @@ def from_first(function: Callable[[], Result]) -> Result:
     return json.loads(np.asarray(text).tobytes())
 
 
+def gather(value: Any) -> list[Any]:
+    """The `value` of each process, in their order; what JSON can hold."""
+    if jax.process_count() == 1:
+        return [value]
+    data = json.dumps(value).encode()
+    longest = int(np.max(multihost_utils.process_allgather(np.int32(len(data)))))
+    rows = multihost_utils.process_allgather(np.frombuffer(data.ljust(longest), np.uint8))
+    return [json.loads(row.tobytes()) for row in np.asarray(rows)]
+
+
 def check_same(what: str, value: str) -> None:
     """Raise UserError (a ValueError) in all processes unless `value` is the same in all."""
     first = from_first(lambda: value)
@@ -69,7 +80,9 @@ def _encode(error: BaseException | None) -> np.ndarray:
     text = ""
     if error is not None:
         message = str(error).encode()[: NUM_BYTES // 6].decode(errors="ignore")  # JSON writes some bytes as \\u0000
-        text = json.dumps([type(error).__name__, message or type(error).__name__], ensure_ascii=False)
+        bad_input = isinstance(error, UserError) and type(error) not in FAILURES  # a bad image, for one
+        kind = UserError.__name__ if bad_input else type(error).__name__
+        text = json.dumps([kind, message or kind], ensure_ascii=False)
     return np.frombuffer(text.encode().ljust(2 * NUM_BYTES, b"\0"), np.uint8)
 
 

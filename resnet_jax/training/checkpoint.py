@@ -1,36 +1,51 @@
-"""Checkpoints by Orbax: the newest in `checkpoints/`, the best in `best/`.
+"""Checkpoints: the newest in `checkpoints/`, the best in `best/`, each step a folder of its own.
 
-A checkpoint has the items `variables` (parameters and statistics), `average` (those of the moving average, if the run
-keeps one), `judged` (the statistics computed anew before the model was judged, if they are), `optimizer` (step and
-optimizer state) and `position` (a JSON dict). Orbax writes to a temporary folder and renames it, so a step is either
-whole or absent; folders left by a killed run are removed when the next one opens.
+A step holds the items `variables` (parameters and statistics), `average` (those of the moving average, if the run
+keeps one), `judged` (the statistics computed anew before the model was judged, if they are) and `optimizer` (step and
+optimizer state), written by Orbax, and a manifest: the digest of every array, and what else the run needs to go on.
+
+Process 0 writes, in the background, under another name; when all is on disk the folder gets its own name, and only
+then are older steps renamed and removed. So a step is whole or absent whenever the process is killed; what a killed
+one has left is removed by the next run. A step is read by every process and is what was saved, bit for bit, or refused.
 """
 
+import contextlib
 import hashlib
-import logging
+import os
+import shutil
+import sys
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 
-from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
+from resnet_jax.errors import NonFiniteError
+from resnet_jax.training.agreement import from_first, together
+from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
 from resnet_jax.weights.directory import AVERAGE, JUDGED, VARIABLES
+from resnet_jax.weights.items import read_item, write_item
+from resnet_jax.weights.manifest import DamagedCheckpointError, check_fits, leaf_digests, read_manifest, write_manifest
 
 NEWEST_DIR = "checkpoints"
 BEST_DIR = "best"
+DAMAGED_DIR = "damaged"
 NUM_NEWEST_KEPT = 2
 
+# What the name of a step's folder ends with while it is written, while its successor of the same step takes its place,
+# and while it is removed.
+PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"
+
+OPTIMIZER = "optimizer"
 # The fields of a train state by the checkpoint's item.
 ITEMS = {
     VARIABLES: ("params", "batch_stats"),
     AVERAGE: ("ema_params", "ema_batch_stats"),
-    "optimizer": ("step", "opt_state"),
+    OPTIMIZER: ("step", "opt_state"),
 }
 STATISTICS = ("batch_stats", "ema_batch_stats")
 
@@ -38,62 +53,65 @@ Position = dict[str, Any]
 
 
 class CheckpointFolder:
-    """The checkpoints in one folder, named by their step; a context manager that waits for the last save."""
+    """The checkpoints in one folder, named by their step. All processes call the same methods in the same order."""
 
-    def __init__(self, directory: Path, *, num_kept: int, read_only: bool = False) -> None:
-        """Opens the folder, made if need be; `num_kept` newest steps are kept."""
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(num_kept),
-            cleanup_tmp_directories=not read_only,
-            create=not read_only,
-            read_only=read_only,
-            # One process reads which steps there are: two that read at two moments might resume from two of them.
-            single_host_load_and_broadcast=jax.process_count() > 1,
-        )
+    def __init__(self, directory: Path, *, num_kept: int) -> None:
+        """`num_kept` newest steps stay when another one is saved."""
         self.directory = directory.absolute()
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._num_kept = num_kept
+        self._saving: int | None = None
 
-    def __enter__(self) -> "CheckpointFolder":
-        return self
+    def clean(self) -> None:
+        """Make the folder, and remove what a killed run has left there; for the run that holds the workdir."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for path in self.directory.iterdir():
+            if path.suffix == REPLACED and not path.with_suffix("").exists():
+                path.rename(path.with_suffix(""))
+            elif path.suffix in (PARTIAL, REPLACED, REMOVED):
+                shutil.rmtree(path, ignore_errors=True)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # Closing waits for the other processes. They come too unless this one alone has failed.
-        if jax.process_count() == 1 or isinstance(error, NonFiniteError | InterruptedRunError | None):
-            self._manager.close()
+    def steps(self) -> list[int]:
+        """The steps that are completely written, in order; the same for all processes."""
+        return from_first(self._steps)
 
     def newest_step(self) -> int | None:
-        """The last step that is completely written, or None."""
-        step = self._manager.latest_step()
-        return None if step is None else int(step)  # a broadcast one is NumPy's
+        """The last of `steps`, or None."""
+        return max(self.steps(), default=None)
 
     def save(
-        self, state: TrainState, position: Position, *, judged: TrainState | None = None, replace: bool = False
+        self,
+        saves: BackgroundSaves,
+        state: TrainState,
+        content: dict[str, Any],
+        *,
+        judged: TrainState | None = None,
+        replace: bool = False,
     ) -> None:
-        """Write `state` under its step, in the background; a step that is there stays, unless `replace`.
+        """Write `state` under its step by a job of `saves`; a step that is there stays, unless `replace`.
 
-        judged: the same with the statistics by which it was judged.
+        content: of the manifest, what JSON can hold, with the "position" in it. judged: the same with the statistics by
+        which it was judged. The state may be donated when this returns.
+        Raises NonFiniteError, in all processes, if the state is not finite.
         """
+        finite = all_finite(state)  # by the device, while the copy is made
         step = int(state.step)
-        if step in self._manager.all_steps():
-            if not replace:
-                return
-            self._manager.delete(step)
-        arrays = {item: ocp.args.StandardSave(_fields(state, item)) for item in _items(state)}
+        wanted = jax.process_index() == 0 and (replace or step not in {self._saving, *self._steps()})
+        copy = saves.copy(state) if wanted else None
+        if not finite:
+            raise NonFiniteError(f"step {step}: the state is not finite and is not saved; lower the learning rate")
+        if copy is None:
+            return
+        items = {item: _fields(copy, item) for item in _items(state)}
         if judged is not None:
-            arrays[JUDGED] = ocp.args.StandardSave(_statistics(judged))
-        self._manager.save(step, args=ocp.args.Composite(**arrays, position=ocp.args.JsonSave(position)), force=True)
-
-    def wait(self) -> None:
-        """Return when everything saved is on disk; raises what a background write raised."""
-        self._manager.wait_until_finished()
+            items[JUDGED] = jax.tree.map(np.array, _statistics(judged))
+        saves.submit(f"checkpoint {self.directory / str(step)}", lambda: self._write(step, items, content))
+        self._saving = step
 
     def restore(self, template: TrainState, step: int) -> TrainState:
         """The state saved as `step`, placed as `template` is.
 
-        Raises UserError (a ValueError) if the checkpoint is damaged or of another model.
+        Raises DamagedCheckpointError if it is not what was saved, and UserError (a ValueError) if it is of another
+        model: the same in all processes.
         """
         return self._restore(template, step, _items(template))
 
@@ -101,40 +119,97 @@ class CheckpointFolder:
         """`template` with the parameters and statistics saved as `step`, and their moving averages if it has them,
         whatever optimizer they were saved with. The statistics are those by which the model was judged.
         """
-        state = self._restore(template, step, [item for item in _items(template) if item != "optimizer"])
-        if not (self.directory / str(step) / JUDGED).is_dir():
-            return state
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _statistics(template))
-        return state.replace(**self._read(step, {JUDGED: ocp.args.StandardRestore(target)})[JUDGED])
-
-    def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
-        targets = {item: jax.tree.map(ocp.utils.to_shape_dtype_struct, _fields(template, item)) for item in items}
-        arguments = {item: ocp.args.StandardRestore(target) for item, target in targets.items()}
-        restored = self._read(step, arguments)
-        return template.replace(**{name: leaf for item in items for name, leaf in restored[item].items()})
+        items = [item for item in _items(template) if item != OPTIMIZER]
+        if JUDGED in self.manifest(step)["leaves"]:
+            items.append(JUDGED)
+        return self._restore(template, step, items)
 
     def position(self, step: int) -> Position:
-        """The position saved with `step`."""
-        return self._read(step, {"position": ocp.args.JsonRestore()})["position"]
+        """The position saved with `step`; errors are those of `restore`."""
+        return self.manifest(step)["position"]
 
-    def _read(self, step: int, arguments: dict[str, ocp.args.CheckpointArgs]) -> Any:
-        try:
-            return self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        except (ValueError, KeyError, OSError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} is damaged or of another model: {reason}"
-            ) from error
+    def manifest(self, step: int) -> dict[str, Any]:
+        """All that was saved with `step` besides its arrays; errors are those of `restore`."""
+
+        def read() -> dict[str, Any]:
+            folder = self.directory / str(step)
+            manifest = read_manifest(folder)
+            if manifest["step"] != step:
+                raise DamagedCheckpointError(f"{folder} is damaged: it holds step {manifest['step']}")
+            return manifest
+
+        return together(read)
+
+    def set_aside(self, step: int) -> Path:
+        """Move `step` to where no run looks for it, beside this folder, and return its new place."""
+        target = self.directory.parent / DAMAGED_DIR / f"{self.directory.name}-{step}"
+
+        def move() -> None:
+            target.parent.mkdir(exist_ok=True)
+            shutil.rmtree(target, ignore_errors=True)
+            (self.directory / str(step)).rename(target)
+
+        from_first(move)
+        return target
+
+    def _steps(self) -> list[int]:
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+    def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
+        leaves = self.manifest(step)["leaves"]
+        targets = {item: _statistics(template) if item == JUDGED else _fields(template, item) for item in items}
+        folder = self.directory / str(step)
+
+        def read() -> dict[str, Any]:
+            for item, target in targets.items():
+                check_fits(folder / item, leaves.get(item, {}), target)
+            return {item: read_item(folder / item, leaves[item], target) for item, target in targets.items()}
+
+        arrays = together(read)
+        fields: dict[str, Any] = {}
+        for item, target in targets.items():
+            fields |= jax.tree.map(_placed, target, arrays[item])
+        return template.replace(**fields)
+
+    def _write(self, step: int, items: dict[str, Any], content: dict[str, Any]) -> None:
+        final = self.directory / str(step)
+        partial, replaced = (final.with_suffix(suffix) for suffix in (PARTIAL, REPLACED))
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with ThreadPoolExecutor(1) as pool:
+            digests = pool.submit(lambda: {item: leaf_digests(tree) for item, tree in items.items()})
+            for item, tree in items.items():
+                write_item(partial / item, tree)
+            write_manifest(partial, {"step": step, **content}, digests.result())
+        sync_folder(partial)
+        if final.exists():
+            final.rename(replaced)
+        partial.rename(final)
+        sync_path(self.directory)
+        others = [other for other in self._steps() if other != step]
+        for old in others[: max(len(others) + 1 - self._num_kept, 0)]:
+            path = self.directory / str(old)
+            path.rename(path.with_suffix(REMOVED))
+        for path in (replaced, *self.directory.glob(f"*{REMOVED}")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def open_newest(workdir: Path, *, read_only: bool = False) -> CheckpointFolder:
+def open_newest(workdir: Path) -> CheckpointFolder:
     """The run's newest checkpoints; two are kept, so that there is one to fall back to."""
-    return CheckpointFolder(workdir / NEWEST_DIR, num_kept=NUM_NEWEST_KEPT, read_only=read_only)
+    return CheckpointFolder(workdir / NEWEST_DIR, num_kept=NUM_NEWEST_KEPT)
 
 
-def open_best(workdir: Path, *, read_only: bool = False) -> CheckpointFolder:
+def open_best(workdir: Path) -> CheckpointFolder:
     """The run's best checkpoint by validation accuracy."""
-    return CheckpointFolder(workdir / BEST_DIR, num_kept=1, read_only=read_only)
+    return CheckpointFolder(workdir / BEST_DIR, num_kept=1)
+
+
+def warn_of_damage(error: DamagedCheckpointError, then: str) -> None:
+    """Tell of a damaged checkpoint, and what is done about it, on standard error of process 0."""
+    if jax.process_index() == 0:
+        print(f"warning: {error}; {then}", file=sys.stderr, flush=True)
 
 
 @jax.jit
@@ -151,6 +226,29 @@ def digest(tree: Any) -> str:
         sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring all that is in `folder` to the disk: what is renamed afterwards holds what was written before."""
+    for path, _, files in os.walk(folder):
+        for name in files:
+            sync_path(Path(path) / name)
+        sync_path(Path(path))
+
+
+def sync_path(path: Path) -> None:
+    """Bring a file or the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(PermissionError) if path.is_dir() else contextlib.nullcontext():
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _placed(template: Any, array: np.ndarray) -> jax.Array:
+    """The array as `template` lies on the devices; each process brings its own, without comparing them."""
+    return jax.make_array_from_callback(array.shape, template.sharding, lambda index: array[index])
 
 
 def _items(state: TrainState) -> list[str]:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.errors import UserError
+from resnet_jax.training.interruption import Interruption
 from resnet_jax.training.mesh import shard_batch
 
 Sums = Mapping[str, jax.Array]
@@ -20,12 +21,13 @@ def evaluate(
     state: Any,
     batches: EvalBatches,
     mesh: Mesh,
-    between_batches: Callable[[], None] = lambda: None,
+    interruption: Interruption,
 ) -> dict[str, float | int]:
     """{"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
 
-    eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}. between_batches may raise to stop early. loss
-    is the mean in nats, accuracy is in [0, 1]. The sums of a batch are fetched while the next one is computed.
+    eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `interruption`, which stops it
+    early. loss is the mean in nats, accuracy is in [0, 1]. The sums of a batch are fetched while the next one is
+    computed. Raises UserError (a ValueError) if no image can be read, and what reading one raises.
     """
     totals = {"loss_sum": 0.0, "correct": 0, "count": 0}
 
@@ -35,14 +37,15 @@ def evaluate(
 
     previous: Sums | None = None
     with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
-        for batch in sharded:
-            between_batches()
+        for batch in interruption.attempt_each(sharded, len(batches)):
+            interruption.raise_if_requested()
             current = eval_fn(state, batch)
             if previous is not None:
                 add(previous)
             previous = current
     if previous is not None:
         add(previous)
+    interruption.raise_if_failed()
     count = int(totals["count"])
     if not count:
         raise UserError("not one image of the evaluation can be read")

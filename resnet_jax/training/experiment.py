@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data.batches import TrainBatches
-from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.source import Source
 from resnet_jax.data.sources import Splits
 from resnet_jax.data.transforms import Preprocess
@@ -43,6 +43,7 @@ class Experiment:
     schedule: Schedule
     tx: optax.GradientTransformation
     num_steps: int
+    bad_images: BadImages  # those that were skipped so far; images in memory are all good
 
     @property
     def steps_per_epoch(self) -> int:
@@ -92,6 +93,7 @@ def build_experiment(
         schedule=schedule,
         tx=_build_optimizer(config, schedule),
         num_steps=num_steps,
+        bad_images=splits.train.bad_images if isinstance(splits.train, EncodedSource) else BadImages(),
     )
 
 

@@ -5,7 +5,9 @@ device never waits for the host. Whatever a step number makes due (validation, t
 decided from that number and the metrics log alone, so a resumed run does exactly what the unbroken one would have done.
 """
 
+import json
 import math
+import signal
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
@@ -15,32 +17,36 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax.config import flatten, to_json
+from resnet_jax.config import default_config, flatten, to_json
 from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.prefetch import prefetch
-from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError
+from resnet_jax.errors import InterruptedRunError, UserError
+from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
-from resnet_jax.training.agreement import check_same, from_first, together
-from resnet_jax.training.checkpoint import CheckpointFolder, all_finite, digest, open_best, open_newest
+from resnet_jax.training.agreement import check_same, from_first, gather, together
+from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest, warn_of_damage
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
 from resnet_jax.training.recorder import MetricSums, Recorder
+from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
+from resnet_jax.weights.manifest import DamagedCheckpointError
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (
     "num_epochs", "num_steps", "log_every_steps", "eval_every_epochs", "test_every_epochs", "checkpoint_every_steps",
-    "data_dir", "decode_threads", "max_bad_images",
+    "stop_after_minutes", "data_dir", "decode_threads", "max_bad_images", "max_skipped_updates",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended: its last step, its metrics log, the SHA-256 of its parameters and statistics, and the signal
-    that interrupted it, if one came before everything was done.
+    """How a run ended: its last step, its metrics log, the SHA-256 of its parameters and statistics, and what
+    interrupted it, if something did before everything was done; there is no digest then.
     """
 
     step: int
@@ -59,7 +65,7 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
     """
     from_first(lambda: _check_workdir(workdir, config))
     check_same("the config or workdir", f"{to_json(config)} {workdir.absolute()}")
-    with catch_interruptions(jax.process_count()) as interruption, ExitStack() as stack:
+    with catch_interruptions(jax.process_count(), config.stop_after_minutes) as interruption, ExitStack() as stack:
 
         def build() -> Experiment:
             with interruption.by_itself():
@@ -74,24 +80,29 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
         experiment = together(build)
         from_first(begin)
         together(lambda: folder.wait_for_workdir(workdir))
-        newest, best = stack.enter_context(open_newest(workdir)), stack.enter_context(open_best(workdir))
-        return _run(experiment, workdir, name, newest, best, interruption)
+        newest, best = open_newest(workdir), open_best(workdir)
+        from_first(newest.clean)
+        from_first(best.clean)
+        saves = stack.enter_context(BackgroundSaves())
+        return _run(experiment, workdir, name, newest, best, saves, interruption)
 
 
 def _run(
     experiment: Experiment, workdir: Path, name: str, newest: CheckpointFolder, best: CheckpointFolder,
-    interruption: Interruption,
+    saves: BackgroundSaves, interruption: Interruption,
 ) -> RunResult:  # fmt: skip
     config, mesh, num_steps = experiment.config, experiment.mesh, experiment.num_steps
     cadence = Cadence.of(experiment)
     train_digest = together(experiment.batches.source.digest)  # once: it hashes every path of a folder
     check_same("the training images", train_digest)
     state, sums = begin_state(experiment), MetricSums()
-    if (saved_step := newest.newest_step()) is not None:
-        position = newest.position(saved_step)
+    restored = _restore(state, newest, best, experiment)
+    if restored is not None:
+        state, manifest = restored
+        position = manifest["position"]
         _check_images(experiment, train_digest, position, workdir)
-        state = newest.restore(state, saved_step)
         sums = MetricSums(**position["since_log"])
+        experiment.bad_images.names.update(position["bad_images"])
     step = int(state.step)
     if step > num_steps:
         raise UserError(
@@ -99,8 +110,7 @@ def _run(
             "config.num_steps higher, or choose another --workdir"
         )
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
-    best_step = best.newest_step()
-    best_accuracy = -1.0 if best_step is None else best.position(best_step)["val_accuracy"]
+    best_accuracy = _best_accuracy(best)
     train_fn = compile_train_fn(experiment, interruption.watch)
     eval_fn = interruption.watch(compile_eval_fn(experiment.normalization, config.dtype, mesh), mesh)
     judged_fn = compile_judged_fn(experiment)
@@ -108,10 +118,10 @@ def _run(
     with Recorder(
         workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
         batch_size=config.batch_size, log_every_steps=config.log_every_steps,
-        skips_nonfinite=config.on_nonfinite == "skip",
+        max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
     ) as recorder:  # fmt: skip
-        if step:
-            recorder.display.say(f"continuing {workdir} after step {step}")
+        if restored is not None:
+            recorder.display.say(f"continuing {workdir} after step {step}{_other_versions(manifest['versions'])}")
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
 
@@ -120,41 +130,50 @@ def _run(
             source = experiment.validation if split == "val" else experiment.test
             assert source is not None
             batches = EvalBatches(source, config.batch_size, jax.process_index(), jax.process_count())
-            result = evaluate(eval_fn, judged, batches, mesh, interruption.raise_if_requested)
+            result = evaluate(eval_fn, judged, batches, mesh, interruption)
             if judged.averaging is not None:
-                of_average = evaluate(eval_fn, judged.averaged(), batches, mesh, interruption.raise_if_requested)
+                of_average = evaluate(eval_fn, judged.averaged(), batches, mesh, interruption)
                 result |= {f"ema_{name}": of_average[name] for name in ("loss", "accuracy")}
-            recorder.take_evaluation(step, split, result)
+            interruption.attempt(lambda: recorder.take_evaluation(step, split, result))
             return result
+
+        def take_step(step: int, metrics: dict[str, jax.Array]) -> None:
+            interruption.attempt(lambda: recorder.take_step(step, metrics))
 
         def save(
             checkpoints: CheckpointFolder, state: TrainState, *, judged: TrainState | None = None,
             replace: bool = False, **more: Any,
         ) -> None:  # fmt: skip
-            if not all_finite(state):
-                raise NonFiniteError(f"step {step}: the state is not finite and is not saved; lower the learning rate")
+            _share_bad_images(experiment.bad_images)
             position = {
-                "format": 1,
                 "since_log": vars(recorder.sums),
                 "normalization": experiment.normalization.to_json(),
                 "preprocess": experiment.preprocess.to_json() if experiment.preprocess else None,
                 "class_names": list(experiment.class_names),
                 "num_train": len(experiment.batches.source),
                 "train_digest": train_digest,
+                "bad_images": sorted(experiment.bad_images.names),
                 **more,
             }
-            checkpoints.save(state, position, judged=judged, replace=replace)
+            content = {
+                "position": position,
+                "seed": config.seed,
+                "config": json.loads(to_json(config)),
+                "versions": versions(),
+            }
+            checkpoints.save(saves, state, content, judged=judged, replace=replace)
 
         def do_what_is_due() -> None:
             nonlocal best_accuracy
+            interruption.raise_if_failed()
             judged_state = cache(lambda: judged_fn(state))  # once, and only where something asks for it
             if cadence.validates(step) and not recorder.log.has(step, "val_accuracy"):
                 result = evaluate_split("val", judged_state())
                 average = "" if state.averaging is None else "ema_"  # what people keep of such a run
                 if math.isfinite(result[f"{average}loss"]) and result[f"{average}accuracy"] > best_accuracy:
                     best_accuracy = result[f"{average}accuracy"]
+                    # Written before the checkpoint below, which says that this validation is done.
                     save(best, judged_state(), replace=True, val_accuracy=best_accuracy)
-                    best.wait()  # before a checkpoint says that this validation is done
             if cadence.saves(step):
                 save(newest, state, judged=judged_state() if config.precise_bn_batches else None)
             if cadence.tests(step) and not recorder.log.has(step, "test_accuracy"):
@@ -170,22 +189,29 @@ def _run(
             remaining = range(step, num_steps)
             num_parts = config.accumulation_steps
             with closing(prefetch(lambda k: shard_batch(experiment.batches[k], mesh, num_parts), remaining)) as batches:
-                for batch in batches:
+                for batch in interruption.attempt_each(batches, len(remaining)):
                     state, metrics = train_fn(state, batch)
                     step += 1
+                    interruption.attempt(saves.raise_failure)
+                    is_due = interruption.requested() or cadence.anything(step)
                     if pending is not None:
-                        recorder.take_step(step - 1, pending)
+                        take_step(step - 1, pending)
                     pending = metrics
-                    if cadence.anything(step) or interruption.requested():
-                        recorder.take_step(step, pending)
+                    if is_due:
+                        interruption.raise_if_failed()  # in this step: nothing of it is recorded
+                        take_step(step, pending)
                         pending = None
                         recorder.pause_clock()
                         do_what_is_due()
         except InterruptedRunError as interrupted:
             interrupted_by = str(interrupted)
+            recorder.hurries = interrupted_by != signal.SIGINT.name
             save(newest, state)
-        newest.wait()
-    return RunResult(step, num_steps, recorder.log.records, digest(state.variables), interrupted_by)
+        interruption.attempt(saves.wait)
+        interruption.raise_together()
+    if interrupted_by:
+        return RunResult(step, num_steps, recorder.log.records, "", interrupted_by)
+    return RunResult(step, num_steps, recorder.log.records, digest(state.variables), "")
 
 
 @dataclass(frozen=True)
@@ -228,6 +254,52 @@ class Cadence:
         return step == self.num_steps or (every > 0 and step > 0 and step % every == 0)
 
 
+def _restore(
+    template: TrainState, newest: CheckpointFolder, best: CheckpointFolder, experiment: Experiment
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The last state that is what was saved, and its manifest; None if none has been saved yet.
+
+    Steps that are damaged are told and set aside. Where all the newest are, the best may serve, unless its statistics
+    are others than those that training goes on with. Raises UserError (a ValueError) if nothing is left, or a step is
+    of another model or format.
+    """
+    folders = [newest] if experiment.config.precise_bn_batches else [newest, best]
+    damaged: list[Path] = []
+    for checkpoints in folders:
+        for step in reversed(checkpoints.steps()):
+            if checkpoints is best and not damaged:
+                return None  # killed between its first best and its first checkpoint
+            try:
+                return checkpoints.restore(template, step), checkpoints.manifest(step)
+            except DamagedCheckpointError as error:
+                damaged.append(checkpoints.set_aside(step))
+                warn_of_damage(error, f"moved to {damaged[-1]}, the run goes on from the step before")
+    if damaged:
+        raise UserError(
+            f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, or "
+            "choose another --workdir to begin anew"
+        )
+    return None
+
+
+def _best_accuracy(best: CheckpointFolder) -> float:
+    """The validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set aside."""
+    step = best.newest_step()
+    if step is None:
+        return -1.0
+    try:
+        return best.position(step)["val_accuracy"]
+    except DamagedCheckpointError as error:
+        warn_of_damage(error, f"moved to {best.set_aside(step)}, the next validation is the best")
+        return -1.0
+
+
+def _share_bad_images(bad_images: BadImages) -> None:
+    """Let every process know those that any has found; raises UserError, in all, if they are too many together."""
+    bad_images.names.update(*gather(sorted(bad_images.names)))
+    bad_images.check_limit()
+
+
 def _check_images(experiment: Experiment, train_digest: str, position: dict[str, Any], workdir: Path) -> None:
     """Raise UserError unless the training images are those with which the run began."""
     source = experiment.batches.source
@@ -240,5 +312,14 @@ def _check_images(experiment: Experiment, train_digest: str, position: dict[str,
 
 
 def _check_workdir(workdir: Path, config: ConfigDict) -> None:
-    fields = {path: list(value) if isinstance(value, tuple) else value for path, value in flatten(config).items()}
-    folder.check_workdir(workdir, fields, MAY_CHANGE)
+    folder.check_workdir(workdir, _json_fields(config), MAY_CHANGE, _json_fields(default_config()))
+
+
+def _json_fields(config: ConfigDict) -> dict[str, Any]:
+    return {path: list(value) if isinstance(value, tuple) else value for path, value in flatten(config).items()}
+
+
+def _other_versions(saved: dict[str, str]) -> str:
+    """What to say of a checkpoint that other versions than today's have written; empty if there is nothing to say."""
+    changed = [f"{name} {saved.get(name)} -> {now}" for name, now in versions().items() if saved.get(name) != now]
+    return f" ({', '.join(changed)}: no longer bit for bit what the unbroken run gives)" if changed else ""

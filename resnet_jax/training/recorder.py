@@ -1,11 +1,13 @@
 """Where a run's numbers go: the metrics log, TensorBoard, the progress display and the curves."""
 
 import math
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
@@ -15,8 +17,10 @@ from resnet_jax.training.curves import CURVES_FILE, draw_curves
 from resnet_jax.training.progress import ProgressDisplay
 from resnet_jax.training.workdir import MetricsLog, Record
 
+if TYPE_CHECKING:
+    from resnet_jax.training.events import EventLog
+
 CURVES_EVERY_SECONDS = 60
-MAX_SKIPPED_IN_SUCCESSION = 100  # more do not pass by themselves
 
 
 @dataclass
@@ -27,6 +31,7 @@ class MetricSums:
     accuracy: float = 0.0
     steps: int = 0
     skipped: int = 0  # updates whose loss or gradient was not finite
+    skipped_in_succession: int = 0  # those of them that were the last ones; no log record begins this anew
 
 
 class Recorder:
@@ -34,21 +39,24 @@ class Recorder:
 
     def __init__(
         self, workdir: Path, name: str, *, step: int, sums: MetricSums, num_steps: int, steps_per_epoch: int,
-        batch_size: int, log_every_steps: int, skips_nonfinite: bool = False,
+        batch_size: int, log_every_steps: int, max_skipped: int = 0,
     ) -> None:  # fmt: skip
         """For a run that begins after `step` updates: log records of later steps are dropped.
 
-        skips_nonfinite: the step itself skips an update whose loss or gradient is not finite.
+        max_skipped: if the step itself skips an update whose loss or gradient is not finite, so many in succession may
+        be; 0: none is skipped. hurries: leave the curves for the next start, since the process is about to be killed.
         """
+        self.hurries = False
         self.sums = sums
         self.log = MetricsLog(workdir, from_first(lambda: _begin_log(workdir, step)))
         self._writes = jax.process_index() == 0
         self.display = ProgressDisplay(step, num_steps, steps_per_epoch, quiet=not self._writes)
-        self._writer: Any = None
+        self._events: EventLog | None = None
+        self._writes_events = self._writes
         self._workdir, self._name, self._first_step = workdir, name, step + 1
         self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
         self._batch_size, self._log_every_steps = batch_size, log_every_steps
-        self._skips_nonfinite, self._skipped_in_succession = skips_nonfinite, 0
+        self._max_skipped = max_skipped
         self._clock_started, self._clock_steps, self._images_per_second = 0.0, 0, 0.0
         self._curves_drawn = time.monotonic()
 
@@ -60,9 +68,10 @@ class Recorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.display.__exit__(kind, error, trace)
-        if self._writer is not None:
-            self._writer.close()
-        self.draw()
+        if self._events is not None:
+            self._without_events(self._events.close)
+        if not self.hurries:
+            self.draw()
 
     def take_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Take in the metrics of update `step` (from 1); at the logging cadence write their means.
@@ -76,7 +85,7 @@ class Recorder:
             self.sums.loss += values["loss"]
             self.sums.accuracy += values["accuracy"]
             self.sums.steps += 1
-            self._skipped_in_succession = 0
+            self.sums.skipped_in_succession = 0
         else:
             self._take_nonfinite(f"step {step}: loss {values['loss']}, gradient norm {values['gradient_norm']}")
         taken = max(self.sums.steps, 1)
@@ -89,7 +98,7 @@ class Recorder:
             means |= {"learning_rate": values["learning_rate"]}
             if self.sums.skipped:
                 means |= {"skipped_updates": self.sums.skipped}
-            self.sums = MetricSums()
+            self.sums = MetricSums(skipped_in_succession=self.sums.skipped_in_succession)
             self.display.log(*shown)
             self._write(step, {**means, **({"images_per_second": round(rate, 1)} if rate else {})})
 
@@ -110,21 +119,26 @@ class Recorder:
         self._clock_started = 0.0
 
     def draw(self) -> None:
-        """Draw the curves from the log."""
+        """Draw the curves from the log; a picture that cannot be written stops nothing."""
         self._curves_drawn = time.monotonic()
-        if self._writes:
+        if not self._writes:
+            return
+        try:
             draw_curves(self.log.records, self._workdir / CURVES_FILE, self._name)
+        except OSError as error:
+            _warn(f"{self._workdir / CURVES_FILE} could not be written: {error.strerror or error}")
 
     def _take_nonfinite(self, what: str) -> None:
-        if not self._skips_nonfinite:
+        if not self._max_skipped:
             raise NonFiniteError(
                 f"{what}: nothing of this step is saved; lower config.learning_rate or lengthen the warm-up"
             )
         self.sums.skipped += 1
-        self._skipped_in_succession += 1
-        if self._skipped_in_succession == MAX_SKIPPED_IN_SUCCESSION:
+        self.sums.skipped_in_succession += 1
+        if self.sums.skipped_in_succession >= self._max_skipped:
             raise NonFiniteError(
-                f"{what}: the {MAX_SKIPPED_IN_SUCCESSION} last updates were skipped; lower config.learning_rate"
+                f"{what}: the {self._max_skipped} last updates were skipped (config.max_skipped_updates); "
+                "lower config.learning_rate"
             )
         self.display.say(f"warning: {what}: the update is skipped (config.on_nonfinite='skip')")
 
@@ -140,14 +154,26 @@ class Recorder:
         record: Record = {"step": step, "epoch": round(step / self._steps_per_epoch, 4), **values}
         if not self._writes:
             self.log.records.append(record)
-        else:
-            self.log.append(record)
-            if self._writer is None:  # not before the first step: where torch is installed, importing this imports it
-                from tensorboardX import SummaryWriter
+            return
+        self.log.append(record)
+        self._without_events(lambda: self._write_events(step, values))
 
-                self._writer = SummaryWriter(logdir=str(self._workdir), purge_step=self._first_step)
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+    def _write_events(self, step: int, values: dict[str, Any]) -> None:
+        if self._events is None:  # not before the first step: where torch is installed, importing this imports it
+            from resnet_jax.training.events import EventLog
+
+            self._events = EventLog(self._workdir, self._first_step)
+        self._events.add_scalars(step, values)
+
+    def _without_events(self, write: Callable[[], None]) -> None:
+        """write(); where the events cannot be written, go on without them: all they hold is in the log."""
+        if not self._writes_events:
+            return
+        try:
+            write()
+        except OSError as error:
+            self._events, self._writes_events = None, False
+            _warn(f"TensorBoard's events could not be written: {error.strerror or error}; the run goes on without")
 
 
 def _begin_log(workdir: Path, step: int) -> list[Record]:
@@ -155,3 +181,7 @@ def _begin_log(workdir: Path, step: int) -> list[Record]:
     log = MetricsLog(workdir)
     log.forget_after(step)
     return log.records
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -4,12 +4,15 @@ import contextlib
 import fcntl
 import json
 import os
+import socket
+import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import RunError, UserError
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -33,10 +36,11 @@ def read_config(workdir: Path) -> dict[str, Any]:
     return values
 
 
-def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, ...]) -> None:
+def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, ...], defaults: dict[str, Any]) -> None:
     """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `fields` describe.
 
     fields: the config by dotted path, of JSON values. may_change: the paths in which a continued run may differ.
+    defaults: by path, what a run had that was begun before there was such a field.
     """
     existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
@@ -57,7 +61,7 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
                 f"workdir {workdir} is no run's: it holds {others[0]!r} but no {CONFIG_FILE}; choose another --workdir"
             )
         return
-    stored = _flatten(read_config(workdir))
+    stored = {**defaults, **_flatten(read_config(workdir))}
     for path in [*fields, *(path for path in stored if path not in fields)]:
         if path not in may_change and stored.get(path) != fields.get(path):
             raise UserError(
@@ -77,18 +81,32 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def lock_workdir(workdir: Path) -> Iterator[None]:
     """Hold `workdir` (made if need be) for this process; the operating system frees it whatever ends the process.
 
-    Raises UserError (a ValueError) if another process holds it.
+    A folder that is made is the user's alone; one that is there keeps its permissions, with a warning if everybody may
+    write in it. Raises UserError (a ValueError) if another process holds it, which it names.
     """
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / LOCK_FILE).open("w")
+        workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if workdir.stat().st_mode & stat.S_IWOTH:
+            print(
+                f"warning: everybody may write in workdir {workdir}, and what is there is believed: chmod o-w",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        lock = (workdir / LOCK_FILE).open("a+")
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written to ({error.strerror}): choose another") from None
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"workdir {workdir} is in use by another run: wait for it or choose another") from None
+            file.seek(0)
+            holder = file.read(200).strip()
+            raise UserError(
+                f"workdir {workdir} is in use by another run{f' ({holder})' if holder else ''}: wait for it or choose "
+                "another"
+            ) from None
+        with contextlib.suppress(OSError):  # a full disk: who holds it is of no use then
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
@@ -106,29 +124,44 @@ def wait_for_workdir(workdir: Path, num_seconds: float = 120.0) -> None:
         time.sleep(0.5)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError into a RunError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{path} could not be written: {error.strerror or error}") from error
+
+
 def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at once: after a crash it holds either the old text or the new."""
+    """Replace the file at once: after a crash it holds either the old text or the new. Raises RunError if it cannot."""
     partial = path.with_name(path.name + PARTIAL)
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with writing(path):
+        try:
+            with partial.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 class MetricsLog:
     """The records of `metrics.jsonl`, one JSON object a line, each with "step" and "epoch"."""
 
     def __init__(self, workdir: Path, records: list[Record] | None = None) -> None:
-        """Reads what is there, if it is not given as `records`; a last line cut off by a crash is dropped."""
+        """Reads what is there, if it is not given as `records`.
+
+        A last line cut off by a crash is dropped; other lines that are no records are as well, with a warning.
+        """
         self.path = workdir / METRICS_FILE
         self.records: list[Record] = records or []
         if records is None and self.path.exists():
-            for line in self.path.read_text().splitlines():
-                try:
-                    self.records.append(json.loads(line))
-                except ValueError:
-                    break
+            self.records, damaged = _parse(self.path.read_bytes())
+            if damaged:
+                print(f"warning: {self.path}: {damaged} damaged lines are left out", file=sys.stderr, flush=True)
 
     def forget_after(self, step: int) -> None:
         """Drop the records of later steps than `step`: they are about to be made again."""
@@ -136,9 +169,9 @@ class MetricsLog:
         write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def append(self, record: Record) -> None:
-        """Add a record, on disk when this returns."""
+        """Add a record, on disk when this returns. Raises RunError if it cannot be written."""
         self.records.append(record)
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -146,3 +179,18 @@ class MetricsLog:
     def has(self, step: int, field: str) -> bool:
         """Whether `field` has been recorded for `step`."""
         return any(record["step"] == step and field in record for record in self.records)
+
+
+def _parse(text: bytes) -> tuple[list[Record], int]:
+    """The records of a log, and how many of its whole lines are none."""
+    records: list[Record] = []
+    damaged = 0
+    for line in text.splitlines(keepends=True):
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or type(record["step"]) is not int or "epoch" not in record:
+                raise ValueError(line)
+            records.append(record)
+        except (ValueError, KeyError):
+            damaged += line.endswith(b"\n")
+    return records, damaged

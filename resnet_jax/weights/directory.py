@@ -1,7 +1,7 @@
 """Checkpoint directories: a run's, or those that the convert command writes."""
 
 import contextlib
-import logging
+import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +12,14 @@ import jax
 import numpy as np
 
 from resnet_jax.errors import UserError
+from resnet_jax.weights.items import first_line, read_item, write_item
+from resnet_jax.weights.manifest import (
+    MANIFEST_FILE,
+    DamagedCheckpointError,
+    leaf_digests,
+    read_manifest,
+    write_manifest,
+)
 from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.state_dict import StateDict, name_tensors
 from resnet_jax.weights.target import PARTIAL, check_parents, making_parents
@@ -52,36 +60,51 @@ def read_directory(path: Path) -> StateDict:
     Of several steps the newest; of a run that keeps a moving average of its weights, that. Raises UserError (a
     ValueError) if there are none or they are damaged.
     """
-    folder = find_variables(path)
-    prefix = ""
-    if (average := folder.with_name(AVERAGE)).is_dir():
-        folder, prefix = average, OF_AVERAGE
-    stored = _read_item(folder)
-    if (judged := folder.with_name(JUDGED)).is_dir():
-        stored |= {name: tree for name, tree in _read_item(judged).items() if name in stored}
+    folder = find_checkpoint(path)
+    leaves = read_manifest(folder)["leaves"]
+    item, prefix = (AVERAGE, OF_AVERAGE) if AVERAGE in leaves else (VARIABLES, "")
+    if item not in leaves:
+        raise UserError(f"{folder} holds no weights")
+    stored = read_item(folder / item, leaves[item])
+    if JUDGED in leaves:
+        stored |= {name: tree for name, tree in read_item(folder / JUDGED, leaves[JUDGED]).items() if name in stored}
     variables = {name.removeprefix(prefix): tree for name, tree in stored.items()}
     tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
     return name_tensors(path, tensors, "checkpoint")
 
 
-def _read_item(folder: Path) -> dict[str, Any]:
-    import orbax.checkpoint as ocp
+def find_checkpoint(path: Path) -> Path:
+    """The folder that holds the variables in a checkpoint directory, as `read_directory` takes it."""
 
-    with _one_line(folder), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(folder.absolute(), args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    def is_one(folder: Path) -> bool:  # also what has lost one of them, which is then told
+        return (folder / VARIABLES).is_dir() or (folder / MANIFEST_FILE).is_file()
 
-
-def find_variables(path: Path) -> Path:
-    """The folder of the variables in a checkpoint directory, as `read_directory` takes it."""
     for folder in (path, path / "checkpoints"):
-        if (folder / VARIABLES).is_dir():
-            return folder / VARIABLES
-        steps = [step for step in folder.glob("*") if step.name.isdecimal() and (step / VARIABLES).is_dir()]
+        if is_one(folder):
+            return folder
+        steps = [step for step in folder.glob("*") if step.name.isdecimal() and is_one(step)]
         if steps:
-            return max(steps, key=lambda step: int(step.name)) / VARIABLES
+            return max(steps, key=lambda step: int(step.name))
     raise UserError(f"{path} is no checkpoint directory: it has no {VARIABLES}/, and no checkpoints/ with one")
+
+
+def read_info_text(path: Path) -> str | None:
+    """What the convert command wrote of the weights in the checkpoint directory `path`; None if it did not write it.
+
+    Raises DamagedCheckpointError if it is not what was written.
+    """
+    if not (path / INFO_FILE).exists() and not (path / MANIFEST_FILE).exists():
+        return None
+    expected = read_manifest(path).get("files", {}).get(INFO_FILE)
+    if expected is None:
+        return None
+    try:
+        data = (path / INFO_FILE).read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"{path} is damaged: {INFO_FILE} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise DamagedCheckpointError(f"{path} is damaged: {INFO_FILE} is not what was saved; convert the weights again")
+    return data.decode()
 
 
 def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None:
@@ -91,8 +114,6 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
     """
     path = path.resolve()
     check_replaceable(path)
-    import orbax.checkpoint as ocp
-
     with (
         _one_line(path),
         making_parents(path),
@@ -101,9 +122,12 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
         ) as scratch,
     ):
         new, old = Path(scratch) / "new", Path(scratch) / "old"
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(new / VARIABLES, jax.tree.map(np.asarray, dict(variables)))
-        (new / INFO_FILE).write_text(info)
+        arrays = jax.tree.map(np.asarray, dict(variables))
+        new.mkdir()
+        write_item(new / VARIABLES, arrays)
+        (new / INFO_FILE).write_bytes(info.encode())
+        files = {INFO_FILE: hashlib.sha256(info.encode()).hexdigest()}
+        write_manifest(new, {"files": files}, {VARIABLES: leaf_digests(arrays)})
         if path.exists():
             path.replace(old)
         try:
@@ -118,7 +142,7 @@ def check_replaceable(path: Path) -> None:
     check_parents(path)
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
-        others = sorted(names - {VARIABLES, INFO_FILE})
+        others = sorted(names - {VARIABLES, INFO_FILE, MANIFEST_FILE})
         if others or len(names) == 1:
             raise UserError(
                 f"{path} holds {(others or sorted(names))[0]!r}, no converted weights: choose another folder"
@@ -130,11 +154,9 @@ def check_replaceable(path: Path) -> None:
 @contextlib.contextmanager
 def _one_line(path: Path) -> Iterator[None]:
     """Orbax's many-line errors as one line."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         yield
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore raise nearly every kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} cannot be read or written as a checkpoint: {reason}") from error
+        raise UserError(f"{path} cannot be written as a checkpoint: {first_line(error)}") from error

@@ -12,7 +12,7 @@ from resnet_jax.data.transforms import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet, create_model
 from resnet_jax.paths import expand
-from resnet_jax.weights.directory import INFO_FILE
+from resnet_jax.weights.directory import INFO_FILE, read_info_text
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.pretrained import PRETRAINED, recipe_of
 from resnet_jax.weights.stored import reading
@@ -75,11 +75,9 @@ def read_info(path: str | Path) -> WeightsInfo:
     path = expand(path)
     if path.is_dir():
         file = path / INFO_FILE
-        if not file.exists():
-            return WeightsInfo()
         with reading(file):
-            text = file.read_text()
-        return WeightsInfo.from_json(str(file), text)
+            text = read_info_text(path)
+        return WeightsInfo() if text is None else WeightsInfo.from_json(str(file), text)
     metadata = open_weights_file(path).metadata
     published = {file: name for (name, _), file in PRETRAINED.items()}
     if path.name in published:

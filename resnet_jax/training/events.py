@@ -1,0 +1,32 @@
+"""TensorBoard's events of a run, written as they come: no thread or queue that a full disk could leave hanging."""
+
+import os
+import time
+from pathlib import Path
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+
+class EventLog:
+    """An events file in the run's folder. Everything raises OSError where the disk does."""
+
+    def __init__(self, workdir: Path, first_step: int) -> None:
+        """What earlier files say of `first_step` and later ones no longer counts."""
+        self._writer = EventsWriter(str(workdir / "events"), filename_suffix=f".{os.getpid()}")
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def add_scalars(self, step: int, values: dict[str, float]) -> None:
+        """One event for each of `values` after `step` updates, on disk when this returns."""
+        for name, value in values.items():
+            self._write(Event(step=step, summary=scalar(name, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._writer.write_event(event)

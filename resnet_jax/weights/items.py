@@ -1,0 +1,67 @@
+"""A checkpoint's items: trees of arrays in folders that Orbax writes and reads, by one process and for itself alone.
+
+Whoever has several processes decides which of them writes; none waits here for another.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.weights.manifest import DamagedCheckpointError, Leaves, check_leaves
+
+
+def write_item(folder: Path, tree: Any) -> None:
+    """Write a tree of NumPy arrays as the new `folder`. Raises whatever Orbax and TensorStore raise, of every kind."""
+    import orbax.checkpoint as ocp
+
+    with _checkpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
+    """The tree of NumPy arrays in `folder`: nested dicts, or of the structure of `template`.
+
+    leaves: what the manifest says of it; template: its arrays have no data, only types and shapes.
+    Raises DamagedCheckpointError if the arrays cannot be read or are not those.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        with _checkpointer() as checkpointer:
+            if template is None:
+                tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+            else:
+                tree = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template)
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            arguments = ocp.args.PyTreeRestore(item=None if template is None else tree, restore_args=as_numpy)
+            restored = checkpointer.restore(folder.absolute(), args=arguments)
+    except Exception as error:  # Orbax and TensorStore raise nearly every kind
+        raise DamagedCheckpointError(f"{folder} is damaged: {first_line(error)}") from error
+    check_leaves(folder, restored, leaves)
+    return restored
+
+
+def first_line(error: BaseException) -> str:
+    """An exception's message without all that some libraries add to it; its type if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _checkpointer() -> Iterator[Any]:
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Of many processes each works for itself: Orbax's barriers are then between one.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process_{me}"
+    )
+    options = alone if jax.process_count() > 1 else ocp.options.MultiprocessingOptions()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+        yield checkpointer
