@@ -5,20 +5,25 @@ Results go to standard output (with --json one object), progress and warnings to
 """
 
 import argparse
+import errno
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+import jax
+
 from resnet_jax import commands as run
 from resnet_jax import distributed
 from resnet_jax.benchmark_command import run_benchmark
-from resnet_jax.errors import InterruptedRunError, NonFiniteError, UserError, suggestion
+from resnet_jax.errors import InterruptedRunError, RunError, UserError, suggestion
 from resnet_jax.process import prepare_process
 
 EXIT_FAILED = 1
+FULL = (errno.ENOSPC, errno.EDQUOT)  # no fault of what the user gave
 EXIT_USAGE = 2
 # The commands that take --config.field=value, and may therefore be given options that argparse does not know.
 TAKE_OVERRIDES = ("train", "degradation", "preview")
@@ -37,10 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command of `argv` (sys.argv's if None) and return its exit code."""
     try:
         code = _run_command(argv)
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt) as error:
         if not distributed.prefix():
             raise
-        traceback.print_exc()
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            print(f"{distributed.prefix()}error: another process has gone, or cannot be reached", file=sys.stderr)
+            print(f"  ({str(error).splitlines()[0]})", file=sys.stderr)
+        else:
+            traceback.print_exc()
         code = EXIT_FAILED
     return distributed.leave(code)
 
@@ -62,17 +71,24 @@ def _run_command(argv: Sequence[str] | None) -> int:
     except UserError as error:
         print(f"{distributed.prefix()}error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USAGE
-    except NonFiniteError as error:
+    except RunError as error:
         print(f"{distributed.prefix()}error: {error}", file=sys.stderr)
         return EXIT_FAILED
     except InterruptedRunError as error:
         where = "before the first step; the same command starts again"
         print(f"{distributed.prefix()}interrupted by {error} {where}", file=sys.stderr)
         return run.EXIT_INTERRUPTED
+    except KeyboardInterrupt:  # of a command that saves nothing
+        print(f"{distributed.prefix()}interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has gone, as in `… list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
+        if error.errno in FULL:
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"{distributed.prefix()}error: {where}{error.strerror}", file=sys.stderr)
+            return EXIT_FAILED
         if error.filename is None:
             raise
         print(f"{distributed.prefix()}error: {error.filename}: {error.strerror}", file=sys.stderr)

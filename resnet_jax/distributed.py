@@ -5,13 +5,14 @@ Slurm's srun started; Open MPI's mpirun; an indexed Kubernetes Job (JOB_COMPLETI
 JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES. Otherwise, and with --num_processes 1, the process is alone.
 """
 
+import errno
 import os
 import socket
 import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from jax._src import distributed  # its client's barrier can time out; the public ones wait for ever
@@ -22,9 +23,13 @@ from resnet_jax.errors import UserError
 START_SECONDS = 300
 # After so long without a sign of life a process is dead; JAX then ends all others, which would wait for it for ever.
 HEARTBEAT_SECONDS = 100
+# What sets the two otherwise.
+START_VARIABLE, HEARTBEAT_VARIABLE = "RESNET_JAX_START_SECONDS", "RESNET_JAX_HEARTBEAT_SECONDS"
 # How long a process that is done (the last curves are drawn by one alone), or failed, waits for the others to be too.
 LEAVE_SECONDS = 60
 FAILED_LEAVE_SECONDS = 5
+# JAX's own, where process 0 listens if not at the coordinator's address.
+BIND_VARIABLE = "JAX_COORDINATOR_BIND_ADDRESS"
 
 
 @dataclass(frozen=True)
@@ -132,9 +137,18 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
         raise UserError(f"the environment has {name}={text!r}, which must be a whole number") from None
 
 
+def _seconds(name: str, default: int) -> int:
+    seconds = _number(os.environ, name, default)
+    if seconds < 1:
+        raise UserError(f"the environment has {name}={seconds}, which must be at least 1")
+    return seconds
+
+
 def _meet(processes: Processes) -> None:
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: training/interruption.py
     failure: list[Exception] = []
+    start_seconds = _seconds(START_VARIABLE, START_SECONDS)
+    heartbeat_seconds = _seconds(HEARTBEAT_VARIABLE, HEARTBEAT_SECONDS)
 
     def initialize() -> None:
         try:
@@ -144,20 +158,24 @@ def _meet(processes: Processes) -> None:
                 processes.process_id,
                 processes.local_device_ids,
                 cluster_detection_method=processes.detection,
-                initialization_timeout=START_SECONDS + 60,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                initialization_timeout=start_seconds + 60,
+                coordinator_bind_address=bind_address,
+                heartbeat_timeout_seconds=heartbeat_seconds,
                 shutdown_timeout_seconds=LEAVE_SECONDS,
             )
         except Exception as error:
             failure.append(error)
 
-    if processes.process_id == 0:
-        _check_port(str(processes.coordinator))
+    # Where the user said, not at every address of the machine: whoever reaches the coordinator is believed. JAX itself
+    # reads the variable, for a name that only others resolve.
+    bind_address = None if BIND_VARIABLE in os.environ else processes.coordinator
+    if processes.process_id == 0 and processes.coordinator is not None:
+        _check_address(os.environ.get(BIND_VARIABLE, processes.coordinator))
     thread = threading.Thread(
         target=initialize, daemon=True
     )  # when its own time is up JAX aborts: we are there earlier
     thread.start()
-    thread.join(START_SECONDS)
+    thread.join(start_seconds)
     if not thread.is_alive() and not failure:
         return
     state = distributed.global_state
@@ -166,18 +184,47 @@ def _meet(processes: Processes) -> None:
         reason = (str(failure[0]).splitlines() or [type(failure[0]).__name__])[0]
         _refuse(f"process {state.process_id} cannot start at {address}: {reason}")
     if state.process_id == 0:
-        _refuse(f"process 0 waited {START_SECONDS} s at {address} and not all others came: were they started?")
-    _refuse(f"process {state.process_id} did not reach {address} within {START_SECONDS} s: is process 0 running there?")
+        _refuse(f"process 0 waited {start_seconds} s at {address} and not all others came: were they started?")
+    _refuse(f"process {state.process_id} did not reach {address} within {start_seconds} s: is process 0 running there?")
 
 
-def _check_port(address: str) -> None:
-    """Raise UserError if the port is taken: JAX would crash, or share it with another run."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gRPC: a run that has just ended is no matter
-        try:
-            probe.bind(("", int(address.rpartition(":")[2])))
-        except OSError as error:
-            raise UserError(f"process 0 cannot listen at {address}: {error.strerror}; choose another port") from None
+def _check_address(address: str) -> None:
+    """Raise UserError unless this machine can listen at HOST:PORT: JAX would crash, or share the port with another run.
+
+    Warns of a name that leads others to themselves, as the machine's own does in many /etc/hosts.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    elsewhere = f"{BIND_VARIABLE}=HOST:PORT where others know it by another"
+    advice = f"choose another port, or an address of this machine ({elsewhere})"
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        raise UserError(f"process 0 cannot listen at {address}: {error}; {advice}") from None
+    errors = [refusal for entry in found if (refusal := _listen(*entry)) is not None]
+    taken = [refusal for refusal in errors if refusal.errno == errno.EADDRINUSE]
+    if taken or len(errors) == len(found):  # of the two kinds of addresses one may be missing here
+        raise UserError(f"process 0 cannot listen at {address}: {(taken or errors)[0].strerror}; {advice}")
+    local = [str(place[0]).startswith("127.") or place[0] == "::1" for *_, place in found]
+    if all(local) and host != "localhost" and not host.startswith("127.") and host != "::1":
+        print(
+            f"warning: {host} is {found[0][4][0]} here, which other machines cannot reach: name this one by an "
+            f"address that they can, or set {BIND_VARIABLE}=0.0.0.0:{port}", file=sys.stderr, flush=True,
+        )  # fmt: skip
+
+
+def _listen(family: int, kind: int, protocol: int, name: str, place: Any) -> OSError | None:
+    """What keeps this process from listening at one of getaddrinfo's addresses; None if nothing does."""
+    del name
+    try:
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # as gRPC: a run that has just ended is no matter
+            probe.bind(place)
+    except OSError as error:
+        return error
+    return None
 
 
 def _refuse(message: str) -> NoReturn:

@@ -1,4 +1,10 @@
-"""Checkpoints restore bit for bit; newest and best are kept."""
+"""Checkpoints restore bit for bit or are refused; newest and best are kept."""
+
+import hashlib
+import json
+import shutil
+import tarfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +12,14 @@ import numpy as np
 import optax
 import pytest
 
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.models import ResNet
 from resnet_jax.training import create_train_state, sgd
 from resnet_jax.training.checkpoint import digest, open_best, open_newest
+from resnet_jax.training.saves import BackgroundSaves
+from resnet_jax.weights.manifest import DamagedCheckpointError
+
+GOLDEN = Path(__file__).parent / "golden"
 
 MODEL = ResNet(stage_sizes=(1,), num_filters=4, stem="cifar", num_classes=3)
 
@@ -20,15 +31,43 @@ def state_at(step, seed=0, tx=None):
     return state.replace(step=jnp.asarray(step, jnp.int32), opt_state=momentum)
 
 
+def save_all(folder, *states, **options):
+    with BackgroundSaves() as saves:
+        for state in states:
+            folder.save(saves, state, {"position": {}}, **options)
+        saves.wait()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.directory.iterdir())
+
+
+def alter(file, kind):
+    """Damage a file in its middle."""
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    if kind == "flip":
+        data[middle] ^= 1
+        file.write_bytes(data)
+    elif kind == "cut":
+        file.write_bytes(data[:middle])
+    elif kind == "empty":
+        file.write_bytes(b"")
+    else:
+        file.unlink()
+
+
 def test_restored_state_and_position_are_bit_identical(tmp_path):
     state = state_at(7, seed=1)
-    position = {"since_log": {"loss": 0.1 + 0.2, "steps": 3}}
-    with open_newest(tmp_path) as checkpoints:
-        checkpoints.save(state, position)
-    with open_newest(tmp_path) as checkpoints:
-        assert checkpoints.newest_step() == 7
-        restored = checkpoints.restore(state_at(0), 7)
-        assert checkpoints.position(7) == position
+    position = {"since_log": {"loss": 0.1 + 0.2, "steps": 3}, "class_names": ["ä", "\ud800"]}
+    newest = open_newest(tmp_path)
+    with BackgroundSaves() as saves:
+        newest.save(saves, state, {"position": position, "seed": 3})
+    newest = open_newest(tmp_path)
+    assert newest.newest_step() == 7
+    restored = newest.restore(state_at(0), 7)
+    assert newest.position(7) == position
+    assert newest.manifest(7)["seed"] == 3
     assert digest(restored) == digest(state)
     assert digest(restored) != digest(state_at(7))
 
@@ -39,43 +78,168 @@ def test_saved_state_is_that_of_the_call_even_if_its_buffers_are_donated_at_once
     overwrite = jax.jit(
         lambda state: state.replace(params=jax.tree.map(lambda x: x * 0 + 9, state.params)), donate_argnums=0
     )
-    with open_newest(tmp_path) as checkpoints:
-        checkpoints.save(state, {})
+    newest = open_newest(tmp_path)
+    with BackgroundSaves() as saves:
+        newest.save(saves, state, {})
         overwrite(state)
-        checkpoints.wait()
-        assert digest(checkpoints.restore(state_at(0), 1).params) == expected
+        assert jax.tree.leaves(state.params)[0].is_deleted()  # the copy does not keep it from being donated
+        saves.wait()
+        assert digest(newest.restore(state_at(0), 1).params) == expected
 
 
 def test_two_newest_and_one_best_are_kept(tmp_path):
-    with open_newest(tmp_path) as newest, open_best(tmp_path) as best:
-        for step in (1, 2, 3, 4):
-            newest.save(state_at(step), {})
-            best.save(state_at(step), {})
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4"]
-    assert [path.name for path in (tmp_path / "best").iterdir()] == ["4"]
+    newest, best = open_newest(tmp_path), open_best(tmp_path)
+    states = [state_at(step) for step in (1, 2, 3, 4)]
+    save_all(newest, *states)
+    save_all(best, *states)
+    assert (names(newest), names(best)) == (["3", "4"], ["4"])
+    save_all(best, state_at(2))  # better than what another start has found at a later step
+    assert names(best) == ["2"]
 
 
-def test_leftovers_of_a_killed_save_are_ignored_and_removed(tmp_path):
-    with open_newest(tmp_path) as checkpoints:
-        checkpoints.save(state_at(1), {})
-    leftover = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
-    leftover.mkdir()
-    (leftover / "part").write_text("")
-    with open_newest(tmp_path) as checkpoints:
-        assert checkpoints.newest_step() == 1
-        checkpoints.save(state_at(2), {})
-        checkpoints.wait()
-        assert digest(checkpoints.restore(state_at(0), 2)) == digest(state_at(2))
-    assert sorted(path.name for path in leftover.parent.iterdir()) == ["1", "2"]
+def test_step_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path):
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1, seed=1))
+    save_all(newest, state_at(1, seed=2))
+    assert digest(newest.restore(state_at(0), 1)) == digest(state_at(1, seed=1))
+    save_all(newest, state_at(1, seed=2), replace=True)
+    assert digest(newest.restore(state_at(0), 1)) == digest(state_at(1, seed=2))
+    assert names(newest) == ["1"]
+
+
+def test_what_a_killed_run_leaves_is_ignored_and_removed(tmp_path):
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1), state_at(2))
+    for leftover in ("3.partial", "0.removed", "1.replaced"):
+        (newest.directory / leftover).mkdir()
+        (newest.directory / leftover / "part").write_text("")
+    assert newest.steps() == [1, 2]
+    newest.clean()
+    assert names(newest) == ["1", "2"]
+
+
+def test_step_that_was_to_be_replaced_when_the_run_was_killed_comes_back(tmp_path):
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1, seed=1))
+    (newest.directory / "1").rename(newest.directory / "1.replaced")
+    newest.clean()
+    assert digest(newest.restore(state_at(0), 1)) == digest(state_at(1, seed=1))
 
 
 def test_variables_restore_whatever_the_optimizer(tmp_path):
     state = state_at(3, seed=2)
-    with open_newest(tmp_path) as checkpoints:
-        checkpoints.save(state, {})
-    with open_newest(tmp_path, read_only=True) as checkpoints:
-        restored = checkpoints.restore_variables(state_at(0, tx=optax.adam(1e-3)), 3)
+    newest = open_newest(tmp_path)
+    save_all(newest, state)
+    restored = newest.restore_variables(state_at(0, tx=optax.adam(1e-3)), 3)
     assert digest(restored.variables) == digest(state.variables)
+
+
+def test_state_that_is_not_finite_is_not_saved(tmp_path):
+    newest = open_newest(tmp_path)
+    state = state_at(1)
+    scale = state.params["bn1"]["scale"]
+    bad = state.replace(params={**state.params, "bn1": {**state.params["bn1"], "scale": scale.at[0].set(jnp.nan)}})
+    with BackgroundSaves() as saves:
+        newest.save(saves, bad, {})
+        with pytest.raises(RunError, match=r"1 could not be written: .*\['bn1'\]\['scale'\] is not finite"):
+            saves.wait()
+    assert newest.steps() == []
+
+
+def test_after_a_failed_save_nothing_more_is_written(tmp_path):
+    """A later checkpoint would say that an earlier best is there."""
+    best, newest = open_best(tmp_path), open_newest(tmp_path)
+    best.directory.write_text("a file where the folder is to be")
+    with BackgroundSaves() as saves:
+        best.save(saves, state_at(1), {})
+        newest.save(saves, state_at(1), {})
+        with pytest.raises(RunError, match=r"checkpoint .*best/1 could not be written"):
+            saves.wait()
+        with pytest.raises(RunError, match="could not be written"):
+            saves.raise_failure()
+    assert newest.steps() == []
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sound")
+    save_all(open_newest(folder), state_at(1, seed=1))
+    return folder / "checkpoints" / "1"
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "empty", "remove"])
+@pytest.mark.parametrize("place", ["manifest.json", "variables/manifest.ocdbt", "optimizer/d/*"])
+def test_damage_is_detected_and_named(tmp_path, sound, place, kind):
+    """`make faults` damages any file at any place."""
+    newest = open_newest(tmp_path)
+    shutil.copytree(sound, newest.directory / "1")
+    file = max((newest.directory / "1").glob(place), key=lambda path: path.stat().st_size)
+    alter(file, kind)
+    with pytest.raises(DamagedCheckpointError, match=r"checkpoints/1.* is damaged: ") as caught:
+        newest.restore(state_at(0), 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_another_step_are_detected(tmp_path):
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1, seed=1), state_at(2, seed=2))
+    one, two = (newest.directory / name for name in "12")
+    (one / "variables").rename(tmp_path / "aside")
+    (two / "variables").rename(one / "variables")
+    (tmp_path / "aside").rename(two / "variables")
+    for step in (1, 2):
+        with pytest.raises(DamagedCheckpointError, match=r"variables is damaged: .* are not what was saved"):
+            newest.restore(state_at(0), step)
+    two.rename(newest.directory / "3")
+    with pytest.raises(DamagedCheckpointError, match="3 is damaged: it holds step 2"):
+        newest.restore(state_at(0), 3)
+
+
+def test_other_models_are_refused_by_the_names_and_shapes_of_their_arrays(tmp_path):
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1))
+    with pytest.raises(UserError) as caught:
+        newest.restore(state_at(0, tx=optax.adam(1e-3)), 1)
+    assert "optimizer is of another model" in str(caught.value)
+    wider = ResNet(stage_sizes=(1,), num_filters=8, stem="cifar", num_classes=3)
+    template = create_train_state(wider, wider.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False), sgd(0.1))
+    message = (
+        r"variables is of another model: \['batch_stats'\]\['bn1'\]\['mean'\] is float32\[4\] there and "
+        r"float32\[8\] in the model; .*; and \d+ more"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        newest.restore(template, 1)
+    assert not isinstance(caught.value, DamagedCheckpointError)  # there is no use in falling back
+
+
+def test_other_formats_are_told_from_damage(tmp_path):
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1))
+    path = newest.directory / "1" / "manifest.json"
+    line = path.read_text().splitlines()[0].replace('"format": 2', '"format": 3')
+    path.write_text(f"{line}\n{hashlib.sha256(line.encode()).hexdigest()}\n")
+    with pytest.raises(UserError, match="1 is of format 3, and this version reads 2: update resnet_jax") as caught:
+        newest.restore(state_at(0), 1)
+    assert not isinstance(caught.value, DamagedCheckpointError)
+    path.write_text(path.read_text().replace("3", "4", 1))
+    with pytest.raises(DamagedCheckpointError, match=r"1 is damaged: manifest.json is not what was saved"):
+        newest.restore(state_at(0), 1)
+    path.unlink()
+    (newest.directory / "1" / "position").mkdir()
+    with pytest.raises(UserError, match="is of the older format 1, without digests") as caught:
+        newest.restore(state_at(0), 1)
+    assert not isinstance(caught.value, DamagedCheckpointError)
+
+
+def test_checkpoint_of_format_2_is_read_by_every_version_to_come(tmp_path):
+    with tarfile.open(GOLDEN / "checkpoint-format-2.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    newest = open_newest(tmp_path)
+    assert newest.steps() == [7]
+    expected = json.loads((GOLDEN / "checkpoint-format-2.json").read_text())
+    assert digest(newest.restore(state_at(0), 7)) == expected["sha256"]
+    assert newest.position(7)["class_names"] == ["one", "two", "three"]
+    assert newest.manifest(7)["seed"] == 5
 
 
 @pytest.mark.parametrize("change", [lambda x: x.astype(np.float64), lambda x: x.reshape(1, -1), lambda x: -x])

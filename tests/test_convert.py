@@ -205,6 +205,7 @@ def test_a_run_tells_its_model_class_names_and_normalisation(tmp_path):
 
     from resnet_jax.config import load_config, to_json
     from resnet_jax.training.checkpoint import open_newest
+    from resnet_jax.training.saves import BackgroundSaves
     from resnet_jax.training.state import create_train_state
 
     config = load_config("digits", ["--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8"])
@@ -218,9 +219,8 @@ def test_a_run_tells_its_model_class_names_and_normalisation(tmp_path):
         "class_names": names,
         "preprocess": None,
     }
-    with open_newest(tmp_path / "run") as checkpoints:
-        checkpoints.save(state.replace(step=jnp.asarray(7)), position)
-        checkpoints.wait()
+    with BackgroundSaves() as saves:
+        open_newest(tmp_path / "run").save(saves, state.replace(step=jnp.asarray(7)), {"position": position})
     convert(tmp_path / "run", tmp_path / "out.safetensors")
     info = read_info(tmp_path / "out.safetensors")
     assert (info.model, info.class_names) == ("resnet20", tuple(names))

@@ -9,12 +9,15 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 from processes import TINY, end, free_port, records, run, start_many, wait_for_step
 
 from resnet_jax import distributed
 from resnet_jax.cli import main
 from resnet_jax.distributed import Processes, find_processes
+from resnet_jax.training.checkpoint import open_newest
 
 # 20 steps an epoch; float64, so that sums in another order are no excuse.
 WORDS = [
@@ -25,6 +28,7 @@ NUM_STEPS = 60
 # Compiled quickly rather than well, as everywhere in the suite.
 FLAGS = "--xla_backend_optimization_level=1 --xla_force_host_platform_device_count"
 ONE, TWO_BY_TWO = ({"environment": {"JAX_ENABLE_X64": "1", "XLA_FLAGS": f"{FLAGS}={n}"}} for n in (1, 2))
+SOON = {"environment": {**TWO_BY_TWO["environment"], "RESNET_JAX_HEARTBEAT_SECONDS": "10"}}
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
 LOCAL = {"OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
@@ -118,14 +122,110 @@ def test_signal_to_one_of_two_stops_both_at_one_step_and_one_process_continues(u
 
 def test_death_of_one_of_two_ends_the_other(tmp_path, ends_them):
     workdir = tmp_path / "run"
-    # Nothing but steps, in which gloo tells of the death at once; a save would wait for the heartbeat.
+    # Mostly gloo tells of the death at once; where it does not, the missing heartbeat does.
     seldom = ["--config.eval_every_epochs=500", "--config.test_every_epochs=0", "--config.checkpoint_every_steps=10000"]
-    ends_them += start_many(2, *WORDS, "--config.num_steps=10000", *seldom, "--workdir", workdir, **TWO_BY_TWO)
+    ends_them += start_many(2, *WORDS, "--config.num_steps=10000", *seldom, "--workdir", workdir, **SOON)
     wait_for_step(ends_them[0], workdir, 3)
     ends_them[1].kill()
     code, output, _ = end(ends_them[0])
     assert code not in (0, 75)
     assert output == ""
+
+
+def folder_of_images(folder):
+    """Four classes of 16 images, as JPEG files."""
+    numbers = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 4)):
+        for name in "abcd":
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = numbers.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i}.jpg")
+    return folder
+
+
+def folder_words(folder):
+    return [*WORDS, "--config.dataset=folder", f"--config.data_dir={folder}", "--config.batch_size=16",
+            "--config.checkpoint_every_steps=1", "--config.num_steps=400"]  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_image_that_is_damaged_for_one_of_two_stops_both_with_its_name_and_saves_nothing_of_it(
+    tmp_path, ends_them, split
+):
+    images = folder_of_images(tmp_path / "images")
+    workdir = tmp_path / "run"
+    bad = images / split / "c" / "3.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    ends_them += start_many(2, *folder_words(images), "--workdir", workdir, **TWO_BY_TWO)
+    results = [end(process) for process in ends_them]
+    assert [code for code, *_ in results] == [2, 2], results
+    for _, output, errors in results:
+        last = errors.splitlines()[-1]
+        assert output == ""
+        assert f"{bad} cannot be read as an image" in last
+        assert last.startswith("process ")
+    told = [errors.splitlines()[-1].count("process ") for *_, errors in results]
+    assert sorted(told) in ([1, 2], [1, 1])  # one of them had it: the other says which; or both had it
+    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+    bad.write_bytes(next((images / split / "d").iterdir()).read_bytes())
+    code, _, errors = run(*folder_words(images), f"--config.num_steps={max(saved, default=0) + 1}",
+                          "--workdir", workdir, **ONE)  # fmt: skip
+    assert code == 0, errors
+    log = records(workdir)
+    assert [record["step"] for record in log if "train_loss" in record] == list(range(1, max(saved, default=0) + 2))
+
+
+def test_bad_images_of_both_count_together(tmp_path, ends_them):
+    images = folder_of_images(tmp_path / "images")
+    names = [images / "train" / name / f"{i}.jpg" for name in "abcd" for i in (0, 5, 9)]
+    for path in names:
+        path.write_bytes(b"no image")
+    words = [*folder_words(images), "--config.num_steps=8"]
+    ends_them += start_many(2, *words, "--config.max_bad_images=12", "--workdir", tmp_path / "enough", **TWO_BY_TWO)
+    results = [end(process) for process in ends_them]
+    assert [code for code, *_ in results] == [0, 0], results
+    with_position = open_newest(tmp_path / "enough")
+    assert with_position.position(8)["bad_images"] == sorted(map(str, names))
+    # A start that continues knows them, and one that may not have so many stops.
+    code, _, errors = run(*words, "--config.num_steps=9", "--config.max_bad_images=12", "--workdir",
+                          tmp_path / "enough", **ONE)  # fmt: skip
+    assert code == 0, errors
+    assert "skipped" not in errors
+    found = [errors.count("warning: skipped") for *_, errors in results]
+    assert min(found) > 0
+    assert max(found) < 12
+    ends_them += start_many(2, *words, "--config.max_bad_images=11", "--workdir", tmp_path / "less", **TWO_BY_TWO)
+    results = [end(process) for process in ends_them[2:]]
+    assert [code for code, *_ in results] == [2, 2], results
+    for *_, errors in results:
+        assert "12 images cannot be read, more than config.max_bad_images=11" in errors.splitlines()[-1]
+
+
+def test_failed_save_of_process_0_stops_both(tmp_path, ends_them):
+    workdir = tmp_path / "run"
+    ends_them += start_many(2, *WORDS, "--config.num_steps=10000", "--config.checkpoint_every_steps=10000",
+                            "--config.eval_every_epochs=500", "--config.test_every_epochs=0", "--workdir", workdir,
+                            **TWO_BY_TWO)  # fmt: skip
+    wait_for_step(ends_them[0], workdir, 3)
+    (workdir / "checkpoints").rmdir()
+    (workdir / "checkpoints").write_text("a file where the folder was")
+    ends_them[0].send_signal(signal.SIGTERM)
+    results = [end(process) for process in ends_them]
+    assert [code for code, *_ in results] == [1, 1], results
+    first, second = (errors.splitlines()[-1] for *_, errors in results)
+    assert first.startswith("process 0: error: checkpoint")
+    assert "could not be written" in first
+    assert second.startswith("process 1: error: process 0: checkpoint")
+
+
+def test_time_that_is_up_stops_both_at_one_step(tmp_path, ends_them):
+    workdir = tmp_path / "run"
+    words = [*WORDS, "--config.num_steps=10000", "--config.stop_after_minutes=0.01"]
+    ends_them += start_many(2, *words, "--workdir", workdir, **TWO_BY_TWO)
+    results = [end(process) for process in ends_them]
+    assert [code for code, *_ in results] == [75, 75], results
+    assert "interrupted by config.stop_after_minutes=0.01: saved step" in results[0][2]
 
 
 AGREE = """

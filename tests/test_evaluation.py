@@ -1,5 +1,7 @@
 """Every image is counted exactly once."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.source import ArraySource
+from resnet_jax.errors import InterruptedRunError
 from resnet_jax.training.evaluation import evaluate
+from resnet_jax.training.interruption import Interruption
 from resnet_jax.training.mesh import make_mesh
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (13, 2, 2, 3)).astype(np.uint8)
@@ -28,18 +32,21 @@ def eval_fn(state, batch):
 @pytest.mark.parametrize(("batch_size", "num_devices"), [(13, 1), (1, 1), (4, 1), (4, 2), (8, 8), (16, 8)])
 def test_padded_and_sharded_evaluation_equals_the_plain_mean(batch_size, num_devices):
     mesh = make_mesh(jax.devices()[:num_devices])
-    result = evaluate(jax.jit(eval_fn), jnp.float32(1), EvalBatches(SOURCE, batch_size), mesh)
+    result = evaluate(jax.jit(eval_fn), jnp.float32(1), EvalBatches(SOURCE, batch_size), mesh, Interruption(1))
     assert result == {"loss": IMAGES.sum() / 13, "accuracy": 7 / 13, "count": 13}
 
 
 def test_evaluation_can_be_stopped_between_batches():
+    interruption = Interruption(1)
+    interruption.at_once = False
     calls = []
 
-    def stop():
+    def signalled(state, batch):
         calls.append(1)
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            interruption.take(signal.SIGTERM)
+        return eval_fn(state, batch)
 
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(jax.jit(eval_fn), jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), stop)
+    with pytest.raises(InterruptedRunError, match="SIGTERM"):
+        evaluate(signalled, jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), interruption)
     assert len(calls) == 3

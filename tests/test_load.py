@@ -1,6 +1,7 @@
 """Weights into models: from every kind of file, or refused in one line that says why."""
 
 import dataclasses
+import shutil
 
 import golden_files
 import jax
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from state_dicts import SMALL, assert_equal, random_variables, small, state_dict
+from state_dicts import assert_equal, random_variables, small, state_dict
 
 from resnet_jax import create_model, load_weights
 from resnet_jax.data.sources import load_source
 from resnet_jax.errors import UserError
 from resnet_jax.weights import import_weights
+from resnet_jax.weights.directory import write_directory
+from resnet_jax.weights.info import WeightsInfo, read_info
 from resnet_jax.weights.safetensors_file import write_safetensors
 
 
@@ -291,18 +294,22 @@ def test_a_runs_checkpoints_are_read_from_any_of_its_folders(tmp_path):
     import optax
 
     from resnet_jax.training.checkpoint import open_newest
+    from resnet_jax.training.saves import BackgroundSaves
     from resnet_jax.training.state import create_train_state
 
     model = small()
     state = create_train_state(model, random_variables(model), optax.sgd(0.1))
-    with open_newest(tmp_path) as checkpoints:
-        checkpoints.save(state.replace(step=jnp.asarray(9)), {})
-        later = jax.tree.map(lambda leaf: leaf + 1, random_variables(model))
-        checkpoints.save(dataclasses.replace(state, step=jnp.asarray(10), **later), {})
-        checkpoints.wait()
+    later = jax.tree.map(lambda leaf: leaf + 1, random_variables(model))
+    with BackgroundSaves() as saves:
+        open_newest(tmp_path).save(saves, state.replace(step=jnp.asarray(9)), {})
+        open_newest(tmp_path).save(saves, dataclasses.replace(state, step=jnp.asarray(10), **later), {})
     for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "10"):
         assert_equal(load_weights(path, model), later)
     assert_equal(load_weights(tmp_path / "checkpoints" / "9", model), random_variables(model))
+    # Weights that are not there any more are told: older ones are no substitute unless they are asked for.
+    shutil.rmtree(tmp_path / "checkpoints" / "10" / "variables")
+    with pytest.raises(UserError, match=r"checkpoints/10/variables is damaged"):
+        load_weights(tmp_path, model)
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
@@ -310,12 +317,29 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path):
         load_weights(tmp_path, small())
 
 
-def test_a_damaged_checkpoint_directory_is_one_line(tmp_path):
-    (tmp_path / "variables").mkdir()
-    (tmp_path / "variables" / "_METADATA").write_text("{")
-    with pytest.raises(UserError, match="cannot be read or written as a checkpoint") as error:
-        load_weights(tmp_path, create_model("resnet18", **SMALL))
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("manifest.json", "is damaged: manifest.json is not what was saved"),
+        ("weights.json", "is damaged: weights.json is not what was saved; convert the weights again"),
+        ("variables/_METADATA", "variables is damaged: "),
+        ("variables/d/*", "variables is damaged: "),
+    ],
+)
+def test_a_damaged_checkpoint_directory_is_one_line(tmp_path, place, message):
+    model = small()
+    folder = tmp_path / "weights"
+    write_directory(folder, random_variables(model), WeightsInfo(model="resnet18").to_json())
+    assert_equal(load_weights(folder, model), random_variables(model))
+    (file,) = folder.glob(place)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+    read = read_info if place == "weights.json" else lambda path: load_weights(path, model)
+    with pytest.raises(UserError, match=message) as error:
+        read(folder)
     assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
 
 
 def test_pretrained_weights_come_from_the_server_and_then_from_the_cache(tmp_path, monkeypatch):

@@ -1,14 +1,17 @@
 """Runs from start to end: broken off and continued, they end exactly as the unbroken one does."""
 
+import errno
 import json
+import os
 import signal
+import socket
 
 import jax
 import pytest
 from processes import TINY, records, run, start, wait_for_step
 
 from resnet_jax.config import config_from_dict, load_config
-from resnet_jax.errors import InterruptedRunError
+from resnet_jax.errors import InterruptedRunError, RunError
 from resnet_jax.evaluate import evaluate_run, restore_run
 from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
@@ -37,10 +40,10 @@ def saved_states(workdir):
     template = begin_state(experiment)
     result = {}
     for open_checkpoints in (open_newest, open_best):
-        with open_checkpoints(workdir, read_only=True) as checkpoints:
-            step = checkpoints.newest_step()
-            state = checkpoints.restore(template, step)
-            result[open_checkpoints.__name__] = step, digest([state.variables, state.opt_state])
+        checkpoints = open_checkpoints(workdir)
+        step = checkpoints.newest_step()
+        state = checkpoints.restore(template, step)
+        result[open_checkpoints.__name__] = step, digest([state.variables, state.opt_state])
     return result
 
 
@@ -154,22 +157,125 @@ def test_run_interrupted_in_its_last_evaluation_is_not_finished(tmp_path, monkey
     assert done == [(1, "val_count"), (2, "val_count"), (2, "test_count")]
 
 
-def test_best_is_on_disk_before_a_checkpoint_says_that_its_validation_is_done(tmp_path, monkeypatch):
-    events = []
+def test_best_is_written_before_a_checkpoint_that_says_that_its_validation_is_done(tmp_path, monkeypatch):
+    written = []
+    write = CheckpointFolder._write
 
-    def spy(method):
-        original = getattr(CheckpointFolder, method)
+    def spy(self, step, *rest):
+        write(self, step, *rest)
+        written.append((self.directory.name, step))
 
-        def record_and_call(self, *args, **options):
-            events.append((self.directory.name, method))
-            return original(self, *args, **options)
-
-        monkeypatch.setattr(CheckpointFolder, method, record_and_call)
-
-    spy("save")
-    spy("wait")
+    monkeypatch.setattr(CheckpointFolder, "_write", spy)
     loop.train(tiny_config(num_steps=1), tmp_path / "run", "run")
-    assert events[:3] == [("best", "save"), ("best", "wait"), ("checkpoints", "save")]
+    assert written == [("best", 1), ("checkpoints", 1)]
+
+
+def damage(folder):
+    """Alter one bit of a checkpoint's parameters."""
+    file = next((folder / "variables" / "d").iterdir())
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step_before(tmp_path, capfd):
+    config = tiny_config(num_steps=4, checkpoint_every_steps=1)
+    config.validation_fraction = 0.0
+    unbroken = loop.train(config, tmp_path / "unbroken", "run")
+    workdir = tmp_path / "run"
+    config.num_steps = 3
+    loop.train(config, workdir, "run")
+    damage(workdir / "checkpoints" / "3")
+    config.num_steps = 4
+    capfd.readouterr()
+    result = loop.train(config, workdir, "run")
+    assert result.digest == unbroken.digest
+    errors = capfd.readouterr().err
+    warning = next(line for line in errors.splitlines() if line.startswith("warning: "))
+    assert f"{workdir}/checkpoints/3/variables is damaged" in warning
+    assert f"moved to {workdir}/damaged/checkpoints-3, the run goes on from the step before" in warning
+    assert "after step 2" in errors
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "4"]
+    # The evaluation takes the step before as well, and leaves all as it is.
+    damage(workdir / "checkpoints" / "4")
+    assert evaluate_run(workdir)["step"] == 3
+    assert f"{workdir}/checkpoints/4/variables is damaged" in capfd.readouterr().err
+    damage(workdir / "checkpoints" / "3")
+    with pytest.raises(ValueError, match=r"checkpoints/3/variables is damaged"):
+        evaluate_run(workdir)
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "4"]
+    with pytest.raises(ValueError, match=r"no checkpoint of this run is whole: they are in .*/run/damaged; bring one"):
+        loop.train(config, workdir, "run")
+    assert sorted(path.name for path in (workdir / "damaged").iterdir()) == ["checkpoints-3", "checkpoints-4"]
+
+
+def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd):
+    config = tiny_config(num_steps=4, checkpoint_every_steps=1)
+    unbroken = loop.train(config, tmp_path / "unbroken", "run")
+    workdir = tmp_path / "run"
+    config.num_steps = 3
+    loop.train(config, workdir, "run")
+    (best,) = (workdir / "best").iterdir()
+    for path in (workdir / "checkpoints").iterdir():
+        damage(path)
+    config.num_steps = 4
+    capfd.readouterr()
+    assert loop.train(config, workdir, "run").digest == unbroken.digest
+    assert f"after step {best.name}" in capfd.readouterr().err
+
+
+def test_metric_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):
+    def nan_at_step_2(eval_fn, state, batches, *rest):
+        result = evaluate(eval_fn, state, batches, *rest)
+        return {**result, "loss": float("nan"), "accuracy": 1.0} if int(state.step) == 2 else result
+
+    monkeypatch.setattr(loop, "evaluate", nan_at_step_2)
+    loop.train(tiny_config(num_steps=3), tmp_path / "run", "run")
+    (best,) = (tmp_path / "run" / "best").iterdir()
+    assert best.name != "2"
+
+
+def test_failed_save_stops_the_run_with_its_reason(tmp_path, monkeypatch):
+    def full(self, step, *rest):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(CheckpointFolder, "_write", full)
+    config = tiny_config(num_steps=500, checkpoint_every_steps=1)
+    config.validation_fraction = 0.0
+    with pytest.raises(RunError, match=r"checkpoint .*/checkpoints/1 could not be written: .*No space left on device"):
+        loop.train(config, tmp_path / "run", "run")
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
+    assert records(tmp_path / "run") == []  # five steps would have been logged
+    monkeypatch.undo()
+    config.num_steps = 2
+    assert loop.train(config, tmp_path / "run", "run").step == 2
+
+
+def test_run_stops_after_its_minutes_and_continues_without_them(tmp_path):
+    config = tiny_config(num_steps=3)
+    config.stop_after_minutes = 1e-9
+    result = loop.train(config, tmp_path / "run", "run")
+    assert (result.step, result.interrupted_by) == (1, "config.stop_after_minutes=1e-09")
+    assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
+    config.stop_after_minutes = 0.0
+    assert loop.train(config, tmp_path / "run", "run").step == 3
+
+
+def test_run_begun_before_a_field_was_there_has_its_default(tmp_path):
+    config = tiny_config(num_steps=1)
+    loop.train(config, tmp_path / "run", "run")
+    path = tmp_path / "run" / "config.json"
+    values = json.loads(path.read_text())
+    del values["max_skipped_updates"], values["augment"]["mixup"]
+    path.write_text(json.dumps(values))
+    assert evaluate_run(tmp_path / "run")["step"] == 1
+    config.num_steps = 2
+    assert loop.train(config, tmp_path / "run", "run").step == 2
+    del values["augment"]["cutout_size"]
+    path.write_text(json.dumps(values))
+    config.augment.cutout_size = 2
+    with pytest.raises(ValueError, match=r"config.augment.cutout_size is 0 there and 2 here"):
+        loop.train(config, tmp_path / "run", "run")
 
 
 def test_evaluate_gives_the_runs_own_figures(unbroken):
@@ -215,7 +321,8 @@ def test_second_run_on_a_workdir_is_refused(unbroken):
         code, _, errors = run(*WORDS, "--workdir", workdir)
     assert code == 2
     assert errors.strip().splitlines()[-1] == (
-        f"error: workdir {workdir} is in use by another run: wait for it or choose another"
+        f"error: workdir {workdir} is in use by another run (process {os.getpid()} on {socket.gethostname()}): wait "
+        "for it or choose another"
     )
 
 
@@ -245,8 +352,8 @@ def test_averages_parts_and_precise_statistics_are_resumed_judged_and_evaluated(
         assert result["loss"] == pytest.approx(final[f"{name}_loss"], rel=1e-6)
         assert result["accuracy"] == final[f"{name}_accuracy"]
     # The best is the one whose average is, and holds the statistics by which it was judged.
-    with open_best(tmp_path / "unbroken", read_only=True) as best:
-        position = best.position(best.newest_step())
+    best = open_best(tmp_path / "unbroken")
+    position = best.position(best.newest_step())
     assert position["val_accuracy"] == final["val_ema_accuracy"]
     # Weights are taken from the run's folder as they were judged: averaged, with the statistics computed anew.
     run = restore_run(tmp_path / "run")

@@ -1,12 +1,16 @@
 """What becomes of a step's metrics."""
 
+import errno
 import json
+import struct
 
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from resnet_jax.errors import NonFiniteError
+from resnet_jax.errors import NonFiniteError, RunError
 from resnet_jax.training import recorder as module
+from resnet_jax.training.events import EventLog
 from resnet_jax.training.recorder import MetricSums, Recorder
 
 
@@ -19,8 +23,8 @@ def metrics(loss):
 
 def make(workdir, **options):
     return Recorder(
-        workdir, "run", step=0, sums=MetricSums(), num_steps=100, steps_per_epoch=10, batch_size=4, log_every_steps=3,
-        **options,
+        workdir, "run", num_steps=100, steps_per_epoch=10, batch_size=4, log_every_steps=3,
+        **{"step": 0, "sums": MetricSums(), **options},
     )  # fmt: skip
 
 
@@ -32,7 +36,7 @@ def test_loss_that_is_not_finite_stops_and_names_the_step(tmp_path):
 
 
 def test_skipped_updates_are_told_counted_and_left_out_of_the_means(tmp_path, capsys):
-    with make(tmp_path, skips_nonfinite=True) as recorder:
+    with make(tmp_path, max_skipped=100) as recorder:
         for step, loss in enumerate((1.0, float("inf"), 2.0, 4.0, 4.0, 4.0), start=1):
             recorder.take_step(step, metrics(loss))
     first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
@@ -43,7 +47,7 @@ def test_skipped_updates_are_told_counted_and_left_out_of_the_means(tmp_path, ca
 
 
 def test_record_of_nothing_but_skipped_updates_has_no_loss(tmp_path):
-    with make(tmp_path, skips_nonfinite=True) as recorder:
+    with make(tmp_path, max_skipped=100) as recorder:
         for step in (1, 2, 3):
             recorder.take_step(step, metrics(float("nan")))
     (record,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
@@ -51,10 +55,62 @@ def test_record_of_nothing_but_skipped_updates_has_no_loss(tmp_path):
     assert record["skipped_updates"] == 3
 
 
-def test_run_that_only_skips_stops(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_SKIPPED_IN_SUCCESSION", 3)
-    with make(tmp_path, skips_nonfinite=True) as recorder:
+def test_run_that_only_skips_stops(tmp_path):
+    with make(tmp_path, max_skipped=3) as recorder:
         for step, loss in enumerate((float("nan"), float("nan"), 1.0, float("nan"), float("nan")), start=1):
             recorder.take_step(step, metrics(loss))
-        with pytest.raises(NonFiniteError, match=r"step 6: .* the 3 last updates were skipped"):
-            recorder.take_step(6, metrics(float("nan")))
+        sums = recorder.sums
+    # A start that continues goes on counting.
+    with (
+        make(tmp_path, max_skipped=3, step=5, sums=sums) as recorder,
+        pytest.raises(
+            NonFiniteError, match=r"step 6: .* the 3 last updates were skipped \(config.max_skipped_updates\)"
+        ),
+    ):
+        recorder.take_step(6, metrics(float("nan")))
+
+
+def test_log_that_cannot_be_written_stops_the_run_with_the_reason(tmp_path):
+    with make(tmp_path) as recorder:
+        recorder.log.path.unlink()
+        recorder.log.path.mkdir()
+        recorder.take_step(1, metrics(1.0))
+        recorder.take_step(2, metrics(1.0))
+        with pytest.raises(RunError, match=r"metrics.jsonl could not be written: Is a directory"):
+            recorder.take_step(3, metrics(1.0))
+
+
+def test_events_and_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeypatch, capsys):
+    def full(*words, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EventLog, "add_scalars", full)
+    monkeypatch.setattr(module, "draw_curves", full)
+    with make(tmp_path) as recorder:
+        for step in range(1, 10):
+            recorder.take_step(step, metrics(1.0))
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 2
+    assert "TensorBoard's events could not be written: No space left on device; the run goes on without" in warnings[0]
+    assert "curves.png could not be written: No space left on device" in warnings[1]
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+    with make(tmp_path) as recorder:
+        for step in range(1, 7):
+            recorder.take_step(step, metrics(float(step)))
+        recorder.take_evaluation(6, "val", {"loss": 2.5, "accuracy": 0.25, "count": 4})
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    data, events = path.read_bytes(), []
+    while data:  # length (8), its checksum (4), the event, its checksum (4)
+        (length,) = struct.unpack("<Q", data[:8])
+        events.append(Event.FromString(data[12 : 12 + length]))
+        data = data[12 + length + 4 :]
+    assert events[0].file_version == "brain.Event:2"
+    assert events[1].step == 1  # what an earlier start wrote of this step and later ones does not count
+    assert events[1].session_log.status == SessionLog.START
+    scalars = {(event.step, value.tag): value.simple_value for event in events[2:] for value in event.summary.value}
+    assert scalars[3, "train_loss"] == 2.0
+    assert scalars[6, "train_loss"] == 5.0
+    assert scalars[6, "val_loss"] == 2.5

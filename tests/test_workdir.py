@@ -1,14 +1,23 @@
 """A run's folder: refused when it is another's, and a log that survives crashes."""
 
+import errno
 import json
+import os
 import re
+import stat
 
 import pytest
 
-from resnet_jax.training.workdir import LOCK_FILE, MetricsLog, check_workdir, lock_workdir, write_atomically
+from resnet_jax.errors import RunError
+from resnet_jax.training import workdir as module
+from resnet_jax.training.workdir import LOCK_FILE, MetricsLog, lock_workdir, write_atomically
 
 FIELDS = {"seed": 0, "augment.flip": True, "mean": [0.5, 0.5], "num_epochs": 3}
 STORED = {"seed": 0, "augment": {"flip": True}, "mean": [0.5, 0.5], "num_epochs": 3}
+
+
+def check_workdir(workdir, fields, may_change, defaults=None):
+    module.check_workdir(workdir, fields, may_change, defaults or {})
 
 
 @pytest.fixture
@@ -36,6 +45,12 @@ def test_new_empty_and_own_folders_are_accepted(tmp_path, workdir):
 def test_another_runs_folder_is_refused(workdir, change, message):
     with pytest.raises(ValueError, match=message):
         check_workdir(workdir, {**FIELDS, **change}, ())
+
+
+def test_run_that_lacks_a_field_has_its_default(workdir):
+    check_workdir(workdir, {**FIELDS, "new": 0}, (), {"new": 0})
+    with pytest.raises(ValueError, match=r"config.new is 0 there and 1 here"):
+        check_workdir(workdir, {**FIELDS, "new": 1}, (), {"new": 0})
 
 
 def test_what_a_start_leaves_that_was_killed_before_its_first_step_is_no_obstacle(tmp_path):
@@ -88,6 +103,44 @@ def test_log_drops_a_line_cut_off_and_what_comes_after_a_step(tmp_path):
     assert not log.has(3, "train_loss")
     lines = log.path.read_text().splitlines()
     assert [json.loads(line)["train_loss"] for line in lines] == [0.1, 0.2]
+
+
+def test_log_leaves_out_damaged_lines_and_keeps_the_others(tmp_path, capsys):
+    log = MetricsLog(tmp_path)
+    for step in (1, 2, 3, 4):
+        log.append({"step": step, "epoch": 0.5})
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(lines[0] + b"\xff" + lines[1] + lines[2].replace(b"step", b"stfp") + lines[3])
+    assert [record["step"] for record in MetricsLog(tmp_path).records] == [1, 4]
+    assert f"warning: {log.path}: 2 damaged lines are left out" in capsys.readouterr().err
+
+
+def test_workdir_that_is_made_is_the_users_alone(tmp_path, capsys):
+    before = os.umask(0)
+    try:
+        with lock_workdir(tmp_path / "runs" / "one"):
+            assert stat.S_IMODE((tmp_path / "runs" / "one").stat().st_mode) == 0o700
+        assert capsys.readouterr().err == ""
+        (tmp_path / "open").mkdir(mode=0o777)
+        with lock_workdir(tmp_path / "open"):
+            pass
+        assert "warning: everybody may write in workdir" in capsys.readouterr().err
+    finally:
+        os.umask(before)
+
+
+def test_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "config.json"
+    write_atomically(path, "one")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=r"config.json could not be written: No space left on device"):
+        write_atomically(path, "two")
+    assert path.read_text() == "one"
+    assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_files_are_replaced_whole(tmp_path):

@@ -90,17 +90,15 @@ class CheckpointFolder:
         """Write `state` under its step by a job of `saves`; a step that is there stays, unless `replace`.
 
         content: of the manifest, what JSON can hold, with the "position" in it. judged: the same with the statistics by
-        which it was judged. The state may be donated when this returns.
-        Raises NonFiniteError, in all processes, if the state is not finite.
+        which it was judged. The state may be donated when this returns. The job fails, with nothing written, if the
+        state is not finite.
         """
-        finite = all_finite(state)  # by the device, while the copy is made
-        step = int(state.step)
-        wanted = jax.process_index() == 0 and (replace or step not in {self._saving, *self._steps()})
-        copy = saves.copy(state) if wanted else None
-        if not finite:
-            raise NonFiniteError(f"step {step}: the state is not finite and is not saved; lower the learning rate")
-        if copy is None:
+        if jax.process_index():
             return
+        step = int(state.step)
+        if not replace and step in {self._saving, *self._steps()}:
+            return
+        copy = saves.copy(state)
         items = {item: _fields(copy, item) for item in _items(state)}
         if judged is not None:
             items[JUDGED] = jax.tree.map(np.array, _statistics(judged))
@@ -174,6 +172,7 @@ class CheckpointFolder:
         return template.replace(**fields)
 
     def _write(self, step: int, items: dict[str, Any], content: dict[str, Any]) -> None:
+        _check_finite(items)
         final = self.directory / str(step)
         partial, replaced = (final.with_suffix(suffix) for suffix in (PARTIAL, REPLACED))
         shutil.rmtree(partial, ignore_errors=True)
@@ -212,12 +211,6 @@ def warn_of_damage(error: DamagedCheckpointError, then: str) -> None:
         print(f"warning: {error}; {then}", file=sys.stderr, flush=True)
 
 
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-    """Whether no array of the tree holds NaN or infinity, () bool."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
 def digest(tree: Any) -> str:
     """SHA-256, in hexadecimal, of the names, types, shapes and bytes of a tree of arrays: equal if bit-identical."""
     sha = hashlib.sha256()
@@ -244,6 +237,13 @@ def sync_path(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_finite(tree: Any) -> None:
+    """Raise NonFiniteError if an array of the tree, in host memory, holds NaN or infinity."""
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
+            raise NonFiniteError(f"{jax.tree_util.keystr(path)} is not finite: lower config.learning_rate")
 
 
 def _placed(template: Any, array: np.ndarray) -> jax.Array:

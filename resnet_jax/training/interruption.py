@@ -34,6 +34,7 @@ class Interruption:
     """Whether something has asked the run to save and stop, or has failed so that it must not save.
 
     at_once: raise InterruptedRunError out of whatever runs, while there is nothing to save and nobody to meet.
+    has_progressed: set by the loop; before, time that is up stops nothing, or short starts would never get on.
 
     A process that is alone asks itself. Of many, one may have a signal or a damaged image and the others not, or not
     yet, and none may leave a step that the others are in. So the step itself carries the reasons (see `watch`).
@@ -43,6 +44,7 @@ class Interruption:
         """Of this process and the others. stop_after_minutes: when its time is up, counted from now; 0: never."""
         self._alone = num_processes == 1
         self.at_once = self._alone
+        self.has_progressed = False
         self._stop_after_minutes = stop_after_minutes
         self._deadline = time.monotonic() + 60.0 * stop_after_minutes if stop_after_minutes else math.inf
         self._own: int = 0
@@ -148,7 +150,8 @@ class Interruption:
         return self._agreed > 0
 
     def _reason(self) -> int:
-        return max(self._own, TIME_IS_UP) if time.monotonic() >= self._deadline else self._own
+        time_is_up = self.has_progressed and time.monotonic() >= self._deadline
+        return max(self._own, TIME_IS_UP) if time_is_up else self._own
 
     def _fail(self, error: BaseException) -> None:
         if self._failure is None:

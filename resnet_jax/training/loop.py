@@ -192,6 +192,7 @@ def _run(
                 for batch in interruption.attempt_each(batches, len(remaining)):
                     state, metrics = train_fn(state, batch)
                     step += 1
+                    interruption.has_progressed = True
                     interruption.attempt(saves.raise_failure)
                     is_due = interruption.requested() or cadence.anything(step)
                     if pending is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import RunError
@@ -94,6 +95,7 @@ class HostCopy:
         if self.is_of(tree):
             return self._tree
         leaves, structure = jax.tree.flatten(tree)
+        leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
         for leaf in leaves:
             leaf.copy_to_host_async()  # all at once from an accelerator
         if [(array.shape, array.dtype) for array in self._arrays] != [(leaf.shape, leaf.dtype) for leaf in leaves]:

@@ -4,6 +4,8 @@ Whoever has several processes decides which of them writes; none waits here for 
 """
 
 import logging
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,10 @@ import jax
 import numpy as np
 
 from resnet_jax.weights.manifest import DamagedCheckpointError, Leaves, check_leaves
+
+# asyncio's words, when TensorStore's threads call the loop of Orbax that is over; and how late they may do so.
+LATE = "Event loop is closed"
+LATE_SECONDS = 0.2
 
 
 def write_item(folder: Path, tree: Any) -> None:
@@ -32,7 +38,7 @@ def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
     import orbax.checkpoint as ocp
 
     try:
-        with _checkpointer() as checkpointer:
+        with _without_late_callbacks(), _checkpointer() as checkpointer:
             if template is None:
                 tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
             else:
@@ -49,6 +55,20 @@ def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
 def first_line(error: BaseException) -> str:
     """An exception's message without all that some libraries add to it; its type if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _without_late_callbacks() -> Iterator[None]:
+    """Keeps Python from printing what arrays raise that come when the reading of another has already failed."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda event: None if LATE in str(event.exc_value) else hook(event)
+    try:
+        yield
+    except BaseException:
+        time.sleep(LATE_SECONDS)
+        raise
+    finally:
+        sys.unraisablehook = hook
 
 
 @contextmanager

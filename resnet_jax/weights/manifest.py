@@ -92,6 +92,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{folder} is of the older format 1, without digests, and this version reads {FORMAT}: continue it "
                 "with the version that wrote it, or train anew"
             ) from None
+        if not folder.is_dir():
+            raise DamagedCheckpointError(f"{folder} does not exist") from None
         raise DamagedCheckpointError(f"{folder} is damaged: it has no {MANIFEST_FILE}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE} cannot be read ({error})") from None
