@@ -7,13 +7,17 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 RUN_DIR ?= runs/digits
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python train.py --config configs/digits.py --workdir $(RUN_DIR)
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest
+
+# Processes killed, disks filled, bits flipped, and what becomes of the runs: half an hour, or FAULTS_MINUTES=3.
+faults: $(VENV)/.installed-test
+	$(VENV)/bin/python tests/faults/campaign.py $(if $(FAULTS_MINUTES),--minutes $(FAULTS_MINUTES))
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -34,6 +34,7 @@ from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_j
 from resnet_jax.training.recorder import MetricSums, Recorder
 from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
+from resnet_jax.weights.items import load_orbax
 from resnet_jax.weights.manifest import DamagedCheckpointError
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
@@ -84,6 +85,7 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
         from_first(newest.clean)
         from_first(best.clean)
         saves = stack.enter_context(BackgroundSaves())
+        saves.submit("a checkpoint", load_orbax)
         return _run(experiment, workdir, name, newest, best, saves, interruption)
 
 
@@ -197,6 +199,7 @@ def _run(
                     is_due = interruption.requested() or cadence.anything(step)
                     if pending is not None:
                         take_step(step - 1, pending)
+                    is_due |= interruption.requested()  # a signal while that step was waited for
                     pending = metrics
                     if is_due:
                         interruption.raise_if_failed()  # in this step: nothing of it is recorded

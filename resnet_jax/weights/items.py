@@ -4,6 +4,8 @@ Whoever has several processes decides which of them writes; none waits here for 
 """
 
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -19,13 +21,20 @@ from resnet_jax.weights.manifest import DamagedCheckpointError, Leaves, check_le
 # asyncio's words, when TensorStore's threads call the loop of Orbax that is over; and how late they may do so.
 LATE = "Event loop is closed"
 LATE_SECONDS = 0.2
+_OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
+_MOST_CHARACTERS = 400
+
+
+def load_orbax() -> None:
+    """Import what writes and reads, which takes part of a second, before there is something to write in a hurry."""
+    import orbax.checkpoint  # noqa: F401
 
 
 def write_item(folder: Path, tree: Any) -> None:
     """Write a tree of NumPy arrays as the new `folder`. Raises whatever Orbax and TensorStore raise, of every kind."""
     import orbax.checkpoint as ocp
 
-    with _checkpointer() as checkpointer:
+    with _without_late_callbacks(), _checkpointer() as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
 
 
@@ -53,13 +62,19 @@ def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """An exception's message without all that some libraries add to it; its type if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """An exception's message in one line, without all that TensorStore adds to it; its type if it has none."""
+    text = str(error)
+    if (code := _OS_ERROR.search(text)) is not None:  # what the operating system said, however it was wrapped
+        return os.strerror(int(code[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    line = (text.strip().splitlines() or [type(error).__name__])[0]
+    return line.partition(" [tensorstore_spec=")[0][:_MOST_CHARACTERS]
 
 
 @contextmanager
 def _without_late_callbacks() -> Iterator[None]:
-    """Keeps Python from printing what arrays raise that come when the reading of another has already failed."""
+    """Keeps Python from printing what arrays raise that are ready when reading or writing another has failed."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda event: None if LATE in str(event.exc_value) else hook(event)
     try:
@@ -75,7 +90,8 @@ def _without_late_callbacks() -> Iterator[None]:
 def _checkpointer() -> Iterator[Any]:
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    for name in ("absl", "asyncio"):  # they would tell of each array that fails, besides what is raised
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # Of many processes each works for itself: Orbax's barriers are then between one.
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
