@@ -10,17 +10,29 @@ from resnet_jax.errors import UserError
 from resnet_jax.paths import expand
 from resnet_jax.results import EXIT_DONE, print_result, print_table
 
+# What the command measures instead of a step.
+ALONE = ("loop", "data", "saving", "collectives", "scaling")
+
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
     """Speed and memory of a network."""
-    alone = next((name for name in ("loop", "data", "collectives", "scaling") if getattr(arguments, name)), None)
+    alone = next(
+        (name for name in ("loop", "data", "saving", "collectives", "scaling") if getattr(arguments, name)), None
+    )
     if alone and (arguments.against or arguments.profile):
         raise UserError(f"--{alone} measures nothing else: leave out --against and --profile")
     if arguments.num_devices is not None and not arguments.collectives:
         raise UserError("--num_devices belongs to --collectives; training takes all devices")
     if arguments.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    from resnet_jax.benchmark import benchmark, measure_data, measure_loop, measure_step_cost, scaling
+    from resnet_jax.benchmark import (
+        benchmark,
+        measure_data,
+        measure_loop,
+        measure_saving,
+        measure_step_cost,
+        scaling,
+    )
 
     if arguments.scaling:
         return _print_scaling({name: scaling(name) for name in ("global", "local")}, arguments.json)
@@ -29,6 +41,8 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
             expand(arguments.data), arguments.image_size, arguments.batch_size, arguments.pairs, arguments.steps or 6
         )
         return _print_data_rates(result) if not arguments.json else print_result(result, as_json=True)
+    if arguments.saving:
+        return print_result(measure_saving(arguments.model, arguments.pairs), arguments.json)
     shapes = (arguments.model, arguments.batch_size, arguments.image_size)
     if arguments.collectives:
         num_devices = 8 if arguments.num_devices is None else arguments.num_devices

@@ -193,6 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--inference", action="store_true", help="inference, batch norm folded, instead of training")
     what.add_argument("--data", metavar="DIR", help="instead: how fast the JPEGs in a folder are read and cropped")
     what.add_argument("--loop", action="store_true", help="the training loop against its bare step")
+    what.add_argument("--saving", action="store_true", help="a checkpoint: its seconds, and those the loop waits for")
     what.add_argument("--collectives", action="store_true", help="what a step sends between devices and computes")
     what.add_argument("--scaling", action="store_true", help="ImageNet recipes on 8 to 1,024 GPUs, on paper")
     benchmark.add_argument("--num_devices", type=int, metavar="N", help="simulated ones, of --collectives (default: 8)")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from resnet_jax import benchmark as command
-from resnet_jax.benchmark import benchmark, data
+from resnet_jax.benchmark import benchmark, data, measure_saving
 from resnet_jax.benchmark.side_process import SideProcess
 from resnet_jax.benchmark.work import Work
 from resnet_jax.cli import main
@@ -30,6 +30,16 @@ def test_benchmark_measures_and_profiles(tmp_path, inference):
     assert sum(row["share"] for row in rows) <= 1.0001
     assert any("layer1" in row["place"] for row in rows)
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+def test_saving_is_measured(capsys):
+    assert main(["benchmark", "--saving", "--model", "resnet20", "--pairs", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["bytes"] == 4 * (2 * 269_722 + 2 * 688 + 1)  # parameters, momentum, statistics, the step
+    assert all(result[name] > 0 for name in ("save", "blocked", "first_blocked", "hash", "restore"))
+    assert result["blocked_share"] == result["blocked"] / result["save"]
+    with pytest.raises(UserError, match="num_saves=0 must be at least 1"):
+        measure_saving("resnet20", 0)
 
 
 def test_training_step_of_the_block_is_measured():

@@ -1,0 +1,64 @@
+"""A network's checkpoint: how long a save takes, and for how much of it the training loop stands still."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from resnet_jax.config import default_config
+from resnet_jax.errors import UserError
+from resnet_jax.models import create_model
+from resnet_jax.training.checkpoint import open_newest
+from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.optimizer import sgd
+from resnet_jax.training.programs import initial_state
+from resnet_jax.training.saves import BackgroundSaves
+from resnet_jax.weights.manifest import leaf_digests
+
+
+def measure_saving(model: str, num_saves: int = 7, folder: Path | None = None) -> dict[str, Any]:
+    """Seconds for saving and restoring the train state of a network with momentum, on the disk of `folder`.
+
+    folder: None for the system's own for temporary files. Returns medians over num_saves saves, each of which is
+    waited for: {"model", "bytes", "save": from the call to the committed checkpoint, "blocked": of it, how long the
+    call itself takes, in which the loop stands still, "first_blocked": the same in the first save, which allocates the
+    copy, "hash": how long digests take by themselves (they are computed in the background, beside writing), "restore":
+    reading, with the comparison of the digests, "blocked_share", "hash_share": of "save"}.
+    Raises UserError (a ValueError) if num_saves is below 1.
+    """
+    if num_saves < 1:
+        raise UserError(f"num_saves={num_saves} must be at least 1")
+    config = default_config()
+    state = initial_state(create_model(model), sgd(config.learning_rate, momentum=0.9), config, make_mesh())
+    blocked, saved, hashed, restored = [], [], [], []
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name, BackgroundSaves() as saves:
+        newest = open_newest(Path(name))
+        for step in range(1, num_saves + 2):
+            state = jax.block_until_ready(state.replace(step=state.step + 1))
+            started = time.perf_counter()
+            newest.save(saves, state, {})
+            blocked.append(time.perf_counter() - started)
+            saves.wait()
+            saved.append(time.perf_counter() - started)
+            copy = saves.copy(state)
+            started = time.perf_counter()
+            leaf_digests(copy)
+            hashed.append(time.perf_counter() - started)
+            started = time.perf_counter()
+            jax.block_until_ready(newest.restore(state, step))
+            restored.append(time.perf_counter() - started)
+    save, block, digests = (statistics.median(seconds[1:]) for seconds in (saved, blocked, hashed))
+    return {
+        "model": model,
+        "bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        "save": save,
+        "blocked": block,
+        "first_blocked": blocked[0],
+        "hash": digests,
+        "restore": statistics.median(restored[1:]),
+        "blocked_share": block / save,
+        "hash_share": digests / save,
+    }
