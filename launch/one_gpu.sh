@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # One GPU: launch/one_gpu.sh --config imagenet --workdir runs/imagenet [--config.FIELD=VALUE ...]
+# Where something ends it early (its exit code is then 75), again until it is done:
+#   until launch/one_gpu.sh --config imagenet --workdir runs/imagenet; do [ $? -eq 75 ] || break; done
 set -euo pipefail
 
 # On a machine with several GPUs, take the one that CUDA_VISIBLE_DEVICES names; without it the first.

@@ -37,7 +37,9 @@ def enable_compilation_cache() -> Path | None:
         return None
     folder = home() / "compiled" / _compiler()
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home().parent.mkdir(parents=True, exist_ok=True)
+        for path in (home(), folder.parent, folder):
+            path.mkdir(mode=0o700, exist_ok=True)
         status = folder.stat()
     except OSError:
         return None

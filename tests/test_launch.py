@@ -1,6 +1,9 @@
 """What stands in launch/ fits the commands and what `resnet_jax.distributed` reads."""
 
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,42 @@ def test_script_is_bash_and_hands_its_words_to_train(path, tmp_path):
     assert result.returncode == EXIT_INTERRUPTED
     assert "python -m resnet_jax train --config digits --workdir a folder" in result.stdout
     assert ("scontrol requeue 7" in result.stdout) == (path.suffix == ".sbatch")
+
+
+def test_slurm_script_survives_a_signal_and_requeues_with_the_code_of_the_tasks(tmp_path):
+    """Pre-emption signals the script as well as the tasks."""
+    (tmp_path / "srun").write_text(
+        "#!/bin/sh\ntrap 'sleep 0.3; exit 75' TERM\ntouch ready\nwhile :; do sleep 0.05; done\n"
+    )
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho scontrol $@\n")
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    process = subprocess.Popen(
+        ["bash", LAUNCH / "slurm.sbatch"], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == EXIT_INTERRUPTED
+    assert output == "scontrol requeue 7\n"
+
+
+def test_loop_that_the_scripts_tell_ends_where_the_run_does(tmp_path):
+    for code, times in ((75, 3), (0, 1), (2, 1)):
+        script = tmp_path / f"run-{code}"
+        script.write_text(f"#!/bin/sh\necho run >> {tmp_path}/log-{code}\n"
+                          f'test "$(wc -l < {tmp_path}/log-{code})" -ge 3 && exit 0\nexit {code}\n')  # fmt: skip
+        script.chmod(0o755)
+        for name in ("one_gpu.sh", "eight_gpus.sh"):
+            (line,) = (line for line in (LAUNCH / name).read_text().splitlines() if line.startswith("#   until "))
+            command, _, rest = line.removeprefix("#   until ").partition(";")
+            assert command.startswith(f"launch/{name} --config imagenet --workdir")
+            (tmp_path / f"log-{code}").unlink(missing_ok=True)
+            subprocess.run(["bash", "-c", f"until {script};{rest}"], check=False)
+            assert (tmp_path / f"log-{code}").read_text().count("run") == times
 
 
 def test_there_are_scripts_for_one_gpu_eight_and_many_nodes():
