@@ -87,6 +87,15 @@ def test_saved_state_is_that_of_the_call_even_if_its_buffers_are_donated_at_once
         assert digest(newest.restore(state_at(0), 1).params) == expected
 
 
+def test_saved_position_is_that_of_the_call_even_if_the_loop_counts_on(tmp_path):
+    newest = open_newest(tmp_path)
+    sums = {"loss": 1.5}
+    with BackgroundSaves() as saves:
+        newest.save(saves, state_at(1), {"position": {"since_log": sums}})
+        sums["loss"] += 1.0
+    assert newest.position(1) == {"since_log": {"loss": 1.5}}
+
+
 def test_two_newest_and_one_best_are_kept(tmp_path):
     newest, best = open_newest(tmp_path), open_best(tmp_path)
     states = [state_at(step) for step in (1, 2, 3, 4)]

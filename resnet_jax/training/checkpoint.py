@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ class CheckpointFolder:
         items = {item: _fields(copy, item) for item in _items(state)}
         if judged is not None:
             items[JUDGED] = jax.tree.map(np.array, _statistics(judged))
+        content = deepcopy(content)  # it may hold what the loop goes on counting with
         saves.submit(f"checkpoint {self.directory / str(step)}", lambda: self._write(step, items, content))
         self._saving = step
 

@@ -25,7 +25,7 @@ NUM_STEPS = 300
 WORDS = [
     *TINY, f"--config.num_steps={NUM_STEPS}", "--config.checkpoint_every_steps=5", "--config.validation_fraction=0.1",
     "--config.ema_decay=0.9", "--config.augment.flip=True", "--config.model_args.dropout=0.1",
-    "--config.log_every_steps=1", "--config.test_every_epochs=5",
+    "--config.log_every_steps=7", "--config.test_every_epochs=5",
 ]  # fmt: skip
 # A process that waits for one that is dead gives up in seconds instead of minutes.
 ENVIRONMENT = {
