@@ -11,6 +11,7 @@ PACKAGE = Path(resnet_jax.__file__).parent
 # Who may see a config: what finds and checks it, what unpacks it once, and the commands.
 SEES_CONFIGS = {
     "config.py", "training/experiment.py", "training/programs.py", "training/loop.py", "training/images.py",
+    "training/resume.py",
     "commands.py", "evaluate.py", "degradation.py", "describe.py", "preview.py", "benchmark/loop.py",
     "benchmark/saving.py", "benchmark/step_cost.py",
 }  # fmt: skip

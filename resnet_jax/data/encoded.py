@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, Self
@@ -59,11 +59,21 @@ class BadImages:
             if error.name in self.names:
                 return
             self.names.add(error.name)
-            self.check_limit(error)
+            self._check_limit(error)
             print(f"warning: skipped ({len(self.names)} of at most {self.limit}): {error}", file=sys.stderr, flush=True)
 
-    def check_limit(self, last: BadImageError | None = None) -> None:
-        """Raise UserError if too many are bad; `last` is the last one, if that is known."""
+    def known(self) -> list[str]:
+        """The names of the bad ones so far, in order."""
+        with self._lock:
+            return sorted(self.names)
+
+    def add(self, *others: Iterable[str]) -> None:
+        """Count those that other processes, or an earlier start, have found. Raises UserError if they are too many."""
+        with self._lock:
+            self.names.update(*others)
+            self._check_limit()
+
+    def _check_limit(self, last: BadImageError | None = None) -> None:
         if len(self.names) > self.limit:
             which = f"the last: {last}" if last else f"one of them: {max(self.names)}"
             raise UserError(

@@ -17,31 +17,25 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax.config import default_config, flatten, to_json
+from resnet_jax.config import to_json
 from resnet_jax.data.batches import EvalBatches
-from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.errors import InterruptedRunError, UserError
 from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.agreement import check_same, from_first, gather, together
-from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest, warn_of_damage
+from resnet_jax.training.cadence import Cadence
+from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
 from resnet_jax.training.recorder import MetricSums, Recorder
+from resnet_jax.training.resume import best_accuracy_of, check_images, check_run, other_versions, restore_last
 from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
 from resnet_jax.weights.items import load_orbax
-from resnet_jax.weights.manifest import DamagedCheckpointError
-
-# A continued run may differ from its beginning in these: how long, how often, and where the data lies.
-MAY_CHANGE = (
-    "num_epochs", "num_steps", "log_every_steps", "eval_every_epochs", "test_every_epochs", "checkpoint_every_steps",
-    "stop_after_minutes", "data_dir", "decode_threads", "max_bad_images", "max_skipped_updates",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
     used, before anything is written; NonFiniteError when training diverges; InterruptedRunError if a signal comes
     before the first step, when there is nothing to save.
     """
-    from_first(lambda: _check_workdir(workdir, config))
+    from_first(lambda: check_run(workdir, config))
     check_same("the config or workdir", f"{to_json(config)} {workdir.absolute()}")
     with catch_interruptions(jax.process_count(), config.stop_after_minutes) as interruption, ExitStack() as stack:
 
@@ -76,7 +70,7 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
 
         def begin() -> None:
             stack.enter_context(folder.lock_workdir(workdir))
-            _check_workdir(workdir, config)  # again: another run may have begun there meanwhile
+            check_run(workdir, config)  # again: another run may have begun there meanwhile
 
         experiment = together(build)
         from_first(begin)
@@ -98,13 +92,13 @@ def _run(
     train_digest = together(experiment.batches.source.digest)  # once: it hashes every path of a folder
     check_same("the training images", train_digest)
     state, sums = begin_state(experiment), MetricSums()
-    restored = _restore(state, newest, best, experiment)
+    restored = restore_last(state, newest, best, experiment)
     if restored is not None:
         state, manifest = restored
         position = manifest["position"]
-        _check_images(experiment, train_digest, position, workdir)
+        check_images(experiment, train_digest, position, workdir)
         sums = MetricSums(**position["since_log"])
-        experiment.bad_images.names.update(position["bad_images"])
+        experiment.bad_images.add(position["bad_images"])
     step = int(state.step)
     if step > num_steps:
         raise UserError(
@@ -112,7 +106,7 @@ def _run(
             "config.num_steps higher, or choose another --workdir"
         )
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
-    best_accuracy = _best_accuracy(best)
+    best_accuracy = best_accuracy_of(best)
     train_fn = compile_train_fn(experiment, interruption.watch)
     eval_fn = interruption.watch(compile_eval_fn(experiment.normalization, config.dtype, mesh), mesh)
     judged_fn = compile_judged_fn(experiment)
@@ -123,7 +117,7 @@ def _run(
         max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
     ) as recorder:  # fmt: skip
         if restored is not None:
-            recorder.display.say(f"continuing {workdir} after step {step}{_other_versions(manifest['versions'])}")
+            recorder.display.say(f"continuing {workdir} after step {step}{other_versions(manifest['versions'])}")
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
 
@@ -146,7 +140,7 @@ def _run(
             checkpoints: CheckpointFolder, state: TrainState, *, judged: TrainState | None = None,
             replace: bool = False, **more: Any,
         ) -> None:  # fmt: skip
-            _share_bad_images(experiment.bad_images)
+            experiment.bad_images.add(*gather(experiment.bad_images.known()))
             position = {
                 "since_log": vars(recorder.sums),
                 "normalization": experiment.normalization.to_json(),
@@ -154,7 +148,7 @@ def _run(
                 "class_names": list(experiment.class_names),
                 "num_train": len(experiment.batches.source),
                 "train_digest": train_digest,
-                "bad_images": sorted(experiment.bad_images.names),
+                "bad_images": experiment.bad_images.known(),
                 **more,
             }
             content = {
@@ -216,114 +210,3 @@ def _run(
     if interrupted_by:
         return RunResult(step, num_steps, recorder.log.records, "", interrupted_by)
     return RunResult(step, num_steps, recorder.log.records, digest(state.variables), "")
-
-
-@dataclass(frozen=True)
-class Cadence:
-    """What is due after how many updates; at the end everything is. 0 means never before the end, None never."""
-
-    num_steps: int
-    validate_every: int | None
-    test_every: int | None
-    save_every: int
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> "Cadence":
-        """The cadence of the experiment's config."""
-        config, steps_per_epoch = experiment.config, experiment.steps_per_epoch
-        return cls(
-            num_steps=experiment.num_steps,
-            validate_every=None if experiment.validation is None else config.eval_every_epochs * steps_per_epoch,
-            test_every=None if experiment.test is None else config.test_every_epochs * steps_per_epoch,
-            save_every=config.checkpoint_every_steps or steps_per_epoch,
-        )
-
-    def validates(self, step: int) -> bool:
-        """Whether the validation images are due."""
-        return self.validate_every is not None and self._due(step, self.validate_every)
-
-    def saves(self, step: int) -> bool:
-        """Whether a checkpoint is due."""
-        return self._due(step, self.save_every)
-
-    def tests(self, step: int) -> bool:
-        """Whether the test images are due."""
-        return self.test_every is not None and self._due(step, self.test_every)
-
-    def anything(self, step: int) -> bool:
-        """Whether anything is due."""
-        return self.validates(step) or self.saves(step) or self.tests(step)
-
-    def _due(self, step: int, every: int) -> bool:
-        return step == self.num_steps or (every > 0 and step > 0 and step % every == 0)
-
-
-def _restore(
-    template: TrainState, newest: CheckpointFolder, best: CheckpointFolder, experiment: Experiment
-) -> tuple[TrainState, dict[str, Any]] | None:
-    """The last state that is what was saved, and its manifest; None if none has been saved yet.
-
-    Steps that are damaged are told and set aside. Where all the newest are, the best may serve, unless its statistics
-    are others than those that training goes on with. Raises UserError (a ValueError) if nothing is left, or a step is
-    of another model or format.
-    """
-    folders = [newest] if experiment.config.precise_bn_batches else [newest, best]
-    damaged: list[Path] = []
-    for checkpoints in folders:
-        for step in reversed(checkpoints.steps()):
-            if checkpoints is best and not damaged:
-                return None  # killed between its first best and its first checkpoint
-            try:
-                return checkpoints.restore(template, step), checkpoints.manifest(step)
-            except DamagedCheckpointError as error:
-                damaged.append(checkpoints.set_aside(step))
-                warn_of_damage(error, f"moved to {damaged[-1]}, the run goes on from the step before")
-    if damaged:
-        raise UserError(
-            f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, or "
-            "choose another --workdir to begin anew"
-        )
-    return None
-
-
-def _best_accuracy(best: CheckpointFolder) -> float:
-    """The validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set aside."""
-    step = best.newest_step()
-    if step is None:
-        return -1.0
-    try:
-        return best.position(step)["val_accuracy"]
-    except DamagedCheckpointError as error:
-        warn_of_damage(error, f"moved to {best.set_aside(step)}, the next validation is the best")
-        return -1.0
-
-
-def _share_bad_images(bad_images: BadImages) -> None:
-    """Let every process know those that any has found; raises UserError, in all, if they are too many together."""
-    bad_images.names.update(*gather(sorted(bad_images.names)))
-    bad_images.check_limit()
-
-
-def _check_images(experiment: Experiment, train_digest: str, position: dict[str, Any], workdir: Path) -> None:
-    """Raise UserError unless the training images are those with which the run began."""
-    source = experiment.batches.source
-    if train_digest != position["train_digest"]:
-        raise UserError(
-            f"the run in {workdir} began with other training images, {position['num_train']} of "
-            f"{len(position['class_names'])} classes; now there are {len(source)} of {source.num_classes}: bring them "
-            "back as they were, or choose another --workdir"
-        )
-
-
-def _check_workdir(workdir: Path, config: ConfigDict) -> None:
-    folder.check_workdir(workdir, _json_fields(config), MAY_CHANGE, _json_fields(default_config()))
-
-
-def _json_fields(config: ConfigDict) -> dict[str, Any]:
-    return {path: list(value) if isinstance(value, tuple) else value for path, value in flatten(config).items()}
-
-
-def _other_versions(saved: dict[str, str]) -> str:
-    """What to say of a checkpoint that other versions than today's have written; empty if there is nothing to say."""
-    changed = [f"{name} {saved.get(name)} -> {now}" for name, now in versions().items() if saved.get(name) != now]
-    return f" ({', '.join(changed)}: no longer bit for bit what the unbroken run gives)" if changed else ""

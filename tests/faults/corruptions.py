@@ -9,7 +9,9 @@ import time
 from runs import WORDS, digest, load_config, open_newest, template
 
 from resnet_jax.training import loop
+from resnet_jax.training.checkpoint import open_best
 from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.resume import restore_last
 
 NUM_STEPS = 30
 # Each is tried equally often. "swap" exchanges two files of the step, "older" takes those of the step before.
@@ -103,7 +105,7 @@ def campaign(folder, num_corruptions, deadline, seed):
             shutil.copytree(damaged, folder / "continued", dirs_exist_ok=False)
         errors = io.StringIO()
         with contextlib.redirect_stderr(errors):
-            state, manifest = loop._restore(template(), open_newest(damaged), loop.open_best(damaged), experiment)
+            state, manifest = restore_last(template(), open_newest(damaged), open_best(damaged), experiment)
         step = int(state.step)
         warned = f"{newest}" in errors.getvalue()
         counts["detected" if warned else "harmless"] += 1

@@ -16,6 +16,16 @@ MOST_KILLS = 12  # of one run, which then goes on to its end
 DURING_SAVE = 0.4  # of the kills wait for a save to begin
 
 
+def compare(run, unbroken):
+    """What differs between two results of `whole`, in words; empty if nothing does."""
+    (log, saved), (expected_log, expected_saved) = run, unbroken
+    records = [pair for pair in zip(log, expected_log, strict=False) if pair[0] != pair[1]]
+    steps = [name for name in {**saved, **expected_saved} if saved.get(name) != expected_saved.get(name)]
+    texts = [f"record {one} instead of {other}" for one, other in records[:1]]
+    texts += [f"{len(log)} records instead of {len(expected_log)}"] if len(log) != len(expected_log) else []
+    return "; ".join([*texts, *(f"{name}: {saved.get(name)} for {expected_saved.get(name)}" for name in steps)])
+
+
 class Campaign:
     """Counts of kills and of what they must not do, by number of processes."""
 
@@ -64,8 +74,8 @@ class Campaign:
         except Exception as error:
             self.fail(f"{workdir} does not end: {error}")
             return
-        if whole(workdir) != self.expected:
-            self.fail(f"{workdir} is not what the unbroken run is")
+        if differences := compare(whole(workdir), self.expected):
+            self.fail(f"{workdir} is not what the unbroken run is: {differences}")
 
     def one_start(self, workdir, numbers):
         """Start, wait, kill; whether the run is still to be continued."""

@@ -1,0 +1,45 @@
+"""What is due after which update, decided from its number alone: so a resumed run does what the unbroken one did."""
+
+from dataclasses import dataclass
+
+from resnet_jax.training.experiment import Experiment
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """What is due after how many updates; at the end everything is. 0 means never before the end, None never."""
+
+    num_steps: int
+    validate_every: int | None
+    test_every: int | None
+    save_every: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> "Cadence":
+        """The cadence of the experiment's config."""
+        config, steps_per_epoch = experiment.config, experiment.steps_per_epoch
+        return cls(
+            num_steps=experiment.num_steps,
+            validate_every=None if experiment.validation is None else config.eval_every_epochs * steps_per_epoch,
+            test_every=None if experiment.test is None else config.test_every_epochs * steps_per_epoch,
+            save_every=config.checkpoint_every_steps or steps_per_epoch,
+        )
+
+    def validates(self, step: int) -> bool:
+        """Whether the validation images are due."""
+        return self.validate_every is not None and self._due(step, self.validate_every)
+
+    def saves(self, step: int) -> bool:
+        """Whether a checkpoint is due."""
+        return self._due(step, self.save_every)
+
+    def tests(self, step: int) -> bool:
+        """Whether the test images are due."""
+        return self.test_every is not None and self._due(step, self.test_every)
+
+    def anything(self, step: int) -> bool:
+        """Whether anything is due."""
+        return self.validates(step) or self.saves(step) or self.tests(step)
+
+    def _due(self, step: int, every: int) -> bool:
+        return step == self.num_steps or (every > 0 and step > 0 and step % every == 0)

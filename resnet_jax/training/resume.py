@@ -1,0 +1,87 @@
+"""What a run continues from: the last state that is what was saved, if config and images are those of its beginning."""
+
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from resnet_jax.config import default_config, flatten
+from resnet_jax.errors import UserError
+from resnet_jax.process import versions
+from resnet_jax.training.checkpoint import CheckpointFolder, warn_of_damage
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.state import TrainState
+from resnet_jax.training.workdir import check_workdir
+from resnet_jax.weights.manifest import DamagedCheckpointError
+
+# A continued run may differ from its beginning in these: how long, how often, and where the data lies.
+MAY_CHANGE = (
+    "num_epochs", "num_steps", "log_every_steps", "eval_every_epochs", "test_every_epochs", "checkpoint_every_steps",
+    "stop_after_minutes", "data_dir", "decode_threads", "max_bad_images", "max_skipped_updates",
+)  # fmt: skip
+
+
+def restore_last(
+    template: TrainState, newest: CheckpointFolder, best: CheckpointFolder, experiment: Experiment
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The last state that is what was saved, and its manifest; None if none has been saved yet.
+
+    Steps that are damaged are told and set aside. Where all the newest are, the best may serve, unless its statistics
+    are others than those that training goes on with. Raises UserError (a ValueError) if nothing is left, or a step is
+    of another model or format.
+    """
+    folders = [newest] if experiment.config.precise_bn_batches else [newest, best]
+    damaged: list[Path] = []
+    for checkpoints in folders:
+        for step in reversed(checkpoints.steps()):
+            if checkpoints is best and not damaged:
+                return None  # killed between its first best and its first checkpoint
+            try:
+                return checkpoints.restore(template, step), checkpoints.manifest(step)
+            except DamagedCheckpointError as error:
+                damaged.append(checkpoints.set_aside(step))
+                warn_of_damage(error, f"moved to {damaged[-1]}, the run goes on from the step before")
+    if damaged:
+        raise UserError(
+            f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, or "
+            "choose another --workdir to begin anew"
+        )
+    return None
+
+
+def best_accuracy_of(best: CheckpointFolder) -> float:
+    """The validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set aside."""
+    step = best.newest_step()
+    if step is None:
+        return -1.0
+    try:
+        return best.position(step)["val_accuracy"]
+    except DamagedCheckpointError as error:
+        warn_of_damage(error, f"moved to {best.set_aside(step)}, the next validation is the best")
+        return -1.0
+
+
+def check_images(experiment: Experiment, train_digest: str, position: dict[str, Any], workdir: Path) -> None:
+    """Raise UserError unless the training images are those with which the run began."""
+    source = experiment.batches.source
+    if train_digest != position["train_digest"]:
+        raise UserError(
+            f"the run in {workdir} began with other training images, {position['num_train']} of "
+            f"{len(position['class_names'])} classes; now there are {len(source)} of {source.num_classes}: bring them "
+            "back as they were, or choose another --workdir"
+        )
+
+
+def check_run(workdir: Path, config: ConfigDict) -> None:
+    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes."""
+    check_workdir(workdir, _json_fields(config), MAY_CHANGE, _json_fields(default_config()))
+
+
+def _json_fields(config: ConfigDict) -> dict[str, Any]:
+    return {path: list(value) if isinstance(value, tuple) else value for path, value in flatten(config).items()}
+
+
+def other_versions(saved: dict[str, str]) -> str:
+    """What to say of a checkpoint that other versions than today's have written; empty if there is nothing to say."""
+    changed = [f"{name} {saved.get(name)} -> {now}" for name, now in versions().items() if saved.get(name) != now]
+    return f" ({', '.join(changed)}: no longer bit for bit what the unbroken run gives)" if changed else ""
