@@ -16,9 +16,7 @@ ALONE = ("loop", "data", "saving", "collectives", "scaling")
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
     """Speed and memory of a network."""
-    alone = next(
-        (name for name in ("loop", "data", "saving", "collectives", "scaling") if getattr(arguments, name)), None
-    )
+    alone = next((name for name in ALONE if getattr(arguments, name)), None)
     if alone and (arguments.against or arguments.profile):
         raise UserError(f"--{alone} measures nothing else: leave out --against and --profile")
     if arguments.num_devices is not None and not arguments.collectives:

@@ -5,7 +5,6 @@ Results go to standard output (with --json one object), progress and warnings to
 """
 
 import argparse
-import errno
 import io
 import os
 import signal
@@ -19,11 +18,10 @@ import jax
 from resnet_jax import commands as run
 from resnet_jax import distributed
 from resnet_jax.benchmark_command import run_benchmark
-from resnet_jax.errors import InterruptedRunError, RunError, UserError, suggestion
+from resnet_jax.errors import FAULTS_OF_THE_DISK, InterruptedRunError, RunError, UserError, suggestion
 from resnet_jax.process import prepare_process
 
 EXIT_FAILED = 1
-FULL = (errno.ENOSPC, errno.EDQUOT)  # no fault of what the user gave
 EXIT_USAGE = 2
 # The commands that take --config.field=value, and may therefore be given options that argparse does not know.
 TAKE_OVERRIDES = ("train", "degradation", "preview")
@@ -46,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not distributed.prefix():
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
-            print(f"{distributed.prefix()}error: another process has gone, or cannot be reached", file=sys.stderr)
-            print(f"  ({str(error).splitlines()[0]})", file=sys.stderr)
+            reason = str(error).splitlines()[0]
+            print(f"{distributed.prefix()}error: {distributed.LOST} ({reason})", file=sys.stderr)
         else:
             traceback.print_exc()
         code = EXIT_FAILED
@@ -85,7 +83,7 @@ def _run_command(argv: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
-        if error.errno in FULL:
+        if error.errno in FAULTS_OF_THE_DISK:
             where = f"{error.filename}: " if error.filename else ""
             print(f"{distributed.prefix()}error: {where}{error.strerror}", file=sys.stderr)
             return EXIT_FAILED

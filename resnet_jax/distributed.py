@@ -28,6 +28,7 @@ START_VARIABLE, HEARTBEAT_VARIABLE = "RESNET_JAX_START_SECONDS", "RESNET_JAX_HEA
 # How long a process that is done (the last curves are drawn by one alone), or failed, waits for the others to be too.
 LEAVE_SECONDS = 60
 FAILED_LEAVE_SECONDS = 5
+LOST = "another process has gone, or cannot be reached"
 # JAX's own, where process 0 listens if not at the coordinator's address.
 BIND_VARIABLE = "JAX_COORDINATOR_BIND_ADDRESS"
 

@@ -1,7 +1,11 @@
 """The exceptions that the commands answer with a line and an exit code."""
 
 import difflib
+import errno
 from collections.abc import Iterable
+
+# What the operating system says where the disk or the network is at fault, and not what the user gave.
+FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
 
 class UserError(ValueError):
@@ -16,8 +20,11 @@ class NonFiniteError(RunError):
     """The loss or a gradient is not finite: the run stops and this state is not saved. Exit code 1."""
 
 
-class InterruptedRunError(Exception):
-    """A signal, whose name it carries, asked the run to stop where it cannot go on to the next step. Exit code 75."""
+class InterruptedRunError(BaseException):
+    """A signal, whose name it carries, asked the run to stop where it cannot go on to the next step. Exit code 75.
+
+    No Exception: it may be raised anywhere, and nothing that reads a file may take it for a fault of that file.
+    """
 
 
 def shown(name: object) -> str:

@@ -24,7 +24,7 @@ from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.models import ResNet
 from resnet_jax.paths import expand
 from resnet_jax.training.agreement import together
-from resnet_jax.training.checkpoint import open_best, open_newest, warn_of_damage
+from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest, warn_of_damage
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import build_model
 from resnet_jax.training.images import Normalization, load_judging_images, make_reading
@@ -40,6 +40,8 @@ from resnet_jax.weights.manifest import DamagedCheckpointError
 Channels = tuple[float, float, float]
 # Images as they are: nothing but the normalisation, which happens on the device, is left to do.
 AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+# How often the checkpoints of a run are looked for while it removes those that were found.
+NUM_LOOKS = 5
 # Sets that --data knows without tfds: before their names.
 PLAIN_NAMES = ("digits", "cifar10", "cifar100")
 
@@ -66,20 +68,9 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
     config = config_from_dict(together(lambda: read_config(workdir)))
     mesh = make_mesh()
     checkpoints = open_best(workdir) if which == "best" else open_newest(workdir)
-    steps = checkpoints.steps()
-    if not steps:
-        raise UserError(f"{checkpoints.directory} holds no checkpoint; train the run first")
-    for step in reversed(steps):
-        try:
-            position = checkpoints.position(step)
-            class_names = tuple(position["class_names"])
-            model = build_model(config, len(class_names))
-            state = checkpoints.restore_variables(initial_state(model, optax.identity(), config, mesh), step)
-            break
-        except DamagedCheckpointError as error:
-            if step == steps[0]:
-                raise
-            warn_of_damage(error, "the step before is taken")
+    position, state, step = _restore(checkpoints, config, mesh)
+    class_names = tuple(position["class_names"])
+    model = build_model(config, len(class_names))
     stored = position["preprocess"]
     return TrainedRun(
         config,
@@ -91,6 +82,27 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
         Preprocess.from_json(stored) if stored else AS_THEY_ARE,
         class_names,
     )
+
+
+def _restore(checkpoints: CheckpointFolder, config: ConfigDict, mesh: Mesh) -> tuple[Any, TrainState, int]:
+    """The position and state of the last step that is what was saved, and its number; a run may be saving meanwhile."""
+    for _ in range(NUM_LOOKS):
+        steps = checkpoints.steps()
+        if not steps:
+            break
+        for step in reversed(steps):
+            try:
+                position = checkpoints.position(step)
+                model = build_model(config, len(position["class_names"]))
+                template = initial_state(model, optax.identity(), config, mesh)
+                return position, checkpoints.restore_variables(template, step), step
+            except DamagedCheckpointError as error:
+                if step not in checkpoints.steps():  # the run has saved another one and removed it
+                    break
+                if step == steps[0]:
+                    raise
+                warn_of_damage(error, "the step before is taken")
+    raise UserError(f"{checkpoints.directory} holds no checkpoint; train the run first")
 
 
 def evaluate_run(

@@ -1,7 +1,9 @@
 """Checkpoints restore bit for bit or are refused; newest and best are kept."""
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_jax.errors import RunError, UserError
+from resnet_jax.errors import InterruptedRunError, RunError, UserError
 from resnet_jax.models import ResNet
 from resnet_jax.training import create_train_state, sgd
 from resnet_jax.training.checkpoint import digest, open_best, open_newest
@@ -106,12 +108,16 @@ def test_two_newest_and_one_best_are_kept(tmp_path):
     assert names(best) == ["2"]
 
 
-def test_step_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path):
+def test_step_that_is_there_is_known_and_may_be_replaced(tmp_path):
     newest = open_newest(tmp_path)
+    assert not newest.is_saved(1)
     save_all(newest, state_at(1, seed=1))
-    save_all(newest, state_at(1, seed=2))
-    assert digest(newest.restore(state_at(0), 1)) == digest(state_at(1, seed=1))
-    save_all(newest, state_at(1, seed=2), replace=True)
+    assert newest.is_saved(1)
+    newest = open_newest(tmp_path)
+    assert newest.is_saved(1)
+    assert not newest.is_saved(1, judged=True)
+    save_all(newest, state_at(1, seed=2), judged=state_at(1))
+    assert open_newest(tmp_path).is_saved(1, judged=True)
     assert digest(newest.restore(state_at(0), 1)) == digest(state_at(1, seed=2))
     assert names(newest) == ["1"]
 
@@ -153,6 +159,45 @@ def test_state_that_is_not_finite_is_not_saved(tmp_path):
         with pytest.raises(RunError, match=r"1 could not be written: .*\['bn1'\]\['scale'\] is not finite"):
             saves.wait()
     assert newest.steps() == []
+
+
+def test_fault_of_the_disk_is_no_damage(tmp_path, monkeypatch):
+    """Nothing may be set aside that is there and cannot be read just now."""
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1))
+    read_bytes = Path.read_bytes
+
+    def fail(path):
+        if path.name == "manifest.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(RunError, match=r"manifest.json cannot be read: Input/output error"):
+        newest.restore(state_at(0), 1)
+    monkeypatch.undo()
+    for error in (OSError(errno.EMFILE, "x"), MemoryError(), ValueError("… [os_error_code='5']")):
+
+        def refuse(*words, error=error, **options):
+            raise error
+
+        monkeypatch.setattr("orbax.checkpoint.Checkpointer.restore", refuse)
+        with pytest.raises(
+            RunError, match=r"variables cannot be read: (Too many open files|there is not|Input/output)"
+        ):
+            newest.restore(state_at(0), 1)
+
+
+def test_signal_while_a_checkpoint_is_read_is_no_damage(tmp_path, monkeypatch):
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1))
+
+    def signalled(*words, **options):
+        raise InterruptedRunError("SIGTERM")
+
+    monkeypatch.setattr("orbax.checkpoint.Checkpointer.restore", signalled)
+    with pytest.raises(InterruptedRunError):
+        newest.restore(state_at(0), 1)
 
 
 def test_after_a_failed_save_nothing_more_is_written(tmp_path):

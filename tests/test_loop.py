@@ -5,12 +5,16 @@ import json
 import os
 import signal
 import socket
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 from processes import TINY, records, run, start, wait_for_step
 
 from resnet_jax.config import config_from_dict, load_config
+from resnet_jax.data.batches import epoch_order
 from resnet_jax.errors import InterruptedRunError, RunError
 from resnet_jax.evaluate import evaluate_run, restore_run
 from resnet_jax.training import loop
@@ -193,7 +197,7 @@ def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step
     errors = capfd.readouterr().err
     warning = next(line for line in errors.splitlines() if line.startswith("warning: "))
     assert f"{workdir}/checkpoints/3/variables is damaged" in warning
-    assert f"moved to {workdir}/damaged/checkpoints-3, the run goes on from the step before" in warning
+    assert f"moved to {workdir}/damaged/checkpoints-3; the step before is taken" in warning
     assert "after step 2" in errors
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "4"]
     # The evaluation takes the step before as well, and leaves all as it is.
@@ -204,12 +208,15 @@ def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step
     with pytest.raises(ValueError, match=r"checkpoints/3/variables is damaged"):
         evaluate_run(workdir)
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "4"]
-    with pytest.raises(ValueError, match=r"no checkpoint of this run is whole: they are in .*/run/damaged; bring one"):
-        loop.train(config, workdir, "run")
+    log = records(workdir)
+    for _ in range(2):  # nor does the next start begin anew
+        with pytest.raises(ValueError, match=r"no checkpoint of this run is whole: they are in .*/run/damaged; bring"):
+            loop.train(config, workdir, "run")
+    assert records(workdir) == log
     assert sorted(path.name for path in (workdir / "damaged").iterdir()) == ["checkpoints-3", "checkpoints-4"]
 
 
-def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd):
+def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, monkeypatch):
     config = tiny_config(num_steps=4, checkpoint_every_steps=1)
     unbroken = loop.train(config, tmp_path / "unbroken", "run")
     workdir = tmp_path / "run"
@@ -220,8 +227,87 @@ def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd):
         damage(path)
     config.num_steps = 4
     capfd.readouterr()
+    monkeypatch.setattr(loop, "evaluate", lambda *words: pytest.fail("killed"))
+    monkeypatch.setattr(loop.Cadence, "saves", lambda *words: False)
+    with pytest.raises(pytest.fail.Exception):  # before the run has saved anything new
+        loop.train(config, workdir, "run")
+    assert f"after step {best.name}" in capfd.readouterr().err
+    monkeypatch.undo()
     assert loop.train(config, workdir, "run").digest == unbroken.digest
     assert f"after step {best.name}" in capfd.readouterr().err
+
+
+def test_best_that_a_killed_run_has_recorded_and_not_saved_is_saved_by_the_next_start(tmp_path, monkeypatch):
+    def interrupted(*words):
+        raise InterruptedRunError("SIGTERM")
+
+    def killed(self, step, *rest):
+        raise OSError(errno.EIO, "killed")
+
+    config = tiny_config(num_steps=1)
+    unbroken = loop.train(config, tmp_path / "unbroken", "run")
+    monkeypatch.setattr(loop, "evaluate", interrupted)  # so the checkpoint is there before the validation
+    assert loop.train(config, tmp_path / "run", "run").interrupted_by == "SIGTERM"
+    monkeypatch.undo()
+    monkeypatch.setattr(CheckpointFolder, "_write", killed)
+    with pytest.raises(RunError, match=r"best/1 could not be written"):
+        loop.train(config, tmp_path / "run", "run")
+    monkeypatch.undo()
+    assert [record["step"] for record in records(tmp_path / "run") if "val_accuracy" in record] == [1]
+    assert open_best(tmp_path / "run").steps() == []
+    assert loop.train(config, tmp_path / "run", "run").digest == unbroken.digest
+    one, other = (open_best(tmp_path / name) for name in ("run", "unbroken"))
+    assert one.position(1) == other.position(1)
+
+
+def test_best_that_is_damaged_is_told_and_replaced(tmp_path, capfd):
+    config = tiny_config(num_steps=1)
+    loop.train(config, tmp_path / "run", "run")
+    damage(tmp_path / "run" / "best" / "1")
+    config.num_steps = 2
+    loop.train(config, tmp_path / "run", "run")
+    assert "best/1/variables is damaged" in capfd.readouterr().err
+    assert (tmp_path / "run" / "damaged" / "best-1").is_dir()
+    log = records(tmp_path / "run")
+    accuracies = {record["step"]: record["val_accuracy"] for record in log if "val_accuracy" in record}
+    (best,) = open_best(tmp_path / "run").steps()
+    assert accuracies[best] == max(accuracies.values())
+
+
+def test_precise_statistics_are_saved_by_the_start_after_an_interrupted_one(tmp_path, monkeypatch):
+    config = tiny_config(num_steps=1)
+    config.precise_bn_batches = 1
+    unbroken = loop.train(config, tmp_path / "unbroken", "run")
+
+    def interrupted(*words):
+        raise InterruptedRunError("SIGTERM")
+
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    assert loop.train(config, tmp_path / "run", "run").interrupted_by == "SIGTERM"
+    monkeypatch.undo()
+    assert not open_newest(tmp_path / "run").is_saved(1, judged=True)
+    assert loop.train(config, tmp_path / "run", "run").digest == unbroken.digest
+    manifests = [open_newest(tmp_path / name).manifest(1) for name in ("run", "unbroken")]
+    assert manifests[0] == manifests[1]
+    assert "judged" in manifests[0]["leaves"]
+
+
+def test_more_bad_images_than_allowed_do_not_keep_good_steps_from_being_saved(tmp_path):
+    numbers = np.random.default_rng(0)
+    for i in range(32):
+        folder = tmp_path / "images" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(numbers.integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(folder / f"{i:02}.png")
+    config = tiny_config(num_steps=4, batch_size=8, checkpoint_every_steps=1)
+    config.validation_fraction = 0.0
+    config.dataset, config.data_dir = "folder", str(tmp_path / "images")
+    config.max_bad_images = 1
+    batches = build_experiment(config).batches
+    for index in epoch_order(config.seed, 0, 32)[24:26]:  # in the fourth batch
+        Path(batches.source.name(int(index))).write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"2 images cannot be read, more than config.max_bad_images=1; the last: /"):
+        loop.train(config, tmp_path / "run", "run")
+    assert open_newest(tmp_path / "run").steps() == [2, 3]
 
 
 def test_metric_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):

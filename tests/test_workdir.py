@@ -98,11 +98,19 @@ def test_log_drops_a_line_cut_off_and_what_comes_after_a_step(tmp_path):
     log = MetricsLog(tmp_path)
     assert [record["step"] for record in log.records] == [1, 2, 3]
     log.forget_after(2)
-    assert log.has(2, "train_loss")
-    assert not log.has(2, "val_loss")
-    assert not log.has(3, "train_loss")
     lines = log.path.read_text().splitlines()
     assert [json.loads(line)["train_loss"] for line in lines] == [0.1, 0.2]
+
+
+def test_log_gives_an_evaluation_back(tmp_path):
+    log = MetricsLog(tmp_path)
+    result = {"loss": 0.1 + 0.2, "accuracy": 2 / 3, "count": 3, "ema_loss": 0.5}
+    log.append({"step": 2, "epoch": 0.5, "train_loss": 1.0, "train_accuracy": 0.5})
+    log.append({"step": 2, "epoch": 0.5, **{f"val_{name}": value for name, value in result.items()}})
+    log = MetricsLog(tmp_path)
+    assert log.evaluation(2, "val") == result
+    assert log.evaluation(2, "test") is None
+    assert log.evaluation(1, "val") is None
 
 
 def test_log_leaves_out_damaged_lines_and_keeps_the_others(tmp_path, capsys):

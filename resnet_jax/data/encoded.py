@@ -58,8 +58,12 @@ class BadImages:
         with self._lock:
             if error.name in self.names:
                 return
+            if len(self.names) == self.limit:  # this one is not kept: what was trained on until now may be saved
+                raise UserError(
+                    f"{self.limit + 1} images cannot be read, more than config.max_bad_images={self.limit}; "
+                    f"the last: {error}"
+                ) from error
             self.names.add(error.name)
-            self._check_limit(error)
             print(f"warning: skipped ({len(self.names)} of at most {self.limit}): {error}", file=sys.stderr, flush=True)
 
     def known(self) -> list[str]:
@@ -68,17 +72,17 @@ class BadImages:
             return sorted(self.names)
 
     def add(self, *others: Iterable[str]) -> None:
-        """Count those that other processes, or an earlier start, have found. Raises UserError if they are too many."""
+        """Count those that other processes, or an earlier start, have found."""
         with self._lock:
             self.names.update(*others)
-            self._check_limit()
 
-    def _check_limit(self, last: BadImageError | None = None) -> None:
-        if len(self.names) > self.limit:
-            which = f"the last: {last}" if last else f"one of them: {max(self.names)}"
+    def raise_if_too_many(self) -> None:
+        """Raise UserError (a ValueError) if those of all processes and starts together are too many."""
+        names = self.known()
+        if len(names) > self.limit:
             raise UserError(
-                f"{len(self.names)} images cannot be read, more than config.max_bad_images={self.limit}; {which}"
-            ) from last
+                f"{len(names)} images cannot be read, more than config.max_bad_images={self.limit}; one is {names[-1]}"
+            )
 
     def tell_rotation(self, name: str) -> None:
         """Tell, once, of an image that EXIF asks to rotate and that is left as it is."""

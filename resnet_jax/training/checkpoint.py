@@ -9,9 +9,7 @@ then are older steps renamed and removed. So a step is whole or absent whenever 
 one has left is removed by the next run. A step is read by every process and is what was saved, bit for bit, or refused.
 """
 
-import contextlib
 import hashlib
-import os
 import shutil
 import sys
 from collections.abc import Iterable
@@ -28,18 +26,27 @@ from resnet_jax.errors import NonFiniteError
 from resnet_jax.training.agreement import from_first, together
 from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
+from resnet_jax.training.workdir import writing
 from resnet_jax.weights.directory import AVERAGE, JUDGED, VARIABLES
 from resnet_jax.weights.items import read_item, write_item
-from resnet_jax.weights.manifest import DamagedCheckpointError, check_fits, leaf_digests, read_manifest, write_manifest
+from resnet_jax.weights.manifest import (
+    DamagedCheckpointError,
+    Leaves,
+    check_fits,
+    leaf_digests,
+    read_manifest,
+    write_manifest,
+)
+from resnet_jax.weights.target import PARTIAL, sync_folder, sync_path
 
 NEWEST_DIR = "checkpoints"
 BEST_DIR = "best"
 DAMAGED_DIR = "damaged"
 NUM_NEWEST_KEPT = 2
 
-# What the name of a step's folder ends with while it is written, while its successor of the same step takes its place,
-# and while it is removed.
-PARTIAL, REPLACED, REMOVED = ".partial", ".replaced", ".removed"
+# What the name of a step's folder ends with while its successor of the same step takes its place, and while it is
+# removed; PARTIAL: while it is written.
+REPLACED, REMOVED = ".replaced", ".removed"
 
 OPTIMIZER = "optimizer"
 # The fields of a train state by the checkpoint's item.
@@ -64,12 +71,13 @@ class CheckpointFolder:
 
     def clean(self) -> None:
         """Make the folder, and remove what a killed run has left there; for the run that holds the workdir."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for path in self.directory.iterdir():
-            if path.suffix == REPLACED and not path.with_suffix("").exists():
-                path.rename(path.with_suffix(""))
-            elif path.suffix in (PARTIAL, REPLACED, REMOVED):
-                shutil.rmtree(path, ignore_errors=True)
+        with writing(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for path in self.directory.iterdir():
+                if path.suffix == REPLACED and not path.with_suffix("").exists():
+                    path.rename(path.with_suffix(""))
+                elif path.suffix in (PARTIAL, REPLACED, REMOVED):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def steps(self) -> list[int]:
         """The steps that are completely written, in order; the same for all processes."""
@@ -86,9 +94,8 @@ class CheckpointFolder:
         content: dict[str, Any],
         *,
         judged: TrainState | None = None,
-        replace: bool = False,
     ) -> None:
-        """Write `state` under its step by a job of `saves`; a step that is there stays, unless `replace`.
+        """Write `state` under its step by a job of `saves`; one that is there is replaced.
 
         content: of the manifest, what JSON can hold, with the "position" in it. judged: the same with the statistics by
         which it was judged. The state may be donated when this returns. The job fails, with nothing written, if the
@@ -97,14 +104,14 @@ class CheckpointFolder:
         if jax.process_index():
             return
         step = int(state.step)
-        if not replace and step in {self._saving, *self._steps()}:
-            return
         copy = saves.copy(state)
         items = {item: _fields(copy, item) for item in _items(state)}
         if judged is not None:
             items[JUDGED] = jax.tree.map(np.array, _statistics(judged))
         content = deepcopy(content)  # it may hold what the loop goes on counting with
-        saves.submit(f"checkpoint {self.directory / str(step)}", lambda: self._write(step, items, content))
+        saves.submit(
+            f"checkpoint {self.directory / str(step)} could not be written", lambda: self._write(step, items, content)
+        )
         self._saving = step
 
     def restore(self, template: TrainState, step: int) -> TrainState:
@@ -140,14 +147,43 @@ class CheckpointFolder:
 
         return together(read)
 
+    def is_saved(self, step: int, *, judged: bool = False) -> bool:
+        """Whether `step` is there, or being written; judged: with the statistics by which it was judged."""
+
+        def look() -> bool:
+            if step == self._saving:
+                return True
+            if step not in self._steps():
+                return False
+            return not judged or JUDGED in read_manifest(self.directory / str(step))["leaves"]
+
+        return from_first(look)
+
+    def check(self, template: TrainState, step: int) -> None:
+        """Compare what was saved as `step` with its digests; errors are those of `restore`, and nothing is placed."""
+        leaves = self.manifest(step)["leaves"]
+        targets = {item: _fields(template, item) for item in _items(template)}
+
+        def read() -> None:
+            self._read(step, leaves, targets)
+
+        from_first(read)
+
+    def aside(self) -> list[Path]:
+        """Where steps of this folder have been moved to and still are."""
+        pattern = f"{self.directory.name}-*"
+        found = from_first(lambda: sorted(map(str, (self.directory.parent / DAMAGED_DIR).glob(pattern))))
+        return [Path(path) for path in found]
+
     def set_aside(self, step: int) -> Path:
         """Move `step` to where no run looks for it, beside this folder, and return its new place."""
         target = self.directory.parent / DAMAGED_DIR / f"{self.directory.name}-{step}"
 
         def move() -> None:
-            target.parent.mkdir(exist_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            (self.directory / str(step)).rename(target)
+            with writing(target):
+                target.parent.mkdir(exist_ok=True)
+                shutil.rmtree(target, ignore_errors=True)
+                (self.directory / str(step)).rename(target)
 
         from_first(move)
         return target
@@ -160,18 +196,18 @@ class CheckpointFolder:
     def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
         leaves = self.manifest(step)["leaves"]
         targets = {item: _statistics(template) if item == JUDGED else _fields(template, item) for item in items}
-        folder = self.directory / str(step)
-
-        def read() -> dict[str, Any]:
-            for item, target in targets.items():
-                check_fits(folder / item, leaves.get(item, {}), target)
-            return {item: read_item(folder / item, leaves[item], target) for item, target in targets.items()}
-
-        arrays = together(read)
+        arrays = together(lambda: self._read(step, leaves, targets))
         fields: dict[str, Any] = {}
         for item, target in targets.items():
             fields |= jax.tree.map(_placed, target, arrays[item])
         return template.replace(**fields)
+
+    def _read(self, step: int, leaves: dict[str, Leaves], targets: dict[str, Any]) -> dict[str, Any]:
+        """The arrays of the items, in host memory, by this process alone."""
+        folder = self.directory / str(step)
+        for item, target in targets.items():
+            check_fits(folder / item, leaves.get(item, {}), target)
+        return {item: read_item(folder / item, leaves[item], target) for item, target in targets.items()}
 
     def _write(self, step: int, items: dict[str, Any], content: dict[str, Any]) -> None:
         _check_finite(items)
@@ -221,24 +257,6 @@ def digest(tree: Any) -> str:
         sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring all that is in `folder` to the disk: what is renamed afterwards holds what was written before."""
-    for path, _, files in os.walk(folder):
-        for name in files:
-            sync_path(Path(path) / name)
-        sync_path(Path(path))
-
-
-def sync_path(path: Path) -> None:
-    """Bring a file or the names in a folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with contextlib.suppress(PermissionError) if path.is_dir() else contextlib.nullcontext():
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_finite(tree: Any) -> None:

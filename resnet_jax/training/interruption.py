@@ -64,6 +64,8 @@ class Interruption:
         """Inside, this process waits for no other, and a signal stops it at once."""
         at_once, self.at_once = self.at_once, True
         try:
+            if self._own:  # it came before
+                self._raise()
             yield
         finally:
             self.at_once = at_once

@@ -8,6 +8,7 @@ decided from that number and the metrics log alone, so a resumed run does exactl
 import json
 import math
 import signal
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
@@ -79,7 +80,7 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
         from_first(newest.clean)
         from_first(best.clean)
         saves = stack.enter_context(BackgroundSaves())
-        saves.submit("a checkpoint", load_orbax)
+        saves.submit("Orbax could not be imported", load_orbax)
         return _run(experiment, workdir, name, newest, best, saves, interruption)
 
 
@@ -99,6 +100,7 @@ def _run(
         check_images(experiment, train_digest, position, workdir)
         sums = MetricSums(**position["since_log"])
         experiment.bad_images.add(position["bad_images"])
+        experiment.bad_images.raise_if_too_many()
     step = int(state.step)
     if step > num_steps:
         raise UserError(
@@ -106,10 +108,11 @@ def _run(
             "config.num_steps higher, or choose another --workdir"
         )
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
-    best_accuracy = best_accuracy_of(best)
+    best_accuracy = best_accuracy_of(best, state)
     train_fn = compile_train_fn(experiment, interruption.watch)
     eval_fn = interruption.watch(compile_eval_fn(experiment.normalization, config.dtype, mesh), mesh)
-    judged_fn = compile_judged_fn(experiment)
+    judged_fn = compile_judged_fn(experiment, interruption)
+    versions_now = versions()  # not those that an update brings meanwhile
 
     with Recorder(
         workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
@@ -137,9 +140,9 @@ def _run(
             interruption.attempt(lambda: recorder.take_step(step, metrics))
 
         def save(
-            checkpoints: CheckpointFolder, state: TrainState, *, judged: TrainState | None = None,
-            replace: bool = False, **more: Any,
-        ) -> None:  # fmt: skip
+            checkpoints: CheckpointFolder, state: TrainState, judged: TrainState | None = None, **more: Any
+        ) -> None:
+            interruption.raise_together()  # a record that could not be written, for one: its step is not saved
             experiment.bad_images.add(*gather(experiment.bad_images.known()))
             position = {
                 "since_log": vars(recorder.sums),
@@ -155,24 +158,33 @@ def _run(
                 "position": position,
                 "seed": config.seed,
                 "config": json.loads(to_json(config)),
-                "versions": versions(),
+                "versions": versions_now,
             }
-            checkpoints.save(saves, state, content, judged=judged, replace=replace)
+            interruption.attempt(lambda: checkpoints.save(saves, state, content, judged=judged))
+            experiment.bad_images.raise_if_too_many()  # of all processes together
+
+        def save_newest(judged_state: Callable[[], TrainState] | None) -> None:
+            """judged_state: with config.precise_bn_batches, what computes the statistics that are saved as well."""
+            if not newest.is_saved(step, judged=judged_state is not None):
+                save(newest, state, judged_state() if judged_state else None)
 
         def do_what_is_due() -> None:
             nonlocal best_accuracy
             interruption.raise_if_failed()
+            if step < num_steps:
+                interruption.raise_if_requested()  # before statistics are computed, which may take long
             judged_state = cache(lambda: judged_fn(state))  # once, and only where something asks for it
-            if cadence.validates(step) and not recorder.log.has(step, "val_accuracy"):
-                result = evaluate_split("val", judged_state())
+            if cadence.validates(step):
+                # A record may be there without its best: of a run that was killed between the two.
+                result = recorder.log.evaluation(step, "val") or evaluate_split("val", judged_state())
                 average = "" if state.averaging is None else "ema_"  # what people keep of such a run
                 if math.isfinite(result[f"{average}loss"]) and result[f"{average}accuracy"] > best_accuracy:
                     best_accuracy = result[f"{average}accuracy"]
                     # Written before the checkpoint below, which says that this validation is done.
-                    save(best, judged_state(), replace=True, val_accuracy=best_accuracy)
+                    save(best, judged_state(), val_accuracy=best_accuracy)
             if cadence.saves(step):
-                save(newest, state, judged=judged_state() if config.precise_bn_batches else None)
-            if cadence.tests(step) and not recorder.log.has(step, "test_accuracy"):
+                save_newest(judged_state if config.precise_bn_batches else None)
+            if cadence.tests(step) and recorder.log.evaluation(step, "test") is None:
                 evaluate_split("test", judged_state())
             if step < num_steps:
                 interruption.raise_if_requested()
@@ -181,6 +193,8 @@ def _run(
         interrupted_by = ""
         interruption.at_once = False  # from here on there is something to save
         try:
+            if restored is not None:
+                save_newest(None)  # where the best had to serve
             do_what_is_due()  # a run killed between a checkpoint and what was due after it
             remaining = range(step, num_steps)
             num_parts = config.accumulation_steps
@@ -204,7 +218,7 @@ def _run(
         except InterruptedRunError as interrupted:
             interrupted_by = str(interrupted)
             recorder.hurries = interrupted_by != signal.SIGINT.name
-            save(newest, state)
+            save_newest(None)
         interruption.attempt(saves.wait)
         interruption.raise_together()
     if interrupted_by:

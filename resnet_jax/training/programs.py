@@ -14,6 +14,7 @@ from resnet_jax.data.prefetch import prefetch
 from resnet_jax.models import ResNet, variable_shapes
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import Normalization, augmenter, normalizer
+from resnet_jax.training.interruption import Interruption
 from resnet_jax.training.mesh import replicated, shard_batch, split_by_rows
 from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.statistics import precise_batch_stats
@@ -133,7 +134,7 @@ def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> Train
     return step_by_parts
 
 
-def compile_judged_fn(experiment: Experiment) -> Callable[[TrainState], TrainState]:
+def compile_judged_fn(experiment: Experiment, interruption: Interruption) -> Callable[[TrainState], TrainState]:
     """(state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and those of
     the moving average, are computed anew over the training batches that come next; else it is the state itself.
     """
@@ -147,14 +148,16 @@ def compile_judged_fn(experiment: Experiment) -> Callable[[TrainState], TrainSta
         """Of config.precise_bn_batches batches from step `first` on, in the parts in which they are trained on."""
         places = range(first, first + config.precise_bn_batches)
         with closing(prefetch(lambda k: shard_batch(batches[k], mesh, num_parts), places)) as sharded:
-            for k, batch in zip(places, sharded, strict=True):
+            for k, batch in zip(places, interruption.attempt_each(sharded, len(places)), strict=True):
                 for part in range(num_parts):
                     yield prepare(batch, jnp.asarray(k), jnp.asarray(part))["image"]
 
     def judged(state: TrainState) -> TrainState:
         def recomputed(variables: dict[str, Any]) -> Any:
             with closing(images(int(state.step))) as batches_of_images:
-                return precise_batch_stats(experiment.model, variables, batches_of_images, config.seed)
+                statistics = precise_batch_stats(experiment.model, variables, batches_of_images, config.seed)
+            interruption.raise_together()  # an image that one process cannot read
+            return statistics
 
         state = state.replace(batch_stats=recomputed(state.variables))
         if state.averaging is None:

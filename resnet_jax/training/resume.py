@@ -31,7 +31,7 @@ def restore_last(
     of another model or format.
     """
     folders = [newest] if experiment.config.precise_bn_batches else [newest, best]
-    damaged: list[Path] = []
+    damaged = newest.aside()  # of an earlier start, which found nothing whole: this one may not begin anew either
     for checkpoints in folders:
         for step in reversed(checkpoints.steps()):
             if checkpoints is best and not damaged:
@@ -40,24 +40,25 @@ def restore_last(
                 return checkpoints.restore(template, step), checkpoints.manifest(step)
             except DamagedCheckpointError as error:
                 damaged.append(checkpoints.set_aside(step))
-                warn_of_damage(error, f"moved to {damaged[-1]}, the run goes on from the step before")
+                warn_of_damage(error, f"moved to {damaged[-1]}; the step before is taken")
     if damaged:
         raise UserError(
             f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, or "
-            "choose another --workdir to begin anew"
+            "choose another --workdir (or remove that folder) to begin anew"
         )
     return None
 
 
-def best_accuracy_of(best: CheckpointFolder) -> float:
+def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
     """The validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set aside."""
     step = best.newest_step()
     if step is None:
         return -1.0
     try:
+        best.check(template, step)
         return best.position(step)["val_accuracy"]
     except DamagedCheckpointError as error:
-        warn_of_damage(error, f"moved to {best.set_aside(step)}, the next validation is the best")
+        warn_of_damage(error, f"moved to {best.set_aside(step)}; the next validation is the best")
         return -1.0
 
 

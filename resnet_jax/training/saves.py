@@ -37,7 +37,7 @@ class BackgroundSaves:
             self._thread = None
 
     def submit(self, what: str, job: Job) -> None:
-        """Run `job` after those given before; `what` it writes is for the message if it fails."""
+        """Run `job` after those given before; `what`, for the message if it fails: "FILE could not be written"."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="saves")
             self._thread.start()
@@ -69,7 +69,7 @@ class BackgroundSaves:
                 if self._failure is None:
                     job()
             except BaseException as error:  # of Orbax and TensorStore nearly every kind
-                self._failure = RunError(f"{what} could not be written: {first_line(error)}")
+                self._failure = RunError(f"{what}: {first_line(error)}")
             finally:
                 self._jobs.task_done()
         self._jobs.task_done()
@@ -96,12 +96,13 @@ class HostCopy:
             return self._tree
         leaves, structure = jax.tree.flatten(tree)
         leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
-        for leaf in leaves:
-            leaf.copy_to_host_async()  # all at once from an accelerator
+        # Of one device, which holds all: an array of its own, whose view does not keep the state from being donated.
+        shards = [leaf.addressable_data(0) for leaf in leaves]
+        for shard in shards:
+            shard.copy_to_host_async()  # all at once from an accelerator
         if [(array.shape, array.dtype) for array in self._arrays] != [(leaf.shape, leaf.dtype) for leaf in leaves]:
             self._arrays = [np.empty(leaf.shape, leaf.dtype) for leaf in leaves]
-        for array, leaf in zip(self._arrays, leaves, strict=True):
-            # A view of its own: that of the array itself would be kept, and the array could not be donated any more.
-            np.copyto(array, np.asarray(leaf.addressable_data(0)))
+        for array, shard in zip(self._arrays, shards, strict=True):
+            np.copyto(array, np.asarray(shard))
         self._original, self._tree = tree, jax.tree.unflatten(structure, self._arrays)
         return self._tree

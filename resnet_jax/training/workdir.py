@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import RunError, UserError
+from resnet_jax.weights.target import PARTIAL, sync_path
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 LOCK_FILE = ".lock"
-PARTIAL = ".partial"
 
 Record = dict[str, Any]
 
@@ -104,6 +104,10 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
                 f"workdir {workdir} is in use by another run{f' ({holder})' if holder else ''}: wait for it or choose "
                 "another"
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"workdir {workdir} cannot be locked ({error.strerror}): choose one on a file system that knows flock"
+            ) from None
         with contextlib.suppress(OSError):  # a full disk: who holds it is of no use then
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -143,6 +147,7 @@ def write_atomically(path: Path, text: str) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
+            sync_path(path.parent)
         except OSError:
             partial.unlink(missing_ok=True)
             raise
@@ -176,9 +181,13 @@ class MetricsLog:
             file.flush()
             os.fsync(file.fileno())
 
-    def has(self, step: int, field: str) -> bool:
-        """Whether `field` has been recorded for `step`."""
-        return any(record["step"] == step and field in record for record in self.records)
+    def evaluation(self, step: int, split: str) -> dict[str, Any] | None:
+        """The evaluation of `split` that has been recorded for `step`: its "loss", "accuracy" …; None if none has."""
+        prefix = f"{split}_"
+        for record in self.records:
+            if record["step"] == step and f"{prefix}accuracy" in record:
+                return {name.removeprefix(prefix): record[name] for name in record if name.startswith(prefix)}
+        return None
 
 
 def _parse(text: bytes) -> tuple[list[Record], int]:

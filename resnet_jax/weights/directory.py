@@ -22,7 +22,7 @@ from resnet_jax.weights.manifest import (
 )
 from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.state_dict import StateDict, name_tensors
-from resnet_jax.weights.target import PARTIAL, check_parents, making_parents
+from resnet_jax.weights.target import PARTIAL, check_parents, making_parents, sync_folder
 
 # As in a training checkpoint, where the optimizer's state lies beside it; and there, if the run has them, the moving
 # average of the weights with its names for them, and the statistics computed anew before the model was judged.
@@ -31,6 +31,8 @@ AVERAGE = "average"
 JUDGED = "judged"
 OF_AVERAGE = "ema_"
 INFO_FILE = "weights.json"
+# How often a run's newest step is looked for while the run removes the one that was found.
+NUM_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,17 @@ def read_directory(path: Path) -> StateDict:
     Of several steps the newest; of a run that keeps a moving average of its weights, that. Raises UserError (a
     ValueError) if there are none or they are damaged.
     """
-    folder = find_checkpoint(path)
+    for _ in range(NUM_LOOKS - 1):
+        folder = find_checkpoint(path)
+        try:
+            return _read_checkpoint(path, folder)
+        except DamagedCheckpointError:
+            if folder.is_dir():
+                raise
+    return _read_checkpoint(path, find_checkpoint(path))
+
+
+def _read_checkpoint(path: Path, folder: Path) -> StateDict:
     leaves = read_manifest(folder)["leaves"]
     item, prefix = (AVERAGE, OF_AVERAGE) if AVERAGE in leaves else (VARIABLES, "")
     if item not in leaves:
@@ -128,6 +140,7 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
         (new / INFO_FILE).write_bytes(info.encode())
         files = {INFO_FILE: hashlib.sha256(info.encode()).hexdigest()}
         write_manifest(new, {"files": files}, {VARIABLES: leaf_digests(arrays)})
+        sync_folder(new)
         if path.exists():
             path.replace(old)
         try:

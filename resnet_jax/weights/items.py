@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.weights.manifest import DamagedCheckpointError, Leaves, check_leaves
+from resnet_jax.errors import RunError
+from resnet_jax.weights.manifest import NOT_THERE, DamagedCheckpointError, Leaves, check_leaves
 
 # asyncio's words, when TensorStore's threads call the loop of Orbax that is over; and how late they may do so.
 LATE = "Event loop is closed"
@@ -42,7 +43,7 @@ def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
     """The tree of NumPy arrays in `folder`: nested dicts, or of the structure of `template`.
 
     leaves: what the manifest says of it; template: its arrays have no data, only types and shapes.
-    Raises DamagedCheckpointError if the arrays cannot be read or are not those.
+    Raises DamagedCheckpointError if the arrays are not those or not there, RunError if the disk does not give them.
     """
     import orbax.checkpoint as ocp
 
@@ -55,7 +56,11 @@ def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             arguments = ocp.args.PyTreeRestore(item=None if template is None else tree, restore_args=as_numpy)
             restored = checkpointer.restore(folder.absolute(), args=arguments)
+    except MemoryError as error:
+        raise RunError(f"{folder} cannot be read: there is not enough memory") from error
     except Exception as error:  # Orbax and TensorStore raise nearly every kind
+        if _os_error(error) not in (None, *NOT_THERE):
+            raise RunError(f"{folder} cannot be read: {first_line(error)}") from error
         raise DamagedCheckpointError(f"{folder} is damaged: {first_line(error)}") from error
     check_leaves(folder, restored, leaves)
     return restored
@@ -63,20 +68,28 @@ def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
 
 def first_line(error: BaseException) -> str:
     """An exception's message in one line, without all that TensorStore adds to it; its type if it has none."""
-    text = str(error)
-    if (code := _OS_ERROR.search(text)) is not None:  # what the operating system said, however it was wrapped
-        return os.strerror(int(code[1]))
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    line = (text.strip().splitlines() or [type(error).__name__])[0]
+    if (code := _os_error(error)) is not None:
+        return os.strerror(code)
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.partition(" [tensorstore_spec=")[0][:_MOST_CHARACTERS]
+
+
+def _os_error(error: BaseException) -> int | None:
+    """The number of what the operating system said, however it was wrapped; None if it was not it."""
+    if (code := _OS_ERROR.search(str(error))) is not None:
+        return int(code[1])
+    return error.errno if isinstance(error, OSError) else None
 
 
 @contextmanager
 def _without_late_callbacks() -> Iterator[None]:
-    """Keeps Python from printing what arrays raise that are ready when reading or writing another has failed."""
+    """Keeps libraries from telling of each array that fails, also later, besides the one that is raised."""
     hook = sys.unraisablehook
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
     sys.unraisablehook = lambda event: None if LATE in str(event.exc_value) else hook(event)
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     except BaseException:
@@ -84,14 +97,14 @@ def _without_late_callbacks() -> Iterator[None]:
         raise
     finally:
         sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager
 def _checkpointer() -> Iterator[Any]:
     import orbax.checkpoint as ocp
 
-    for name in ("absl", "asyncio"):  # they would tell of each array that fails, besides what is raised
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     # Of many processes each works for itself: Orbax's barriers are then between one.
     me = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(

@@ -5,9 +5,9 @@ The file `manifest.json` holds two lines: a JSON object, and the SHA-256 of that
 and "format" stay as they are in every format to come, so that a newer one can be told from a damaged one.
 """
 
+import errno
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.errors import UserError, shown
+from resnet_jax.errors import RunError, UserError, shown
 
 # 1: without a manifest. 2: with one.
 FORMAT = 2
@@ -23,6 +23,8 @@ MANIFEST_FILE = "manifest.json"
 # What a training checkpoint of format 1 has and a later one has not.
 _POSITION_OF_FORMAT_1 = "position"
 _MOST_SHOWN = 3
+# What the operating system says of a file that has gone, or of which something else has the name.
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 Leaf = dict[str, Any]
 Leaves = dict[str, Leaf]
@@ -73,20 +75,20 @@ def check_fits(where: Path, leaves: Leaves, template: Any) -> None:
 def write_manifest(folder: Path, content: Mapping[str, Any], leaves: Mapping[str, Leaves]) -> None:
     """Write the manifest of the checkpoint in `folder`: `content`, which JSON can hold, with the items' `leaves`."""
     line = json.dumps({"format": FORMAT, **content, "leaves": leaves})
-    with (folder / MANIFEST_FILE).open("w", encoding="utf-8") as file:
-        file.write(f"{line}\n{_sha256(line)}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    (folder / MANIFEST_FILE).write_text(f"{line}\n{_sha256(line)}\n", encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the checkpoint in `folder`.
 
-    Raises DamagedCheckpointError if it is missing or altered, UserError if it is of another format.
+    Raises DamagedCheckpointError if it is missing or altered, UserError if it is of another format, RunError if the
+    disk does not give it.
     """
     try:
         text = (folder / MANIFEST_FILE).read_bytes().decode("utf-8")
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in NOT_THERE:  # no fault of the checkpoint, which is best left where it is
+            raise RunError(f"{folder / MANIFEST_FILE} cannot be read: {error.strerror}") from error
         if (folder / _POSITION_OF_FORMAT_1).is_dir():
             raise UserError(
                 f"{folder} is of the older format 1, without digests, and this version reads {FORMAT}: continue it "
@@ -94,9 +96,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             ) from None
         if not folder.is_dir():
             raise DamagedCheckpointError(f"{folder} does not exist") from None
+        if (folder / "weights.json").is_file():
+            raise DamagedCheckpointError(
+                f"{folder} is damaged, or of an older version: it has no {MANIFEST_FILE}; convert the weights again"
+            ) from None
         raise DamagedCheckpointError(f"{folder} is damaged: it has no {MANIFEST_FILE}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE} cannot be read ({error})") from None
+    except UnicodeDecodeError:
+        raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE} is not what was saved") from None
     line, _, rest = text.partition("\n")
     if rest.strip() != _sha256(line):
         raise DamagedCheckpointError(f"{folder} is damaged: {MANIFEST_FILE} is not what was saved")

@@ -66,6 +66,24 @@ def making_parents(path: Path) -> Iterator[None]:
         raise
 
 
+def sync_folder(folder: Path) -> None:
+    """Bring all that is in `folder` to the disk: what is renamed afterwards holds what was written before."""
+    for path, _, files in os.walk(folder):
+        for name in files:
+            sync_path(Path(path) / name)
+        sync_path(Path(path))
+
+
+def sync_path(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk; some file systems do not know that of a folder."""
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def _umask() -> int:
     """The process's mask for new files, which temporary ones do not follow."""
     mask = os.umask(0)

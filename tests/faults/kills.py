@@ -13,6 +13,7 @@ from runs import ENVIRONMENT, WORDS, finish, newest_step, start, start_many, who
 # A start that has not ended so long after its last signal hangs.
 HUNG_SECONDS = 90
 MOST_KILLS = 12  # of one run, which then goes on to its end
+MOMENT = 0.5  # a kill comes within this share of the time that the unbroken run takes, start included
 DURING_SAVE = 0.4  # of the kills wait for a save to begin
 
 
@@ -130,7 +131,7 @@ class Campaign:
 
     def wait(self, processes, workdir, numbers):
         """Wait for the moment to kill; whether it is one of a save."""
-        until = time.monotonic() + numbers.uniform(0.0, 0.9 * self.seconds)
+        until = time.monotonic() + numbers.uniform(0.0, MOMENT * self.seconds)
         for_save = numbers.random() < DURING_SAVE
         while time.monotonic() < until and processes[0].poll() is None:
             time.sleep(0.005)
