@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from processes import TINY, end, free_port, records, run, start_many, wait_for_s
 
 from resnet_jax import distributed
 from resnet_jax.cli import main
+from resnet_jax.data.batches import epoch_order
+from resnet_jax.data.sources import Reading, load_source
 from resnet_jax.distributed import Processes, find_processes
 from resnet_jax.training.checkpoint import open_newest
 
@@ -132,13 +135,13 @@ def test_death_of_one_of_two_ends_the_other(tmp_path, ends_them):
     assert output == ""
 
 
-def folder_of_images(folder):
-    """Four classes of 16 images, as JPEG files."""
+def folder_of_images(folder, count=16):
+    """Four classes of `count` images, as JPEG files, and four of four for validation."""
     numbers = np.random.default_rng(0)
-    for split, count in (("train", 16), ("val", 4)):
+    for split, num_images in (("train", count), ("val", 4)):
         for name in "abcd":
             (folder / split / name).mkdir(parents=True)
-            for i in range(count):
+            for i in range(num_images):
                 pixels = numbers.integers(0, 256, (12, 12, 3)).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / split / name / f"{i}.jpg")
     return folder
@@ -174,6 +177,21 @@ def test_image_that_is_damaged_for_one_of_two_stops_both_with_its_name_and_saves
     assert code == 0, errors
     log = records(workdir)
     assert [record["step"] for record in log if "train_loss" in record] == list(range(1, max(saved, default=0) + 2))
+
+
+def test_image_that_only_the_precise_statistics_meet_stops_both(tmp_path, ends_them):
+    images = folder_of_images(tmp_path / "images", count=20)
+    source = load_source("folder", "train", Reading(str(images)))
+    (first_of_next, *_) = (i for i in epoch_order(0, 1, 80)[:16] if i in epoch_order(0, 0, 80)[64:])
+    bad = Path(source.name(int(first_of_next)))
+    bad.write_bytes(bad.read_bytes()[:200])
+    words = [*folder_words(images), "--config.precise_bn_batches=1", "--config.checkpoint_every_steps=100"]
+    ends_them += start_many(2, *words, "--workdir", tmp_path / "run", **TWO_BY_TWO)
+    results = [end(process) for process in ends_them]
+    assert [code for code, *_ in results] == [2, 2], results
+    for *_, errors in results:
+        assert f"{bad} cannot be read as an image" in errors.splitlines()[-1]
+    assert max(record["step"] for record in records(tmp_path / "run")) == 4
 
 
 def test_bad_images_of_both_count_together(tmp_path, ends_them):
@@ -231,8 +249,9 @@ def test_time_that_is_up_stops_both_at_one_step(tmp_path, ends_them):
 AGREE = """
 import json, os, sys
 from resnet_jax import distributed
-from resnet_jax.errors import InterruptedRunError, UserError
+from resnet_jax.errors import InterruptedRunError, RunError, UserError
 from resnet_jax.training.agreement import check_same, from_first, together
+from resnet_jax.weights.manifest import DamagedCheckpointError
 
 address, number = sys.argv[1], int(sys.argv[2])
 distributed.start_processes(address, 2, number)
@@ -250,7 +269,7 @@ def fail(error, where):
 def attempt(decide, *arguments):
     try:
         seen.append(decide(*arguments))
-    except Exception as error:
+    except (Exception, InterruptedRunError) as error:
         seen.append(f"{type(error).__name__}: {error}")
 
 attempt(together, fail(UserError(), 2))
@@ -262,6 +281,11 @@ attempt(from_first, lambda: None)
 attempt(from_first, fail(UserError("locked"), 0))
 attempt(check_same, "the images", "a")
 attempt(check_same, "the images", f"b{number}")
+attempt(together, fail(UserError("caf\\udce9.jpg"), 1))
+attempt(together, fail(OSError(13, "Permission denied", "/x"), 0))
+attempt(together, fail(OSError(28, "No space left on device"), 1))
+errors = DamagedCheckpointError("40 is damaged"), UserError("40 is of another model")
+attempt(together, lambda: fail(errors[number], number)())
 print(json.dumps(seen), file=sys.stderr)
 print("result")
 if sys.argv[3] == "together":
@@ -271,8 +295,8 @@ if number == 1:
     sys.exit(distributed.leave(2))
 try:
     together(lambda: None)
-except Exception as error:
-    print(error, file=sys.stderr)
+except RunError as error:
+    print(f"RunError: {error}", file=sys.stderr)
 sys.exit(distributed.leave(1))
 """
 
@@ -308,6 +332,14 @@ def test_what_one_process_finds_wrong_all_refuse(ends_them):
     assert first[6] is None
     assert first[7].startswith("UserError: process 1: the images are not those of process 0")
     assert second[7].startswith("UserError: the images are not those of process 0")
+    assert first[8] == "UserError: process 1: caf\\udce9.jpg"
+    assert second[8] == "UserError: caf\udce9.jpg"
+    assert first[9] == "PermissionError: [Errno 13] Permission denied: '/x'"
+    assert second[9] == "UserError: process 0: /x: Permission denied"
+    assert first[10] == "RunError: process 1: No space left on device"
+    # Where each has found something else, all do what the first one does.
+    assert first[11] == "DamagedCheckpointError: 40 is damaged"
+    assert second[11] == "DamagedCheckpointError: process 0: 40 is damaged"
 
 
 def test_process_that_fails_alone_tells_why_and_the_other_ends_too(ends_them):
@@ -316,6 +348,33 @@ def test_process_that_fails_alone_tells_why_and_the_other_ends_too(ends_them):
     assert second[0] == 2
     assert second[2].splitlines()[-1] == "process 1: error: alone"
     assert first[0] != 0
+    # Mostly; where the coordinator's service is first, it ends the process itself.
+    assert "RunError: another process has gone, or cannot be reached" in first[2] or first[0] < 0
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
+def test_coordinator_listens_where_the_user_said_and_nowhere_else(ends_them):
+    ends_them += start_scripts(LISTEN, "")
+    results = [end(process) for process in ends_them]
+    assert [code for code, *_ in results] == [0, 0], results
+    addresses = set(json.loads(results[0][1]))
+    assert addresses
+    # 127.0.0.1, ::1 and ::ffff:127.0.0.1, as the kernel writes them
+    assert addresses <= {"0100007F", "0" * 24 + "01000000", "0" * 16 + "FFFF00000100007F"}
+
+
+LISTEN = """
+import json, sys
+from pathlib import Path
+from resnet_jax import distributed
+
+address, number = sys.argv[1], int(sys.argv[2])
+distributed.start_processes(address, 2, number)
+port = f"{int(address.split(':')[1]):04X}"
+rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()[1:]]
+print(json.dumps([row[1].split(":")[0] for row in rows if row[3] == "0A" and row[1].split(":")[1] == port]))
+sys.exit(distributed.leave(0))
+"""
 
 
 def test_coordinator_that_nobody_reaches_is_told_in_a_line():

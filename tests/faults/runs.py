@@ -21,7 +21,7 @@ __all__ = [
     "records", "start", "start_many", "template", "whole",
 ]  # fmt: skip
 
-NUM_STEPS = 500
+NUM_STEPS = int(os.environ.get("RESNET_JAX_FAULTS_STEPS", "500"))
 WORDS = [
     *TINY, f"--config.num_steps={NUM_STEPS}", "--config.checkpoint_every_steps=5", "--config.validation_fraction=0.1",
     "--config.ema_decay=0.9", "--config.augment.flip=True", "--config.model_args.dropout=0.1",
