@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 # Of the time: how much each part may take, and how many faults it makes in a whole campaign.
 PARTS = {
     "kills of one process": (0.24, 64),
-    "kills of two processes": (0.48, 44),
+    "kills of two processes": (0.46, 44),
     "corruptions": (0.12, 242),
     "malformed": (0.06, 12_000),
-    "full disk": (0.06, 10),
+    "full disk": (0.08, 10),
     "latency": (0.04, 5),
 }
 WHOLE_MINUTES = 29.0

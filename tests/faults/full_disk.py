@@ -37,17 +37,17 @@ def campaign(folder, num_fillings, deadline, seed):
 
 def inside(disk, num_fillings, deadline, seed):
     """As `campaign`, where `disk` is a small file system."""
-    from runs import ENVIRONMENT, WORDS, end, finish, newest_step, start, whole
+    from runs import ENVIRONMENT, NUM_STEPS, WORDS, end, finish, newest_step, start, whole
 
     numbers = random.Random(seed)
     unbroken, workdir, filler = disk.parent / "unbroken-disk", disk / "run", disk / "filler"
     finish(unbroken)
     expected = whole(unbroken)
     failures, told, codes, count = [], [], [], 0
-    while count < num_fillings and time.monotonic() < deadline:
+    while count < num_fillings and (not count or time.monotonic() < deadline):
         before = newest_step(workdir)
         process = start(*WORDS, "--workdir", workdir, environment=ENVIRONMENT)
-        target = numbers.randint(before, before + 80)
+        target = min(numbers.randint(before, before + 80), NUM_STEPS - 25)
         while newest_step(workdir) <= target and process.poll() is None:
             time.sleep(0.002)
         free = shutil.disk_usage(disk).free
