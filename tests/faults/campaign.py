@@ -20,7 +20,8 @@ PARTS = {
     "corruptions": (0.12, 242),
     "malformed": (0.06, 12_000),
     "full disk": (0.08, 10),
-    "latency": (0.04, 5),
+    "latency": (0.03, 5),
+    "detection": (0.01, 15),
 }
 WHOLE_MINUTES = 29.0
 
@@ -28,6 +29,7 @@ WHOLE_MINUTES = 29.0
 def run(part, folder, count, deadline, seed):
     """The report of a part."""
     import corruptions
+    import detection
     import full_disk
     import kills
     import latency
@@ -38,8 +40,11 @@ def run(part, folder, count, deadline, seed):
         campaign = kills.Campaign(folder, num_processes, seed)
         campaign.run(count, deadline, num_chains=2 if num_processes == 1 else 1)
         return campaign.report()
-    module = {"corruptions": corruptions, "malformed": malformed, "full disk": full_disk, "latency": latency}[part]
-    return module.campaign(folder, count, deadline, seed)
+    modules = {
+        "corruptions": corruptions, "malformed": malformed, "full disk": full_disk, "latency": latency,
+        "detection": detection,
+    }  # fmt: skip
+    return modules[part].campaign(folder, count, deadline, seed)
 
 
 def main():
