@@ -234,6 +234,15 @@ def test_damage_is_detected_and_named(tmp_path, sound, place, kind):
     assert "\n" not in str(caught.value)
 
 
+def test_what_another_process_than_the_first_does_not_see_is_no_damage(tmp_path, monkeypatch):
+    newest = open_newest(tmp_path)
+    save_all(newest, state_at(1))
+    (newest.directory / "1" / "manifest.json").unlink()
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(RunError, match=r"what process 0 may see is not seen here: .*1 is damaged: it has no manifest"):
+        newest.restore(state_at(0), 1)
+
+
 def test_arrays_of_another_step_are_detected(tmp_path):
     newest = open_newest(tmp_path)
     save_all(newest, state_at(1, seed=1), state_at(2, seed=2))

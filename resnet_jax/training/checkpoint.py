@@ -12,17 +12,17 @@ one has left is removed by the next run. A step is read by every process and is 
 import hashlib
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.errors import NonFiniteError
+from resnet_jax.errors import NonFiniteError, RunError
 from resnet_jax.training.agreement import from_first, together
 from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
@@ -58,6 +58,7 @@ ITEMS = {
 STATISTICS = ("batch_stats", "ema_batch_stats")
 
 Position = dict[str, Any]
+Result = TypeVar("Result")
 
 
 class CheckpointFolder:
@@ -145,7 +146,7 @@ class CheckpointFolder:
                 raise DamagedCheckpointError(f"{folder} is damaged: it holds step {manifest['step']}")
             return manifest
 
-        return together(read)
+        return _read_by_all(read)
 
     def is_saved(self, step: int, *, judged: bool = False) -> bool:
         """Whether `step` is there, or being written; judged: with the statistics by which it was judged."""
@@ -196,7 +197,7 @@ class CheckpointFolder:
     def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
         leaves = self.manifest(step)["leaves"]
         targets = {item: _statistics(template) if item == JUDGED else _fields(template, item) for item in items}
-        arrays = together(lambda: self._read(step, leaves, targets))
+        arrays = _read_by_all(lambda: self._read(step, leaves, targets))
         fields: dict[str, Any] = {}
         for item, target in targets.items():
             fields |= jax.tree.map(_placed, target, arrays[item])
@@ -257,6 +258,23 @@ def digest(tree: Any) -> str:
         sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         sha.update(array.tobytes())
     return sha.hexdigest()
+
+
+def _read_by_all(read: Callable[[], Result]) -> Result:
+    """read() in every process; whether a checkpoint is damaged, process 0 alone decides, which has written it.
+
+    Network file systems may show another process a new file late, and that is no reason to set the checkpoint aside.
+    """
+
+    def as_fault_elsewhere() -> Result:
+        try:
+            return read()
+        except DamagedCheckpointError as error:
+            if jax.process_index():
+                raise RunError(f"what process 0 may see is not seen here: {error}") from error
+            raise
+
+    return together(as_fault_elsewhere)
 
 
 def _check_finite(tree: Any) -> None:
