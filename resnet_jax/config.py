@@ -51,7 +51,10 @@ def config_from_dict(values: dict[str, Any]) -> ConfigDict:
     A field that came later than the run has its default, by which nothing is as it was not before.
     """
     config = default_config()
-    stored = ConfigDict(values)
+    try:
+        stored = ConfigDict(values)
+    except (ValueError, TypeError, RecursionError) as error:  # names that no field can have
+        raise UserError(f"config.json holds no config: {_one_line(error)}") from None
     _compare_fields("config.json", stored, config, complete=False)
     for path, value in flatten(stored).items():
         try:

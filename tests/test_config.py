@@ -5,6 +5,8 @@ import json
 import pytest
 
 from resnet_jax.config import config_from_dict, configs_dir, load_config, to_json
+from resnet_jax.errors import UserError
+from resnet_jax.training.workdir import read_config
 
 NAMES = sorted(path.stem for path in configs_dir().glob("*.py"))
 
@@ -117,3 +119,20 @@ def test_edited_config_json_is_refused_in_one_line(change, message):
 def test_unknown_configs_are_answered_with_the_known_ones():
     with pytest.raises(ValueError, match=r"neither a file nor one of cifar10, .*; did you mean 'digits'"):
         load_config("digit")
+
+
+def test_stored_config_whose_names_no_field_can_have_is_one_line():
+    values = json.loads(to_json(load_config("digits")))
+    with pytest.raises(
+        UserError, match=r"config.json holds no config: ValueError: .* the key a.b contains one"
+    ) as error:
+        config_from_dict({**values, "a.b": 1})
+    assert "\n" not in str(error.value)
+
+
+def test_config_json_that_is_no_config_is_one_line(tmp_path):
+    for text, message in (("[" * 100_000, "is not readable as JSON"), ("[]", "must hold one JSON object")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=message) as error:
+            read_config(tmp_path)
+        assert "\n" not in str(error.value)

@@ -101,7 +101,7 @@ class EncodedImage:
             raise BadImageError(self.name, "it is empty")
         self._jpeg, self._header = None, JpegHeader(0, True)
         if data[:2] == b"\xff\xd8":
-            if data[6:11] == b"JFIF\0" and data[11] != 1:  # an odd version, of which libjpeg would warn alone
+            if data[6:11] == b"JFIF\0" and data[11:12] != b"\1":  # an odd version, of which libjpeg would warn alone
                 self._data = data[:11] + b"\1" + data[12:]
             self._jpeg, self._header = self._jpeg_size(), read_jpeg_header(self._data)
         width, height = self._jpeg or self._pillow.size

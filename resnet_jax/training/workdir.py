@@ -29,7 +29,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
         values = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"workdir {workdir} holds no run: {path} does not exist") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} is not readable as JSON ({error}): restore it, or use another workdir") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold one JSON object: restore it, or use another workdir")

@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # Of the time: how much each part may take, and how many faults it makes in a whole campaign.
 PARTS = {
-    "kills of one process": (0.24, 64),
-    "kills of two processes": (0.46, 44),
+    "kills of one process": (0.22, 80),
+    "kills of two processes": (0.46, 60),
     "corruptions": (0.12, 242),
-    "malformed": (0.06, 12_000),
+    "malformed": (0.06, 40_000),
     "full disk": (0.08, 10),
     "latency": (0.03, 5),
-    "detection": (0.01, 15),
+    "detection": (0.03, 9),
 }
 WHOLE_MINUTES = 29.0
 

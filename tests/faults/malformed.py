@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 READERS = ("images", "weights", "configs", "archives", "checkpoints")
@@ -274,7 +275,10 @@ def inside(reader, num_inputs, seconds, seed, scratch):
         except TooLongError:
             failures.append(f"input {done}: more than {SECONDS_PER_INPUT} s")
         except BaseException as error:
-            failures.append(f"input {done}: {type(error).__name__}: {error}")
+            frames = [
+                f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
+            ]
+            failures.append(f"input {done}: {type(error).__name__}: {error} ({' '.join(frames[-4:])})")
         finally:
             signal.alarm(0)
         if failures and "input" in failures[-1]:
