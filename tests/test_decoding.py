@@ -244,3 +244,10 @@ def test_every_jpeg_of_the_sample_has_pillows_pixels():
 def test_golden_photos_have_pillows_pixels(name):
     data = (GOLDEN / name).read_bytes()
     np.testing.assert_array_equal(EncodedImage(data, name).pixels(), pillow_pixels(data))
+
+
+@pytest.mark.parametrize("length", range(2, 21))
+def test_jpeg_that_ends_in_its_first_bytes_is_named(length):
+    beginning = bytes.fromhex("ffd8ffe000104a46494600010200000100010000ff")
+    with pytest.raises(BadImageError, match="image 7 cannot be read"):
+        EncodedImage(beginning[:length], "image 7").pixels()
