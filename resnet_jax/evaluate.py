@@ -33,6 +33,7 @@ from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.programs import compile_eval_fn, initial_state
 from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
+from resnet_jax.weights.directory import NUM_LOOKS
 from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.manifest import DamagedCheckpointError
@@ -40,8 +41,6 @@ from resnet_jax.weights.manifest import DamagedCheckpointError
 Channels = tuple[float, float, float]
 # Images as they are: nothing but the normalisation, which happens on the device, is left to do.
 AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-# How often the checkpoints of a run are looked for while it removes those that were found.
-NUM_LOOKS = 5
 # Sets that --data knows without tfds: before their names.
 PLAIN_NAMES = ("digits", "cifar10", "cifar100")
 

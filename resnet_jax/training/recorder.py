@@ -69,7 +69,7 @@ class Recorder:
     ) -> None:
         self.display.__exit__(kind, error, trace)
         if self._events is not None:
-            self._without_events(self._events.close)
+            self._try_events(self._events.close)
         if not self.hurries:
             self.draw()
 
@@ -156,7 +156,7 @@ class Recorder:
             self.log.records.append(record)
             return
         self.log.append(record)
-        self._without_events(lambda: self._write_events(step, values))
+        self._try_events(lambda: self._write_events(step, values))
 
     def _write_events(self, step: int, values: dict[str, Any]) -> None:
         if self._events is None:  # not before the first step: where torch is installed, importing this imports it
@@ -165,7 +165,7 @@ class Recorder:
             self._events = EventLog(self._workdir, self._first_step)
         self._events.add_scalars(step, values)
 
-    def _without_events(self, write: Callable[[], None]) -> None:
+    def _try_events(self, write: Callable[[], None]) -> None:
         """write(); where the events cannot be written, go on without them: all they hold is in the log."""
         if not self._writes_events:
             return

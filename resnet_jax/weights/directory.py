@@ -14,6 +14,7 @@ import numpy as np
 from resnet_jax.errors import UserError
 from resnet_jax.weights.items import first_line, read_item, write_item
 from resnet_jax.weights.manifest import (
+    INFO_FILE,
     MANIFEST_FILE,
     DamagedCheckpointError,
     leaf_digests,
@@ -30,7 +31,6 @@ VARIABLES = "variables"
 AVERAGE = "average"
 JUDGED = "judged"
 OF_AVERAGE = "ema_"
-INFO_FILE = "weights.json"
 # How often a run's newest step is looked for while the run removes the one that was found.
 NUM_LOOKS = 5
 

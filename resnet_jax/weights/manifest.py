@@ -20,6 +20,8 @@ from resnet_jax.errors import RunError, UserError, shown
 # 1: without a manifest. 2: with one.
 FORMAT = 2
 MANIFEST_FILE = "manifest.json"
+# Beside it in a folder that the convert command has written: what the weights are of.
+INFO_FILE = "weights.json"
 # What a training checkpoint of format 1 has and a later one has not.
 _POSITION_OF_FORMAT_1 = "position"
 _MOST_SHOWN = 3
@@ -96,7 +98,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             ) from None
         if not folder.is_dir():
             raise DamagedCheckpointError(f"{folder} does not exist") from None
-        if (folder / "weights.json").is_file():
+        if (folder / INFO_FILE).is_file():
             raise DamagedCheckpointError(
                 f"{folder} is damaged, or of an older version: it has no {MANIFEST_FILE}; convert the weights again"
             ) from None
