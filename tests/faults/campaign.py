@@ -24,6 +24,10 @@ PARTS = {
     "detection": (0.03, 9),
 }
 WHOLE_MINUTES = 29.0
+# What a whole campaign must have tried; fewer is told as a broken promise.
+LEAST = {
+    "kills of one process": 50, "kills of two processes": 40, "corruptions": 200, "malformed": 10_000, "full disk": 5,
+}  # fmt: skip
 
 
 def run(part, folder, count, deadline, seed):
@@ -65,6 +69,9 @@ def main():
             started = time.monotonic()
             deadline = started + 60.0 * arguments.minutes * part_of_time
             report = run(part, Path(folder), max(round(share * count), 2), deadline, arguments.seed)
+        least = LEAST.get(part, 1) if arguments.minutes >= WHOLE_MINUTES else 0
+        if report["count"] < least:
+            report["failures"].append(f"only {report['count']} tried of at least {least}")
         report["seconds"] = round(time.monotonic() - started, 1)
         reports.append(report)
         print(f"{report['fault']}: {report['tried']}\n    {report['result']} ({report['seconds']:.0f} s)", flush=True)

@@ -171,7 +171,7 @@ class Campaign:
             "fault": f"killed at random moments, {name}",
             "tried": f"{self.kills['SIGKILL']} SIGKILL, {self.kills['SIGTERM']} SIGTERM, {self.during_saves} of them "
             f"during a save, in {self.runs} runs",
-            "kills": self.num_kills,
+            "count": self.num_kills,
             "result": f"every run bit for bit the unbroken one; longest exit after SIGTERM {self.longest_exit:.1f} s"
             + (f", of a survivor {self.longest_survival:.1f} s" if self.num_processes > 1 else ""),
             "failures": self.failures,
