@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnet_jax.cli import _parser
 from resnet_jax.commands import EXIT_INTERRUPTED
 from resnet_jax.config import apply_overrides, load_config
 from resnet_jax.distributed import Processes, find_processes
+from resnet_jax.parser import make_parser
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.s*"))
@@ -110,7 +110,7 @@ def test_command_of_the_jobset_is_one_of_ours(jobset):
     (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
     python, *words = [*container["command"], *container["args"]]
     assert [python, *words[:2]] == ["python", "-m", "resnet_jax"]
-    arguments, overrides = _parser().parse_known_args(words[2:])
+    arguments, overrides = make_parser().parse_known_args(words[2:])
     assert (arguments.command, arguments.workdir) == ("train", "/runs/imagenet")
     apply_overrides(load_config(arguments.config), overrides)
 
