@@ -15,14 +15,12 @@ import jax
 
 from resnet_jax import commands as run
 from resnet_jax import distributed
-from resnet_jax.errors import FAULTS_OF_THE_DISK, InterruptedRunError, RunError, UserError, suggestion
-from resnet_jax.parser import make_parser
+from resnet_jax.errors import FAULTS_OF_THE_DISK, InterruptedRunError, RunError, UserError
+from resnet_jax.parser import parse
 from resnet_jax.process import prepare_process
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-# The commands that take --config.field=value, and may therefore be given options that argparse does not know.
-TAKE_OVERRIDES = ("train", "degradation", "preview")
 # The commands that many processes may run together.
 MANY_PROCESSES = ("train", "evaluate")
 
@@ -49,11 +47,7 @@ def _run_command(argv: Sequence[str] | None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a path may hold bytes that are no text
             stream.reconfigure(errors="backslashreplace")
     try:
-        arguments, rest = make_parser().parse_known_args(argv)
-        if rest and arguments.command not in TAKE_OVERRIDES:
-            raise UserError(f"{rest[0]!r} is no option of {arguments.command}")
-        _refuse_unknown_options(arguments.command, rest)
-        arguments.overrides = rest
+        arguments = parse(argv)
         if arguments.command in MANY_PROCESSES:
             distributed.start_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
         return arguments.run(arguments)
@@ -82,10 +76,3 @@ def _run_command(argv: Sequence[str] | None) -> int:
             raise
         print(f"{distributed.prefix()}error: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_USAGE
-
-
-def _refuse_unknown_options(command: str, words: Sequence[str]) -> None:
-    for word in words:
-        option = word.partition("=")[0]
-        if option.startswith("-") and not option.startswith("--config.") and not option[1:2].isdigit():
-            raise UserError(f"{option!r} is no option of {command}{suggestion(option, ('--config', '--workdir'))}")

@@ -1,40 +1,55 @@
 """The commands' options: which there are, their defaults and their help."""
 
 import argparse
-from collections.abc import Callable
-from typing import Any, NoReturn
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from resnet_jax import commands as run
 from resnet_jax.benchmark_command import run_benchmark
 from resnet_jax.errors import UserError
+from resnet_jax.usage import ANY_FIELD, Parser
 
 # (name, function, summary, example) -> the command's parser.
 Add = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage in one line."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command line (sys.argv's if None): the command's function as `run`, its `overrides`, the
+    --config.field=value words, and what its options say. Raises UserError (a ValueError) for wrong usage.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = make_parser()
+    before = words[: words.index("--")] if "--" in words else words
+    command = before[0] if before else ""
+    if command in parser.commands:  # first what is mistyped, and only then what is missing for that reason
+        parser.commands[command].refuse_unknown(command, before[1:])
+    arguments, rest = parser.parse_known_args(words)
+    names = ", ".join(parser.commands)
+    if arguments.command is None:
+        parser.refuse_unknown("python -m resnet_jax", rest)
+        parser.error(f"the following arguments are required: COMMAND, one of {names}")
+    if rest and not parser.commands[arguments.command].takes_fields:
+        raise UserError(f"{rest[0]!r} is no option of {arguments.command}")
+    arguments.overrides = rest
+    return arguments
 
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} ('{self.prog} --help' shows the usage)")
 
-
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """The parser of `python -m resnet_jax`; what it returns has the command's function as `run`."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m resnet_jax",
         description="Residual networks in JAX: train them, judge them, bring weights in and out",
-        allow_abbrev=False,
+        epilog="example: python -m resnet_jax train --config digits",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
 
     def add(
         name: str, function: Callable[[argparse.Namespace], int], summary: str, example: str
     ) -> argparse.ArgumentParser:
-        command = commands.add_parser(
-            name, help=summary, description=summary, epilog=f"example: {example}", allow_abbrev=False
-        )
+        command = commands.add_parser(name, help=summary, description=summary, epilog=f"example: {example}")
         command.set_defaults(run=function)
+        parser.commands[name] = command
         return command
 
     for add_command in (
@@ -51,9 +66,7 @@ def _add_train(add: Add) -> None:
     )
     train.add_argument("--config", required=True, metavar="NAME|PATH", help="a config file, or its name in configs/")
     train.add_argument("--workdir", metavar="DIR", help="the run's folder (default: runs/NAME)")
-    train.add_argument(
-        "--config.FIELD", dest="ignored", metavar="VALUE", help="set a field, e.g. --config.learning_rate=0.05"
-    )
+    train.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, e.g. --config.learning_rate=0.05")
     _add_process_options(train)
 
 
@@ -67,7 +80,7 @@ def _add_degradation(add: Add) -> None:
         "--config", default="degradation", metavar="NAME|PATH", help="how each is trained (default: degradation)"
     )
     degradation.add_argument("--workdir", default="runs/degradation", metavar="DIR", help="default: runs/degradation")
-    degradation.add_argument("--config.FIELD", dest="ignored", metavar="VALUE", help="set a field, as for train")
+    degradation.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, as for train")
 
 
 def _add_preview(add: Add) -> None:
@@ -78,7 +91,7 @@ def _add_preview(add: Add) -> None:
     preview.add_argument("--split", default="train", metavar="NAME", help="train (default), validation or test")
     preview.add_argument("--step", type=int, default=0, metavar="N", help="which batch, from 0 (default: 0)")
     preview.add_argument("--num_images", type=int, default=32, metavar="N", help="of the batch (default: 32)")
-    preview.add_argument("--config.FIELD", dest="ignored", metavar="VALUE", help="set a field, as for train")
+    preview.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, as for train")
 
 
 def _add_list(add: Add) -> None:
@@ -96,7 +109,7 @@ def _add_summary(add: Add) -> None:
 def _add_evaluate(add: Add) -> None:
     evaluate = add("evaluate", run.run_evaluate, "loss and accuracy of a trained run, or of imported weights",
                    "python -m resnet_jax evaluate --workdir runs/digits")  # fmt: skip
-    evaluate.usage = "%(prog)s --workdir DIR | --weights PATH --data DIR|tfds:NAME[:SPLIT]  [options]"
+    evaluate.usage = "%(prog)s --workdir DIR [options]\n   or: %(prog)s --weights PATH --data DIR [options]"
     evaluate.add_argument("--workdir", metavar="DIR", help="the run's folder")
     evaluate.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
     evaluate.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
@@ -137,6 +150,7 @@ def _add_convert(add: Add) -> None:
 def _add_benchmark(add: Add) -> None:
     benchmark = add("benchmark", run_benchmark, "speed and memory of a network, also against torch",
                     "python -m resnet_jax benchmark --model resnet20 --against torch")  # fmt: skip
+    benchmark.usage = "%(prog)s [options]"
     benchmark.add_argument("--model", default="resnet20", metavar="NAME", help="a model, or resnext_block")
     benchmark.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: 128")
     benchmark.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")

@@ -6,6 +6,10 @@ import pytest
 
 from resnet_jax.cli import main
 from resnet_jax.models import list_models
+from resnet_jax.parser import make_parser
+from resnet_jax.usage import ANY_FIELD
+
+COMMANDS = make_parser().commands
 
 
 def refused(capsys, *words):
@@ -40,8 +44,16 @@ def test_summary_prints_a_table_or_one_object(capsys):
         (["summary", "--model", "resnet50", "--image_size", "big"], "invalid int value: 'big'"),
         (["summary"], "the following arguments are required: --model"),
         (["sumary"], "invalid choice: 'sumary'"),
-        ([], "the following arguments are required: COMMAND"),
+        (["trian"], "did you mean 'train'?"),
+        ([], "the following arguments are required: COMMAND, one of train, evaluate, convert, "),
+        (["--verbose"], "'--verbose' is no option of python -m resnet_jax"),
         (["list", "--all"], "'--all' is no option of list"),
+        (["list", "models"], "'models' is no option of list"),
+        (["evaluate", "--checkpoint", "bst"], "(choose from newest, best); did you mean 'best'?"),
+        (["train", "--confg", "digits"], "'--confg' is no option of train; did you mean '--config'?"),
+        (["train", "--config", "digits", "--batchsize=64"], "no option of train; did you mean '--config.batch_size'?"),
+        (["train", "--config", "digits", "--conf.crop_padding", "2"], "did you mean '--config.augment.crop_padding'?"),
+        (["train", "--config", "digits", "--config.crop_padding=2"], "did you mean 'augment.crop_padding'"),
         (["train"], "the following arguments are required: --config"),
         (["train", "--config", "digit"], "neither a file nor one of"),
         (
@@ -79,11 +91,22 @@ def test_workdir_of_another_run_is_refused_before_anything_is_read(capsys, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("command", ["", "train", "list", "summary", "evaluate", "benchmark"])
-def test_help_fits_a_screen_and_has_an_example(capsys, command):
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_fits_a_screen_and_has_an_example(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as exit_info:
         main([*command.split(), "--help"])
     assert exit_info.value.code == 0
-    text = capsys.readouterr().out
-    assert text.count("\n") <= 40
-    assert not command or "example: python -m resnet_jax" in text
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= 80
+    assert f"example: python -m resnet_jax {command}" in " ".join("\n".join(lines).split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_with_a_letter_missing_is_suggested(capsys, command):
+    options = [option for option in COMMANDS[command].options if option.startswith("--") and option != ANY_FIELD]
+    for option in options:
+        mistyped = option[:4] + option[5:]
+        wanted = f"{mistyped!r} is no option of {command}; did you mean {option!r}?"
+        assert mistyped in options or wanted in refused(capsys, command, f"{mistyped}=x")

@@ -1,0 +1,69 @@
+"""Wrong usage of a command told in one line, with the name that was meant: all of it read off the parser itself."""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from resnet_jax.errors import UserError, suggestion
+
+# What stands in the options of a command that takes --config.field=value words.
+ANY_FIELD = "--config.FIELD"
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports wrong usage in one line, with the name that was meant if one is near.
+
+    commands: by their names, the parsers of the commands; empty in theirs.
+    """
+
+    commands: dict[str, "Parser"]
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments, allow_abbrev=False)
+        self.commands = {}
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError."""
+        raise UserError(f"{message} ('{self.prog} --help' shows the usage)")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # argparse's own, and the nearest choice.
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {value!r} (choose from {', '.join(known)}){suggestion(str(value), known)}"
+            )
+
+    @property
+    def options(self) -> list[str]:
+        """The options that it knows, as they are written."""
+        return [option for action in self._actions for option in action.option_strings]
+
+    @property
+    def takes_fields(self) -> bool:
+        """Whether --config.field=value words may be given."""
+        return ANY_FIELD in self.options
+
+    def refuse_unknown(self, command: str, words: Sequence[str]) -> None:
+        """Raise UserError for the first of `words` that is written as an option and is none of the command's."""
+        for word in words:
+            option = word.partition("=")[0]
+            is_option = option.startswith("-") and option != "-" and not option[1:2].isdigit() and option[1:2] != "."
+            if not is_option or option in self.options or (self.takes_fields and option.startswith("--config.")):
+                continue
+            raise UserError(f"{option!r} is no option of {command}{self._nearest(option)}")
+
+    def _nearest(self, option: str) -> str:
+        """The suggestion for a mistyped option: an option, or the field of the config that bears its name."""
+        near = suggestion(option, (known for known in self.options if known != ANY_FIELD))
+        if near or not self.takes_fields:
+            return near
+        from resnet_jax.config import PREFIX, default_config, flatten
+
+        fields = {f"--{path.split('.')[-1]}": path for path in flatten(default_config())}
+        whole = [PREFIX + path for path in fields.values()]
+        if near := suggestion(option, whole):
+            return near
+        return next(
+            (f"; did you mean {PREFIX + path!r}?" for field, path in fields.items() if suggestion(option, [field])), ""
+        )
