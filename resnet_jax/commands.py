@@ -126,45 +126,6 @@ def run_summary(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Loss and accuracy of a trained run or of imported weights."""
-    if (arguments.workdir is None) == (arguments.weights is None):
-        raise UserError("give either --workdir, a run's folder, or --weights, a file or checkpoint directory")
-    from resnet_jax.evaluate import evaluate_run, evaluate_weights
-
-    if arguments.workdir is not None:
-        for option in ("model", "model_args", "num_classes", "mean", "std", "batch_size"):
-            if getattr(arguments, option) is not None:
-                raise UserError(f"--{option} belongs to --weights; a run tells its own")
-        result = evaluate_run(
-            expand(arguments.workdir),
-            arguments.data,
-            arguments.checkpoint or "newest",
-            arguments.data_dir,
-            ten_crop=arguments.ten_crop,
-            average=not arguments.no_average,
-        )
-        return print_result(result, arguments.json)
-    if arguments.no_average:
-        raise UserError("--no_average belongs to --workdir")
-    if arguments.checkpoint is not None:
-        raise UserError("--checkpoint belongs to --workdir: give the checkpoint's own directory to --weights")
-    if arguments.data is None:
-        raise UserError("--weights needs --data: a folder of class folders, or tfds:NAME[:SPLIT]")
-    result = evaluate_weights(
-        expand(arguments.weights),
-        arguments.data,
-        model_name=arguments.model,
-        model_args=_model_args(arguments),
-        mean=arguments.mean,
-        std=arguments.std,
-        batch_size=arguments.batch_size,
-        data_dir=arguments.data_dir,
-        ten_crop=arguments.ten_crop,
-    )
-    return print_result(result, arguments.json)
-
-
 def run_convert(arguments: argparse.Namespace) -> int:
     """Weights from one format into another."""
     from resnet_jax.convert import convert
@@ -181,7 +142,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         source,
         expand(arguments.to),
         model_name=arguments.model,
-        model_args=_model_args(arguments),
+        model_args=given_model_args(arguments),
         head=arguments.head,
         layout=arguments.layout,
         preprocess=arguments.preprocess
@@ -204,7 +165,7 @@ def _source(arguments: argparse.Namespace) -> Path:
     return fetch_pretrained(arguments.model, arguments.pretrained)
 
 
-def _model_args(arguments: argparse.Namespace) -> dict[str, Any]:
+def given_model_args(arguments: argparse.Namespace) -> dict[str, Any]:
     """The model's arguments from --model_args and --num_classes."""
     values: dict[str, Any] = {}
     for word in arguments.model_args or ():

@@ -8,6 +8,8 @@ from typing import Any
 from resnet_jax import commands as run
 from resnet_jax.benchmark_command import run_benchmark
 from resnet_jax.errors import UserError
+from resnet_jax.evaluate_command import run_evaluate
+from resnet_jax.predict_command import run_predict
 from resnet_jax.usage import ANY_FIELD, Parser
 
 # (name, function, summary, example) -> the command's parser.
@@ -53,7 +55,7 @@ def make_parser() -> Parser:
         return command
 
     for add_command in (
-        _add_train, _add_evaluate, _add_convert, _add_list, _add_summary, _add_preview, _add_degradation,
+        _add_train, _add_evaluate, _add_predict, _add_convert, _add_list, _add_summary, _add_preview, _add_degradation,
         _add_benchmark,
     ):  # fmt: skip
         add_command(add)
@@ -107,20 +109,33 @@ def _add_summary(add: Add) -> None:
 
 
 def _add_evaluate(add: Add) -> None:
-    evaluate = add("evaluate", run.run_evaluate, "loss and accuracy of a trained run, or of imported weights",
-                   "python -m resnet_jax evaluate --workdir runs/digits")  # fmt: skip
+    evaluate = add("evaluate", run_evaluate, "how well a trained run, or imported weights, judge labelled images",
+                   "python -m resnet_jax evaluate --workdir runs/digits --report report")  # fmt: skip
     evaluate.usage = "%(prog)s --workdir DIR [options]\n   or: %(prog)s --weights PATH --data DIR [options]"
-    evaluate.add_argument("--workdir", metavar="DIR", help="the run's folder")
-    evaluate.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
-    evaluate.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
-    evaluate.add_argument("--weights", metavar="PATH", help="a weights file or checkpoint directory, instead of a run")
+    _add_trained_options(evaluate)
     evaluate.add_argument("--data", metavar="DIR|tfds:NAME[:SPLIT]", help="images (default: the run's own test set)")
     evaluate.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: the run's, or ~/tensorflow_datasets)")
     evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
     evaluate.add_argument("--ten_crop", action="store_true", help="average the corners, the centre and their mirrors")
-    _add_model_options(evaluate)
+    evaluate.add_argument("--report", metavar="DIR", help="write pictures and tables of what is confused there")
     _add_process_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_predict(add: Add) -> None:
+    predict = add("predict", run_predict, "the classes that a trained run, or imported weights, see in images",
+                  "python -m resnet_jax predict photos --weights resnet50.pth --to sheet.png")  # fmt: skip
+    predict.usage = "%(prog)s IMAGE... --workdir DIR [options]\n   or: %(prog)s IMAGE... --weights PATH [options]"
+    predict.add_argument("images", nargs="*", metavar="IMAGE", help="a file, a folder, or - for standard input")
+    _add_trained_options(predict)
+    predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes (default: 5)")
+    predict.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: 32")
+    predict.add_argument("--flip", action="store_true", help="average each image and its mirror")
+    predict.add_argument("--to", metavar="PICTURE", help="write a sheet of the images with their classes there")
+    predict.add_argument("--gradcam", action="store_true", help="on that sheet, where the network looks")
+    written = predict.add_mutually_exclusive_group()
+    written.add_argument("--json", action="store_true", help="print one JSON object")
+    written.add_argument("--csv", action="store_true", help="print file,rank,label,class,probability")
 
 
 def _add_convert(add: Add) -> None:
@@ -168,6 +183,16 @@ def _add_benchmark(add: Add) -> None:
     benchmark.add_argument("--steps", type=int, metavar="N", help="steps in each (default: 3, with --loop 12)")
     benchmark.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
     benchmark.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_trained_options(command: argparse.ArgumentParser) -> None:
+    """A run or weights, and what belongs to either."""
+    command.add_argument("--workdir", metavar="DIR", help="the run's folder")
+    command.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
+    command.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
+    command.add_argument("--weights", metavar="PATH", help="a weights file or checkpoint directory, instead of a run")
+    _add_model_options(command)
+    command.add_argument("--preprocess", metavar="NAME", help="images as for IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:

@@ -1,22 +1,19 @@
 """The preview command: a batch as the network sees it, with its labels, in one picture."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from resnet_jax.config import load_config
 from resnet_jax.data.batches import EvalBatches, TrainBatches
 from resnet_jax.data.sources import SPLITS
 from resnet_jax.errors import UserError, choose
+from resnet_jax.sheets import Cell, Line, check_picture, draw_sheet, save_picture
 from resnet_jax.training.images import Normalization, augmenter, load_images, make_normalization, normalizer
 
-SMALLEST_SIDE = 112  # smaller images are enlarged pixel by pixel
-MARGIN, CAPTION = 4, 16  # pixels
 SHARE_SHOWN = 0.01  # of a mixed target
 
 
@@ -37,8 +34,7 @@ def preview(
     split or batch that there is not, and a target that is no image file.
     """
     choose("split", split, SPLITS)
-    if Image.registered_extensions().get(target.suffix.lower()) not in Image.SAVE:
-        raise UserError(f"--to {target} must be an image file, for example batch.png")
+    check_picture(target)
     if step < 0 or num_images < 1:
         raise UserError(f"step={step} must be at least 0 and num_images={num_images} at least 1")
     config = load_config(config_name, overrides)
@@ -62,30 +58,10 @@ def preview(
         images, labels = normalized(jnp.asarray(batch["image"][shown])), batch["label"][shown]
     pixels = _displayed(np.asarray(images[:num_images]), normalization)
     captions = [_caption(label, source.class_names) for label in labels[:num_images]]
-    sheet = draw_sheet(pixels, captions)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(target)
+    cells = [Cell(image, (Line(caption),)) for image, caption in zip(pixels, captions, strict=True)]
+    save_picture(draw_sheet(cells), target)
     size = f"{pixels.shape[2]}x{pixels.shape[1]}"
     return {"picture": str(target), "split": split, "step": step, "images": len(pixels), "size": size}
-
-
-def draw_sheet(images: np.ndarray, captions: Sequence[str]) -> Image.Image:
-    """A contact sheet of `images` (N, H, W, 3) uint8, about as wide as high, each with its caption below."""
-    count, height, width = images.shape[:3]
-    scale = max(1, -(-SMALLEST_SIDE // min(height, width)))
-    cell_width, cell_height = width * scale + MARGIN, height * scale + MARGIN + CAPTION
-    columns = max(1, min(count, round(math.sqrt(count * cell_height / cell_width))))
-    rows = -(-count // columns)
-    sheet = Image.new("RGB", (columns * cell_width + MARGIN, rows * cell_height + MARGIN), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(CAPTION - 4)
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        left, top = MARGIN + i % columns * cell_width, MARGIN + i // columns * cell_height
-        enlarged = Image.fromarray(image).resize((width * scale, height * scale), Image.Resampling.NEAREST)
-        sheet.paste(enlarged, (left, top))
-        while caption and draw.textlength(caption, font) > width * scale:
-            caption = caption.removesuffix("…")[:-1] + "…" if len(caption) > 1 else ""
-        draw.text((left, top + height * scale), caption, "black", font)
-    return sheet
 
 
 def _displayed(images: np.ndarray, normalization: Normalization) -> np.ndarray:

@@ -17,8 +17,8 @@ def print_result(result: dict[str, Any], as_json: bool) -> int:
 
 
 def format_number(key: str, value: Any) -> str:
-    """The value as the ending of its name asks for: accuracies in percent, memory in MiB."""
-    if key.endswith("accuracy"):
+    """The value as the ending of its name asks for: accuracies and the like in percent, memory in MiB."""
+    if key.endswith(("accuracy", "calibration_error")):
         return f"{100 * value:.2f} %"
     if key.endswith("loss"):
         return f"{value:.4f}"

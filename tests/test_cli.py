@@ -45,7 +45,7 @@ def test_summary_prints_a_table_or_one_object(capsys):
         (["summary"], "the following arguments are required: --model"),
         (["sumary"], "invalid choice: 'sumary'"),
         (["trian"], "did you mean 'train'?"),
-        ([], "the following arguments are required: COMMAND, one of train, evaluate, convert, "),
+        ([], "the following arguments are required: COMMAND, one of train, evaluate, predict, convert, "),
         (["--verbose"], "'--verbose' is no option of python -m resnet_jax"),
         (["list", "--all"], "'--all' is no option of list"),
         (["list", "models"], "'models' is no option of list"),

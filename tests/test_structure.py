@@ -12,7 +12,7 @@ PACKAGE = Path(resnet_jax.__file__).parent
 SEES_CONFIGS = {
     "config.py", "training/experiment.py", "training/programs.py", "training/loop.py", "training/images.py",
     "training/resume.py",
-    "commands.py", "evaluate.py", "degradation.py", "describe.py", "preview.py", "benchmark/loop.py",
+    "commands.py", "trained.py", "degradation.py", "describe.py", "preview.py", "benchmark/loop.py",
     "benchmark/saving.py", "benchmark/step_cost.py",
 }  # fmt: skip
 

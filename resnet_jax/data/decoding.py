@@ -46,7 +46,7 @@ class BadImageError(UserError):
     """An image that cannot be decoded, or only in part; its message names the image and the reason."""
 
     def __init__(self, name: str, reason: str) -> None:
-        self.name = name
+        self.name, self.reason = name, reason
         super().__init__(f"{name} cannot be read as an image ({reason}): replace or remove it")
 
 

@@ -200,6 +200,12 @@ def scan_folder(root: Path) -> FolderTree:
     return FolderTree(root, list(files.values()), folders, tuple(tars))
 
 
+def list_images(root: Path) -> list[Path]:
+    """The image files under the folder `root`, as `scan_folder` finds them but not in tars, in the order of names."""
+    paths = _walk(root, "", set(), {os.path.realpath(root)})
+    return [root / path for path in paths if os.path.splitext(path)[1].lower() in EXTENSIONS]
+
+
 def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterator[str]:
     """The files under root/folder, relative to the root; their folders are added to `folders`."""
     try:

@@ -5,6 +5,7 @@ from contextlib import closing
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data.batches import EvalBatches
@@ -13,7 +14,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.training.interruption import Interruption
 from resnet_jax.training.mesh import shard_batch
 
-Sums = Mapping[str, jax.Array]
+Sums = Mapping[str, Any]
 
 
 def evaluate(
@@ -22,17 +23,22 @@ def evaluate(
     batches: EvalBatches,
     mesh: Mesh,
     interruption: Interruption,
+    take_rows: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> dict[str, float | int]:
     """{"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
 
     eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `interruption`, which stops it
     early. loss is the mean in nats, accuracy is in [0, 1]. The sums of a batch are fetched while the next one is
-    computed. Raises UserError (a ValueError) if no image can be read, and what reading one raises.
+    computed. take_rows: is given what eval_fn returns as "rows" of each batch, in order. Raises UserError (a ValueError) if no image can be read, and what reading one raises.
     """
     totals = {"loss_sum": 0.0, "correct": 0, "count": 0}
 
     def add(sums: Sums) -> None:
-        for name, value in jax.device_get(sums).items():
+        fetched = dict(jax.device_get(sums))
+        rows = fetched.pop("rows", None)
+        if take_rows is not None:
+            take_rows(rows)
+        for name, value in fetched.items():
             totals[name] += value.item()
 
     previous: Sums | None = None

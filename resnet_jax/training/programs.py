@@ -24,6 +24,7 @@ from resnet_jax.training.steps import (
     begin_accumulation,
     eval_step,
     finish_accumulation,
+    judge_step,
     train_step,
 )
 
@@ -173,6 +174,17 @@ def compile_eval_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> Eva
 
     def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Array]:
         return eval_step(state, {**batch, "image": normalized(batch["image"])})
+
+    whole, rows = replicated(mesh), split_by_rows(mesh)
+    return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
+
+
+def compile_judge_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> Callable[[TrainState, Any], Any]:
+    """As `compile_eval_fn`, of `judge_step`: sums, and rows that every process has of all of them."""
+    normalized = normalizer(normalization, dtype)
+
+    def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Any]:
+        return judge_step(state, {**batch, "image": normalized(batch["image"])})
 
     whole, rows = replicated(mesh), split_by_rows(mesh)
     return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)

@@ -23,6 +23,16 @@ def check_parents(path: Path) -> None:
         raise UserError(f"{path} cannot be written: there is no permission to write in {existing}")
 
 
+def check_folder(path: Path) -> None:
+    """Raise UserError (a ValueError) if there is no folder `path` to write files into and none can be made."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} cannot be written into: it is a file; give the name of a folder")
+    if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written into: there is no permission to")
+    if not path.is_dir():
+        check_parents(path)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when all is on disk; whatever fails, the old one remains.

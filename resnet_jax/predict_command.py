@@ -1,0 +1,120 @@
+"""The predict command: calls what predicts, prints it, draws the sheet."""
+
+import argparse
+import csv
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from resnet_jax.commands import given_model_args
+from resnet_jax.errors import UserError
+from resnet_jax.evaluate_command import check_model_options
+from resnet_jax.paths import expand
+from resnet_jax.results import EXIT_DONE
+
+if TYPE_CHECKING:
+    from resnet_jax.predict import Prediction
+    from resnet_jax.sheets import Cell
+    from resnet_jax.trained import TrainedModel
+
+EXIT_FAILED_IMAGES = 2
+MAX_ON_SHEET = 60  # images
+CLASSES_ON_SHEET = 3
+SHARE_ON_SHEET = 0.005  # of a class's probability: what rounds to 0 % says nothing
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    """The classes that a network sees in images."""
+    check_model_options(arguments)
+    if arguments.gradcam and arguments.to is None:
+        raise UserError("--gradcam is drawn on the sheet: name its file with --to, for example --to sheet.png")
+    target = None if arguments.to is None else expand(arguments.to)
+    from resnet_jax.image_files import find_images
+    from resnet_jax.sheets import READABLE, check_picture, draw_sheet, save_picture
+
+    if target is not None:
+        check_picture(target)
+    images = find_images(arguments.images, sys.stdin.buffer.read)
+    from resnet_jax.predict import Failure, predict
+
+    trained = _open(arguments)
+    results = predict(
+        trained, images, top=arguments.top, batch_size=arguments.batch_size, flip=arguments.flip,
+        gradcam=arguments.gradcam,
+    )  # fmt: skip
+    printed: dict[str, Any] = {**trained.origin, "images": [], "failed": []}
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if arguments.csv:
+        table.writerow(["file", "rank", "label", "class", "probability"])
+    cells: list[Cell] = []
+    num_answered = 0
+    for result in results:
+        if isinstance(result, Failure):
+            printed["failed"].append(result._asdict())
+            name = _on_one_line(result.file)
+            print(f"{name} cannot be read as an image: {result.reason}", file=sys.stderr, flush=True)
+            continue
+        num_answered += 1
+        predictions = _described(result, trained)
+        if arguments.json:
+            printed["images"].append({"file": result.file, "predictions": predictions})
+        elif arguments.csv:
+            table.writerows((result.file, rank, *prediction.values()) for rank, prediction in enumerate(predictions, 1))
+        else:
+            print(_on_one_line(result.file))
+            for prediction in predictions:
+                print(f"  {100 * prediction['probability']:6.2f} %  {prediction['class']}")
+        if target is not None and len(cells) < MAX_ON_SHEET:
+            cells.append(_cell(result, predictions))
+    if arguments.json:
+        print(json.dumps(printed))
+    if target is not None and cells:
+        save_picture(draw_sheet(cells, READABLE), target)
+        if num_answered > len(cells):
+            print(f"{target} shows the first {len(cells)} of {num_answered} images", file=sys.stderr)
+    return EXIT_FAILED_IMAGES if printed["failed"] else EXIT_DONE
+
+
+def _open(arguments: argparse.Namespace) -> "TrainedModel":
+    from resnet_jax.trained import open_run, open_weights
+
+    if arguments.workdir is not None:
+        workdir, which = expand(arguments.workdir), arguments.checkpoint or "newest"
+        return open_run(workdir, which, average=not arguments.no_average)
+    return open_weights(
+        expand(arguments.weights),
+        model_name=arguments.model,
+        model_args=given_model_args(arguments),
+        preprocess=arguments.preprocess,
+        mean=arguments.mean,
+        std=arguments.std,
+    )
+
+
+def _described(result: "Prediction", trained: "TrainedModel") -> list[dict[str, Any]]:
+    return [
+        {"label": label, "class": trained.class_name(label), "probability": probability}
+        for label, probability in zip(result.labels.tolist(), result.probabilities.tolist(), strict=True)
+    ]
+
+
+def _cell(result: "Prediction", predictions: list[dict[str, Any]]) -> "Cell":
+    """An image with its file's name, its Grad-CAM beside it if there is one, and its classes as bars."""
+    import numpy as np
+
+    from resnet_jax.gradcam import overlay
+    from resnet_jax.sheets import Cell, Line
+
+    pixels = result.pixels
+    if result.heat is not None:
+        pixels = np.concatenate([pixels, overlay(pixels, result.heat)], axis=1)
+    bars = [
+        Line(prediction["class"], f"{100 * prediction['probability']:.0f} %", prediction["probability"])
+        for prediction in predictions[:CLASSES_ON_SHEET]
+        if prediction["probability"] >= SHARE_ON_SHEET
+    ]
+    return Cell(pixels, (Line(result.file.rpartition("/")[2]), *bars))
+
+
+def _on_one_line(name: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in name)
