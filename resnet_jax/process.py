@@ -33,23 +33,40 @@ def enable_compilation_cache() -> Path | None:
     JAX_COMPILATION_CACHE_DIR, where set, is left to JAX. A folder that others could write, or that cannot be made, is
     no error: nothing is kept.
     """
-    if os.environ.get("RESNET_JAX_COMPILATION_CACHE") == "0" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if cache_is_off() or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
-    folder = home() / "compiled" / _compiler()
+    folder = cache_folder()
+    if cache_fault(folder):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return folder
+
+
+def cache_is_off() -> bool:
+    """Whether the user has turned the cache of compiled programs off."""
+    return os.environ.get("RESNET_JAX_COMPILATION_CACHE") == "0"
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept, of these versions and this processor."""
+    return home() / "compiled" / _compiler()
+
+
+def cache_fault(folder: Path) -> str:
+    """Why nothing can be kept in `folder`, which is made if need be; empty if all is well."""
     try:
         home().parent.mkdir(parents=True, exist_ok=True)
         for path in (home(), folder.parent, folder):
             path.mkdir(mode=0o700, exist_ok=True)
         status = folder.stat()
-    except OSError:
-        return None
+    except OSError as error:
+        return f"{error.filename} cannot be made: {error.strerror}"
     if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
-        return None
+        return f"others could write in {folder}"
     if not os.access(folder, os.W_OK):
-        return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    return folder
+        return f"{folder} cannot be written"
+    return ""
 
 
 def home() -> Path:

@@ -27,6 +27,17 @@ def format_number(key: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def format_bytes(num_bytes: float) -> str:
+    """So many bytes, in units of 1024: "980 bytes", "1.5 KiB", "2.0 GiB"."""
+    if num_bytes < 1024:
+        return f"{num_bytes:.0f} bytes"
+    for unit in ("KiB", "MiB"):
+        num_bytes /= 1024
+        if num_bytes < 1024:
+            return f"{num_bytes:.1f} {unit}"
+    return f"{num_bytes / 1024:.1f} GiB"
+
+
 def print_table(rows: Sequence[tuple[str, str]]) -> None:
     """Prints labels and values in two columns."""
     width = max(len(label) for label, _ in rows)

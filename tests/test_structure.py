@@ -13,7 +13,9 @@ SEES_CONFIGS = {
     "config.py", "training/experiment.py", "training/programs.py", "training/loop.py", "training/images.py",
     "training/resume.py",
     "commands.py", "trained.py", "degradation.py", "describe.py", "preview.py", "benchmark/loop.py",
-    "benchmark/saving.py", "benchmark/step_cost.py",
+    "benchmark/saving.py", "benchmark/step_cost.py", "stand_in.py", "dry_run.py", "dry_run_command.py",
+    "doctor_command.py", "doctor/__init__.py", "doctor/data.py", "doctor/devices.py", "doctor/folders.py",
+    "doctor/weights.py", "usage.py",
 }  # fmt: skip
 
 

@@ -45,8 +45,13 @@ def check_archives(name: str, builder: Any, folder: Path) -> None:
         )
 
 
+def manual_archives(instructions: str) -> list[str]:
+    """The archives that a builder's instructions name; empty if it asks for something else."""
+    return list(dict.fromkeys(_MANUAL_ARCHIVE.findall(instructions)))
+
+
 def _check_manual_files(name: str, instructions: str, folder: Path) -> None:
-    archives = list(dict.fromkeys(_MANUAL_ARCHIVE.findall(instructions)))
+    archives = manual_archives(instructions)
     missing = [archive for archive in archives if not (folder / archive).is_file()]
     if missing:
         raise UserError(

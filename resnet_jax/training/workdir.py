@@ -98,12 +98,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read(200).strip()
-            raise UserError(
-                f"workdir {workdir} is in use by another run{f' ({holder})' if holder else ''}: wait for it or choose "
-                "another"
-            ) from None
+            raise _in_use(workdir) from None
         except OSError as error:
             raise UserError(
                 f"workdir {workdir} cannot be locked ({error.strerror}): choose one on a file system that knows flock"
@@ -112,6 +107,24 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
+
+
+def check_unlocked(workdir: Path) -> None:
+    """Raise UserError (a ValueError) if a run holds `workdir`; nothing is written, and nothing is held afterwards."""
+    with contextlib.suppress(FileNotFoundError), (workdir / LOCK_FILE).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise _in_use(workdir) from None
+        except OSError:  # no such locks here: starting a run tells
+            pass
+
+
+def _in_use(workdir: Path) -> UserError:
+    holder = (workdir / LOCK_FILE).read_text()[:200].strip()
+    return UserError(
+        f"workdir {workdir} is in use by another run{f' ({holder})' if holder else ''}: wait for it or choose another"
+    )
 
 
 def wait_for_workdir(workdir: Path, num_seconds: float = 120.0) -> None:

@@ -1,0 +1,54 @@
+"""What one check has found: whether it is well, and what to do if not."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from resnet_jax.errors import UserError, shown
+
+OK, WARNING, ERROR = "ok", "warning", "error"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a line says. status: OK | WARNING (a run can go on) | ERROR. remedy: a command or setting; "" if OK."""
+
+    status: str
+    subject: str
+    found: str
+    remedy: str = ""
+
+
+def ok(subject: str, found: str) -> Finding:
+    """That all is well."""
+    return Finding(OK, subject, found)
+
+
+def warning(subject: str, found: str, remedy: str) -> Finding:
+    """What a run can live with."""
+    return Finding(WARNING, subject, found, remedy)
+
+
+def error(subject: str, found: str, remedy: str) -> Finding:
+    """What a run fails of."""
+    return Finding(ERROR, subject, found, remedy)
+
+
+def refused(subject: str, reason: UserError, remedy: str = "change what it names") -> Finding:
+    """The error that a run would end with; its message ends with what to do, unless `remedy` must say it."""
+    text = " ".join(str(reason).split())
+    cut = max(text.rfind("; "), text.rfind(": "))
+    return error(subject, text[:cut], text[cut + 2 :]) if cut > 0 else error(subject, text, remedy)
+
+
+def checked(subject: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """What `check` finds; what it raises is one more line, so that the other checks are made all the same."""
+    findings: list[Finding] = []
+    try:
+        findings.extend(check())
+    except UserError as reason:
+        findings.append(refused(subject, reason))
+    except Exception as reason:  # a check may meet anything: a broken package, a file system that hangs up
+        line = (str(reason).strip().splitlines() or [""])[0]
+        found = f"could not be checked ({type(reason).__name__}: {shown(line)})"
+        findings.append(error(subject, found, "put that right, or tell the maintainers of this line"))
+    return findings

@@ -1,0 +1,338 @@
+"""The doctor: each check finds the fault that is really made, tells its remedy, and changes nothing."""
+
+import importlib.metadata
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import refused
+
+from resnet_jax import doctor, machine
+from resnet_jax.cli import main
+from resnet_jax.config import load_config
+from resnet_jax.data import tfds_needs
+from resnet_jax.data.tfds_needs import prepared_sets
+from resnet_jax.doctor import ERROR, OK, WARNING, Finding, devices, examine, packages, space
+from resnet_jax.doctor.finding import checked
+from resnet_jax.doctor.finding import refused as refusal
+from resnet_jax.errors import UserError
+from resnet_jax.models import onednn
+from resnet_jax.training.workdir import lock_workdir
+
+TINY = ["--config.model_args.stage_sizes=(1,)", "--config.model_args.num_filters=4"]
+
+
+def findings(config_name, *words, workdir):
+    """By subject, the last finding on it."""
+    return {one.subject: one for one in examine(load_config(config_name, [*TINY, *words]), workdir)}
+
+
+@pytest.fixture
+def digits(tmp_path):
+    return lambda *words: findings("digits", *words, workdir=tmp_path / "runs/digits")
+
+
+def test_doctor_of_a_sound_config_finds_no_error_and_writes_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "--config", "digits"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert not any(line.startswith("error") for line in lines)
+    assert any(line.split() == ["ok", "batch", "64", "images,", "8", "on", "each", "device"] for line in lines)
+    assert any("1,293 training, 144 validation, 360 test images of 10 classes (0, 1, 2, 3, 4, …)" in x for x in lines)
+    assert any("runs/digits holds no run yet" in line for line in lines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_without_a_config_tells_of_the_machine_and_the_sets(capsys):
+    assert main(["doctor", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    subjects = [check["subject"] for check in result["checks"]]
+    assert subjects[:2] == ["python", "packages"]
+    assert {"jax", "devices", "compiled", "home", "digits", "tfds"} <= set(subjects)
+    assert result["errors"] == 0
+
+
+def test_bad_config_and_options_without_one_are_told_in_a_line(capsys):
+    assert "did you mean 'digits'" in refused(capsys, "doctor", "--config", "digit")
+    assert "config.batch_size=-8 must be positive" in refused(
+        capsys, "doctor", "--config", "digits", "--config.batch_size=-8"
+    )
+    assert "give --config as well" in refused(capsys, "doctor", "--workdir", "x")
+
+
+def test_batch_that_the_devices_cannot_share_is_an_error_with_the_next_size(capsys, tmp_path):
+    words = ["doctor", "--config", "digits", "--config.batch_size=60", "--workdir", str(tmp_path / "run")]
+    assert main([*words, "--json"]) == 2
+    result = json.loads(capsys.readouterr().out)
+    errors = [check for check in result["checks"] if check["status"] == "error"]
+    assert result["errors"] == len(errors) == 1
+    assert errors[0]["subject"] == "batch"
+    assert errors[0]["remedy"] == "--config.batch_size=64"
+
+
+def test_config_that_makes_no_network_is_an_error_as_train_tells_it(digits):
+    assert digits("--config.dtype=float64")["config"] == Finding(
+        ERROR, "config", "dtype='float64' needs 64-bit jax", "set the environment variable JAX_ENABLE_X64=1"
+    )
+    assert "model='resnt20' is not known" in digits("--config.model=resnt20")["config"].found
+
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def versions(monkeypatch):
+    """Has importlib.metadata tell these versions; None: not installed."""
+    real = importlib.metadata.version
+    faked = {}
+
+    def version(name):
+        if name in faked and faked[name] is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return faked.get(name) or real(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    return faked
+
+
+def test_packages_out_of_range_or_absent_are_told_with_what_to_install(versions, monkeypatch):
+    needed = ["flax>=0.12", "optax>=0.2.8", "onednn-cpu-gomp==2023.2.*", "numpy>=2.0", 'pytest>=8; extra == "test"']
+    monkeypatch.setattr(packages, "declaration", lambda: (">=3.11", needed))
+    versions.update({"flax": "0.11.0", "optax": None, "onednn-cpu-gomp": None, "numpy": "2.1", "pytest": "1.0"})
+    python, *found = packages.check_packages()
+    assert python.status == OK
+    assert found == [
+        Finding(OK, "packages", "1 of 4 declared ones installed and in range"),
+        Finding(ERROR, "packages", "flax 0.11.0 is not >=0.12", "pip install 'flax>=0.12'"),
+        Finding(ERROR, "packages", "optax is not installed", "pip install 'optax>=0.2.8'"),
+        Finding(WARNING, "packages", "onednn-cpu-gomp is not installed", "pip install 'onednn-cpu-gomp==2023.2.*'"),
+    ]
+
+
+def test_python_out_of_range_is_an_error(monkeypatch):
+    monkeypatch.setattr(packages, "declaration", lambda: (">=4.0", []))
+    assert next(packages.check_packages()).status == ERROR
+
+
+def test_checkout_that_is_not_installed_tells_its_needs_by_its_pyproject(monkeypatch, tmp_path):
+    def metadata(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "metadata", metadata)
+    pythons, needed = packages.declaration()
+    assert pythons.startswith(">=3.")
+    assert any(line.startswith("flax>=") for line in needed)
+    monkeypatch.setattr(packages, "PYPROJECT", tmp_path / "pyproject.toml")
+    assert packages.declaration() is None
+    assert [one.status for one in packages.check_packages()] == [OK, WARNING]
+
+
+def test_jaxlib_and_plugins_that_do_not_go_with_jax_are_errors(versions):
+    assert [one.status for one in packages.check_jax()] == [OK]
+    versions["jax-cuda12-plugin"] = "0.1.0"
+    assert [one.status for one in packages.check_jax()] == [OK, ERROR]
+    versions["jaxlib"] = "0.1.0"
+    assert [one.status for one in packages.check_jax()] == [ERROR]
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+def test_gpu_that_jax_does_not_see_is_a_warning_with_the_reason(monkeypatch):
+    monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: True)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    hidden = next(one for one in devices.check_devices() if one.subject == "gpu")
+    assert (hidden.status, hidden.remedy) == (WARNING, "unset JAX_PLATFORMS, which is cpu")
+    monkeypatch.delenv("JAX_PLATFORMS")
+    absent = next(one for one in devices.check_devices() if one.subject == "gpu")
+    assert absent.remedy.startswith("pip install 'resnet-family-jax[cuda13]'")
+    monkeypatch.setattr(devices, "has_nvidia_gpu", lambda: False)
+    assert not any(one.subject == "gpu" for one in devices.check_devices())
+
+
+def test_devices_that_jax_does_not_find_end_the_checks_that_need_them(monkeypatch, digits):
+    def none():
+        raise AssertionError
+
+    monkeypatch.setattr(devices.jax, "devices", none)
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    found = digits()
+    assert found["devices"].status == ERROR
+    assert found["devices"].remedy == "unset JAX_PLATFORMS, which is tpu"
+    assert "memory" not in found
+    assert found["data"].status == OK
+
+
+def test_slow_convolutions_are_a_warning_where_the_fast_ones_could_be(monkeypatch):
+    monkeypatch.setattr(onednn, "available", lambda: False)
+    monkeypatch.setattr(devices.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    assert next(one for one in devices.check_devices() if one.subject == "convolutions").status == WARNING
+    monkeypatch.setattr(devices.platform, "machine", lambda: "aarch64")
+    assert next(one for one in devices.check_devices() if one.subject == "convolutions").status == OK
+
+
+def test_memory_and_cores_are_those_that_a_container_leaves(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+    assert machine.free_memory() is None
+    (tmp_path / "meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:    1000 kB\n")
+    assert machine.free_memory() == 1_024_000
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert machine.free_memory() == 1_024_000
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert machine.free_memory() == 4000
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert machine.num_cores() == 0.5
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def test_set_that_is_not_prepared_is_told_with_where_its_archive_goes(monkeypatch, tmp_path):
+    words = [f"--config.data_dir={tmp_path / 'data'}"]
+    manual = tmp_path / "data/downloads/manual"
+    one = findings("cifar10", *words, workdir=tmp_path / "run")["data"]
+    assert (one.status, one.found) == (WARNING, f"cifar10 is not prepared in {tmp_path / 'data'}")
+    assert one.remedy.endswith(f"without a network put cifar-10-binary.tar.gz into {manual}")
+    found = findings("imagenet", *words, workdir=tmp_path / "run")
+    assert found["data"].status == ERROR
+    assert f"put ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar into {manual}" in found["data"].remedy
+    assert "of 1000 classes" in found["config"].found
+    monkeypatch.setattr(tfds_needs, "find_spec", lambda name: None)
+    without = findings("cifar10", *words, workdir=tmp_path / "run")["data"]
+    assert without.status == ERROR
+    assert without.remedy.startswith("pip install 'resnet-family-jax[prepare]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_set_is_told_as_train_does(tmp_path):
+    found = findings("digits", "--config.dataset=digit", workdir=tmp_path / "run")
+    assert found["data"].status == ERROR
+    assert "did you mean 'digits'" in found["data"].remedy
+
+
+def test_prepared_sets_are_those_that_can_be_read(tmp_path):
+    for place, content in (
+        ("cifar10/3.0.2", '{"fileFormat": "array_record"}'),
+        ("mnist/3.0.1", '{"fileFormat": "tfrecord"}'),
+        ("imagenet_v2/topimages/3.0.0", '{"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}'),
+        ("broken/1.0.0", "{"),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "dataset_info.json").write_text(content)
+    assert prepared_sets(str(tmp_path)) == ["cifar10:3.0.2", "imagenet_v2/topimages:3.0.0"]
+
+
+def test_folder_is_judged_by_its_classes_and_a_decoded_image(tmp_path):
+    root, words = tmp_path / "pets", ["--config.batch_size=8", "--config.validation_fraction=0.0"]
+    absent = findings("folder", workdir=tmp_path / "run")["data"]
+    assert (absent.status, absent.remedy) == (ERROR, "--config.data_dir=DIR, of DIR/<class>/<image>")
+    words.append(f"--config.data_dir={root}")
+    assert findings("folder", *words, workdir=tmp_path / "run")["data"].status == ERROR
+    (root / "cat").mkdir(parents=True)
+    assert "holds no images in class folders" in findings("folder", *words, workdir=tmp_path / "run")["data"].found
+    for name in ("cat", "dog"):
+        (root / name).mkdir(exist_ok=True)
+        for i in range(8):
+            Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(root / name / f"{i}.jpg")
+    found = findings("folder", *words, workdir=tmp_path / "run")
+    assert found["data"].found == f"{root}: 16 training images of 2 classes (cat, dog)"
+    assert found["sample"].found == f"{root}/cat/0.jpg decoded, cropped to 224x224"
+    assert found["validation"].status == WARNING
+    (root / "cat/0.jpg").write_bytes((root / "cat/0.jpg").read_bytes()[:300])
+    damaged = {one.status for one in examine(load_config("folder", [*TINY, *words]), tmp_path / "run")}
+    assert ERROR in damaged
+
+
+def test_weights_to_begin_from_must_be_readable(digits, tmp_path):
+    found = digits(f"--config.finetune.weights={tmp_path / 'r18.pth'}")["weights"]
+    assert found == Finding(
+        ERROR, "weights", f"{tmp_path / 'r18.pth'} does not exist", "give the path of a torch or safetensors file"
+    )
+
+
+# --- space and folders ------------------------------------------------------------------------------------------------
+
+
+def test_disk_must_hold_all_checkpoints_and_the_log(digits, monkeypatch):
+    # By hand, in test_memory.py: 3,864 bytes a checkpoint; two newest, the best and one being written; 60 records.
+    needed = 4 * 3864 + 60 * 1024
+    for free, status in ((needed, OK), (needed - 1, ERROR)):
+        monkeypatch.setattr(space.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        disk = digits()["disk"]
+        assert disk.status == status
+        assert "4 checkpoints of 3.8 KiB, the log 60.0 KiB" in disk.found
+
+
+def test_memory_that_is_too_small_is_a_warning_with_the_fields_to_change(digits, monkeypatch):
+    monkeypatch.setattr(space, "free_memory", lambda: 1000)
+    assert digits()["memory"].status == WARNING
+    assert "config.batch_size=64" in digits()["memory"].remedy
+    monkeypatch.setattr(space, "free_memory", lambda: 2**40)
+    assert digits()["memory"].status == OK
+    monkeypatch.setattr(space, "free_memory", lambda: None)
+    assert digits()["memory"].found.endswith("how much is free is not told")
+
+
+def test_workdir_of_another_run_one_in_use_and_one_that_is_closed_are_errors(digits, tmp_path, monkeypatch):
+    workdir = tmp_path / "runs/digits"
+    workdir.mkdir(parents=True)
+    assert digits()["workdir"].status == OK
+    with lock_workdir(workdir):
+        assert "is in use by another run" in digits()["workdir"].found
+    (workdir / "config.json").write_text('{"seed": 5}')
+    assert "holds another run" in digits()["workdir"].found
+    shutil.rmtree(workdir)
+    monkeypatch.setattr("resnet_jax.training.workdir.os.access", lambda path, mode: False)  # root may write anywhere
+    assert digits()["workdir"].found == f"workdir {workdir} cannot be written to"
+
+
+def test_workdir_tells_whether_the_run_goes_on_or_is_finished(digits, tmp_path):
+    words = [*TINY, "--config.num_steps=20", "--config.warmup_epochs=0"]
+    assert main(["train", "--config", "digits", "--workdir", str(tmp_path / "runs/digits"), *words]) == 0
+    assert digits(*words[2:])["workdir"].found.endswith("holds this run, which is finished")
+    longer = digits("--config.num_steps=30", "--config.warmup_epochs=0")["workdir"]
+    assert longer.found.endswith("holds this run, which goes on after step 20")
+
+
+def test_cache_of_compiled_programs_is_told_with_its_faults(monkeypatch, tmp_path):
+    def found():
+        return next(one for one in examine(None, None) if one.subject == "compiled")
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    assert found().found == f"0 files, 0 bytes, kept in {tmp_path / 'home/compiled'}"
+    folder = next((tmp_path / "home/compiled").iterdir())
+    (folder / "program").write_bytes(bytes(2048))
+    assert "1 files, 2.0 KiB" in found().found
+    folder.chmod(0o777)
+    assert (found().status, found().remedy) == (WARNING, f"chmod go-w {folder}")
+    monkeypatch.setenv("RESNET_JAX_COMPILATION_CACHE", "0")
+    assert found().found == "programs are not kept: RESNET_JAX_COMPILATION_CACHE=0"
+    monkeypatch.delenv("RESNET_JAX_COMPILATION_CACHE")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "file"))
+    assert found().status == WARNING
+    assert next(one for one in examine(None, None) if one.subject == "home").status == WARNING
+
+
+def test_check_that_fails_unforeseen_is_an_error_among_the_others(monkeypatch):
+    def broken():
+        raise RuntimeError("of a kind\nthat nobody foresaw")
+
+    monkeypatch.setattr(doctor, "check_jax", broken)
+    found = {one.subject: one for one in examine(None, None)}
+    assert found["jax"].status == ERROR
+    assert found["jax"].found == "could not be checked (RuntimeError: of a kind)"
+    assert found["tfds"].status == OK
+
+
+def test_refusal_is_split_into_what_was_found_and_what_to_do():
+    assert refusal("x", UserError("a is b: c; do d")) == Finding(ERROR, "x", "a is b: c", "do d")
+    assert refusal("x", UserError("a is b"), "do d") == Finding(ERROR, "x", "a is b", "do d")
+    assert [one.status for one in checked("x", lambda: [Finding(OK, "x", "y")])] == [OK]

@@ -1,0 +1,49 @@
+"""What a run needs of memory and disk, against numbers by hand and against what XLA reserves."""
+
+import pytest
+
+from resnet_jax.benchmark.step_cost import lower_step, make_experiment, step_config
+from resnet_jax.memory import estimate_memory, state_bytes
+from resnet_jax.training.programs import begin_state
+
+TINY = {"stage_sizes": (1,), "num_filters": 4}
+# conv1 3*3*3*4, two convolutions 3*3*4*4, three norms of 2*4, fc 4*10 + 10
+NUM_PARAMETERS = 108 + 2 * 144 + 3 * 8 + 50
+
+
+def experiment(model="resnet20", batch_size=8, image_size=8, num_devices=1, fields=None, **model_args):
+    config = step_config(model, batch_size, image_size, "float32", fields or {})
+    config.model_args.update(model_args)
+    return make_experiment(config, num_devices)
+
+
+def test_state_of_a_tiny_model_by_hand():
+    tiny = experiment(**TINY)
+    memory = estimate_memory(tiny)
+    assert memory.parameters == memory.gradients == 4 * NUM_PARAMETERS == 1880
+    assert memory.statistics == 4 * 3 * 8
+    assert memory.optimizer == 1880 + 4  # the momentum, and the schedule's count
+    assert memory.average == 0
+    assert memory.images == 8 * 8 * 8 * 3 * (4 + 1)  # normalised, and as they come
+    assert state_bytes(begin_state(tiny, shapes_only=True)) == 1880 + 96 + 1884 + 4  # and the step
+    averaging = estimate_memory(experiment(fields={"ema_decay": 0.9}, **TINY))
+    assert averaging.average == 1880 + 96
+
+
+def test_a_device_holds_its_share_of_images_and_activations_and_all_of_the_state():
+    alone, shared = estimate_memory(experiment(**TINY)), estimate_memory(experiment(num_devices=4, **TINY))
+    assert shared.images == alone.images / 4
+    assert shared.activations == pytest.approx(alone.activations / 4, rel=0.05)  # the kernels' share does not shrink
+    assert shared.parameters == alone.parameters
+
+
+def test_remat_keeps_less_of_the_forward_pass():
+    kept = estimate_memory(experiment(batch_size=64, image_size=16)).activations
+    assert estimate_memory(experiment(batch_size=64, image_size=16, remat=True)).activations < kept / 3
+
+
+def test_estimate_is_within_a_tenth_of_what_xla_reserves():
+    whole = experiment(batch_size=64, image_size=16)
+    analysis = lower_step(whole).compile().memory_analysis()
+    reserved = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
+    assert estimate_memory(whole).total == pytest.approx(reserved, rel=0.1)
