@@ -21,12 +21,19 @@ EXIT_INTERRUPTED = 75
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """Train a network, or continue a run."""
+    """Train a network, or continue a run; or tell what that would take."""
     from resnet_jax.config import load_config
+
+    if arguments.json and not arguments.dry_run:
+        raise UserError("--json belongs to --dry_run; a run writes its numbers to metrics.jsonl")
 
     config = load_config(arguments.config, arguments.overrides)
     name = Path(arguments.config).stem
     workdir = expand(arguments.workdir or f"runs/{name}")
+    if arguments.dry_run:
+        from resnet_jax.dry_run_command import run_dry
+
+        return run_dry(config, workdir, arguments.json)
 
     from resnet_jax.training.loop import train
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from resnet_jax import commands as run
 from resnet_jax.benchmark_command import run_benchmark
+from resnet_jax.doctor_command import run_doctor
 from resnet_jax.errors import UserError
 from resnet_jax.evaluate_command import run_evaluate
 from resnet_jax.predict_command import run_predict
@@ -56,7 +57,7 @@ def make_parser() -> Parser:
 
     for add_command in (
         _add_train, _add_evaluate, _add_predict, _add_convert, _add_list, _add_summary, _add_preview, _add_degradation,
-        _add_benchmark,
+        _add_benchmark, _add_doctor,
     ):  # fmt: skip
         add_command(add)
     return parser
@@ -69,7 +70,20 @@ def _add_train(add: Add) -> None:
     train.add_argument("--config", required=True, metavar="NAME|PATH", help="a config file, or its name in configs/")
     train.add_argument("--workdir", metavar="DIR", help="the run's folder (default: runs/NAME)")
     train.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, e.g. --config.learning_rate=0.05")
+    train.add_argument(
+        "--dry_run", action="store_true", help="time ten steps, tell what a run takes; writes at most compiled programs"
+    )
+    train.add_argument("--json", action="store_true", help="with --dry_run: print one JSON object")
     _add_process_options(train)
+
+
+def _add_doctor(add: Add) -> None:
+    doctor = add("doctor", run_doctor, "check what a run needs here: packages, devices, images, disk, memory",
+                 "python -m resnet_jax doctor --config digits")  # fmt: skip
+    doctor.add_argument("--config", metavar="NAME|PATH", help="the run's config (default: no run, this machine alone)")
+    doctor.add_argument("--workdir", metavar="DIR", help="the run's folder (default: runs/NAME)")
+    doctor.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, as for train")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_degradation(add: Add) -> None:

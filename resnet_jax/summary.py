@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import UserError
-from resnet_jax.models import create_model, default_image_size, variable_shapes
+from resnet_jax.models import ResNet, create_model, default_image_size, variable_shapes
 
 
 def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dict[str, Any]:
@@ -17,11 +17,17 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
     {"model", "image_size", "shapes": {"stem": (h, w, C), ...}, "parameters", "statistics", "macs"}.
     Raises UserError (a ValueError) for an unknown model or an image_size below 1.
     """
-    model = create_model(name, conv_impl="xla", **overrides)  # one branch to count
+    model = create_model(name, **overrides)
     image_size = default_image_size(name) if image_size is None else image_size
     if image_size < 1:
         raise UserError(f"image_size={image_size} must be at least 1")
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    return {"model": name, "image_size": image_size, **summarize_model(model, (image_size, image_size, 3))}
+
+
+def summarize_model(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Of `summarize` what a model tells for one image of (H, W, C): "shapes", "parameters", "statistics", "macs"."""
+    model = model.clone(conv_impl="xla")  # one branch to count
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = variable_shapes(model)
     # One trace tells all: the head is computed with the features as well.
     forward = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False, features=True), return_shape=True)
@@ -31,8 +37,6 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
     if model.num_classes is not None:
         shapes["logits"] = (model.num_classes,)
     return {
-        "model": name,
-        "image_size": image_size,
         "shapes": shapes,
         "parameters": num_elements(variables["params"]),
         "statistics": num_elements(variables["batch_stats"]),

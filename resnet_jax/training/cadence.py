@@ -41,5 +41,12 @@ class Cadence:
         """Whether anything is due."""
         return self.validates(step) or self.saves(step) or self.tests(step)
 
+    def num_due(self, every: int | None, after: int = 0) -> int:
+        """How often what is due `every` so many updates, a field of this, is due behind update `after`."""
+        if every is None or after >= self.num_steps:
+            return 0
+        regular = self.num_steps // every - after // every if every else 0
+        return regular + (not every or self.num_steps % every > 0)  # at the end whatever the cadence
+
     def _due(self, step: int, every: int) -> bool:
         return step == self.num_steps or (every > 0 and step > 0 and step % every == 0)
