@@ -55,6 +55,14 @@ def get_config() -> ConfigDict:
     config.augment.mixup = 0.0  # the parameter of the beta distribution; 0: none
     config.augment.cutmix = 0.0  # likewise; with both, a coin chooses for each batch
 
+    # Transfer learning: what a run begins from, and which layers it trains; the others stay as they are, bit for bit.
+    config.finetune = ConfigDict()
+    config.finetune.weights = ""  # a weights file, or a checkpoint directory (a run's, or convert's); "": from scratch
+    config.finetune.head = "replace"  # "replace": by a new one | "add": a new layer on top of it | "keep": it is right
+    config.finetune.trainable = "all"  # "all" | "stage4" (from that stage on; any of them) | "head" (what is new in it)
+    config.finetune.head_learning_rate = 0.0  # > 0: the head's own, instead of learning_rate
+    config.finetune.layer_decay = 1.0  # each stage's rate by that of the one behind it; the head has the full one
+
     # Duration. An epoch is num_train // batch_size steps; the tail of its permutation is dropped.
     config.batch_size = 128  # over all devices
     config.accumulation_steps = 1  # > 1: a batch passes in so many parts, whose gradients are averaged

@@ -11,6 +11,7 @@ from resnet_jax.config import config_from_dict
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet, create_model
+from resnet_jax.training.finetune import finetune_arguments
 from resnet_jax.training.workdir import CONFIG_FILE, read_config
 from resnet_jax.weights.directory import find_checkpoint
 from resnet_jax.weights.info import WeightsInfo, read_info
@@ -28,11 +29,11 @@ def describe_weights(
     name: the model's, None if the weights tell it. arguments: over those that the weights tell. Biased convolutions
     are seen in the weights. Raises UserError (a ValueError) if the name is neither given nor told, or contradicts.
     """
-    info = _run_info(path) or read_info(path)
+    info = told_info(path)
     if name is None and info.model is None:
         raise UserError(f"{path} does not tell which model it is of: name it with --model")
     if name is not None and info.model not in (None, name):
-        raise UserError(f"{path} is of the model {info.model!r}, not of {name!r}: leave out --model")
+        raise UserError(f"{path} is of the model {info.model!r}, not of {name!r} as asked for")
     name = name or info.model
     assert name is not None
     state = open_weights(path)
@@ -42,6 +43,11 @@ def describe_weights(
     model_args["num_classes"] = model.num_classes
     names = info.class_names if len(info.class_names) == model.num_classes else ()
     return state, model, dataclasses.replace(info, model=name, model_args=model_args, class_names=names)
+
+
+def told_info(path: Path) -> WeightsInfo:
+    """What is told of the weights at `path`, by the run that trained them or by themselves; its fields may be empty."""
+    return _run_info(path) or read_info(path)
 
 
 def _run_info(path: Path) -> WeightsInfo | None:
@@ -59,9 +65,11 @@ def _run_info(path: Path) -> WeightsInfo | None:
     preprocess = Preprocess(None, None, "bilinear", tuple(mean), tuple(std)) if per_channel else None
     if position["preprocess"]:
         preprocess = Preprocess.from_json(position["preprocess"])
+    arguments = finetune_arguments(config)
+    del arguments["trainable"]  # that was how they were trained
     return WeightsInfo(
         model=config.model,
-        model_args={**config.model_args.to_dict(), "num_classes": len(class_names)},
+        model_args={**config.model_args.to_dict(), **arguments, "num_classes": len(class_names)},
         class_names=class_names,
         preprocess=preprocess,
         source=str(workdir),

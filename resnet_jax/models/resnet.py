@@ -37,6 +37,7 @@ DTYPES = {
 }
 STEMS = ("imagenet", "cifar", "deep")
 DEEP_STEM_LAST = "6"
+HEAD, TOP = "fc", "top"
 GHOST = re.compile(r"ghost:([1-9][0-9]*)")
 BATCH_AXIS = "data"  # the mesh axis over which images are split
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
@@ -88,6 +89,7 @@ class DeepStem(nn.Module):
 class ResNet(nn.Module):
     """Residual network (He et al. 2015, arXiv:1512.03385) for images (B, H, W, 3), normalised.
 
+    Also for their pooled features (B, C), of which the head alone is then computed.
     Returns logits (B, num_classes), or the pooled features (B, C) if num_classes is None. With `features=True` a dict:
     "stem" (before the max-pool), "stage1" ..., each (B, h, w, C) after its last activation, of pre-activation networks
     the sum before the next norm, and "pooled" (B, C).
@@ -116,6 +118,11 @@ class ResNet(nn.Module):
         JAX_ENABLE_X64=1).
     remat: the backward pass computes each block again instead of keeping its activations: less memory, more time.
     conv_impl: "auto" | "xla" | "cpu", see resnet_jax.models.convolution.
+    trainable: "all" | "stage1" | "stage2" ... (that stage and what follows) | "head" (the last layer): what transfer
+        learning trains. All before computes in training as in evaluation, statistics included, and `train_step` leaves
+        it as it is: `frozen_layers`.
+    base_classes: outputs of the head `fc`, on top of which another layer, `top`, gives the num_classes logits; None: no
+        such layer.
 
     Raises UserError (a ValueError) for arguments outside these.
     """
@@ -143,6 +150,8 @@ class ResNet(nn.Module):
     dtype: str = "float32"
     remat: bool = False
     conv_impl: str = "auto"
+    trainable: str = "all"
+    base_classes: int | None = None
 
     def __post_init__(self) -> None:
         self._check_arguments()
@@ -162,8 +171,13 @@ class ResNet(nn.Module):
             raise UserError("dtype='float64' needs 64-bit jax: set the environment variable JAX_ENABLE_X64=1")
         if not self.stage_sizes or min(self.stage_sizes) < 1:
             raise UserError(f"stage_sizes={self.stage_sizes} must name at least one stage, each of at least one block")
+        choose("trainable", self.trainable, ("all", *(f"stage{i + 1}" for i in range(len(self.stage_sizes))), "head"))
         if self.num_classes is not None and self.num_classes < 1:
             raise UserError(f"num_classes={self.num_classes} must be at least 1, or None for a headless model")
+        if self.base_classes is not None and (self.base_classes < 1 or self.num_classes is None):
+            raise UserError(
+                f"base_classes={self.base_classes} must be at least 1, or None, which a headless model needs"
+            )
         for field in ("num_filters", "widen_factor", "groups", "width_per_group"):
             if getattr(self, field) < 1:
                 raise UserError(f"{field}={getattr(self, field)} must be at least 1")
@@ -210,14 +224,50 @@ class ResNet(nn.Module):
         """Whether the blocks are pre-activation (v2)."""
         return self.block_cls.startswith("preact")
 
+    @property
+    def layer_groups(self) -> tuple[tuple[str, ...], ...]:
+        """The names of the layers, in the order of the computation: those of the stem, of each stage, of the head."""
+        stem: tuple[str, ...] = ("conv1",) if self.preact else ("conv1", "bn1")
+        stages: list[tuple[str, ...]] = [(f"layer{i + 1}",) for i in range(len(self.stage_sizes))]
+        if self.preact:
+            stages[-1] = (*stages[-1], "norm")
+        return stem, *stages, *((name,) for name, _ in self.head_layers)
+
+    @property
+    def head_layers(self) -> tuple[tuple[str, int], ...]:
+        """The layers after the pooling, each with its number of outputs; none of a headless model."""
+        if self.num_classes is None:
+            return ()
+        if self.base_classes is None:
+            return ((HEAD, self.num_classes),)
+        return (HEAD, self.base_classes), (TOP, self.num_classes)
+
+    @property
+    def frozen_layers(self) -> tuple[str, ...]:
+        """The names of the layers that are not trained."""
+        groups = self.layer_groups
+        if self.trainable == "all":
+            first = 0
+        elif self.trainable == "head":
+            first = len(groups) - bool(self.head_layers)
+        else:
+            first = int(self.trainable.removeprefix("stage"))
+        return tuple(name for group in groups[:first] for name in group)
+
     def _drop_branches(self) -> tuple[float, ...]:
         num_blocks = sum(self.stage_sizes)
         return tuple(self.stochastic_depth * i / max(num_blocks - 1, 1) for i in range(num_blocks))
 
     @nn.compact
     def __call__(self, images: Array, *, train: bool, features: bool = False) -> Any:
+        if images.ndim == 2:
+            return self._logits(images, train)
         if images.ndim != 4:
-            raise ValueError(f"images.shape={images.shape} must be (batch, height, width, channels)")
+            raise ValueError(
+                f"images.shape={images.shape} must be (batch, height, width, channels), or of pooled features "
+                "(batch, channels)"
+            )
+        frozen = self.frozen_layers
         dtype, param_dtype = DTYPES[self.dtype]
         conv = partial(
             Conv,
@@ -256,12 +306,12 @@ class ResNet(nn.Module):
             input_norm=input_norm,
         )
         if self.stem == "deep":
-            x = DeepStem(self.num_filters, conv, norm, name="conv1")(images, train=train)
+            x = DeepStem(self.num_filters, conv, norm, name="conv1")(images, train=train and "conv1" not in frozen)
         else:
             kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
             x = conv(self.num_filters, kernel_size=kernel_size, stride=stride, name="conv1")(images)
         if not self.preact:
-            x = nn.relu(norm(name="bn1")(x, train=train))
+            x = nn.relu(norm(name="bn1")(x, train=train and "bn1" not in frozen))
         outputs = {"stem": x}
         if self.stem != "cifar":
             x = max_pool(x)
@@ -270,19 +320,25 @@ class ResNet(nn.Module):
             stage_block = partial(block, filters=self.num_filters * self.widen_factor * 2**i)
             rates, drop_branches = drop_branches[:num_blocks], drop_branches[num_blocks:]
             stride = 1 if i == 0 else 2
-            x = Stage(rates, stride, stage_block, self.remat, name=f"layer{i + 1}")(x, train=train)
+            stage = Stage(rates, stride, stage_block, self.remat, name=f"layer{i + 1}")
+            x = stage(x, train=train and stage.name not in frozen)
             outputs[f"stage{i + 1}"] = x
         if self.preact:
-            x = nn.relu(input_norm(name="norm")(x, train=train))
+            x = nn.relu(input_norm(name="norm")(x, train=train and "norm" not in frozen))
         pooled = global_average_pool(x, param_dtype)  # (B, C)
         outputs["pooled"] = pooled
 
-        result = pooled
-        if self.num_classes is not None:
-            if self.dropout and self.dropout_in == "head":
-                result = nn.Dropout(self.dropout, deterministic=not train)(result)
-            result = make_head(self, pooled.shape[-1])(result)
+        result = self._logits(pooled, train)
         return outputs if features else result
+
+    def _logits(self, pooled: Array, train: bool) -> Array:
+        """The head's result from the pooled features (B, C); of a headless model they themselves."""
+        result = pooled
+        if self.num_classes is not None and self.dropout and self.dropout_in == "head":
+            result = nn.Dropout(self.dropout, deterministic=not train)(result)
+        for name, num_outputs in self.head_layers:
+            result = make_dense(self, name, result.shape[-1], num_outputs)(result)
+        return result
 
 
 def mesh_of_rows(images: Array) -> AbstractMesh | None:
@@ -293,15 +349,14 @@ def mesh_of_rows(images: Array) -> AbstractMesh | None:
     return mesh if BATCH_AXIS in mesh.axis_names and BATCH_AXIS not in mesh.manual_axes else None
 
 
-def make_head(model: ResNet, num_features: int) -> nn.Dense:
-    """The last layer, `fc`, of a model that has one: (B, num_features) -> (B, num_classes)."""
-    assert model.num_classes is not None
+def make_dense(model: ResNet, name: str, num_inputs: int, num_outputs: int) -> nn.Dense:
+    """A layer of the model's head: (B, num_inputs) -> (B, num_outputs)."""
     param_dtype = DTYPES[model.dtype][1]
     return nn.Dense(
-        model.num_classes,
+        num_outputs,
         dtype=param_dtype,
         param_dtype=param_dtype,
         kernel_init=KERNEL_INITS[model.kernel_init][1],
-        bias_init=uniform_bias_init(num_features),
-        name="fc",
+        bias_init=uniform_bias_init(num_inputs),
+        name=name,
     )

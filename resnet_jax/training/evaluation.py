@@ -1,6 +1,6 @@
 """Exact evaluation: every image once, also in the last partial batch and over several devices."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -28,31 +28,36 @@ def evaluate(
     """{"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
 
     eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `interruption`, which stops it
-    early. loss is the mean in nats, accuracy is in [0, 1]. The sums of a batch are fetched while the next one is
-    computed. take_rows: is given what eval_fn returns as "rows" of each batch, in order. Raises UserError (a ValueError) if no image can be read, and what reading one raises.
+    early. loss is the mean in nats, accuracy is in [0, 1]. take_rows: is given what eval_fn returns as "rows" of each
+    batch, in order. Raises UserError (a ValueError) if no image can be read, and what reading one raises.
     """
     totals = {"loss_sum": 0.0, "correct": 0, "count": 0}
-
-    def add(sums: Sums) -> None:
-        fetched = dict(jax.device_get(sums))
-        rows = fetched.pop("rows", None)
+    for result in batch_results(eval_fn, state, batches, mesh, interruption):
+        for name in totals:
+            totals[name] += result[name].item()
         if take_rows is not None:
-            take_rows(rows)
-        for name, value in fetched.items():
-            totals[name] += value.item()
-
-    previous: Sums | None = None
-    with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
-        for batch in interruption.attempt_each(sharded, len(batches)):
-            interruption.raise_if_requested()
-            current = eval_fn(state, batch)
-            if previous is not None:
-                add(previous)
-            previous = current
-    if previous is not None:
-        add(previous)
-    interruption.raise_if_failed()
+            take_rows(result["rows"])
     count = int(totals["count"])
     if not count:
         raise UserError("not one image of the evaluation can be read")
     return {"loss": totals["loss_sum"] / count, "accuracy": totals["correct"] / count, "count": count}
+
+
+def batch_results(
+    function: Callable[[Any, Any], Any], state: Any, batches: EvalBatches, mesh: Mesh, interruption: Interruption
+) -> Iterator[Any]:
+    """function(state, batch) of each of `batches`, in order, in host memory; fetched while the next is computed.
+
+    function: jitted, and watched by `interruption`, which stops it early. Raises what reading an image raises.
+    """
+    previous: Any = None
+    with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
+        for batch in interruption.attempt_each(sharded, len(batches)):
+            interruption.raise_if_requested()
+            current = function(state, batch)
+            if previous is not None:
+                yield jax.device_get(previous)
+            previous = current
+    if previous is not None:
+        yield jax.device_get(previous)
+    interruption.raise_if_failed()

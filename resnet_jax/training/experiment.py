@@ -15,6 +15,7 @@ from resnet_jax.data.sources import Splits
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, create_model
+from resnet_jax.training.finetune import check_finetune, finetune_arguments, learning_rate_factors
 from resnet_jax.training.images import (
     Normalization,
     encoded_preprocess,
@@ -43,6 +44,7 @@ class Experiment:
     schedule: Schedule
     tx: optax.GradientTransformation
     num_steps: int
+    from_features: bool  # batches, validation and test hold pooled features instead of images
     bad_images: BadImages  # those that were skipped so far; images in memory are all good
 
     @property
@@ -66,9 +68,11 @@ def build_experiment(
     mesh = make_mesh(devices)
     check_batch_size(config.batch_size, mesh, config.accumulation_steps)
     # Their own errors, before a data set is prepared for hours.
-    _check_batch_norm(config, build_model(config, config.num_classes or 1))
+    model = build_model(config, config.num_classes or 1)
+    _check_batch_norm(config, model)
     _check_schedule(config)
-    _build_optimizer(config, optax.constant_schedule(config.learning_rate))
+    check_finetune(config, model)
+    _build_optimizer(config, model, optax.constant_schedule(config.learning_rate))
     splits = load_images(config) if splits is None else splits
     batches = TrainBatches(
         splits.train,
@@ -79,11 +83,12 @@ def build_experiment(
         config.repeated_augmentation,
         config.accumulation_steps,
     )
+    model = build_model(config, splits.train.num_classes)
     num_steps = config.num_steps or config.num_epochs * batches.steps_per_epoch
     schedule = build_schedule(config, num_steps, batches.steps_per_epoch)
     return Experiment(
         config=config,
-        model=build_model(config, splits.train.num_classes),
+        model=model,
         mesh=mesh,
         batches=batches,
         validation=splits.validation,
@@ -91,24 +96,21 @@ def build_experiment(
         normalization=make_normalization(config, splits.train),
         preprocess=encoded_preprocess(config) if isinstance(splits.train, EncodedSource) else None,
         schedule=schedule,
-        tx=_build_optimizer(config, schedule),
+        tx=_build_optimizer(config, model, schedule),
         num_steps=num_steps,
+        from_features=False,
         bad_images=splits.train.bad_images if isinstance(splits.train, EncodedSource) else BadImages(),
     )
 
 
 def build_model(config: ConfigDict, num_classes: int) -> ResNet:
     """The config's model for a data set of `num_classes` classes."""
-    reserved = [name for name in ("num_classes", "dtype", "batch_norm") if name in config.model_args]
-    if reserved:
-        raise UserError(f"config.model_args.{reserved[0]} is set by config.{reserved[0]}")
-    return create_model(
-        config.model,
-        num_classes=num_classes,
-        dtype=config.dtype,
-        batch_norm=config.batch_norm,
-        **config.model_args.to_dict(),
-    )
+    setters = {**{name: name for name in ("num_classes", "dtype", "batch_norm")}, "trainable": "finetune.trainable"}
+    for name, setter in setters.items():
+        if name in config.model_args:
+            raise UserError(f"config.model_args.{name} is set by config.{setter}")
+    arguments = {"num_classes": num_classes, "dtype": config.dtype, "batch_norm": config.batch_norm}
+    return create_model(config.model, **{**config.model_args.to_dict(), **arguments, **finetune_arguments(config)})
 
 
 def _check_schedule(config: ConfigDict) -> None:
@@ -130,7 +132,7 @@ def _check_batch_norm(config: ConfigDict, model: ResNet) -> None:
         raise UserError("config.precise_bn_batches must be 0 with config.batch_norm='frozen': its statistics stay")
 
 
-def _build_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
+def _build_optimizer(config: ConfigDict, model: ResNet, schedule: Schedule) -> optax.GradientTransformation:
     exempt = {"decay_norm_and_bias": config.decay_norm_and_bias, "decay_bias": config.decay_bias}
     options = {"momentum": config.momentum, "weight_decay": config.weight_decay, **exempt}
     if config.optimizer == "lamb":
@@ -144,15 +146,9 @@ def _build_optimizer(config: ConfigDict, schedule: Schedule) -> optax.GradientTr
     before = [add_l1(config.l1, **exempt)] if config.l1 else []
     if config.clip_gradient_norm:
         before.append(clip_gradient_norm(config.clip_gradient_norm))
-    after = [scale_by_layer(_learning_rate_factors(config))] if config.learning_rate_factors else []
+    factors = learning_rate_factors(config, model)
+    after = [scale_by_layer(factors)] if factors else []
     return optax.chain(*before, tx, *after) if before or after else tx
-
-
-def _learning_rate_factors(config: ConfigDict) -> dict[str, float]:
-    for layer, factor in config.learning_rate_factors.items():
-        if type(factor) not in (int, float):
-            raise UserError(f"config.learning_rate_factors.{layer}={factor!r} must be a number")
-    return config.learning_rate_factors.to_dict()
 
 
 def build_schedule(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> Schedule:

@@ -106,6 +106,14 @@ def _check_classes(config: ConfigDict, source: Source) -> None:
         )
 
 
+def augments(config: ConfigDict) -> bool:
+    """Whether an image is another one each time it is trained on."""
+    options = config.augment
+    of_one = (options.crop_padding, options.flip, options.random_resized_crop, options.cutout_size)
+    drawn = (*of_one, options.random_erasing, options.mixup, options.cutmix, *options.color_jitter)
+    return any(drawn) or options.policy != "none"
+
+
 def make_transform(config: ConfigDict, otherwise: Preprocess | None = None) -> TrainingTransform | None:
     """What the host does to a training image; None if nothing beyond what evaluation does.
 

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from resnet_jax.config import to_json
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
-from resnet_jax.errors import InterruptedRunError, UserError
+from resnet_jax.errors import InterruptedRunError, RunError, UserError
 from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.agreement import check_same, from_first, gather, together
@@ -29,6 +29,8 @@ from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.features import with_features
+from resnet_jax.training.initial import Variables, load_initial
 from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
@@ -62,37 +64,40 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
     from_first(lambda: check_run(workdir, config))
     check_same("the config or workdir", f"{to_json(config)} {workdir.absolute()}")
     with catch_interruptions(jax.process_count(), config.stop_after_minutes) as interruption, ExitStack() as stack:
+        newest, best = open_newest(workdir), open_best(workdir)
+        is_new = newest.newest_step() is None  # only then are the weights to begin from needed
 
-        def build() -> Experiment:
+        def build() -> tuple[Experiment, Variables | None]:
             with interruption.by_itself():
                 experiment = build_experiment(config)
                 begin_state(experiment, shapes_only=True)  # its own errors, before anything is written
-                return experiment
+                return experiment, load_initial(config, experiment.model, experiment.class_names) if is_new else None
 
         def begin() -> None:
             stack.enter_context(folder.lock_workdir(workdir))
             check_run(workdir, config)  # again: another run may have begun there meanwhile
 
-        experiment = together(build)
+        experiment, initial = together(build)
+        if jax.process_count() > 1 and initial is not None:
+            check_same("the weights to begin from", digest(initial))
         from_first(begin)
         together(lambda: folder.wait_for_workdir(workdir))
-        newest, best = open_newest(workdir), open_best(workdir)
         from_first(newest.clean)
         from_first(best.clean)
         saves = stack.enter_context(BackgroundSaves())
         saves.submit("Orbax could not be imported", load_orbax)
-        return _run(experiment, workdir, name, newest, best, saves, interruption)
+        return _run(experiment, initial, workdir, name, newest, best, saves, interruption)
 
 
 def _run(
-    experiment: Experiment, workdir: Path, name: str, newest: CheckpointFolder, best: CheckpointFolder,
-    saves: BackgroundSaves, interruption: Interruption,
+    experiment: Experiment, initial: Variables | None, workdir: Path, name: str, newest: CheckpointFolder,
+    best: CheckpointFolder, saves: BackgroundSaves, interruption: Interruption,
 ) -> RunResult:  # fmt: skip
     config, mesh, num_steps = experiment.config, experiment.mesh, experiment.num_steps
     cadence = Cadence.of(experiment)
     train_digest = together(experiment.batches.source.digest)  # once: it hashes every path of a folder
     check_same("the training images", train_digest)
-    state, sums = begin_state(experiment), MetricSums()
+    state, sums = begin_state(experiment, begin_with=initial), MetricSums()
     restored = restore_last(state, newest, best, experiment)
     if restored is not None:
         state, manifest = restored
@@ -101,6 +106,8 @@ def _run(
         sums = MetricSums(**position["since_log"])
         experiment.bad_images.add(position["bad_images"])
         experiment.bad_images.raise_if_too_many()
+    elif initial is None and config.finetune.weights:  # its only checkpoint has gone meanwhile
+        raise RunError(f"{newest.directory} has lost its checkpoints since this start: the same command begins anew")
     step = int(state.step)
     if step > num_steps:
         raise UserError(
@@ -109,8 +116,11 @@ def _run(
         )
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
     best_accuracy = best_accuracy_of(best, state)
+    if step < num_steps:
+        experiment = with_features(experiment, state, interruption)
     train_fn = compile_train_fn(experiment, interruption.watch)
-    eval_fn = interruption.watch(compile_eval_fn(experiment.normalization, config.dtype, mesh), mesh)
+    normalization = None if experiment.from_features else experiment.normalization
+    eval_fn = interruption.watch(compile_eval_fn(normalization, config.dtype, mesh), mesh)
     judged_fn = compile_judged_fn(experiment, interruption)
     versions_now = versions()  # not those that an update brings meanwhile
 

@@ -150,7 +150,7 @@ def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation
         for name in factors:
             if not any(_begins_with(path, name) for path in paths):
                 layers = sorted({path.split(".")[0] for path in paths})
-                raise UserError(f"there is no layer {name!r} to give a learning rate to: use {', '.join(layers)}")
+                raise UserError(f"no layer {name!r} is trained, to be given a learning rate: use {', '.join(layers)}")
         return optax.EmptyState()
 
     def scale_one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:

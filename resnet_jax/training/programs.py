@@ -1,6 +1,6 @@
 """A run's train state and its compiled functions: the update, the evaluation, the statistics computed anew."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -47,10 +47,12 @@ def initial_state(
     steps_per_epoch: int = 1,
     *,
     shapes_only: bool = False,
+    begin_with: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """The train state at step 0, drawn from config.seed and replicated on the mesh; with shapes_only its shapes.
 
-    steps_per_epoch: where it is to be trained.
+    steps_per_epoch: where it is to be trained. begin_with: variables instead of drawn ones; but with
+    config.finetune.head other than "keep" the last layer is drawn all the same.
     """
 
     def state_of(variables: Any) -> TrainState:
@@ -71,16 +73,24 @@ def initial_state(
     if shapes_only:
         return jax.eval_shape(state_of, variable_shapes(model))
 
-    def create(key: Array) -> TrainState:
-        return state_of(model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))
+    def create(key: Array, given: Mapping[str, Any]) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+        if not given:
+            return state_of(variables)
+        params, (new, _) = dict(given["params"]), model.head_layers[-1]
+        if config.finetune.head != "keep":
+            params[new] = variables["params"][new]
+        return state_of({**given, "params": params})
 
     # It runs once: optimised fully, each kernel's random numbers would take seconds to compile and nothing to draw.
     options = {"xla_backend_optimization_level": 1}
     compiled = jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)
-    return compiled(jax.random.key(config.seed))
+    return compiled(jax.random.key(config.seed), begin_with or {})
 
 
-def begin_state(experiment: Experiment, *, shapes_only: bool = False) -> TrainState:
+def begin_state(
+    experiment: Experiment, *, shapes_only: bool = False, begin_with: Mapping[str, Any] | None = None
+) -> TrainState:
     """The experiment's train state at step 0, as `initial_state`."""
     return initial_state(
         experiment.model,
@@ -89,6 +99,7 @@ def begin_state(experiment: Experiment, *, shapes_only: bool = False) -> TrainSt
         experiment.mesh,
         experiment.steps_per_epoch,
         shapes_only=shapes_only,
+        begin_with=begin_with,
     )
 
 
@@ -168,9 +179,12 @@ def compile_judged_fn(experiment: Experiment, interruption: Interruption) -> Cal
     return judged
 
 
-def compile_eval_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalFn:
-    """(state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program."""
-    normalized = normalizer(normalization, dtype)
+def compile_eval_fn(normalization: Normalization | None, dtype: str, mesh: Mesh) -> EvalFn:
+    """(state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program.
+
+    normalization: None for pooled features instead of images.
+    """
+    normalized = normalizer(normalization, dtype) if normalization else lambda features: features
 
     def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Array]:
         return eval_step(state, {**batch, "image": normalized(batch["image"])})
@@ -190,9 +204,29 @@ def compile_judge_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> Ca
     return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
 
 
+def compile_features_fn(
+    model: ResNet, normalization: Normalization, dtype: str, mesh: Mesh
+) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
+    """(variables of `model`, batch of `EvalBatches` on the mesh) -> "image" (B, C), its pooled features, "label" and
+    "mask" of all rows, for every process.
+    """
+    headless, normalized = model.clone(num_classes=None, base_classes=None), normalizer(normalization, dtype)
+
+    def features(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        pooled = jnp.asarray(headless.apply(variables, normalized(batch["image"]), train=False))
+        return {**batch, "image": pooled}
+
+    whole, rows = replicated(mesh), split_by_rows(mesh)
+    return jax.jit(features, in_shardings=(whole, rows), out_shardings=whole)
+
+
 def _preparation(experiment: Experiment) -> Callable[..., dict[str, Array]]:
     """(batch of `TrainBatches` on the mesh, step, part) -> batch of `train_step`, of that part."""
-    prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
+    prepare: Callable[[dict[str, Array], Array], dict[str, Array]]
+    if experiment.from_features:
+        prepare = lambda batch, step: {name: batch[name] for name in ("image", "label")}  # noqa: E731
+    else:
+        prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
     num_parts = experiment.config.accumulation_steps
 
     def prepare_part(batch: dict[str, Array], step: Array, part: Array | int) -> dict[str, Array]:

@@ -55,8 +55,9 @@ class Averaging:
 class TrainState(flax.struct.PyTreeNode):
     """All that a training step reads and writes; the fields after `ema_batch_stats` are fixed for a run.
 
-    step: updates done, () int32. params, batch_stats: the model's variables. opt_state: the optimizer's. ema_params,
-    ema_batch_stats: the moving averages of params and batch_stats; None without `averaging`.
+    step: updates done, () int32. params, batch_stats: the model's variables. opt_state: the optimizer's, of the layers
+    that are trained. ema_params, ema_batch_stats: the moving averages of params and batch_stats; None without
+    `averaging`. frozen_layers: the names of those that stay as they are, bit for bit.
     """
 
     step: Array
@@ -69,6 +70,7 @@ class TrainState(flax.struct.PyTreeNode):
     tx: optax.GradientTransformation = flax.struct.field(pytree_node=False)
     loss: Loss = flax.struct.field(pytree_node=False)
     averaging: Averaging | None = flax.struct.field(pytree_node=False)
+    frozen_layers: tuple[str, ...] = flax.struct.field(pytree_node=False)
     on_nonfinite: str = flax.struct.field(pytree_node=False)
     local_batch_norm: bool = flax.struct.field(pytree_node=False)
     seed: int = flax.struct.field(pytree_node=False)
@@ -77,6 +79,10 @@ class TrainState(flax.struct.PyTreeNode):
     def variables(self) -> dict[str, Any]:
         """What `model.apply` takes."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+    def trained(self, tree: Any) -> Any:
+        """What of a tree by layers, such as params, belongs to the layers that are trained."""
+        return {name: layer for name, layer in tree.items() if name not in self.frozen_layers}
 
     def averaged(self) -> "TrainState":
         """This state with the moving averages as its variables, to be evaluated. Raises ValueError if it has none."""
@@ -104,25 +110,27 @@ def create_train_state(
     variables: from `model.init` (or imported weights). loss, label_smoothing, target_threshold: see `Loss`.
     ema_decay: None for no moving average of the weights; see `Averaging`. on_nonfinite: "skip" leaves all but the step
     number as it was where a loss or gradient is not finite; "stop" leaves that to whoever reads the metrics. seed: of
-    the dropout.
+    the dropout. What the model's `frozen_layers` names is not trained.
     Raises UserError (a ValueError) for values outside their ranges.
     """
     averaging = None if ema_decay is None else Averaging(ema_decay, ema_every_steps, ema_warmup_steps)
     params, batch_stats = variables["params"], variables["batch_stats"]
     # Copies: a donated state must not hold one buffer twice.
     ema_params, ema_batch_stats = jax.tree.map(jnp.copy, (params, batch_stats)) if averaging else (None, None)
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
-        opt_state=tx.init(params),
+        opt_state=(),
         ema_params=ema_params,
         ema_batch_stats=ema_batch_stats,
         apply_fn=model.apply,
         tx=tx,
         loss=Loss(loss, label_smoothing, target_threshold),
         averaging=averaging,
+        frozen_layers=getattr(model, "frozen_layers", ()),
         on_nonfinite=choose("on_nonfinite", on_nonfinite, ON_NONFINITE),
         local_batch_norm=getattr(model, "batch_norm", None) == "local",
         seed=seed,
     )
+    return state.replace(opt_state=tx.init(state.trained(params)))

@@ -16,7 +16,8 @@ def precise_batch_stats(model: ResNet, variables: Mapping[str, Any], batches: It
     """The mean, over `batches`, of each batch's own statistics, as torch.optim.swa_utils.update_bn computes it.
 
     Running statistics lag behind the weights, and those of a moving average of weights are an average over the past;
-    these belong to the weights as they are. Returns the collection "batch_stats"; put it into `variables`.
+    these belong to the weights as they are. Those of the model's `frozen_layers` stay. Returns the collection
+    "batch_stats"; put it into `variables`.
     variables: of `model`. batches: images (B, H, W, 3), normalised, augmented as in training. seed: of the dropout.
     Raises UserError (a ValueError) if there is no batch, or the model's statistics are frozen.
     """
@@ -30,7 +31,8 @@ def precise_batch_stats(model: ResNet, variables: Mapping[str, Any], batches: It
         num_batches += 1
     if total is None:
         raise UserError("precise batch-norm statistics need at least one batch of images")
-    return jax.tree.map(lambda array: array / num_batches, total)
+    mean = jax.tree.map(lambda array: array / num_batches, total)
+    return {**mean, **{name: variables["batch_stats"][name] for name in model.frozen_layers if name in mean}}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -20,9 +20,9 @@ Batch = Mapping[str, Array]
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
     """The state after one update, and the batch's metrics before it; pure, to be jitted.
 
-    batch: "image" (B, H, W, 3) normalised; "label" (B,) int in [0, K), or (B, K) float, distributions over the classes
-    (mixed images); optional "mask" (B,): rows of 0 count neither in the loss nor in the metrics (batch norm sees them
-    all the same).
+    batch: "image" (B, H, W, 3) normalised, or (B, C), the pooled features of such, where the head alone is trained;
+    "label" (B,) int in [0, K), or (B, K) float, distributions over the classes (mixed images); optional "mask" (B,):
+    rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same).
     Metrics, all scalars: "loss" (mean, without the weight decay), "accuracy" in [0, 1], "gradient_norm" (L2, before
     the weight decay and any clipping; not finite if any gradient is not).
     """
@@ -47,7 +47,7 @@ def begin_accumulation(state: TrainState) -> Accumulated:
     zero = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
     return Accumulated(
         num_parts=jnp.zeros((), jnp.int32),
-        gradients=jax.tree.map(jnp.zeros_like, state.params),
+        gradients=jax.tree.map(jnp.zeros_like, state.trained(state.params)),
         batch_stats=state.batch_stats,
         metrics={"loss": zero, "accuracy": zero},
     )
@@ -84,7 +84,8 @@ def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
     rows whose mask is not 0.
     """
     labels, mask, images = batch["label"], batch.get("mask"), batch["image"]
-    logits = state.apply_fn(state.variables, images.reshape(-1, *images.shape[-3:]), train=False)
+    views = images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images
+    logits = state.apply_fn(state.variables, views, train=False)
     if images.ndim == 5:
         logits = logits.reshape(*images.shape[:2], -1).mean(axis=1)
     weights = jnp.ones(labels.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
@@ -120,9 +121,9 @@ def _share_of_gradients(
     """`_gradients` of the rows that one device sees; their mean over the mapped axis, if any, is that of all rows."""
     labels, mask = batch["label"], batch.get("mask")
 
-    def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
+    def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any]]:
         logits, updated = state.apply_fn(
-            {"params": params, "batch_stats": batch_stats},
+            {"params": {**params, **trained}, "batch_stats": batch_stats},
             batch["image"],
             train=True,
             mutable=["batch_stats"],
@@ -130,7 +131,7 @@ def _share_of_gradients(
         )
         return masked_mean(state.loss(logits, labels), mask, axis_name), (logits, updated["batch_stats"])
 
-    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))
     accuracy = masked_mean(correct(logits, labels).astype(loss.dtype), mask, axis_name)
     return gradients, batch_stats, {"loss": loss, "accuracy": accuracy}
 
@@ -139,12 +140,16 @@ def _update(
     state: TrainState, gradients: Any, batch_stats: Any, metrics: dict[str, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
     """The state after the optimizer's step along `gradients`, and the metrics with the gradients' norm."""
-    updates, opt_state = state.tx.update(gradients, state.opt_state, state.params)
+    trained = state.trained(state.params)
+    updates, opt_state = state.tx.update(gradients, state.opt_state, trained)
     metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
-    params = optax.apply_updates(state.params, updates)
+    params = {**state.params, **optax.apply_updates(trained, updates)}
     ema_params, ema_batch_stats = state.ema_params, state.ema_batch_stats
     if state.averaging is not None:
-        ema_params, ema_batch_stats = state.averaging((ema_params, ema_batch_stats), (params, batch_stats), state.step)
+        # Of frozen layers the average is the layer itself, to the last bit: not decay * x + (1 - decay) * x.
+        old = state.trained(ema_params), state.trained(ema_batch_stats)
+        moved = state.averaging(old, (state.trained(params), state.trained(batch_stats)), state.step)
+        ema_params, ema_batch_stats = {**ema_params, **moved[0]}, {**ema_batch_stats, **moved[1]}
     new_state = state.replace(
         step=state.step + 1,
         params=params,

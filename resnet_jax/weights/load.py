@@ -11,10 +11,10 @@ from flax.traverse_util import unflatten_dict
 
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, create_model, variable_shapes
-from resnet_jax.models.resnet import DTYPES, make_head
+from resnet_jax.models.resnet import DTYPES, make_dense
 from resnet_jax.paths import expand
 from resnet_jax.weights.directory import read_directory
-from resnet_jax.weights.names import HEAD, jax_axes, torch_shapes
+from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.pretrained import fetch_pretrained
 from resnet_jax.weights.report import Report, compare, complaint
 from resnet_jax.weights.state_dict import StateDict, Tensor, read_state_dict
@@ -30,7 +30,8 @@ def load_weights(path: str | Path, model: ResNet, head: str = "strict") -> dict[
     path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or a
     checkpoint directory: a run's, or what the convert command wrote. The names of torchvision, timm, transformers,
     akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
-    head: "strict" takes the head from the file, "reset" initialises it anew (with key 0) whatever the file has.
+    head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the file
+    has: of a model with base_classes the layer on top of the head.
     Raises UserError (a ValueError) unless every tensor finds its place, telling which do not.
     """
     return import_weights(path, model, head)[0]
@@ -57,9 +58,10 @@ def import_state_dict(path: Path, state: StateDict, model: ResNet, head: str) ->
             flat[leaf_path] = np.zeros(shape, dtype)
     variables = unflatten_dict(jax.device_put(flat))
     if report.reset:
-        num_features = report.reset[f"{HEAD}.weight"][1]
-        new_head = make_head(model, num_features).init(jax.random.key(0), jnp.zeros((1, num_features)))
-        variables["params"][HEAD] = new_head["params"]
+        name, num_outputs = model.head_layers[-1]
+        num_inputs = report.reset[f"{name}.weight"][1]
+        layer = make_dense(model, name, num_inputs, num_outputs)
+        variables["params"][name] = layer.init(jax.random.key(0), jnp.zeros((1, num_inputs)))["params"]
     return variables, report
 
 

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet
+from resnet_jax.models.resnet import HEAD, TOP
 
 Path = tuple[str, ...]  # the collection, the modules, the variable: ("params", "layer1", "0", "conv1", "kernel")
 Rule = tuple[str, str]  # the module's name there, and here
@@ -61,7 +62,8 @@ ALIASES: tuple[Rule, ...] = (
 )
 
 LAYOUTS = ("torchvision", "timm", "transformers", "akamaster", "tutorial")
-HEAD = "fc"
+# The layers of a head; the last one that a model has is the one that gives its classes.
+HEADS = (HEAD, TOP)
 
 # torch's names of a module's variables, by ours; which of the two a "weight" is, its rank tells.
 TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}

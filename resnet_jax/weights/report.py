@@ -10,8 +10,9 @@ import numpy as np
 
 from resnet_jax.errors import UserError, shown
 from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.models.resnet import HEAD
 from resnet_jax.weights.likely import architecture, describe_network, has_conv_bias
-from resnet_jax.weights.names import HEAD, torch_shapes
+from resnet_jax.weights.names import HEADS, torch_shapes
 from resnet_jax.weights.state_dict import StateDict
 from resnet_jax.weights.stored import Unreadable
 
@@ -49,8 +50,9 @@ def compare(path: Path, state: StateDict, model: ResNet, head: str) -> Report:
     report = Report(str(path), state.format, state.layout, counters=state.num_counters)
     expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model)).items()}
     zeros = _absent_kinds_of_bias(expected, state)
+    new = f"{model.head_layers[-1][0]}." if head == "reset" and model.head_layers else None
     for name, shape in expected.items():
-        if head == "reset" and _of_head(name):
+        if new is not None and name.startswith(new):
             report.reset[name] = shape
             continue
         tensor = state.tensors.get(name)
@@ -101,7 +103,7 @@ def _squeezed(shape: Shape) -> Shape:
 
 
 def _of_head(name: str) -> bool:
-    return name.startswith(f"{HEAD}.")
+    return name.split(".")[0] in HEADS
 
 
 def complaint(report: Report, state: StateDict, model: ResNet) -> str:
@@ -110,10 +112,11 @@ def complaint(report: Report, state: StateDict, model: ResNet) -> str:
     there, here = report.misshapen.get(f"{HEAD}.weight", ((), ()))
     same_features = len(there) == 2 and there[0] > 0 and there[1] == here[1]
     if same_features and all(map(_of_head, wrong)) and len(wrong) == len(report.misshapen):
-        return (
-            f"{report.path} has {there[0]} classes and the model {here[0]} ({HEAD}.weight is {there} there and {here} "
-            f"here): create it with num_classes={there[0]}, or start a new head with head='reset' (--head reset)"
-        )
+        shapes = f"{HEAD}.weight is {there} there and {here} here"
+        has = f"{report.path} has {there[0]} classes and the model {here[0]} ({shapes})"
+        if model.base_classes is not None:
+            return f"{has}: create it with base_classes={there[0]}"
+        return f"{has}: create it with num_classes={there[0]}, or start a new head with head='reset' (--head reset)"
     if all(map(_of_head, wrong)) and len(wrong) == len(report.missing):
         return f"{report.path} has no head ({wrong[0]} is missing): start a new one with head='reset' (--head reset)"
     parts = [

@@ -9,9 +9,10 @@ import numpy as np
 
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.models.resnet import HEAD
 from resnet_jax.paths import expand
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
-from resnet_jax.weights.names import HEAD, LAYOUTS, layout_names, torch_arrays
+from resnet_jax.weights.names import LAYOUTS, layout_names, torch_arrays
 from resnet_jax.weights.safetensors_file import write_safetensors
 from resnet_jax.weights.target import check_parents, replacing
 

@@ -1,0 +1,44 @@
+"""Transfer learning: a network that was trained on ImageNet learns to tell one's own images apart.
+
+    python -m resnet_jax convert --model resnet50 --pretrained IMAGENET1K_V2 --to weights/resnet50
+    python train.py --config configs/finetune_folder.py --config.data_dir=DIR --config.finetune.weights=weights/resnet50
+
+DIR holds <class>/<image>, or train/<class>/… with val/<class>/…; the weights may be any that `convert` reads, of the
+network that --config.model names. Three ways, from the dearest to the cheapest:
+
+    --config.finetune.trainable=all      every layer, the new head at ten times the rate of the others (the default)
+    --config.finetune.trainable=stage4   the last stage and the head
+    --config.finetune.trainable=head --config.augment.random_resized_crop=False --config.augment.flip=False
+                                         the head alone: each image passes through the network once, in all epochs
+
+What each reaches on cats and dogs, in what time, is in README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from resnet_jax.config import default_config
+
+
+def get_config() -> ConfigDict:
+    config = default_config()
+    config.model = "resnet50"
+    config.dataset = "folder"
+    config.validation_fraction = 0.1
+    config.image_size = 224
+    config.exif_rotation = True  # photographs are stored as the camera was held
+    config.mean = (0.485, 0.456, 0.406)
+    config.std = (0.229, 0.224, 0.225)
+    config.augment.random_resized_crop = True
+    config.augment.crop_scale = (0.35, 1.0)
+    config.augment.flip = True
+    config.finetune.trainable = "all"
+    config.finetune.head_learning_rate = 0.05
+    config.batch_size = 32
+    config.num_epochs = 10
+    config.learning_rate = 0.005
+    config.momentum = 0.9
+    config.nesterov = True
+    config.weight_decay = 1e-4
+    config.schedule = "cosine"
+    config.warmup_epochs = 0.5
+    return config

@@ -1,0 +1,113 @@
+"""Pooled features instead of images: what a run that trains the head alone, on images as they are, computes once."""
+
+import sys
+import time
+from dataclasses import dataclass, replace
+from typing import Self
+
+import jax
+import numpy as np
+
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.encoded import NO_GOOD_IMAGE
+from resnet_jax.data.source import Examples, Keys, Source, Transform
+from resnet_jax.errors import UserError
+from resnet_jax.models.resnet import DTYPES, HEAD
+from resnet_jax.training.evaluation import batch_results
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.images import augments
+from resnet_jax.training.interruption import Interruption
+from resnet_jax.training.programs import compile_features_fn
+from resnet_jax.training.state import TrainState
+
+# Features of more images are computed anew in each epoch: they lie in the memory of every process.
+MAX_BYTES = 2**32
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """The features of the images of `source`, at their indices, as a source.
+
+    features (N, C) float, labels (N,) int32, valid (N,) bool: False for an image that is damaged.
+    """
+
+    source: Source
+    features: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """As `Source.class_names`."""
+        return self.source.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, from their names."""
+        return self.source.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C,)."""
+        return self.features.shape[1:]
+
+    def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
+        """As `Source.read`: in training the next good image takes the place of one that is damaged."""
+        if keys is not None and not self.valid.all():
+            good = np.flatnonzero(self.valid)
+            indices = good[np.searchsorted(good, indices) % len(good)]
+        return Examples(self.features[indices], self.labels[indices], self.valid[indices])
+
+    def take(self, indices: np.ndarray) -> Self:
+        """As `Source.take`."""
+        parts = self.features[indices], self.labels[indices], self.valid[indices]
+        return type(self)(self.source.take(indices), *parts)
+
+    def transformed(self, transform: Transform | None) -> Self:
+        """The same: nothing is left to transform."""
+        del transform
+        return self
+
+    def digest(self) -> str:
+        """As `Source.digest`, of the images."""
+        return self.source.digest()
+
+
+def with_features(experiment: Experiment, state: TrainState, interruption: Interruption) -> Experiment:
+    """The experiment with its images replaced by their pooled features, if these stay what they are during the run.
+
+    That is where the head alone is trained, images are not augmented, and the features fit in memory; elsewhere the
+    experiment itself. All processes call it. Raises what reading an image raises, and InterruptedRunError.
+    """
+    config, mesh = experiment.config, experiment.mesh
+    sources = [experiment.batches.source, experiment.validation, experiment.test]
+    num_images = sum(len(source) for source in sources if source is not None)
+    num_features = state.params[HEAD]["kernel"].shape[0]
+    num_bytes = num_images * num_features * np.dtype(DTYPES[config.dtype][1]).itemsize
+    if config.finetune.trainable != "head" or augments(config) or num_bytes > MAX_BYTES:
+        return experiment
+    start = time.monotonic()
+    program = compile_features_fn(experiment.model, experiment.normalization, config.dtype, mesh)
+    watched = interruption.watch(program, mesh)
+
+    def features_of(source: Source) -> FeatureSource:
+        batches = EvalBatches(source, config.batch_size, jax.process_index(), jax.process_count())
+        results = list(batch_results(watched, state.variables, batches, mesh, interruption))
+        columns = [np.concatenate([result[name] for result in results]) for name in ("image", "label", "mask")]
+        features, labels, mask = (column[: len(source)] for column in columns)
+        if not mask.any():
+            raise UserError(NO_GOOD_IMAGE)
+        return FeatureSource(source, features, labels, mask > 0)
+
+    train, validation, test = (source and features_of(source) for source in sources)
+    assert train is not None
+    if jax.process_index() == 0:
+        print(
+            f"the frozen network's features of {num_images:,} images took {time.monotonic() - start:.1f} s; the head "
+            "is trained on them", file=sys.stderr, flush=True,
+        )  # fmt: skip
+    batches = replace(experiment.batches, source=train)
+    return replace(experiment, batches=batches, validation=validation, test=test, from_features=True)

@@ -1,0 +1,87 @@
+"""What transfer learning begins from: a model's variables out of the weights that a config names."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax.describe import describe_weights, told_info
+from resnet_jax.errors import UserError
+from resnet_jax.models import ResNet
+from resnet_jax.models.resnet import HEAD
+from resnet_jax.paths import expand
+from resnet_jax.weights.info import WeightsInfo
+from resnet_jax.weights.load import import_state_dict
+
+# The arguments of a model in which the weights' own may differ from the config's: they decide how it is trained.
+OF_TRAINING = (
+    "num_classes", "base_classes", "trainable", "dtype", "batch_norm", "norm_momentum", "dropout", "dropout_in",
+    "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl",
+)  # fmt: skip
+Variables = dict[str, Any]
+NEAR = 2e-3  # so far recipes round the same mean and std
+
+
+def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]) -> Variables | None:
+    """The variables of config.finetune.weights for `model`, in host memory; None if the run begins from scratch.
+
+    The last layer is drawn with key 0 unless config.finetune.head is "keep". class_names: of the images to be trained
+    on. Raises UserError (a ValueError) for weights that cannot be read, or are of another network than the config's.
+    Warns if their images were normalised otherwise.
+    """
+    if not config.finetune.weights:
+        return None
+    path, head = expand(config.finetune.weights), config.finetune.head
+    told = told_info(path)
+    weights, theirs, _ = describe_weights(path, config.model, {})
+    _check_network(path, told, theirs, model)
+    _check_head(path, head, weights.shapes.get(f"{HEAD}.weight", (0,))[0], model)
+    if head == "keep" and told.class_names not in ((), class_names):
+        raise UserError(
+            f"config.finetune.head='keep' needs the classes of {path} in its order ({', '.join(told.class_names[:3])} "
+            f"…), and the images have {', '.join(class_names[:3])} …: use replace or add"
+        )
+    if told.preprocess is not None and not np.allclose(
+        [told.preprocess.mean, told.preprocess.std], [config.mean, config.std], atol=NEAR
+    ):
+        _warn(
+            f"the images of {path} were normalised with mean {told.preprocess.mean} and std {told.preprocess.std}: "
+            "config.mean and config.std are others"
+        )
+    variables, _ = import_state_dict(path, weights, model, "strict" if head == "keep" else "reset")
+    return jax.tree.map(np.asarray, variables)
+
+
+def _check_network(path: Path, told: WeightsInfo, theirs: ResNet, ours: ResNet) -> None:
+    fields = [field.name for field in dataclasses.fields(ResNet)] if told.model else list(told.model_args)
+    fields = [name for name in fields if name not in (*OF_TRAINING, "parent", "name")]
+    differing = {name: getattr(theirs, name) for name in fields if getattr(theirs, name) != getattr(ours, name)}
+    if theirs.conv_bias != ours.conv_bias:  # seen in the weights, whatever they tell
+        differing["conv_bias"] = theirs.conv_bias
+    if differing:
+        options = " ".join(f"--config.model_args.{name}={value!r}" for name, value in differing.items())
+        raise UserError(f"{path} is of another network than the config's: set {options}")
+
+
+def _check_head(path: Path, head: str, num_classes: int, model: ResNet) -> None:
+    """num_classes: of the weights, 0 if they have no head."""
+    if head == "keep" and num_classes != model.num_classes:
+        raise UserError(
+            f"config.finetune.head='keep' needs weights of {model.num_classes} classes, as the images have, and {path} "
+            f"has {num_classes}: use replace or add"
+        )
+    if head == "add" and num_classes != model.base_classes:
+        advice = f"set --config.model_args.base_classes={num_classes}" if num_classes else "use replace"
+        raise UserError(
+            f"config.finetune.head='add' takes a head of {model.base_classes} classes and {path} has {num_classes}: "
+            f"{advice}"
+        )
+
+
+def _warn(text: str) -> None:
+    if jax.process_index() == 0:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
