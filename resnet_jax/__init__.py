@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax.models.variants import create_model, list_models
-
 if TYPE_CHECKING:
+    from resnet_jax.models import create_model, list_models
     from resnet_jax.weights import load_preprocess, load_pretrained, load_weights, save_weights
 
 __version__ = "0.1.0"
@@ -20,9 +19,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The functions on weights, imported when the first is asked for: networks alone need no Pillow."""
+    """The functions, imported when they are asked for: networks alone need no Pillow, and the doctor nothing at all."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from resnet_jax import weights
+    from importlib import import_module
 
-    return getattr(weights, name)
+    room = "models" if name in ("create_model", "list_models") else "weights"
+    return getattr(import_module(f"resnet_jax.{room}"), name)

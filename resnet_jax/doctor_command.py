@@ -1,9 +1,12 @@
-"""The doctor command, and train's dry run: call what looks, print what it returns."""
+"""The doctor command: calls what looks, prints what it returns."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from resnet_jax.doctor.finding import ERROR, OK, WARNING, Finding
+from resnet_jax.doctor.packages import examine_packages, not_importable
 from resnet_jax.errors import UserError
 from resnet_jax.paths import expand
 from resnet_jax.results import EXIT_DONE, print_result
@@ -13,18 +16,30 @@ EXIT_ERRORS = 2
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """What a run needs here, a line each."""
-    from resnet_jax.config import load_config
-    from resnet_jax.doctor import ERROR, OK, WARNING, examine
-
-    config = workdir = None
-    if arguments.config is not None:
-        config = load_config(arguments.config, arguments.overrides)
-        workdir = expand(arguments.workdir or f"runs/{Path(arguments.config).stem}")
-    elif arguments.overrides or arguments.workdir:
+    if arguments.config is None and (arguments.overrides or arguments.workdir):
         raise UserError("--workdir and --config.field=value belong to a config: give --config as well")
-    findings = examine(config, workdir)
+    findings = examine_packages()
+    try:
+        findings += _examine(arguments)
+    except ImportError as reason:
+        findings.append(not_importable(reason))
+    return print_findings(findings, arguments.json)
+
+
+def _examine(arguments: argparse.Namespace) -> list[Finding]:
+    from resnet_jax.config import load_config
+    from resnet_jax.doctor.examination import examine
+
+    if arguments.config is None:
+        return examine(None, None)
+    config = load_config(arguments.config, arguments.overrides)
+    return examine(config, expand(arguments.workdir or f"runs/{Path(arguments.config).stem}"))
+
+
+def print_findings(findings: Sequence[Finding], as_json: bool) -> int:
+    """The exit code that they ask for; they are printed, a line each or as one JSON object."""
     num_errors, num_warnings = (sum(one.status == status for one in findings) for status in (ERROR, WARNING))
-    if arguments.json:
+    if as_json:
         result = {"errors": num_errors, "warnings": num_warnings, "checks": [asdict(one) for one in findings]}
         print_result(result, as_json=True)
     else:

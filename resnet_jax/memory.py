@@ -1,12 +1,14 @@
 """What a run needs of memory and disk, from its shapes: nothing is computed or compiled."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
+from resnet_jax.summary import max_product_elements
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.programs import begin_state
 from resnet_jax.training.state import TrainState
@@ -17,7 +19,8 @@ class StepMemory:
     """Bytes that a training step takes on each device.
 
     parameters, statistics, average (the moving one of both), optimizer: the train state. gradients: of what is trained.
-    activations: what the backward pass needs of the forward pass. images: as they come, and normalised.
+    activations: what the backward pass needs of the forward pass, and at least what passes through its widest layer.
+    images: as they come, and normalised.
     """
 
     parameters: int
@@ -47,7 +50,8 @@ def state_bytes(state: TrainState) -> int:
 def estimate_memory(experiment: Experiment) -> StepMemory:
     """What a step of the experiment takes on each device, within a tenth of what XLA reserves for it.
 
-    With model_args.remat it is what an accelerator takes: on the CPU XLA keeps more.
+    Where layers are frozen only the order is right: what passes through them depends on the compiler. With
+    model_args.remat it is what an accelerator takes: on the CPU XLA keeps more.
     """
     config = experiment.config
     state = begin_state(experiment, shapes_only=True)
@@ -61,7 +65,7 @@ def estimate_memory(experiment: Experiment) -> StepMemory:
         average=num_bytes((state.ema_params, state.ema_batch_stats)),
         optimizer=num_bytes(state.opt_state),
         gradients=num_bytes(state.trained(state.params)) * min(config.accumulation_steps, 2),  # a part's, and the sum
-        activations=_activation_bytes(state, images, labels),
+        activations=max(_kept_bytes(state, images, labels), _passing_bytes(state, images)),
         images=num_bytes(images) + images.size,
     )
 
@@ -72,7 +76,13 @@ def training_image_shape(experiment: Experiment) -> tuple[int, ...]:
     return (source.transform and source.transform.image_shape) or source.image_shape
 
 
-def _activation_bytes(state: TrainState, images: jax.ShapeDtypeStruct, labels: jax.ShapeDtypeStruct) -> int:
+def _passing_bytes(state: TrainState, images: jax.ShapeDtypeStruct) -> int:
+    """What the widest layer takes in and gives out."""
+    forward = partial(state.apply_fn, train=False)
+    return 2 * max_product_elements(forward, state.variables, images) * images.dtype.itemsize
+
+
+def _kept_bytes(state: TrainState, images: jax.ShapeDtypeStruct, labels: jax.ShapeDtypeStruct) -> int:
     def kept(state: TrainState, images: jax.Array, labels: jax.Array) -> list[jax.Array]:
         def loss(trained: Any) -> tuple[jax.Array, Any]:
             logits, updated = state.apply_fn(

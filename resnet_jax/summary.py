@@ -58,6 +58,11 @@ def num_product_elements(function: Any, *arguments: Any) -> int:
     return sum(equation.outvars[0].aval.size for equation, _ in _products(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
+def max_product_elements(function: Any, *arguments: Any) -> int:
+    """Numbers that the largest of them returns."""
+    return max(equation.outvars[0].aval.size for equation, _ in _products(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
 def _jaxpr_macs(jaxpr: Any) -> int:
     return sum(macs for _, macs in _products(jaxpr))
 

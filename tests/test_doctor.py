@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,13 +12,14 @@ import pytest
 from PIL import Image
 from test_cli import refused
 
-from resnet_jax import doctor, machine
+from resnet_jax import machine
 from resnet_jax.cli import main
 from resnet_jax.config import load_config
 from resnet_jax.data import tfds_needs
 from resnet_jax.data.tfds_needs import prepared_sets
-from resnet_jax.doctor import ERROR, OK, WARNING, Finding, devices, examine, packages, space
-from resnet_jax.doctor.finding import checked
+from resnet_jax.doctor import devices, examination, packages, space
+from resnet_jax.doctor.examination import examine
+from resnet_jax.doctor.finding import ERROR, OK, WARNING, Finding, checked
 from resnet_jax.doctor.finding import refused as refusal
 from resnet_jax.errors import UserError
 from resnet_jax.models import onednn
@@ -136,6 +139,27 @@ def test_jaxlib_and_plugins_that_do_not_go_with_jax_are_errors(versions):
     assert [one.status for one in packages.check_jax()] == [OK, ERROR]
     versions["jaxlib"] = "0.1.0"
     assert [one.status for one in packages.check_jax()] == [ERROR]
+
+
+@pytest.mark.parametrize("missing", ["ml_collections", "optax", "flax", "jax"])
+def test_package_that_cannot_be_imported_leaves_the_others_told(missing):
+    code = f"import runpy, sys; sys.modules[{missing!r}] = None; runpy.run_module('resnet_jax', run_name='__main__')"
+    words = [sys.executable, "-c", code, "doctor", "--config", "digits"]
+    result = subprocess.run(words, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0].split()[:2] == ["ok", "python"]
+    assert lines[-1].startswith("error    import ")
+    assert missing in lines[-1]
+
+
+def test_other_commands_name_the_doctor_where_jax_is_missing():
+    code = "import runpy, sys; sys.modules['jax'] = None; runpy.run_module('resnet_jax', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code, "list"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.endswith(": python -m resnet_jax doctor tells what to install\n")
+    assert result.stderr.count("\n") == 1
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------
@@ -325,10 +349,10 @@ def test_check_that_fails_unforeseen_is_an_error_among_the_others(monkeypatch):
     def broken():
         raise RuntimeError("of a kind\nthat nobody foresaw")
 
-    monkeypatch.setattr(doctor, "check_jax", broken)
+    monkeypatch.setattr(examination, "check_home", broken)
     found = {one.subject: one for one in examine(None, None)}
-    assert found["jax"].status == ERROR
-    assert found["jax"].found == "could not be checked (RuntimeError: of a kind)"
+    assert found["home"].status == ERROR
+    assert found["home"].found == "could not be checked (RuntimeError: of a kind)"
     assert found["tfds"].status == OK
 
 

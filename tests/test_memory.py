@@ -42,6 +42,14 @@ def test_remat_keeps_less_of_the_forward_pass():
     assert estimate_memory(experiment(batch_size=64, image_size=16, remat=True)).activations < kept / 3
 
 
+def test_frozen_layers_keep_nothing_but_what_passes_through_them():
+    fields = {"finetune.trainable": "head", "finetune.weights": "never read here"}
+    memory = estimate_memory(experiment(fields=fields, **TINY))
+    assert memory.gradients == 4 * 50
+    assert memory.optimizer == 4 * 50 + 4
+    assert memory.activations == 2 * 8 * 8 * 8 * 4 * 4  # into and out of a convolution of 4 channels
+
+
 def test_estimate_is_within_a_tenth_of_what_xla_reserves():
     whole = experiment(batch_size=64, image_size=16)
     analysis = lower_step(whole).compile().memory_analysis()

@@ -11,10 +11,10 @@ PACKAGE = Path(resnet_jax.__file__).parent
 # Who may see a config: what finds and checks it, what unpacks it once, and the commands.
 SEES_CONFIGS = {
     "config.py", "training/experiment.py", "training/programs.py", "training/loop.py", "training/images.py",
-    "training/resume.py",
+    "training/resume.py", "training/finetune.py", "training/initial.py",
     "commands.py", "trained.py", "degradation.py", "describe.py", "preview.py", "benchmark/loop.py",
     "benchmark/saving.py", "benchmark/step_cost.py", "stand_in.py", "dry_run.py", "dry_run_command.py",
-    "doctor_command.py", "doctor/__init__.py", "doctor/data.py", "doctor/devices.py", "doctor/folders.py",
+    "doctor_command.py", "doctor/examination.py", "doctor/data.py", "doctor/devices.py", "doctor/folders.py",
     "doctor/weights.py", "usage.py",
 }  # fmt: skip
 

@@ -8,13 +8,24 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.doctor.finding import Finding, error, ok, warning
+from resnet_jax.doctor.finding import Finding, checked, error, ok, warning
 
 DISTRIBUTION = "resnet-family-jax"
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # Without it convolutions are slower on the CPU, and nothing else changes.
 DISPENSABLE = ("onednn-cpu-gomp",)
 GPU_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
+
+
+def examine_packages() -> list[Finding]:
+    """What is found of Python and the packages."""
+    return [*checked("packages", check_packages), *checked("jax", check_jax)]
+
+
+def not_importable(reason: Exception) -> Finding:
+    """That something which the other checks need cannot be imported, as it says."""
+    line = (str(reason).splitlines() or [type(reason).__name__])[0]
+    return error("import", f"{line}: nothing else can be checked", f"pip install --upgrade {DISTRIBUTION}")
 
 
 def check_packages() -> Iterator[Finding]:
