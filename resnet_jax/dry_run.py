@@ -20,6 +20,7 @@ from resnet_jax.summary import num_elements, summarize_model
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.images import augments
 from resnet_jax.training.initial import load_initial
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import TrainFn, begin_state, compile_eval_fn, compile_train_fn
@@ -43,8 +44,10 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     step from which the run in `workdir` goes on, 0 if there is none), "due": how often each of "validation", "test" and
     "checkpoint" is until the end, and "every": how many steps lie between; "memory", in bytes: of `estimate_memory`,
     "program" of what XLA tells of the compiled step (None where a step is several programs), and "checkpoint";
-    "seconds": to "compile", of a "step" and of an "evaluation" by split, and of the "rest" of the run, evaluations
-    included, checkpoints and precise statistics not; "num_timed": how many steps that is from.
+    "on_features": whether train computes the frozen network's features once, to train the head alone on them;
+    "seconds": to "compile", of a "step" on images, of an "evaluation_batch" (0.0 if there is none), of an "evaluation"
+    by split, and of the "rest" of the run, evaluations included, checkpoints and precise statistics not, nor the steps
+    on features; "num_timed": how many steps that is from.
     Errors are those of `train`, and a UserError for a set that is not prepared.
     """
     if jax.process_count() > 1:
@@ -74,8 +77,13 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     memory = {**asdict(estimate_memory(experiment)), "checkpoint": state_bytes(state)}
     trainable = num_elements(state.trained(state.params))
     seconds, program, num_timed = _time(experiment, state)
-    rest = (experiment.num_steps - done) * seconds["step"]
-    rest += sum(due[split] * taken for split, taken in seconds["evaluation"].items())
+    on_features = config.finetune.trainable == "head" and not augments(config)
+    if on_features and done < experiment.num_steps:  # each image passes the network once, as in an evaluation
+        each = seconds["evaluation_batch"] or seconds["step"]
+        rest = each * sum(-(-len(source) // config.batch_size) for source in images.values() if source is not None)
+    else:
+        rest = (experiment.num_steps - done) * seconds["step"]
+        rest += sum(due[split] * taken for split, taken in seconds["evaluation"].items())
     return {
         "model": config.model,
         "image_shape": image_shape,
@@ -90,6 +98,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "due": due,
         "every": every,
         "memory": {**memory, "program": program},
+        "on_features": on_features,
         "seconds": {**seconds, "rest": rest},
         "num_timed": num_timed,
     }
@@ -138,7 +147,7 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
         lambda carried, batch: train_fn(carried[0], batch), (state, None), make, NUM_UNTIMED, NUM_STEPS
     )
     eval_fn = compile_eval_fn(experiment.normalization, config.dtype, mesh)
-    seconds["evaluation"] = {}
+    seconds |= {"evaluation": {}, "evaluation_batch": 0.0}
     for split, source in (("validation", experiment.validation), ("test", experiment.test)):
         if source is None:
             continue
@@ -146,6 +155,7 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
         one = lambda k, batches=batches: shard_batch(batches[k % len(batches)], mesh)  # noqa: E731
         _say(f"timing {NUM_EVAL_BATCHES} batches of the {split} images")
         _, each, _ = _seconds_each(lambda _, batch: eval_fn(state, batch), None, one, 1, NUM_EVAL_BATCHES)
+        seconds["evaluation_batch"] = each
         seconds["evaluation"][split] = each * len(batches) * (1 if state.averaging is None else 2)
     return seconds, program, num_timed
 

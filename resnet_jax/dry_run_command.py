@@ -80,13 +80,10 @@ def _time(result: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if evaluations:
         rows.append(("an evaluation", evaluations))
-    return [
-        *rows,
-        (
-            "in all",
-            f"{format_seconds(seconds['compile'] + seconds['rest'])}: compiling, steps and evaluations, without saving",
-        ),
-    ]
+    what = "compiling, steps and evaluations, without saving"
+    if result["on_features"]:
+        what = "compiling, and the frozen network's features; the steps on them, of the head alone, take little"
+    return [*rows, ("in all", f"{format_seconds(seconds['compile'] + seconds['rest'])}: {what}")]
 
 
 def format_seconds(seconds: float) -> str:
