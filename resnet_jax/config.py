@@ -11,13 +11,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import UserError, suggestion
+from resnet_jax.errors import UserError, choose, suggestion
 
 PREFIX = "--config."
 # Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.
 ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
 OPEN_FIELDS = ("model_args", "learning_rate_factors")
+# What a field may be, where that is known here.
+CHOICES = {
+    "optimizer": ("sgd", "lars", "lamb"),
+    "on_nonfinite": ("stop", "skip"),
+    "loss": ("softmax", "sigmoid"),
+    "normalize": ("channel", "pixel"),
+    "augment.crop_padding_mode": ("zeros", "reflect"),
+    "schedule_by": ("step", "epoch"),
+    "finetune.head": ("replace", "add", "keep"),
+}
 
 
 def configs_dir() -> Path:
@@ -138,17 +148,10 @@ def check_values(config: ConfigDict) -> None:
         ("be at most 1024", lambda value: value <= 1024, ("decode_threads",)),
         ("be in [0, 1]", lambda value: 0.0 <= value <= 1.0, ("augment.random_erasing",)),
         ("be in (0, 1]", lambda value: 0.0 < value <= 1.0, ("finetune.layer_decay",)),
-        ("be 'replace', 'add' or 'keep'", lambda value: value in ("replace", "add", "keep"), ("finetune.head",)),
         ("be two numbers", lambda value: len(value) == 2, ("augment.crop_scale", "augment.crop_ratio")),
         ("be four numbers", lambda value: len(value) == 4, ("augment.color_jitter",)),
         ("be three numbers", lambda value: len(value) == 3, ("mean", "std")),
         ("hold positive numbers", lambda value: min(value) > 0, ("std",)),
-        ("be 'sgd', 'lars' or 'lamb'", lambda value: value in ("sgd", "lars", "lamb"), ("optimizer",)),
-        ("be 'stop' or 'skip'", lambda value: value in ("stop", "skip"), ("on_nonfinite",)),
-        ("be 'softmax' or 'sigmoid'", lambda value: value in ("softmax", "sigmoid"), ("loss",)),
-        ("be 'channel' or 'pixel'", lambda value: value in ("channel", "pixel"), ("normalize",)),
-        ("be 'zeros' or 'reflect'", lambda value: value in ("zeros", "reflect"), ("augment.crop_padding_mode",)),
-        ("be 'step' or 'epoch'", lambda value: value in ("step", "epoch"), ("schedule_by",)),
     ]  # fmt: skip
     values = flatten(config)
     for field, value in values.items():
@@ -163,6 +166,8 @@ def check_values(config: ConfigDict) -> None:
         for field in fields:
             if not holds(values[field]):
                 raise UserError(f"config.{field}={values[field]!r} must {rule}")
+    for field, known in CHOICES.items():
+        choose(f"config.{field}", values[field], known)
     if config.num_steps == 0 and config.num_epochs == 0:
         raise UserError("config.num_epochs=0 needs config.num_steps > 0")
 
