@@ -1,10 +1,9 @@
 """Transfer learning: a network that was trained on ImageNet learns to tell one's own images apart.
 
-    python -m resnet_jax convert --model resnet50 --pretrained IMAGENET1K_V2 --to weights/resnet50
-    python train.py --config configs/finetune_folder.py --config.data_dir=DIR --config.finetune.weights=weights/resnet50
+    python train.py --config configs/finetune_folder.py --config.data_dir=DIR
 
-DIR holds <class>/<image>, or train/<class>/… with val/<class>/…; the weights may be any that `convert` reads, of the
-network that --config.model names. Three ways, from the dearest to the cheapest:
+DIR holds <class>/<image>, or train/<class>/… with val/<class>/…. The weights are torchvision's, downloaded once;
+--config.finetune.weights=PATH takes any that `convert` reads, of the network that --config.model names. Three ways:
 
     --config.finetune.trainable=all      every layer, the new head at ten times the rate of the others (the default)
     --config.finetune.trainable=stage4   the last stage and the head
@@ -31,6 +30,7 @@ def get_config() -> ConfigDict:
     config.augment.random_resized_crop = True
     config.augment.crop_scale = (0.35, 1.0)
     config.augment.flip = True
+    config.finetune.weights = "IMAGENET1K_V2"
     config.finetune.trainable = "all"
     config.finetune.head_learning_rate = 0.05
     config.batch_size = 32

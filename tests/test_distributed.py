@@ -105,6 +105,19 @@ def test_two_processes_continue_what_one_began(unbroken, tmp_path, ends_them):
     assert_same_records(workdir, unbroken, NUM_STEPS)
 
 
+def test_two_processes_train_a_head_on_the_features_that_one_computes(unbroken, tmp_path, ends_them):
+    words = [*WORDS, "--config.num_steps=20", "--config.augment.flip=False", "--config.augment.crop_padding=0",
+             f"--config.finetune.weights={unbroken}", "--config.finetune.trainable=head"]  # fmt: skip
+    code, _, errors = run(*words, "--workdir", tmp_path / "one", **ONE)
+    assert code == 0, errors
+    assert "features of 1,797 images" in errors
+    ends_them += start_many(2, *words, "--workdir", tmp_path / "two", **TWO_BY_TWO)
+    results = [end(process) for process in ends_them]
+    assert [code for code, *_ in results] == [0, 0], results
+    assert ["features of 1,797 images" in errors for *_, errors in results] == [True, False]
+    assert_same_records(tmp_path / "two", tmp_path / "one", 20)
+
+
 def test_signal_to_one_of_two_stops_both_at_one_step_and_one_process_continues(unbroken, tmp_path, ends_them):
     workdir = tmp_path / "run"
     ends_them += start_many(2, *WORDS, "--config.num_steps=10000", "--workdir", workdir, **TWO_BY_TWO)

@@ -16,7 +16,8 @@ from processes import TINY, records, run, start, wait_for_step
 from resnet_jax.config import config_from_dict, load_config
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.errors import InterruptedRunError, RunError
-from resnet_jax.evaluate import evaluate_run, restore_run
+from resnet_jax.evaluate import evaluate_run
+from resnet_jax.trained import restore_run
 from resnet_jax.training import loop
 from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
@@ -451,7 +452,7 @@ def test_averages_parts_and_precise_statistics_are_resumed_judged_and_evaluated(
 def test_wrong_config_leaves_nothing_and_the_right_one_begins(tmp_path):
     config = tiny_config(num_steps=1)
     config.learning_rate_factors.layer9 = 0.1
-    with pytest.raises(ValueError, match="there is no layer 'layer9'"):
+    with pytest.raises(ValueError, match="no layer 'layer9' is trained"):
         loop.train(config, tmp_path / "run", "run")
     assert not (tmp_path / "run").exists()
     config = tiny_config(num_steps=1)

@@ -12,7 +12,8 @@ from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.encoded import NO_GOOD_IMAGE
 from resnet_jax.data.source import Examples, Keys, Source, Transform
 from resnet_jax.errors import UserError
-from resnet_jax.models.resnet import DTYPES, HEAD
+from resnet_jax.models import variable_shapes
+from resnet_jax.models.resnet import HEAD
 from resnet_jax.training.evaluation import batch_results
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import augments
@@ -76,38 +77,55 @@ class FeatureSource:
         return self.source.digest()
 
 
-def with_features(experiment: Experiment, state: TrainState, interruption: Interruption) -> Experiment:
-    """The experiment with its images replaced by their pooled features, if these stay what they are during the run.
-
-    That is where the head alone is trained, images are not augmented, and the features fit in memory; elsewhere the
-    experiment itself. All processes call it. Raises what reading an image raises, and InterruptedRunError.
+def has_fixed_features(experiment: Experiment) -> bool:
+    """Whether pooled features take the place of images: the head alone is trained, images are not augmented, and the
+    features of all of them fit in memory.
     """
-    config, mesh = experiment.config, experiment.mesh
-    sources = [experiment.batches.source, experiment.validation, experiment.test]
-    num_images = sum(len(source) for source in sources if source is not None)
-    num_features = state.params[HEAD]["kernel"].shape[0]
-    num_bytes = num_images * num_features * np.dtype(DTYPES[config.dtype][1]).itemsize
-    if config.finetune.trainable != "head" or augments(config) or num_bytes > MAX_BYTES:
+    config, num_images = experiment.config, sum(map(len, _sources(experiment)))
+    features = variable_shapes(experiment.model)["params"][HEAD]["kernel"]  # (C, K)
+    fits = num_images * features.shape[0] * features.dtype.itemsize <= MAX_BYTES
+    return config.finetune.trainable == "head" and not augments(config) and fits
+
+
+def with_features(experiment: Experiment, state: TrainState, interruption: Interruption) -> Experiment:
+    """The experiment with its images replaced by their pooled features, if it `has_fixed_features`; else itself.
+
+    All processes call it. Raises what reading an image raises, and InterruptedRunError.
+    """
+    if not has_fixed_features(experiment):
         return experiment
-    start = time.monotonic()
+    config, mesh = experiment.config, experiment.mesh
+    head = state.params[HEAD]["kernel"]
+    began, num_images = time.monotonic(), sum(map(len, _sources(experiment)))
+    _say(f"the frozen network's features of {num_images:,} images are computed once, for all epochs")
     program = compile_features_fn(experiment.model, experiment.normalization, config.dtype, mesh)
     watched = interruption.watch(program, mesh)
 
     def features_of(source: Source) -> FeatureSource:
         batches = EvalBatches(source, config.batch_size, jax.process_index(), jax.process_count())
-        results = list(batch_results(watched, state.variables, batches, mesh, interruption))
-        columns = [np.concatenate([result[name] for result in results]) for name in ("image", "label", "mask")]
-        features, labels, mask = (column[: len(source)] for column in columns)
-        if not mask.any():
+        features, end = np.empty((len(source), head.shape[0]), head.dtype), 0
+        labels, valid = np.empty(len(source), np.int32), np.empty(len(source), bool)
+        for result in batch_results(watched, state.variables, batches, mesh, interruption):
+            start, end = end, min(end + config.batch_size, len(source))
+            rows = slice(end - start)  # without those that fill up the last batch
+            features[start:end], labels[start:end] = result["image"][rows], result["label"][rows]
+            valid[start:end] = result["mask"][rows] > 0
+        if not valid.any():
             raise UserError(NO_GOOD_IMAGE)
-        return FeatureSource(source, features, labels, mask > 0)
+        return FeatureSource(source, features, labels, valid)
 
-    train, validation, test = (source and features_of(source) for source in sources)
-    assert train is not None
-    if jax.process_index() == 0:
-        print(
-            f"the frozen network's features of {num_images:,} images took {time.monotonic() - start:.1f} s; the head "
-            "is trained on them", file=sys.stderr, flush=True,
-        )  # fmt: skip
+    train = features_of(experiment.batches.source)
+    validation, test = (source and features_of(source) for source in (experiment.validation, experiment.test))
+    _say(f"they took {time.monotonic() - began:.1f} s; the head is trained on them")
     batches = replace(experiment.batches, source=train)
     return replace(experiment, batches=batches, validation=validation, test=test, from_features=True)
+
+
+def _sources(experiment: Experiment) -> list[Source]:
+    sources = (experiment.batches.source, experiment.validation, experiment.test)
+    return [source for source in sources if source is not None]
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)

@@ -55,9 +55,8 @@ def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:
     Raises UserError (a ValueError) for an unknown name or tag, a damaged file, a full or read-only disk, and within
     seconds where the network does not answer, then with which file to put where.
     """
-    file_name = _file_name(name, tag)
-    url = f"{_base_url()}/{file_name}"
-    path = home() / "pretrained" / file_name
+    path = published_path(name, tag)
+    url = f"{_base_url()}/{path.name}"
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,6 +76,11 @@ def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:
             f"delete it or replace it by {url}"
         )
     return path
+
+
+def published_path(name: str, tag: str) -> Path:
+    """Where the published file of a model lies, or would lie. Raises UserError (a ValueError) if there is no such."""
+    return home() / "pretrained" / _file_name(name, tag)
 
 
 def _download_checked(url: str, path: Path) -> None:
