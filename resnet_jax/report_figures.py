@@ -31,7 +31,7 @@ def draw_confusion(judgement: Judgement, path: Path, title: str) -> None:
     num_classes = len(judgement.class_names)
     counted, named = num_classes <= MAX_COUNTED, num_classes <= MAX_NAMED
     names = [_short(name, NAME_LENGTH) for name in judgement.class_names] if named else []
-    margin = 0.075 * max(map(len, names), default=0) + 0.6
+    margin = 0.075 * min(max(map(len, names), default=0), NAME_LENGTH) + 0.6
     side = np.clip(0.55 * num_classes if counted else 0.17 * num_classes, 3.2, 8.0)
     listed = 0.0 if counted else 4.6
     figure = new_figure((max(side + margin + listed + 0.3, 6.0), side + margin + 0.8), title)
@@ -107,4 +107,6 @@ def _largest_in(shares: np.ndarray, block: int) -> np.ndarray:
 
 
 def _short(name: str, length: int) -> str:
-    return name if len(name) <= length else f"{name[: length - 1]}…"
+    """So much of the name, in which matplotlib is to see no formula."""
+    cut = name if len(name) <= length else f"{name[: length - 1]}…"
+    return cut.replace("$", r"\$")

@@ -24,13 +24,20 @@ def check_parents(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raise UserError (a ValueError) if there is no folder `path` to write files into and none can be made."""
+    """Raise UserError (a ValueError) unless files can be written into a folder `path`, which is made for the trial."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} cannot be written into: it is a file; give the name of a folder")
-    if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be written into: there is no permission to")
-    if not path.is_dir():
-        check_parents(path)
+    missing = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"{path} cannot be written into: {error.strerror or error}") from error
+    finally:
+        for folder in missing:  # the innermost first
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,93 @@
+"""Grad-CAM against its formula, and the colours that show it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from state_dicts import small
+
+from resnet_jax.gradcam import OPACITY, explain, overlay
+from resnet_jax.models import fold_batch_norm
+
+IMAGES = jnp.asarray(np.random.RandomState(0).normal(size=(3, 1, 32, 32, 3)), jnp.float32)
+
+
+def trained(name="resnet18", **arguments):
+    """A small network, and variables under which every batch norm does something."""
+    model = small(name, **arguments)
+    variables = model.init(jax.random.key(1), IMAGES[:, 0], train=False)
+    random = np.random.RandomState(2)
+    statistics = jax.tree.map(lambda leaf: leaf + random.uniform(0, 0.5, leaf.shape), variables["batch_stats"])
+    return model, {**variables, "batch_stats": statistics}
+
+
+def relative(maps):
+    """Each map's positive part by its largest value."""
+    maps = np.maximum(np.asarray(maps, np.float64), 0)
+    return maps / maps.max(axis=(1, 2), keepdims=True)
+
+
+def test_channels_weigh_as_the_heads_weights_behind_a_global_average():
+    # The logit is fc.kernel[:, c] . mean over h * w places: its gradient is fc.kernel[:, c] / (h * w) everywhere.
+    model, variables = trained()
+    logits, maps = explain(model, variables, IMAGES)
+    np.testing.assert_allclose(logits, model.apply(variables, IMAGES[:, 0], train=False), rtol=1e-5)
+    output = model.apply(variables, IMAGES[:, 0], train=False, features=True)["stage2"]
+    labels = np.argmax(logits, axis=-1)
+    weights = np.asarray(variables["params"]["fc"]["kernel"])[:, labels] / (output.shape[1] * output.shape[2])
+    expected = relative(np.einsum("cb,bhwc->bhw", weights, output))
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+def test_preactivation_networks_are_explained_through_their_last_norm():
+    model, variables = trained("preact_resnet20", stage_sizes=(1, 1), num_filters=8)
+    logits, maps = explain(model, variables, IMAGES)
+    output = np.asarray(model.apply(variables, IMAGES[:, 0], train=False, features=True)["stage2"], np.float64)
+    params, statistics = variables["params"], variables["batch_stats"]["norm"]
+    factor = np.asarray(params["norm"]["scale"]) / np.sqrt(np.asarray(statistics["var"], np.float64) + 1e-5)
+    normalized = (output - np.asarray(statistics["mean"])) * factor + np.asarray(params["norm"]["bias"])
+    kernel = np.asarray(params["fc"]["kernel"])[:, np.argmax(logits, axis=-1)].T  # (B, C)
+    gradient = (normalized > 0) * factor * kernel[:, None, None] / (output.shape[1] * output.shape[2])
+    expected = relative(np.einsum("bc,bhwc->bhw", gradient.mean(axis=(1, 2)), output))
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
+
+
+def test_folded_batch_norm_is_explained_alike():
+    model, variables = trained("preact_resnet20", stage_sizes=(1, 1), num_filters=8)
+    np.testing.assert_allclose(
+        explain(*fold_batch_norm(model, variables), IMAGES)[1], explain(model, variables, IMAGES)[1], atol=1e-4
+    )
+
+
+def test_bfloat16_is_explained_as_float32_but_for_rounding():
+    model, variables = trained()
+    maps = explain(model.clone(dtype="bfloat16"), variables, IMAGES)[1]
+    assert maps.dtype == jnp.float32
+    np.testing.assert_allclose(maps, explain(model, variables, IMAGES)[1], atol=0.1)
+
+
+def test_of_several_views_the_first_is_explained_for_the_class_of_all():
+    model, variables = trained()
+    views = jnp.concatenate([IMAGES, IMAGES[:, :, :, ::-1] * 3], axis=1)
+    logits, maps = explain(model, variables, views)
+    apart = [np.asarray(model.apply(variables, views[:, i], train=False)) for i in range(2)]
+    np.testing.assert_allclose(logits, np.mean(apart, axis=0), rtol=1e-5)
+    output = model.apply(variables, views[:, 0], train=False, features=True)["stage2"]
+    weights = np.asarray(variables["params"]["fc"]["kernel"])[:, np.argmax(logits, axis=-1)]
+    np.testing.assert_allclose(maps, relative(np.einsum("cb,bhwc->bhw", weights, output)), atol=1e-5)
+
+
+def test_where_nothing_speaks_for_the_class_the_map_is_zero():
+    model, variables = trained()
+    params = {**variables["params"], "fc": jax.tree.map(lambda leaf: -jnp.ones_like(leaf), variables["params"]["fc"])}
+    assert not np.any(explain(model, {**variables, "params": params}, IMAGES)[1])
+
+
+def test_overlay_is_the_grey_image_where_the_map_is_zero_and_its_colours_where_it_is_one():
+    pixels = np.full((1, 2, 3), (200, 100, 50), np.uint8)
+    shown = overlay(pixels, np.array([[0.0, 1.0]]))
+    grey = 0.299 * 200 + 0.587 * 100 + 0.114 * 50
+    assert shown[0, 0].tolist() == [round(grey)] * 3
+    inferno = np.array([252, 255, 164])  # its last colour
+    assert shown[0, 1].tolist() == pytest.approx((grey * (1 - OPACITY) + inferno * OPACITY).tolist(), abs=1)

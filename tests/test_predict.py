@@ -1,0 +1,352 @@
+"""The predict command: what it says of which images, in which form, with how many programs."""
+
+import csv
+import io
+import json
+import os
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from processes import TINY
+from state_dicts import SMALL, small
+
+from resnet_jax import save_weights
+from resnet_jax.cli import main
+from resnet_jax.config import load_config
+from resnet_jax.data.sources import load_digits
+from resnet_jax.data.transforms import PREPROCESS, Preprocess
+from resnet_jax.evaluate import evaluate_run
+from resnet_jax.gradcam import explain, overlay
+from resnet_jax.image_files import ImageFile, find_images
+from resnet_jax.predict import Failure, predict
+from resnet_jax.sheets import READABLE
+from resnet_jax.trained import open_run, open_weights, restore_run
+from resnet_jax.training import loop
+from resnet_jax.weights.info import WeightsInfo
+
+NAMES = ("ant", "bee", "cat", "dog", "eel")
+CROP = Preprocess(24, 16, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small network and its variables."""
+    model = small()
+    return model, model.init(jax.random.key(1), np.zeros((1, 16, 16, 3), np.float32), train=False)
+
+
+@pytest.fixture(scope="module")
+def weights(network, tmp_path_factory):
+    """Its weights as a file that tells all."""
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    info = WeightsInfo("resnet18", dict(SMALL), NAMES, CROP, "test")
+    save_weights(path, *network, info=info)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Seven images of different sizes, five of them here, one below, one hidden."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.RandomState(0)
+    (folder / "below").mkdir()
+    for i, name in enumerate(["b.png", "a.PNG", "c.bmp", "below/d.png", "e.webp", "f.ppm", ".hidden.png"]):
+        image = Image.fromarray(random.randint(0, 256, (30 + i, 40 - i, 3), np.uint8))
+        image.save(folder / name, **({"lossless": True} if name.endswith("webp") else {}))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def probabilities(network, paths, preprocess=CROP):
+    """By the plain way: each image by itself."""
+    model, variables = network
+    inputs = np.stack([preprocess(Image.open(path)) for path in paths])
+    return np.asarray(jax.nn.softmax(model.apply(variables, inputs, train=False)))
+
+
+def run(capsys, *words):
+    """(exit code, standard output, standard error) of the command."""
+    code = main(["predict", *map(str, words)])
+    return code, *capsys.readouterr()
+
+
+def give(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_classes_are_the_networks_and_the_most_probable_come_first(network, weights, folder, capsys):
+    paths = [folder / name for name in ("a.PNG", "b.png")]
+    expected = probabilities(network, paths)
+    code, output, errors = run(capsys, *paths, "--weights", weights, "--json", "--top", 3)
+    assert (code, errors) == (0, "")
+    result = json.loads(output)
+    assert (result["model"], result["weights"], result["failed"]) == ("resnet18", str(weights), [])
+    assert [image["file"] for image in result["images"]] == [str(path) for path in paths]
+    for image, row in zip(result["images"], expected, strict=True):
+        labels = np.argsort(-row)[:3].tolist()
+        assert [prediction["label"] for prediction in image["predictions"]] == labels
+        assert [prediction["class"] for prediction in image["predictions"]] == [NAMES[label] for label in labels]
+        shares = [prediction["probability"] for prediction in image["predictions"]]
+        assert shares == pytest.approx(row[labels].tolist(), rel=1e-4)
+
+
+def test_text_and_csv_say_the_same(network, weights, folder, capsys):
+    path = folder / "b.png"
+    row = probabilities(network, [path])[0]
+    order = np.argsort(-row)
+    code, output, errors = run(capsys, path, "--weights", weights, "--top", 99)  # more than there are
+    assert (code, errors) == (0, "")
+    assert output.splitlines() == [str(path), *(f"  {100 * row[k]:6.2f} %  {NAMES[k]}" for k in order)]
+    code, output, _ = run(capsys, path, "--weights", weights, "--csv", "--top", 2)
+    header, *rows = csv.reader(io.StringIO(output))
+    assert header == ["file", "rank", "label", "class", "probability"]
+    assert [cells[:4] for cells in rows] == [[str(path), str(i + 1), str(k), NAMES[k]] for i, k in enumerate(order[:2])]
+    assert [float(cells[4]) for cells in rows] == pytest.approx(row[order[:2]].tolist(), rel=1e-4)
+
+
+def test_flip_averages_the_logits_of_image_and_mirror(network, weights, folder, tmp_path, capsys):
+    model, variables = network
+    pixels = CROP.pixels(Image.open(folder / "b.png"))
+    Image.fromarray(pixels).save(tmp_path / "16.png")
+    Image.fromarray(pixels[:, ::-1]).save(tmp_path / "mirror.png")
+    whole = Preprocess(None, None, "bilinear", CROP.mean, CROP.std)
+    inputs = np.stack([whole(Image.open(tmp_path / name)) for name in ("16.png", "mirror.png")])
+    logits = np.asarray(model.apply(variables, inputs, train=False))
+    expected = np.asarray(jax.nn.softmax(logits.mean(axis=0)))
+    assert np.abs(logits[0] - logits[1]).max() > 1e-3
+    output = run(capsys, folder / "b.png", "--weights", weights, "--json", "--flip")[1]
+    predictions = json.loads(output)["images"][0]["predictions"]
+    assert {p["label"]: p["probability"] for p in predictions} == pytest.approx(dict(enumerate(expected)), rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True, "gradcam": True}])
+def test_the_network_is_compiled_once_whatever_the_number_of_images(weights, folder, options):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **more: compiled.append(more["fun_name"]) if event == COMPILED else None
+    )
+    trained = open_weights(weights)
+    image = ImageFile("b.png", (folder / "b.png").read_bytes())
+    assert trained.state.variables  # read, and on the devices
+    for count in (1, 5, 33, 70):
+        compiled.clear()
+        results = list(predict(trained, [image] * count, batch_size=32, **options))
+        assert compiled == ["jit(predict_step)"]
+        assert len(results) == count
+        first = results[0].probabilities
+        assert all(np.allclose(result.probabilities, first, rtol=1e-5) for result in results)
+
+
+def test_batches_and_bad_images_change_no_answer_and_no_order(weights, folder):
+    trained = open_weights(weights)
+    good = find_images([str(folder)], bytes)
+    bad = [ImageFile("bad", b"\xff\xd8\xff\xe0 damaged"), ImageFile(str(folder / "nothing.png"))]
+    images = [bad[0], *good, *bad, *good, bad[1]] * 2
+    alone = {image.name: next(iter(predict(trained, [image]))) for image in good}
+    for batch_size in (8, 9, 64):
+        results = list(predict(trained, images, batch_size=batch_size))
+        assert [result.file for result in results] == [image.name for image in images]
+        assert [isinstance(result, Failure) for result in results] == [image in bad for image in images]
+        for result in results:
+            if not isinstance(result, Failure):
+                np.testing.assert_array_equal(result.labels, alone[result.file].labels)
+                np.testing.assert_allclose(result.probabilities, alone[result.file].probabilities, rtol=1e-4)
+
+
+def test_bad_images_are_told_as_they_are_met_and_the_others_answered(weights, folder, tmp_path, capsys):
+    Image.open(folder / "b.png").save(tmp_path / "good.jpg")
+    whole = (tmp_path / "good.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    words = [tmp_path, tmp_path / "not there.png", folder / "notes.txt", "--weights", weights]
+    code, output, errors = run(capsys, *words, "--json")
+    result = json.loads(output)
+    assert code == 2
+    assert [image["file"] for image in result["images"]] == [str(tmp_path / "good.jpg")]
+    failed = {failure["file"]: failure["reason"] for failure in result["failed"]}
+    assert list(failed) == [
+        *(str(tmp_path / name) for name in ("cut.jpg", "empty.png", "not there.png")), str(folder / "notes.txt")
+    ]  # fmt: skip
+    assert failed[str(tmp_path / "not there.png")] == "No such file or directory"
+    assert failed[str(tmp_path / "empty.png")] == "it is empty"
+    assert failed[str(folder / "notes.txt")] == "no known format"
+    assert errors.splitlines() == [f"{file} cannot be read as an image: {reason}" for file, reason in failed.items()]
+    code, output, errors = run(capsys, folder / "notes.txt", "--weights", weights, "--csv")
+    assert (code, output, len(errors.splitlines())) == (2, "file,rank,label,class,probability\n", 1)
+
+
+def test_json_and_csv_hold_the_oddest_file_names(weights, folder, tmp_path, capsys):
+    odd = tmp_path / 'a "b", c\nd'
+    odd.mkdir()
+    os.link(folder / "b.png", odd / "ü.png")
+    (odd / os.fsdecode(b"\xff.png")).write_bytes((folder / "b.png").read_bytes())
+    code, output, _ = run(capsys, odd, "--weights", weights, "--json")
+    names = [str(odd / "ü.png"), str(odd / os.fsdecode(b"\xff.png"))]
+    assert code == 0
+    assert sorted(image["file"] for image in json.loads(output)["images"]) == sorted(names)
+    code, output, _ = run(capsys, odd / "ü.png", "--weights", weights, "--csv", "--top", 1)
+    assert [row["file"] for row in csv.DictReader(io.StringIO(output))] == names[:1]
+    code, output, _ = run(capsys, odd, "--weights", weights, "--top", 1)
+    assert len(output.splitlines()) == 4
+
+
+def test_folders_are_searched_below_in_the_order_of_names_without_what_is_hidden(folder):
+    found = [os.path.relpath(image.name, folder) for image in find_images([str(folder)], bytes)]
+    assert found == ["a.PNG", "b.png", "below/d.png", "c.bmp", "e.webp", "f.ppm"]
+
+
+def test_standard_input_is_an_image_or_a_list_of_paths(weights, folder, monkeypatch, capsys):
+    answers = []
+    data = (folder / "b.png").read_bytes()
+    for given in (data, f"{folder / 'b.png'}\r\n\n{folder / 'below'}\n".encode()):
+        give(monkeypatch, given)
+        code, output, errors = run(capsys, "-", "--weights", weights, "--json", "--top", 1)
+        assert (code, errors) == (0, "")
+        answers.append(json.loads(output)["images"])
+    assert [image["file"] for image in answers[0]] == ["-"]
+    assert [image["file"] for image in answers[1]] == [str(folder / "b.png"), str(folder / "below" / "d.png")]
+    assert answers[0][0]["predictions"] == answers[1][0]["predictions"]
+    give(monkeypatch, data[:40])
+    code, output, errors = run(capsys, "-", "--weights", weights, "--json")
+    assert code == 2
+    assert errors.startswith("- cannot be read as an image: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "there are no images to judge: name some"),
+        (["{empty}"], "there are no images in {empty}: name image files, or folders of them"),
+        (["-", "-"], "standard input, -, is named twice"),
+        (["x.png", "--top", "0"], "top=0 and batch_size=32 must be at least 1"),
+        (["x.png", "--batch_size", "0"], "top=5 and batch_size=0 must be at least 1"),
+        (["x.png", "--gradcam"], "--gradcam is drawn on the sheet: name its file with --to"),
+        (["x.png", "--to", "sheet.txt"], "--to sheet.txt must be an image file"),
+        (["x.png", "--json", "--csv"], "not allowed with argument"),
+        (["x.png", "--preprocess", "CIFA"], "did you mean 'CIFAR'?"),
+        (["x.png", "--no_average"], "--no_average belongs to --workdir"),
+        (["x.png", "--workdir", "runs/x"], "give either --workdir, a run's folder, or --weights"),
+    ],
+)
+def test_bad_usage_is_one_line(weights, tmp_path, capsys, words, message):
+    words = [word.format(empty=tmp_path) for word in words]
+    code, output, errors = run(capsys, *words, "--weights", weights)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert message.format(empty=tmp_path) in errors
+
+
+def test_preprocess_brings_the_class_names_and_without_names_classes_are_numbered(tmp_path, folder, capsys):
+    model = small(num_classes=10)
+    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=False)
+    save_weights(tmp_path / "w.safetensors", model, variables, info=WeightsInfo())
+    words = [
+        folder / "b.png",
+        "--weights",
+        tmp_path / "w.safetensors",
+        "--model",
+        "resnet18",
+        "--json",
+        "--num_classes",
+    ]
+    words += [10, "--model_args", "stage_sizes=(2,1)", "num_filters=8"]
+    _, output, _ = run(capsys, *words, "--preprocess", "CIFAR")
+    named = json.loads(output)["images"][0]["predictions"]
+    assert {p["label"]: p["class"] for p in named}[named[0]["label"]] != f"class {named[0]['label']}"
+    mean, std = PREPROCESS["CIFAR"].mean, PREPROCESS["CIFAR"].std
+    _, output, _ = run(capsys, *words, "--mean", *mean, "--std", *std)
+    numbered = json.loads(output)["images"][0]["predictions"]
+    assert [p["class"] for p in numbered] == [f"class {p['label']}" for p in named]
+    assert [p["probability"] for p in numbered] == [p["probability"] for p in named]
+
+
+def test_images_of_any_size_are_brought_to_the_one_that_the_network_was_trained_with(weights, tmp_path):
+    trained = open_weights(weights, model_args={}, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+    assert trained.pixels(Image.new("RGB", (100, 50))).shape == (16, 16, 3)
+    whole = Preprocess(None, None, "bilinear", CROP.mean, CROP.std)
+    uncropped = open_weights(weights)
+    object.__setattr__(uncropped, "preprocess", whole)
+    object.__setattr__(uncropped, "image_size", 32)
+    random = np.random.RandomState(0)
+    small_image = random.randint(0, 256, (8, 8, 3), np.uint8)
+    enlarged = uncropped.pixels(Image.fromarray(small_image))  # as training does it: pixel by pixel
+    np.testing.assert_array_equal(enlarged, small_image.repeat(4, axis=0).repeat(4, axis=1))
+    other = Image.fromarray(random.randint(0, 256, (48, 60, 3), np.uint8))
+    np.testing.assert_array_equal(
+        uncropped.pixels(other), Preprocess(32, 32, "bilinear", CROP.mean, CROP.std).pixels(other)
+    )
+
+
+def test_sheet_shows_the_first_images_with_their_classes_and_maps(network, weights, folder, tmp_path, capsys):
+    paths = [folder / "a.PNG", folder / "b.png"]
+    words = [*paths, "--weights", weights, "--to", tmp_path / "new" / "sheet.png"]
+    assert run(capsys, *words)[0] == 0
+    plain = np.array(Image.open(tmp_path / "new" / "sheet.png"))
+    scale, gap = 224 // 16, READABLE.gap
+    shown = plain[gap : gap + 224 : scale, gap : gap + 224 : scale]
+    np.testing.assert_array_equal(shown, CROP.pixels(Image.open(paths[0])))
+    assert run(capsys, *words, "--gradcam")[0] == 0
+    mapped = np.array(Image.open(tmp_path / "new" / "sheet.png"))
+    np.testing.assert_array_equal(mapped[gap : gap + 224 : scale, gap : gap + 224 : scale], shown)
+    result = next(iter(predict(open_weights(weights), [ImageFile(str(paths[0]))], gradcam=True)))
+    model, variables = network
+    maps = explain(model, variables, CROP(Image.open(paths[0]))[None, None])[1]
+    expected = np.asarray(jax.image.resize(maps, (1, 16, 16), "bilinear"))[0]
+    assert expected.std() > 0.05
+    np.testing.assert_allclose(result.heat, expected, atol=1e-3)
+    beside = mapped[gap : gap + 224 : scale, gap + 224 : gap + 448 : scale]
+    np.testing.assert_array_equal(beside, overlay(shown, result.heat))
+
+
+def test_images_beyond_the_sheet_are_told(weights, folder, tmp_path, capsys):
+    code, _, errors = run(capsys, *[folder / "b.png"] * 61, "--weights", weights, "--to", tmp_path / "sheet.jpg")
+    assert (code, errors) == (0, f"{tmp_path}/sheet.jpg shows the first 60 of 61 images\n")
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A short run on digits that subtracts their mean image and keeps a moving average."""
+    config = load_config("digits", [word for word in TINY if word.startswith("--config.")])
+    changes = {"num_steps": 3, "batch_size": 1288, "schedule": "constant", "normalize": "pixel", "ema_decay": 0.5}
+    for name, value in changes.items():
+        config[name] = value
+    config.warmup_epochs = 0.0
+    workdir = tmp_path_factory.mktemp("run") / "run"
+    loop.train(config, workdir, "run")
+    return workdir
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_run_answers_as_its_evaluation_does(digits_run, average):
+    digits = load_digits("test")
+    trained = open_run(digits_run, average=average)
+    assert trained.normalization.mean.shape == (8, 8, 3)
+    files = []
+    for image in digits.images:
+        data = io.BytesIO()
+        Image.fromarray(image).save(data, "PNG")
+        files.append(ImageFile("", data.getvalue()))
+    results = list(predict(trained, files, top=10, batch_size=360))
+    accuracy = np.mean([result.labels[0] for result in results] == digits.labels)
+    assert accuracy == pytest.approx(evaluate_run(digits_run, average=average)["accuracy"], abs=1 / 360)
+    inputs = (digits.images[:40] / 255 - trained.normalization.mean) / trained.normalization.std
+    state = restore_run(digits_run).state
+    variables = state.averaged().variables if average else state.variables
+    logits = trained.model.apply(variables, np.asarray(inputs, np.float32), train=False)
+    expected = np.asarray(jax.nn.softmax(logits))
+    assert expected.std(axis=0).max() > 1e-3
+    for result, row in zip(results[:40], expected, strict=True):
+        np.testing.assert_allclose(result.probabilities, row[result.labels], rtol=1e-4)
+
+
+def test_run_is_named_in_the_answer_with_its_classes(digits_run, tmp_path, capsys):
+    Image.fromarray(load_digits("test").images[0]).save(tmp_path / "0.png")
+    code, output, _ = run(capsys, tmp_path / "0.png", "--workdir", digits_run, "--checkpoint", "best", "--json")
+    result = json.loads(output)
+    assert (code, result["workdir"], result["checkpoint"], result["average"]) == (0, str(digits_run), "best", True)
+    assert all(p["class"] == str(p["label"]) for p in result["images"][0]["predictions"])
+    for words in (["--model", "resnet18"], ["--preprocess", "CIFAR"]):
+        code, _, errors = run(capsys, tmp_path / "0.png", "--workdir", digits_run, *words)
+        assert (code, errors) == (2, f"error: {words[0]} belongs to --weights; a run tells its own\n")
