@@ -45,6 +45,7 @@ def test_dry_run_tells_what_a_run_takes_and_writes_nothing(capsys, tmp_path, mon
     assert result["due"] == {"validation": 3, "test": 1, "checkpoint": 25}
     assert result["every"] == {"validation": 20, "test": 0, "checkpoint": 2}
     assert result["continues_after"] == 0
+    assert not result["on_features"]
     assert result["memory"]["checkpoint"] == 3864
     # on each of 8 devices: the state, and of 64 images their eighth, with labels, samples and epochs
     assert result["memory"]["program"]["argument"] == pytest.approx(3864 + 8 * (8 * 8 * 3 + 12), abs=64)
@@ -100,6 +101,17 @@ def test_dry_run_goes_on_from_the_step_before_a_damaged_one(capsys, tmp_path, ru
             before = content(workdir)
             assert "no other in" in refused(capsys, *WORDS, "--dry_run", "--workdir", workdir)
         assert content(workdir) == before
+
+
+def test_run_of_the_head_alone_is_one_pass_over_all_images(capsys, tmp_path, monkeypatch, run_of_four_steps):
+    monkeypatch.chdir(tmp_path)
+    weights = f"--config.finetune.weights={run_of_four_steps}"
+    result = told(capsys, weights, "--config.finetune.trainable=head")
+    assert result["on_features"]
+    assert (result["parameters"], result["trainable"]) == (470, 50)
+    seconds = result["seconds"]
+    assert seconds["rest"] == pytest.approx((21 + 3 + 6) * seconds["evaluation_batch"])  # batches of 64 images
+    assert content(tmp_path) == {}
 
 
 def test_set_that_is_not_prepared_is_told_in_a_line_after_the_configs_own_faults(capsys, tmp_path, monkeypatch):

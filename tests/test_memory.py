@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnet_jax.benchmark.step_cost import lower_step, make_experiment, step_config
+from resnet_jax.benchmark.step_cost import QUICK, lower_step, make_experiment, step_config
 from resnet_jax.memory import estimate_memory, state_bytes
 from resnet_jax.training.programs import begin_state
 
@@ -52,6 +52,6 @@ def test_frozen_layers_keep_nothing_but_what_passes_through_them():
 
 def test_estimate_is_within_a_tenth_of_what_xla_reserves():
     whole = experiment(batch_size=64, image_size=16)
-    analysis = lower_step(whole).compile().memory_analysis()
+    analysis = lower_step(whole).compile(compiler_options=QUICK).memory_analysis()
     reserved = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
     assert estimate_memory(whole).total == pytest.approx(reserved, rel=0.1)
