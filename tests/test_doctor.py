@@ -7,6 +7,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -22,8 +23,9 @@ from resnet_jax.doctor.examination import examine
 from resnet_jax.doctor.finding import ERROR, OK, WARNING, Finding, checked
 from resnet_jax.doctor.finding import refused as refusal
 from resnet_jax.errors import UserError
-from resnet_jax.models import onednn
+from resnet_jax.models import create_model, onednn, variable_shapes
 from resnet_jax.training.workdir import lock_workdir
+from resnet_jax.weights import save_weights
 
 TINY = ["--config.model_args.stage_sizes=(1,)", "--config.model_args.num_filters=4"]
 
@@ -275,11 +277,24 @@ def test_folder_is_judged_by_its_classes_and_a_decoded_image(tmp_path):
     assert ERROR in damaged
 
 
-def test_weights_to_begin_from_must_be_readable(digits, tmp_path):
-    found = digits(f"--config.finetune.weights={tmp_path / 'r18.pth'}")["weights"]
-    assert found == Finding(
-        ERROR, "weights", f"{tmp_path / 'r18.pth'} does not exist", "give the path of a torch or safetensors file"
+def test_weights_to_begin_from_must_be_there_and_of_the_network(digits, tmp_path):
+    def found(*words):
+        return digits(f"--config.finetune.weights={path}", *words)["weights"]
+
+    path = tmp_path / "r20.safetensors"
+    assert found() == Finding(
+        ERROR, "weights", f"{path} does not exist", "give the path of a torch or safetensors file"
     )
+    model = create_model("resnet20", stage_sizes=(1,), num_filters=4)
+    save_weights(path, model, jax.tree.map(lambda array: np.zeros(array.shape, array.dtype), variable_shapes(model)))
+    assert found().status == OK
+    assert found("--config.model_args.num_filters=8").status == ERROR
+    unprepared = (
+        f"--config.data_dir={tmp_path / 'data'}",
+        "--config.dataset=cifar10",
+        "--config.validation_fraction=0.0",
+    )
+    assert found(*unprepared).found == f"{path} can be read, and holds 20 tensors"
 
 
 # --- space and folders ------------------------------------------------------------------------------------------------

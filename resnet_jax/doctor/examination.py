@@ -31,7 +31,6 @@ def examine(config: ConfigDict | None, workdir: Path | None) -> list[Finding]:
     assert workdir is not None
     images = Images()
     findings += checked("data", lambda: check_images(config, images))
-    findings += checked("weights", lambda: check_weights(config))
     if devices[0].status == ERROR:  # without them nothing else can be told
         return findings
     findings += checked("batch", lambda: check_batch(config))
@@ -44,12 +43,20 @@ def examine(config: ConfigDict | None, workdir: Path | None) -> list[Finding]:
 
     told = [finding.found for finding in findings]
     findings += [finding for finding in checked("config", check_config) if finding.found not in told]
+    known = images.splits is not None
     for experiment in experiments:
-        known = images.splits is not None
-        findings += checked("memory", lambda: check_memory(experiment))  # noqa: B023
-        findings += checked("disk", lambda: check_disk(experiment, workdir, counts_known=known))  # noqa: B023
-    num_steps = experiments[0].num_steps if experiments and images.splits is not None else None
+        findings += _examine_needs(experiment, workdir, known=known)
+    num_steps = experiments[0].num_steps if experiments and known else None
     return findings + checked("workdir", lambda: check_workdir(config, workdir, num_steps))
+
+
+def _examine_needs(experiment: Experiment, workdir: Path, *, known: bool) -> list[Finding]:
+    """What a run needs besides its images. known: the experiment's classes and number of steps are the run's."""
+    return [
+        *checked("weights", lambda: check_weights(experiment, workdir, classes_known=known)),
+        *checked("memory", lambda: check_memory(experiment)),
+        *checked("disk", lambda: check_disk(experiment, workdir, counts_known=known)),
+    ]
 
 
 def _build(config: ConfigDict, images: Images) -> Experiment:

@@ -1,17 +1,27 @@
 """The weights that a run begins from."""
 
 from collections.abc import Iterator
-
-from ml_collections import ConfigDict
+from pathlib import Path
 
 from resnet_jax.doctor.finding import Finding, ok
 from resnet_jax.paths import expand
+from resnet_jax.training.checkpoint import open_newest
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.initial import load_initial
 from resnet_jax.weights.load import open_weights
 
 
-def check_weights(config: ConfigDict) -> Iterator[Finding]:
-    """Whether the weights of config.finetune can be read. Raises UserError (a ValueError) as train if not."""
-    if "finetune" not in config or not config.finetune.weights:
+def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool) -> Iterator[Finding]:
+    """Whether the weights of config.finetune can be read, and, if the images' classes are known, fit the network.
+
+    Raises UserError (a ValueError) as train if not. A run that goes on in `workdir` needs none any more.
+    """
+    config = experiment.config
+    if not config.finetune.weights or open_newest(workdir).newest_step() is not None:
         return
-    path = expand(config.finetune.weights)
-    yield ok("weights", f"{path} holds {len(open_weights(path).tensors)} tensors")
+    if not classes_known:
+        num_tensors = len(open_weights(expand(config.finetune.weights)).tensors)
+        yield ok("weights", f"{config.finetune.weights} can be read, and holds {num_tensors} tensors")
+        return
+    load_initial(config, experiment.model, experiment.class_names)
+    yield ok("weights", f"{config.finetune.weights} fits, with config.finetune.head={config.finetune.head}")
