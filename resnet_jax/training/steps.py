@@ -1,4 +1,4 @@
-"""The pure functions on a train state: `train_step`, the same in parts, and `eval_step`."""
+"""The pure functions on a train state: `train_step`, the same in parts, `eval_step` and `judge_step`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -83,6 +83,34 @@ def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
     "loss_sum" (cross-entropy without smoothing, whatever the training loss), "correct" and "count", scalars over the
     rows whose mask is not 0.
     """
+    _, sums, _ = _judged(state, batch)
+    return sums
+
+
+def judge_step(state: TrainState, batch: Batch) -> dict[str, Any]:
+    """What `eval_step` returns, and under "rows" how each row was judged, (B,) each; pure, to be jitted.
+
+    "label" and "predicted", int32; "confidence", the largest probability, in (0, 1]; "rank", int32: how many classes
+    stand before the label's, of equal logits the earlier class first, so that 0 is a correct answer; "loss" in nats;
+    "counted", bool: whether the row's mask is not 0. "label" of the batch is (B,) int.
+    """
+    logits, sums, rows = _judged(state, batch)
+    labels = batch["label"]
+    at_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # (B, 1)
+    earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
+    before = (logits > at_label) | ((logits == at_label) & earlier)  # (B, K)
+    rows = {
+        "label": labels,
+        "predicted": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+        "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
+        "rank": jnp.sum(before, axis=-1, dtype=jnp.int32),
+        **rows,
+    }
+    return {**sums, "rows": rows}
+
+
+def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+    """(logits (B, K), the sums of `eval_step`, "loss" and "counted" of each row) in evaluation mode."""
     labels, mask, images = batch["label"], batch.get("mask"), batch["image"]
     views = images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images
     logits = state.apply_fn(state.variables, views, train=False)
@@ -90,11 +118,12 @@ def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
         logits = logits.reshape(*images.shape[:2], -1).mean(axis=1)
     weights = jnp.ones(labels.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
     losses = softmax_cross_entropy(logits, labels)
-    return {
+    sums = {
         "loss_sum": jnp.sum(jnp.where(weights > 0, losses, 0.0)),
         "correct": jnp.sum(correct(logits, labels) * weights),
         "count": jnp.sum(weights),
     }
+    return logits, sums, {"loss": losses, "counted": weights > 0}
 
 
 def _gradients(
@@ -172,35 +201,3 @@ def _unless_skipped(finite: Array, new: TrainState, old: TrainState) -> TrainSta
         return one if is_schedule(one) else jnp.where(finite, one, other)
 
     return jax.tree.map(choose_one, new, old, is_leaf=is_schedule).replace(step=new.step)
-
-
-def judge_step(state: TrainState, batch: Batch) -> dict[str, Any]:
-    """What `eval_step` returns, and under "rows" how each row was judged, (B,) each; pure, to be jitted.
-
-    "label" and "predicted", int32; "confidence", the largest probability, in (0, 1]; "rank", int32: how many classes
-    stand before the label's, of equal logits the earlier class first, so that 0 is a correct answer; "loss" in nats;
-    "counted", bool: whether the row's mask is not 0.
-    """
-    labels, mask, images = batch["label"], batch.get("mask"), batch["image"]
-    views = images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images
-    logits = state.apply_fn(state.variables, views, train=False)
-    if images.ndim == 5:
-        logits = logits.reshape(*images.shape[:2], -1).mean(axis=1)
-    counted = jnp.ones(labels.shape, bool) if mask is None else mask.astype(jnp.int32) > 0
-    losses = softmax_cross_entropy(logits, labels)
-    at_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # (B, 1)
-    earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
-    rank = jnp.sum((logits > at_label) | ((logits == at_label) & earlier), axis=-1, dtype=jnp.int32)
-    return {
-        "loss_sum": jnp.sum(jnp.where(counted, losses, 0.0)),
-        "correct": jnp.sum(correct(logits, labels) & counted),
-        "count": jnp.sum(counted),
-        "rows": {
-            "label": labels,
-            "predicted": jnp.argmax(logits, axis=-1).astype(jnp.int32),
-            "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
-            "rank": rank,
-            "loss": losses,
-            "counted": counted,
-        },
-    }
