@@ -84,13 +84,21 @@ def test_two_processes_train_as_one_does(unbroken, tmp_path, ends_them):
     names = [path.name.split(".")[0] for path in workdir.iterdir()]
     assert names.count("events") == 1
     assert {"config", "metrics", "curves", "checkpoints", "best"} <= {*names}
-    ends_them += start_many(2, "evaluate", "--workdir", workdir, "--json", **TWO_BY_TWO)
+    reports = [tmp_path / "report", tmp_path / "report of one"]
+    words = ["evaluate", "--workdir", workdir, "--json", "--report"]
+    ends_them += start_many(2, *words, reports[0], **TWO_BY_TWO)
     (code, output, errors), others = (end(process) for process in ends_them[2:])
     assert (code, *others[:2]) == (0, 0, ""), errors
     expected = next(record for record in records(workdir) if "test_loss" in record)
     result = json.loads(output)
     assert (result["step"], result["count"]) == (20, 360)
     assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-9)
+    # Every process had all rows, in the order of the images.
+    assert run(*words, reports[1], **ONE)[0] == 0
+    many, one = (json.loads((report / "report.json").read_text()) for report in reports)
+    assert many["classes"] == one["classes"]
+    assert [mistake["image"] for mistake in many["mistakes"]] == [mistake["image"] for mistake in one["mistakes"]]
+    assert len(many["mistakes"]) > 1
 
 
 def test_two_processes_continue_what_one_began(unbroken, tmp_path, ends_them):

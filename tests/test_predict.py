@@ -21,7 +21,7 @@ from resnet_jax.data.transforms import PREPROCESS, Preprocess
 from resnet_jax.evaluate import evaluate_run
 from resnet_jax.gradcam import explain, overlay
 from resnet_jax.image_files import ImageFile, find_images
-from resnet_jax.predict import Failure, predict
+from resnet_jax.predict import Failure, _num_rows, predict
 from resnet_jax.sheets import READABLE
 from resnet_jax.trained import open_run, open_weights, restore_run
 from resnet_jax.training import loop
@@ -138,6 +138,14 @@ def test_the_network_is_compiled_once_whatever_the_number_of_images(weights, fol
         assert len(results) == count
         first = results[0].probabilities
         assert all(np.allclose(result.probabilities, first, rtol=1e-5) for result in results)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "num_devices", "num_rows"),
+    [(1, 32, 1, 1), (5, 32, 1, 8), (17, 32, 1, 32), (33, 32, 1, 32), (7, 6, 1, 6), (3, 32, 8, 8), (99, 12, 8, 16)],
+)
+def test_few_images_are_padded_to_a_power_of_two_and_all_to_the_devices(num_images, batch_size, num_devices, num_rows):
+    assert _num_rows(num_images, batch_size, num_devices) == num_rows
 
 
 def test_batches_and_bad_images_change_no_answer_and_no_order(weights, folder):
