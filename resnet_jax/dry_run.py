@@ -15,7 +15,7 @@ from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import DEPTH, prefetch
 from resnet_jax.errors import UserError
 from resnet_jax.memory import estimate_memory, state_bytes, training_image_shape
-from resnet_jax.stand_in import missing_needs, stand_in
+from resnet_jax.stand_in import missing_needs, missing_weights, stand_in
 from resnet_jax.summary import num_elements, summarize_model
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.checkpoint import open_best, open_newest
@@ -37,7 +37,7 @@ NUM_UNTIMED = 1 + DEPTH
 
 
 def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """What `train` of this config in `workdir` would take; nothing is written, and no data set prepared.
+    """What `train` of this config in `workdir` would take; nothing is written, prepared or downloaded.
 
     Returns "model", "image_shape", "shapes" (of the stages), "parameters", "trainable" (numbers of them), "macs" (of
     one image's forward pass), "images" by split, "num_classes", "steps_per_epoch", "num_steps", "continues_after" (the
@@ -48,7 +48,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     "seconds": to "compile", of a "step" on images, of an "evaluation_batch" (0.0 if there is none), of an "evaluation"
     by split, and of the "rest" of the run, evaluations included, checkpoints and precise statistics not, nor the steps
     on features; "num_timed": how many steps that is from.
-    Errors are those of `train`, and a UserError for a set that is not prepared.
+    Errors are those of `train`, and a UserError for a set that is not prepared or weights that are not downloaded.
     """
     if jax.process_count() > 1:
         raise UserError("--dry_run is of one process: leave out --num_processes and what starts the others")
@@ -66,6 +66,11 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         raise UserError(
             f"workdir {workdir} is at step {done}, past the config's {experiment.num_steps}: set config.num_epochs or "
             "config.num_steps higher, or choose another --workdir"
+        )
+    if not done and (missing := missing_weights(config)) is not None:
+        raise UserError(
+            f"config.finetune.weights={config.finetune.weights!r} is not downloaded, which a dry run leaves to train: "
+            f"run that, or put {missing.name} into {missing.parent}"
         )
     cadence = Cadence.of(experiment)
     every = {"validation": cadence.validate_every, "test": cadence.test_every, "checkpoint": cadence.save_every}

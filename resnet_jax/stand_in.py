@@ -1,4 +1,6 @@
-"""An experiment of which the images are not at hand: blank ones stand in for them, and take no memory."""
+"""What is not at hand yet: which images and weights; and an experiment in which blank images stand in for them."""
+
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -10,6 +12,7 @@ from resnet_jax.data.tfds_builder import UnknownSetError
 from resnet_jax.data.tfds_needs import Needs, needs_of
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.images import IMAGE_SIZE, make_transform
+from resnet_jax.training.initial import PUBLISHED_TAGS, find_weights
 
 # So long that no schedule of any length is refused: how long the run will be is not known.
 MANY_STEPS = 10**9
@@ -39,6 +42,14 @@ def missing_needs(config: ConfigDict) -> Needs | None:
         return needs_of(config.dataset, config.data_dir)
     except UnknownSetError:  # reading the images tells of it, as train does
         return None
+
+
+def missing_weights(config: ConfigDict) -> Path | None:
+    """Where the published weights that a run begins from would lie, if train has yet to download them."""
+    if config.finetune.weights not in PUBLISHED_TAGS:
+        return None
+    path = find_weights(config, download=False)
+    return None if path.exists() else path
 
 
 def _lengthened(config: ConfigDict) -> ConfigDict:

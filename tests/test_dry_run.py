@@ -126,6 +126,23 @@ def test_set_that_is_not_prepared_is_told_in_a_line_after_the_configs_own_faults
     assert content(tmp_path) == {}
 
 
+def test_published_weights_are_not_downloaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("RESNET_JAX_COMPILATION_CACHE", "0")
+    monkeypatch.setenv("RESNET_JAX_PRETRAINED_URL", "http://127.0.0.1:9")  # where nobody answers
+    words = ["--config", "digits", "--config.model=resnet18", "--config.finetune.weights=IMAGENET1K_V1"]
+    place = f"put resnet18-f37072fd.pth into {tmp_path / 'home/pretrained'}"
+    message = refused(capsys, "train", *words, "--dry_run")
+    assert "'IMAGENET1K_V1' is not downloaded, which a dry run leaves to train" in message
+    assert place in message
+    assert main(["doctor", *words]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if " weights " in line)
+    assert line.startswith("warning")
+    assert line.endswith(place)
+    assert content(tmp_path) == {}
+
+
 def test_json_is_of_the_dry_run_alone(capsys):
     assert "--json belongs to --dry_run" in refused(capsys, *WORDS, "--json")
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnet_jax.doctor.finding import Finding, ok
-from resnet_jax.paths import expand
+from resnet_jax.doctor.finding import Finding, ok, warning
+from resnet_jax.stand_in import missing_weights
 from resnet_jax.training.checkpoint import open_newest
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.initial import load_initial
+from resnet_jax.training.initial import find_weights, load_initial
 from resnet_jax.weights.load import open_weights
 
 
@@ -19,8 +19,15 @@ def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool)
     config = experiment.config
     if not config.finetune.weights or open_newest(workdir).newest_step() is not None:
         return
+    if (missing := missing_weights(config)) is not None:
+        yield warning(
+            "weights",
+            f"{config.finetune.weights} of {config.model} is not downloaded yet",
+            f"train downloads it, once; without a network put {missing.name} into {missing.parent}",
+        )
+        return
     if not classes_known:
-        num_tensors = len(open_weights(expand(config.finetune.weights)).tensors)
+        num_tensors = len(open_weights(find_weights(config, download=False)).tensors)
         yield ok("weights", f"{config.finetune.weights} can be read, and holds {num_tensors} tensors")
         return
     load_initial(config, experiment.model, experiment.class_names)
