@@ -20,7 +20,7 @@ from resnet_jax.summary import num_elements, summarize_model
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.checkpoint import open_best, open_newest
 from resnet_jax.training.experiment import Experiment, build_experiment
-from resnet_jax.training.images import augments
+from resnet_jax.training.features import has_fixed_features
 from resnet_jax.training.initial import load_initial
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import TrainFn, begin_state, compile_eval_fn, compile_train_fn
@@ -82,7 +82,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     memory = {**asdict(estimate_memory(experiment)), "checkpoint": state_bytes(state)}
     trainable = num_elements(state.trained(state.params))
     seconds, program, num_timed = _time(experiment, state)
-    on_features = config.finetune.trainable == "head" and not augments(config)
+    on_features = has_fixed_features(experiment)
     if on_features and done < experiment.num_steps:  # each image passes the network once, as in an evaluation
         each = seconds["evaluation_batch"] or seconds["step"]
         rest = each * sum(-(-len(source) // config.batch_size) for source in images.values() if source is not None)
