@@ -13,7 +13,7 @@ from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.errors import UserError
+from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.gradcam import explain
 from resnet_jax.image_files import ImageFile
 from resnet_jax.models import fold_batch_norm
@@ -59,7 +59,8 @@ def predict(
     top: how many classes, at most all there are. batch_size: at most so many images at once, rounded up to a multiple
     of the devices; whatever the number of images, the network is compiled once. flip: the logits of an image and its
     mirror are averaged.
-    Raises UserError (a ValueError) for numbers out of range, and a run that needs images of another shape.
+    Raises UserError (a ValueError) for numbers out of range, and a run that needs images of another shape;
+    NonFiniteError if the network's answer is not finite.
     """
     if top < 1 or batch_size < 1:
         raise UserError(f"top={top} and batch_size={batch_size} must be at least 1")
@@ -102,6 +103,8 @@ def _predict(
             name = images[start + i].name
             if reason is not None:
                 yield Failure(name, reason)
+            elif not np.all(np.isfinite(fetched["probability"][i])):
+                raise NonFiniteError(f"{name}: the logits are not finite: the weights are not, or are another model's")
             else:
                 heat = fetched["heat"][i] if gradcam else None
                 yield Prediction(name, fetched["label"][i], fetched["probability"][i], pixels[i], heat)

@@ -101,6 +101,19 @@ def test_a_folder_of_some_classes_is_labelled_by_their_names(cifar_weights, tmp_
     assert result["loss"] == pytest.approx(float(losses[np.array(labels)].mean()), rel=1e-4)
 
 
+def test_preprocess_by_name_brings_what_convert_would_have_attached(cifar_weights, tmp_path):
+    (tmp_path / "images" / "truck").mkdir(parents=True)
+    Image.fromarray(np.full((32, 32, 3), 90, np.uint8)).save(tmp_path / "images" / "truck" / "grey.png")
+    told = evaluate_weights(cifar_weights, str(tmp_path / "images"))
+    arguments = {**SMALL, "num_classes": 10}
+    result = evaluate_weights(
+        tmp_path / "source.safetensors", str(tmp_path / "images"), model_name="resnet18", model_args=arguments,
+        preprocess="CIFAR",
+    )  # fmt: skip
+    assert [row["class"] for row in result["classes"]] == list(CIFAR10_NAMES)
+    assert {**result, "weights": ""} == {**told, "weights": ""}
+
+
 def test_a_data_set_by_name_is_resized_and_cropped_too(tmp_path):
     arguments = {**SMALL, "num_classes": 10}
     write_safetensors(tmp_path / "source.safetensors", state_dict(small(**arguments)), {})
@@ -129,6 +142,7 @@ PREPARED = ["--model", "resnet20", "--mean", "0", "0", "0", "--std", "1", "1", "
         ([], "give either --workdir, a run's folder, or --weights"),
         (["--workdir", "runs/x", "--weights", "y"], "give either --workdir, a run's folder, or --weights"),
         (["--workdir", "runs/x", "--mean", "0,0,0"], "--mean belongs to --weights"),
+        (["--workdir", "runs/x", "--preprocess", "CIFAR"], "--preprocess belongs to --weights"),
         (["--workdir", "runs/x", "--batch_size", "7"], "--batch_size belongs to --weights"),
         (["--weights", "{source}"], "--weights needs --data"),
         (["--weights", "{source}", "--data", "{images}", "--checkpoint", "best"], "--checkpoint belongs to --workdir"),

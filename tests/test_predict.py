@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -358,3 +359,26 @@ def test_run_is_named_in_the_answer_with_its_classes(digits_run, tmp_path, capsy
     for words in (["--model", "resnet18"], ["--preprocess", "CIFAR"]):
         code, _, errors = run(capsys, tmp_path / "0.png", "--workdir", digits_run, *words)
         assert (code, errors) == (2, f"error: {words[0]} belongs to --weights; a run tells its own\n")
+
+
+def test_images_are_rotated_as_exif_says_where_the_run_did_so(weights, tmp_path, capsys):
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 40, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned right by a quarter
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "upright.png")
+    files = [ImageFile(str(tmp_path / name)) for name in ("turned.png", "turned.png", "upright.png")]
+    trained = open_weights(weights)
+    for upright in (False, True):
+        turned, _, other = predict(replace(trained, upright=upright), files)
+        assert np.array_equal(turned.pixels, other.pixels) is upright
+        assert capsys.readouterr().err.count("asks by EXIF to be rotated") == (not upright)
+
+
+def test_weights_that_are_not_finite_end_with_code_1(network, folder, tmp_path, capsys):
+    model, variables = network
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, variables)
+    save_weights(tmp_path / "w.safetensors", model, broken, info=WeightsInfo("resnet18", dict(SMALL), NAMES, CROP))
+    code, output, errors = run(capsys, folder / "b.png", "--weights", tmp_path / "w.safetensors", "--json")
+    assert (code, output) == (1, "")
+    assert errors.startswith(f"error: {folder}/b.png: the logits are not finite")
