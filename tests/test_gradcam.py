@@ -1,5 +1,7 @@
 """Grad-CAM against its formula, and the colours that show it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,10 +17,23 @@ IMAGES = jnp.asarray(np.random.RandomState(0).normal(size=(3, 1, 32, 32, 3)), jn
 def trained(name="resnet18", **arguments):
     """A small network, and variables under which every batch norm does something."""
     model = small(name, **arguments)
-    variables = model.init(jax.random.key(1), IMAGES[:, 0], train=False)
+    variables = jax.jit(lambda key: model.init(key, IMAGES[:, 0], train=False))(jax.random.key(1))
     random = np.random.RandomState(2)
     statistics = jax.tree.map(lambda leaf: leaf + random.uniform(0, 0.5, leaf.shape), variables["batch_stats"])
     return model, {**variables, "batch_stats": statistics}
+
+
+@partial(jax.jit, static_argnums=0)
+def explained(model, variables, images=IMAGES):
+    """What `explain` returns, in one program."""
+    return explain(model, variables, images)
+
+
+@partial(jax.jit, static_argnums=0)
+def computed(model, variables, images):
+    """(logits, the last of two stages' output)."""
+    logits = model.apply(variables, images, train=False)
+    return logits, model.apply(variables, images, train=False, features=True)["stage2"]
 
 
 def relative(maps):
@@ -30,9 +45,9 @@ def relative(maps):
 def test_channels_weigh_as_the_heads_weights_behind_a_global_average():
     # The logit is fc.kernel[:, c] . mean over h * w places: its gradient is fc.kernel[:, c] / (h * w) everywhere.
     model, variables = trained()
-    logits, maps = explain(model, variables, IMAGES)
-    np.testing.assert_allclose(logits, model.apply(variables, IMAGES[:, 0], train=False), rtol=1e-5)
-    output = model.apply(variables, IMAGES[:, 0], train=False, features=True)["stage2"]
+    logits, maps = explained(model, variables)
+    plain, output = computed(model, variables, IMAGES[:, 0])
+    np.testing.assert_allclose(logits, plain, rtol=1e-5)
     labels = np.argmax(logits, axis=-1)
     weights = np.asarray(variables["params"]["fc"]["kernel"])[:, labels] / (output.shape[1] * output.shape[2])
     expected = relative(np.einsum("cb,bhwc->bhw", weights, output))
@@ -42,8 +57,8 @@ def test_channels_weigh_as_the_heads_weights_behind_a_global_average():
 
 def test_preactivation_networks_are_explained_through_their_last_norm():
     model, variables = trained("preact_resnet20", stage_sizes=(1, 1), num_filters=8)
-    logits, maps = explain(model, variables, IMAGES)
-    output = np.asarray(model.apply(variables, IMAGES[:, 0], train=False, features=True)["stage2"], np.float64)
+    logits, maps = explained(model, variables)
+    output = np.asarray(computed(model, variables, IMAGES[:, 0])[1], np.float64)
     params, statistics = variables["params"], variables["batch_stats"]["norm"]
     factor = np.asarray(params["norm"]["scale"]) / np.sqrt(np.asarray(statistics["var"], np.float64) + 1e-5)
     normalized = (output - np.asarray(statistics["mean"])) * factor + np.asarray(params["norm"]["bias"])
@@ -56,24 +71,23 @@ def test_preactivation_networks_are_explained_through_their_last_norm():
 def test_folded_batch_norm_is_explained_alike():
     model, variables = trained("preact_resnet20", stage_sizes=(1, 1), num_filters=8)
     np.testing.assert_allclose(
-        explain(*fold_batch_norm(model, variables), IMAGES)[1], explain(model, variables, IMAGES)[1], atol=1e-4
+        explained(*fold_batch_norm(model, variables))[1], explained(model, variables)[1], atol=1e-4
     )
 
 
 def test_bfloat16_is_explained_as_float32_but_for_rounding():
     model, variables = trained()
-    maps = explain(model.clone(dtype="bfloat16"), variables, IMAGES)[1]
+    maps = explained(model.clone(dtype="bfloat16"), variables)[1]
     assert maps.dtype == jnp.float32
-    np.testing.assert_allclose(maps, explain(model, variables, IMAGES)[1], atol=0.1)
+    np.testing.assert_allclose(maps, explained(model, variables)[1], atol=0.1)
 
 
 def test_of_several_views_the_first_is_explained_for_the_class_of_all():
     model, variables = trained()
     views = jnp.concatenate([IMAGES, IMAGES[:, :, :, ::-1] * 3], axis=1)
-    logits, maps = explain(model, variables, views)
-    apart = [np.asarray(model.apply(variables, views[:, i], train=False)) for i in range(2)]
-    np.testing.assert_allclose(logits, np.mean(apart, axis=0), rtol=1e-5)
-    output = model.apply(variables, views[:, 0], train=False, features=True)["stage2"]
+    logits, maps = explained(model, variables, views)
+    (one, output), (other, _) = (computed(model, variables, views[:, i]) for i in range(2))
+    np.testing.assert_allclose(logits, (one + other) / 2, rtol=1e-5)
     weights = np.asarray(variables["params"]["fc"]["kernel"])[:, np.argmax(logits, axis=-1)]
     np.testing.assert_allclose(maps, relative(np.einsum("cb,bhwc->bhw", weights, output)), atol=1e-5)
 
@@ -81,7 +95,7 @@ def test_of_several_views_the_first_is_explained_for_the_class_of_all():
 def test_where_nothing_speaks_for_the_class_the_map_is_zero():
     model, variables = trained()
     params = {**variables["params"], "fc": jax.tree.map(lambda leaf: -jnp.ones_like(leaf), variables["params"]["fc"])}
-    assert not np.any(explain(model, {**variables, "params": params}, IMAGES)[1])
+    assert not np.any(explained(model, {**variables, "params": params})[1])
 
 
 def test_overlay_is_the_grey_image_where_the_map_is_zero_and_its_colours_where_it_is_one():

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -33,11 +34,16 @@ CROP = Preprocess(24, 16, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
+def initialized(model):
+    """Its variables, drawn in one program."""
+    return jax.jit(lambda key: model.init(key, np.zeros((1, 16, 16, 3), np.float32), train=False))(jax.random.key(1))
+
+
 @pytest.fixture(scope="module")
 def network():
     """A small network and its variables."""
     model = small()
-    return model, model.init(jax.random.key(1), np.zeros((1, 16, 16, 3), np.float32), train=False)
+    return model, initialized(model)
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +67,16 @@ def folder(tmp_path_factory):
     return folder
 
 
+@partial(jax.jit, static_argnums=0)
+def logits_of(model, variables, inputs):
+    return model.apply(variables, inputs, train=False)
+
+
 def probabilities(network, paths, preprocess=CROP):
     """By the plain way: each image by itself."""
     model, variables = network
     inputs = np.stack([preprocess(Image.open(path)) for path in paths])
-    return np.asarray(jax.nn.softmax(model.apply(variables, inputs, train=False)))
+    return np.asarray(jax.nn.softmax(logits_of(model, variables, inputs)))
 
 
 def run(capsys, *words):
@@ -115,7 +126,7 @@ def test_flip_averages_the_logits_of_image_and_mirror(network, weights, folder, 
     Image.fromarray(pixels[:, ::-1]).save(tmp_path / "mirror.png")
     whole = Preprocess(None, None, "bilinear", CROP.mean, CROP.std)
     inputs = np.stack([whole(Image.open(tmp_path / name)) for name in ("16.png", "mirror.png")])
-    logits = np.asarray(model.apply(variables, inputs, train=False))
+    logits = np.asarray(logits_of(model, variables, inputs))
     expected = np.asarray(jax.nn.softmax(logits.mean(axis=0)))
     assert np.abs(logits[0] - logits[1]).max() > 1e-3
     output = run(capsys, folder / "b.png", "--weights", weights, "--json", "--flip")[1]
@@ -149,20 +160,21 @@ def test_few_images_are_padded_to_a_power_of_two_and_all_to_the_devices(num_imag
     assert _num_rows(num_images, batch_size, num_devices) == num_rows
 
 
-def test_batches_and_bad_images_change_no_answer_and_no_order(weights, folder):
+def test_batches_and_bad_images_change_no_answer_and_no_order(network, weights, folder):
     trained = open_weights(weights)
     good = find_images([str(folder)], bytes)
     bad = [ImageFile("bad", b"\xff\xd8\xff\xe0 damaged"), ImageFile(str(folder / "nothing.png"))]
     images = [bad[0], *good, *bad, *good, bad[1]] * 2
-    alone = {image.name: next(iter(predict(trained, [image]))) for image in good}
-    for batch_size in (8, 9, 64):
+    alone = dict(
+        zip([image.name for image in good], probabilities(network, [image.name for image in good]), strict=True)
+    )
+    for batch_size in (8, 9):
         results = list(predict(trained, images, batch_size=batch_size))
         assert [result.file for result in results] == [image.name for image in images]
         assert [isinstance(result, Failure) for result in results] == [image in bad for image in images]
         for result in results:
             if not isinstance(result, Failure):
-                np.testing.assert_array_equal(result.labels, alone[result.file].labels)
-                np.testing.assert_allclose(result.probabilities, alone[result.file].probabilities, rtol=1e-4)
+                np.testing.assert_allclose(result.probabilities, alone[result.file][result.labels], rtol=1e-4)
 
 
 def test_bad_images_are_told_as_they_are_met_and_the_others_answered(weights, folder, tmp_path, capsys):
@@ -249,8 +261,7 @@ def test_bad_usage_is_one_line(weights, tmp_path, capsys, words, message):
 
 def test_preprocess_brings_the_class_names_and_without_names_classes_are_numbered(tmp_path, folder, capsys):
     model = small(num_classes=10)
-    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), train=False)
-    save_weights(tmp_path / "w.safetensors", model, variables, info=WeightsInfo())
+    save_weights(tmp_path / "w.safetensors", model, initialized(model), info=WeightsInfo())
     words = [
         folder / "b.png",
         "--weights",
@@ -301,7 +312,7 @@ def test_sheet_shows_the_first_images_with_their_classes_and_maps(network, weigh
     np.testing.assert_array_equal(mapped[gap : gap + 224 : scale, gap : gap + 224 : scale], shown)
     result = next(iter(predict(open_weights(weights), [ImageFile(str(paths[0]))], gradcam=True)))
     model, variables = network
-    maps = explain(model, variables, CROP(Image.open(paths[0]))[None, None])[1]
+    maps = jax.jit(explain, static_argnums=0)(model, variables, CROP(Image.open(paths[0]))[None, None])[1]
     expected = np.asarray(jax.image.resize(maps, (1, 16, 16), "bilinear"))[0]
     assert expected.std() > 0.05
     np.testing.assert_allclose(result.heat, expected, atol=1e-3)
@@ -318,7 +329,7 @@ def test_images_beyond_the_sheet_are_told(weights, folder, tmp_path, capsys):
 def digits_run(tmp_path_factory):
     """A short run on digits that subtracts their mean image and keeps a moving average."""
     config = load_config("digits", [word for word in TINY if word.startswith("--config.")])
-    changes = {"num_steps": 3, "batch_size": 1288, "schedule": "constant", "normalize": "pixel", "ema_decay": 0.5}
+    changes = {"num_steps": 2, "batch_size": 1288, "schedule": "constant", "normalize": "pixel", "ema_decay": 0.5}
     for name, value in changes.items():
         config[name] = value
     config.warmup_epochs = 0.0
@@ -338,12 +349,13 @@ def test_run_answers_as_its_evaluation_does(digits_run, average):
         Image.fromarray(image).save(data, "PNG")
         files.append(ImageFile("", data.getvalue()))
     results = list(predict(trained, files, top=10, batch_size=360))
-    accuracy = np.mean([result.labels[0] for result in results] == digits.labels)
-    assert accuracy == pytest.approx(evaluate_run(digits_run, average=average)["accuracy"], abs=1 / 360)
+    if average:
+        accuracy = np.mean([result.labels[0] for result in results] == digits.labels)
+        assert accuracy == pytest.approx(evaluate_run(digits_run)["accuracy"], abs=1 / 360)
     inputs = (digits.images[:40] / 255 - trained.normalization.mean) / trained.normalization.std
     state = restore_run(digits_run).state
     variables = state.averaged().variables if average else state.variables
-    logits = trained.model.apply(variables, np.asarray(inputs, np.float32), train=False)
+    logits = logits_of(trained.model, variables, np.asarray(inputs, np.float32))
     expected = np.asarray(jax.nn.softmax(logits))
     assert expected.std(axis=0).max() > 1e-3
     for result, row in zip(results[:40], expected, strict=True):

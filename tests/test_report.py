@@ -162,14 +162,20 @@ def test_figures_are_drawn_of_any_number_of_classes(tmp_path, num_classes):
     assert all((picture < 128).any() for picture in pictures)
 
 
-@pytest.fixture
-def weights(tmp_path):
-    """A network of five classes for images of 16 pixels, some of which it gets wrong."""
+@pytest.fixture(scope="module")
+def network():
+    """A network of five classes for images of 16 pixels, and its variables, drawn in one program."""
     model = small()
-    variables = model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32), train=False)
+    images = np.zeros((1, 16, 16, 3), np.float32)
+    return model, jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
+
+
+@pytest.fixture
+def weights(network, tmp_path):
+    """Its weights, and eleven images in four of its classes, some of which it gets wrong."""
     names = ("ant", "bee", "cat", "dog", "eel")
     info = WeightsInfo("resnet18", dict(SMALL), names, Preprocess(20, 16, "bilinear", (0.5,) * 3, (0.3,) * 3))
-    save_weights(tmp_path / "w.safetensors", model, variables, info=info)
+    save_weights(tmp_path / "w.safetensors", *network, info=info)
     folder, random = tmp_path / "data", np.random.RandomState(0)
     for i in range(11):
         path = folder / names[i % 4] / f"{i}.png"
@@ -253,15 +259,14 @@ def test_report_that_cannot_be_written_is_refused_before_images_are_read(weights
     assert not (tmp_path / "new").exists()
 
 
-def test_judging_rows_leaves_loss_and_accuracy_as_they_were(weights):
+def test_judging_rows_leaves_loss_and_accuracy_as_they_were(network, weights):
     source, folder = weights
     result = evaluate_weights(source, str(folder), batch_size=8)
     preprocess = Preprocess(20, 16, "bilinear", (0.5,) * 3, (0.3,) * 3)
-    model = small()
-    variables = model.init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.float32), train=False)
+    model, variables = network
     paths = sorted(folder.rglob("*.png"))
     inputs = np.stack([preprocess(Image.open(path)) for path in paths])
-    logits = np.asarray(model.apply(variables, inputs, train=False), np.float64)
+    logits = np.asarray(jax.jit(lambda x: model.apply(variables, x, train=False))(inputs), np.float64)
     labels = np.array([("ant", "bee", "cat", "dog").index(path.parent.name) for path in paths])
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(11), labels]
     assert result["loss"] == pytest.approx(losses.mean(), rel=1e-4)
