@@ -18,6 +18,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     """How well a trained run or imported weights judge labelled images."""
     check_model_options(arguments, "batch_size")
     from resnet_jax.evaluate import evaluate_run, evaluate_weights
+    from resnet_jax.weights.pretrained import find_weights
 
     report = None if arguments.report is None else expand(arguments.report)
     if arguments.workdir is not None:
@@ -34,7 +35,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if arguments.data is None:
         raise UserError("--weights needs --data: a folder of class folders, or tfds:NAME[:SPLIT]")
     result = evaluate_weights(
-        expand(arguments.weights),
+        find_weights(arguments.weights, arguments.model),
         arguments.data,
         model_name=arguments.model,
         model_args=given_model_args(arguments),

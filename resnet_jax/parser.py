@@ -32,6 +32,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.command is None:
         parser.refuse_unknown("python -m resnet_jax", rest)
         parser.error(f"the following arguments are required: COMMAND, one of {names}")
+    if "images" in arguments:  # argparse takes those before an option or those behind it, not both
+        arguments.images, rest = [*arguments.images, *rest], []
     if rest and not parser.commands[arguments.command].takes_fields:
         raise UserError(f"{rest[0]!r} is no option of {arguments.command}")
     arguments.overrides = rest
@@ -138,7 +140,7 @@ def _add_evaluate(add: Add) -> None:
 
 def _add_predict(add: Add) -> None:
     predict = add("predict", run_predict, "the classes that a trained run, or imported weights, see in images",
-                  "python -m resnet_jax predict photos --weights resnet50.pth --to sheet.png")  # fmt: skip
+                  "python -m resnet_jax predict photos --workdir runs/pets")  # fmt: skip
     predict.usage = "%(prog)s IMAGE... --workdir DIR [options]\n   or: %(prog)s IMAGE... --weights PATH [options]"
     predict.add_argument("images", nargs="*", metavar="IMAGE", help="a file, a folder, or - for standard input")
     _add_trained_options(predict)
@@ -204,7 +206,7 @@ def _add_trained_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workdir", metavar="DIR", help="the run's folder")
     command.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
     command.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
-    command.add_argument("--weights", metavar="PATH", help="a weights file or checkpoint directory, instead of a run")
+    command.add_argument("--weights", metavar="PATH", help="instead: a file, a checkpoint directory, or IMAGENET1K_V2")
     _add_model_options(command)
     command.add_argument("--preprocess", metavar="NAME", help="images as for IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
 

@@ -77,12 +77,13 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
 def _open(arguments: argparse.Namespace) -> "TrainedModel":
     from resnet_jax.trained import open_run, open_weights
+    from resnet_jax.weights.pretrained import find_weights
 
     if arguments.workdir is not None:
         workdir, which = expand(arguments.workdir), arguments.checkpoint or "newest"
         return open_run(workdir, which, average=not arguments.no_average)
     return open_weights(
-        expand(arguments.weights),
+        find_weights(arguments.weights, arguments.model),
         model_name=arguments.model,
         model_args=given_model_args(arguments),
         preprocess=arguments.preprocess,

@@ -12,7 +12,7 @@ from resnet_jax.data.tfds_builder import UnknownSetError
 from resnet_jax.data.tfds_needs import Needs, needs_of
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.images import IMAGE_SIZE, make_transform
-from resnet_jax.training.initial import PUBLISHED_TAGS, find_weights
+from resnet_jax.weights.pretrained import TAGS, published_path
 
 # So long that no schedule of any length is refused: how long the run will be is not known.
 MANY_STEPS = 10**9
@@ -46,9 +46,9 @@ def missing_needs(config: ConfigDict) -> Needs | None:
 
 def missing_weights(config: ConfigDict) -> Path | None:
     """Where the published weights that a run begins from would lie, if train has yet to download them."""
-    if config.finetune.weights not in PUBLISHED_TAGS:
+    if config.finetune.weights not in TAGS:
         return None
-    path = find_weights(config, download=False)
+    path = published_path(config.model, config.finetune.weights)
     return None if path.exists() else path
 
 

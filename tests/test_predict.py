@@ -394,3 +394,10 @@ def test_weights_that_are_not_finite_end_with_code_1(network, folder, tmp_path, 
     code, output, errors = run(capsys, folder / "b.png", "--weights", tmp_path / "w.safetensors", "--json")
     assert (code, output) == (1, "")
     assert errors.startswith(f"error: {folder}/b.png: the logits are not finite")
+
+
+def test_images_may_stand_before_and_behind_the_options(weights, folder, capsys):
+    a, b = str(folder / "a.PNG"), str(folder / "b.png")
+    for words in ([a, "--weights", str(weights), b], ["--weights", str(weights), a, b]):
+        assert main(["predict", *words, "--top", "1", "--json"]) == 0
+        assert [image["file"] for image in json.loads(capsys.readouterr().out)["images"]] == [a, b]

@@ -10,14 +10,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from resnet_jax.cli import main
 from resnet_jax.data.transforms import PREPROCESS
 from resnet_jax.errors import UserError
 from resnet_jax.weights import download, pretrained
-from resnet_jax.weights.pretrained import PRETRAINED, fetch_pretrained, recipe_of
+from resnet_jax.weights.pretrained import PRETRAINED, fetch_pretrained, find_weights, recipe_of
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 OTHER = np.random.default_rng(1).bytes(1_000_000)
@@ -329,3 +331,14 @@ def test_address_that_is_not_http_is_refused(server, monkeypatch, url):
     monkeypatch.setenv("RESNET_JAX_PRETRAINED_URL", url)
     with pytest.raises(UserError, match=r"^RESNET_JAX_PRETRAINED_URL='.*' must be an http:// or https:// address"):
         fetch_pretrained("tiny")
+
+
+def test_weights_are_found_by_path_or_by_the_tag_of_a_model(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path))
+    assert find_weights("some/where.pth", None) == Path("some/where.pth")
+    published = tmp_path / "pretrained" / "resnet50-11ad3fa6.pth"
+    assert find_weights("IMAGENET1K_V2", "resnet50", download=False) == published
+    with pytest.raises(ValueError, match="resnet18 has no weights 'IMAGENET1K_V2'"):
+        find_weights("IMAGENET1K_V2", "resnet18", download=False)
+    assert main(["predict", "x.jpg", "--weights", "IMAGENET1K_V2"]) == 2
+    assert "IMAGENET1K_V2 is published of many networks: name the model too" in capsys.readouterr().err

@@ -7,8 +7,9 @@ from resnet_jax.doctor.finding import Finding, ok, warning
 from resnet_jax.stand_in import missing_weights
 from resnet_jax.training.checkpoint import open_newest
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.initial import find_weights, load_initial
+from resnet_jax.training.initial import load_initial
 from resnet_jax.weights.load import open_weights
+from resnet_jax.weights.pretrained import find_weights
 
 
 def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool) -> Iterator[Finding]:
@@ -27,7 +28,8 @@ def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool)
         )
         return
     if not classes_known:
-        num_tensors = len(open_weights(find_weights(config, download=False)).tensors)
+        path = find_weights(config.finetune.weights, config.model, download=False)
+        num_tensors = len(open_weights(path).tensors)
         yield ok("weights", f"{config.finetune.weights} can be read, and holds {num_tensors} tensors")
         return
     load_initial(config, experiment.model, experiment.class_names)

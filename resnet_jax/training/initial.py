@@ -13,10 +13,9 @@ from resnet_jax.describe import describe_weights, told_info
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet
 from resnet_jax.models.resnet import HEAD
-from resnet_jax.paths import expand
 from resnet_jax.weights.info import WeightsInfo
 from resnet_jax.weights.load import import_state_dict
-from resnet_jax.weights.pretrained import PRETRAINED, fetch_pretrained, published_path
+from resnet_jax.weights.pretrained import find_weights
 
 # The arguments of a model in which the weights' own may differ from the config's: they decide how it is trained.
 OF_TRAINING = (
@@ -24,7 +23,6 @@ OF_TRAINING = (
     "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl",
 )  # fmt: skip
 Variables = dict[str, Any]
-PUBLISHED_TAGS = frozenset(tag for _, tag in PRETRAINED)
 NEAR = 2e-3  # so far recipes round the same mean and std
 
 
@@ -37,7 +35,7 @@ def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]
     """
     if not config.finetune.weights:
         return None
-    path, head = find_weights(config), config.finetune.head
+    path, head = find_weights(config.finetune.weights, config.model), config.finetune.head
     told = told_info(path)
     weights, theirs, _ = describe_weights(path, config.model, {})
     _check_network(path, told, theirs, model)
@@ -56,17 +54,6 @@ def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]
         )
     variables, _ = import_state_dict(path, weights, model, "strict" if head == "keep" else "reset")
     return jax.tree.map(np.asarray, variables)
-
-
-def find_weights(config: ConfigDict, *, download: bool = True) -> Path:
-    """Where the weights to begin from lie; those that are named by a tag of torchvision's are downloaded if need be.
-
-    download: False only tells where they would lie. Errors are those of `fetch_pretrained`.
-    """
-    name = config.finetune.weights
-    if name not in PUBLISHED_TAGS:
-        return expand(name)
-    return fetch_pretrained(config.model, name) if download else published_path(config.model, name)
 
 
 def _check_network(path: Path, told: WeightsInfo, theirs: ResNet, ours: ResNet) -> None:

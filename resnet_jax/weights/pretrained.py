@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from resnet_jax.errors import UserError, suggestion
+from resnet_jax.paths import expand
 from resnet_jax.process import home
 from resnet_jax.weights.download import download, forget_partial, partial_of
 
@@ -33,6 +34,7 @@ PRETRAINED = {
     ("wide_resnet101_2", "IMAGENET1K_V1"): "wide_resnet101_2-32ee1156.pth",
     ("wide_resnet101_2", "IMAGENET1K_V2"): "wide_resnet101_2-d733dc28.pth",
 }
+TAGS = frozenset(tag for _, tag in PRETRAINED)
 # The one file whose tag is not the name of the preprocessing it is evaluated with: it is resized to 232, as V2 are.
 OTHER_RECIPES = {"resnext101_64x4d-173b62eb.pth": "IMAGENET1K_V2"}
 
@@ -76,6 +78,19 @@ def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:
             f"delete it or replace it by {url}"
         )
     return path
+
+
+def find_weights(text: str, name: str | None, *, download: bool = True) -> Path:
+    """Where weights lie that are named by a path, or by a tag in TAGS as the published ones of the model `name`.
+
+    Those are downloaded if need be; download=False only tells where they would lie. Errors are those of
+    `fetch_pretrained`, and of an empty path.
+    """
+    if text not in TAGS:
+        return expand(text)
+    if name is None:
+        raise UserError(f"{text} is published of many networks: name the model too (--model resnet50)")
+    return fetch_pretrained(name, text) if download else published_path(name, text)
 
 
 def published_path(name: str, tag: str) -> Path:
