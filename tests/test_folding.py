@@ -1,5 +1,9 @@
 """Batch norm folded into the convolutions, against the model it came from."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,3 +69,21 @@ def test_folded_model_is_for_inference_alone():
         folded.apply(folded_variables, jnp.zeros((1, 32, 32, 3)), train=True)
     with pytest.raises(UserError, match="folded already"):
         fold_batch_norm(folded, folded_variables)
+
+
+def test_folding_is_the_same_program_in_every_process():
+    # Else no process would find what another one has compiled.
+    code = (
+        "import jax, resnet_jax; from resnet_jax.models import fold_batch_norm, variable_shapes; "
+        "model = resnet_jax.create_model('resnet20'); shapes = variable_shapes(model); "
+        "print(jax.make_jaxpr(lambda variables: fold_batch_norm(model, variables)[1])(shapes))"
+    )
+    programs = [
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert len(programs[0]) > 1000
+    assert programs[0] == programs[1]

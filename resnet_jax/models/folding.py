@@ -24,7 +24,7 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
     if model.batch_norm == "folded":
         raise UserError("batch_norm='folded': the model is folded already")
     flat, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
-    for norm in {path[:-1] for path in statistics}:
+    for norm in dict.fromkeys(path[:-1] for path in statistics):  # in the same order in each process, to be cached
         mean, var = (statistics[*norm, name] for name in ("mean", "var"))
         factor = flat.pop((*norm, "scale")) * jax.lax.rsqrt(var + model.norm_epsilon)  # (F,)
         flat[*norm, "bias"] -= mean * factor
