@@ -16,7 +16,7 @@ from resnet_jax import create_model
 from resnet_jax.models import convolution, onednn
 from resnet_jax.models.convolution import convolve
 
-# size, kernel_size, stride, channels, features, groups
+# size, kernel_size, stride, channels, features, groups and, if it is not 1, dilation
 SHAPES = pytest.mark.parametrize(
     "shape",
     [
@@ -29,6 +29,9 @@ SHAPES = pytest.mark.parametrize(
         (9, 7, 2, 3, 4, 1),
         (8, 3, 1, 8, 8, 4),
         (8, 1, 1, 8, 8, 4),
+        (9, 3, 1, 4, 6, 1, 2),
+        (9, 3, 2, 64, 8, 1, 2),
+        (11, 3, 1, 8, 8, 4, 4),
     ],
 )
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN is not installed for this machine")
@@ -38,7 +41,7 @@ ONE_DEVICE = {**os.environ, "XLA_FLAGS": ""}
 
 def results(impl, dtype, shape):
     """The convolution, both gradients, a directional derivative, a gradient's gradient and a batch of kernels."""
-    size, kernel_size, stride, channels, features, groups = shape
+    size, kernel_size, stride, channels, features, groups, dilation = (*shape, 1)[:7]
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (2, size, size, channels), dtype)
     kernel = jax.random.normal(keys[1], (kernel_size, kernel_size, channels // groups, features), dtype)
@@ -46,7 +49,7 @@ def results(impl, dtype, shape):
     @jax.jit
     def compute(x, kernel):
         def apply(x, kernel):
-            return convolve(x, kernel, stride, groups, impl)
+            return convolve(x, kernel, stride, groups, impl, dilation)
 
         y, vjp = jax.vjp(apply, x, kernel)
         tangent = jax.jvp(apply, (x, kernel), (x, kernel))[1]
@@ -72,7 +75,13 @@ def test_values_and_all_derivatives_equal_xlas_without_onednn(monkeypatch, shape
 @SHAPES
 def test_values_and_all_derivatives_equal_xlas_to_rounding_with_onednn(shape):
     actual, program = results("auto", jnp.float32, shape)
-    assert program.count("custom_call @resnet_jax_onednn") >= 6
+    dilation, stride = (*shape, 1)[6], shape[2]
+    num_calls = program.count("custom_call @resnet_jax_onednn")
+    if dilation == 1:
+        assert num_calls >= 6
+    else:  # the forward alone, of stride 1
+        assert num_calls == program.count("custom_call @resnet_jax_onednn_forward")
+        assert (num_calls > 0) == (stride == 1)
     expected, _ = results("xla", jnp.float32, shape)
     for left, right in zip(actual, expected, strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=3e-6 * float(jnp.abs(right).max()))

@@ -24,6 +24,7 @@ class Convolution(NamedTuple):
     kernel_size: int
     stride: int = 1
     groups: int = 1
+    dilation: int = 1
 
 
 class Downsample(nn.Module):
@@ -74,6 +75,8 @@ class ResidualBlock(nn.Module):
         activated input and has no batch norm. Otherwise batch norm after each convolution, ReLU after the sum.
     shortcut: "A" zero-padding, "B" projection where the shapes differ, "C" projection everywhere, "D" average pooling
         and projection where they differ, "none" no shortcut at all (a plain network).
+    dilation, first_dilation: of the 3x3 convolutions; of the first, which carries the stride of two 3x3, the latter:
+        where a stage is dilated instead of strided, its first block still looks at pixels as near as those before it.
     squeeze_excite: channels gated by their means at the end of the branch, see SqueezeExcite.
     zero_init_residual: the branch starts at zero (arXiv:1706.02677), by its last batch-norm scale, with `preact` by
         its last kernel.
@@ -90,6 +93,8 @@ class ResidualBlock(nn.Module):
     stride_in: str = "3x3"
     groups: int = 1
     width_per_group: int = 64
+    dilation: int = 1
+    first_dilation: int = 1
     squeeze_excite: bool = False
     zero_init_residual: bool = False
     dropout: float = 0.0
@@ -126,12 +131,15 @@ class ResidualBlock(nn.Module):
 
     def _convolutions(self) -> tuple[Convolution, ...]:
         if not self.bottleneck:
-            return Convolution(self.filters, 3, self.stride), Convolution(self.filters, 3)
+            return (
+                Convolution(self.filters, 3, self.stride, dilation=self.first_dilation),
+                Convolution(self.filters, 3, dilation=self.dilation),
+            )
         width = int(self.filters * self.width_per_group / 64) * self.groups
         first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
         return (
             Convolution(width, 1, first),
-            Convolution(width, 3, second, self.groups),
+            Convolution(width, 3, second, self.groups, self.first_dilation),
             Convolution(4 * self.filters, 1),
         )
 

@@ -29,23 +29,25 @@ MIN_CHANNELS_FOR_MATMUL_GRADIENT = 64
 ONEDNN_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
-def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: str = "auto") -> Array:
-    """`x` (B, H, W, C) convolved by `kernel` (k, k, C / groups, F), padded by k // 2: (B, ceil(H/s), ceil(W/s), F).
+def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: str = "auto", dilation: int = 1) -> Array:
+    """`x` (B, H, W, C) convolved by `kernel` (k, k, C / groups, F): (B, ceil(H/s), ceil(W/s), F).
 
-    impl: "xla" or "cpu" as above; "auto" is "cpu", which other platforms than the CPU do not see.
+    It is padded by k // 2 * dilation. impl: "xla" or "cpu" as above; "auto" is "cpu", which other platforms than the
+    CPU do not see. dilation: how far apart the pixels lie that the kernel's elements meet.
     """
     if impl == "xla":
-        return _xla(x, kernel, stride, groups)
-    return _forward.bind(x, kernel, stride=stride, groups=groups)
+        return _xla(x, kernel, stride, groups, dilation)
+    return _forward.bind(x, kernel, stride=stride, groups=groups, dilation=dilation)
 
 
-def _xla(x: Array, kernel: Array, stride: int, groups: int) -> Array:
-    pad = kernel.shape[0] // 2
+def _xla(x: Array, kernel: Array, stride: int, groups: int, dilation: int) -> Array:
+    pad = kernel.shape[0] // 2 * dilation
     return lax.conv_general_dilated(
         x,
         kernel,
         window_strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
@@ -71,10 +73,10 @@ def _xla_kernel_gradient(x: Array, cotangent: Array, *, kernel_shape: tuple[int,
 # - The weight gradient of a grouped convolution takes a hundred times as long as those of its groups one by one.
 
 
-def _cpu_forward(x: Array, kernel: Array, *, stride: int, groups: int) -> Array:
+def _cpu_forward(x: Array, kernel: Array, *, stride: int, groups: int, dilation: int) -> Array:
     if kernel.shape[:2] == (1, 1) and groups == 1:
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    return _xla(x, kernel, stride, groups)
+    return _xla(x, kernel, stride, groups, dilation)
 
 
 def _cpu_input_gradient(cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], **geometry: int) -> Array:
@@ -84,19 +86,19 @@ def _cpu_input_gradient(cotangent: Array, kernel: Array, *, input_shape: tuple[i
 
 
 def _cpu_kernel_gradient(
-    x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], stride: int, groups: int
+    x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], groups: int, **geometry: int
 ) -> Array:
     size, _, channels, features = kernel_shape
     if groups > 1:
         pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(cotangent, groups, axis=-1), strict=True)
         shape = (size, size, channels, features // groups)
-        parts = [_cpu_kernel_gradient(*pair, kernel_shape=shape, stride=stride, groups=1) for pair in pairs]
+        parts = [_cpu_kernel_gradient(x, y, kernel_shape=shape, groups=1, **geometry) for x, y in pairs]
         return jnp.concatenate(parts, axis=-1)
     cotangent = _materialize(cotangent, x)
-    if size == 3 and stride == 1 and channels >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
+    if size == 3 and geometry == {"stride": 1, "dilation": 1} and channels >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
         return _kernel_gradient_by_rows(x, cotangent).astype(x.dtype)
     kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
-    return jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, stride=stride, groups=1), kernel)(cotangent)[0]
+    return jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), kernel)(cotangent)[0]
 
 
 def _kernel_gradient_by_rows(x: Array, cotangent: Array) -> Array:
@@ -132,22 +134,18 @@ def _materialize(value: Array, other: Array) -> Array:
 # --- oneDNN ----------------------------------------------------------------------------------------------------------
 
 
-def _onednn_forward(x: Array, kernel: Array, *, stride: int, groups: int) -> Array:
-    problem = onednn.Problem(x.shape, kernel.shape, stride, groups)
+def _onednn_forward(x: Array, kernel: Array, **geometry: int) -> Array:
+    problem = onednn.Problem(x.shape, kernel.shape, **geometry)
     return _in_float32(onednn.forward, problem, x, kernel)
 
 
-def _onednn_input_gradient(
-    cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], stride: int, groups: int
-) -> Array:
-    problem = onednn.Problem(input_shape, kernel.shape, stride, groups)
+def _onednn_input_gradient(cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], **geometry: int) -> Array:
+    problem = onednn.Problem(input_shape, kernel.shape, **geometry)
     return _in_float32(onednn.input_gradient, problem, cotangent, kernel)
 
 
-def _onednn_kernel_gradient(
-    x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], stride: int, groups: int
-) -> Array:
-    problem = onednn.Problem(x.shape, kernel_shape, stride, groups)
+def _onednn_kernel_gradient(x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], **geometry: int) -> Array:
+    problem = onednn.Problem(x.shape, kernel_shape, **geometry)
     return _in_float32(onednn.kernel_gradient, problem, x, cotangent)
 
 
@@ -159,9 +157,18 @@ def _in_float32(function: Callable[..., Array], problem: onednn.Problem, left: A
 
 
 def _primitive(
-    name: str, xla: Callable[..., Array], cpu: Callable[..., Array], with_onednn: Callable[..., Array]
+    name: str,
+    xla: Callable[..., Array],
+    cpu: Callable[..., Array],
+    with_onednn: Callable[..., Array],
+    *,
+    dilated_by_onednn: bool = False,
 ) -> Primitive:
-    """A function of two arrays that lowers to `xla`, but on the CPU to `with_onednn` or `cpu`."""
+    """A function of two arrays that lowers to `xla`, but on the CPU to `with_onednn` or `cpu`.
+
+    dilated_by_onednn: oneDNN 3.2's gradients of dilated convolutions write beyond their arrays, its forward does not
+    where the stride is 1.
+    """
     primitive = Primitive(name)
 
     @cache
@@ -176,6 +183,7 @@ def _primitive(
         avals: Any = context.avals_in
         use_onednn = (
             all(operand.dtype in ONEDNN_DTYPES for operand in avals)
+            and (params["dilation"] == 1 or (dilated_by_onednn and params["stride"] == 1))
             and _is_for_one_device(context)
             and onednn.available()
         )
@@ -204,7 +212,11 @@ def _is_for_one_device(context: mlir.LoweringRuleContext) -> bool:
 
 
 _forward = _primitive(
-    "convolution", lambda x, kernel, *, stride, groups: _xla(x, kernel, stride, groups), _cpu_forward, _onednn_forward
+    "convolution",
+    lambda x, kernel, **geometry: _xla(x, kernel, **geometry),
+    _cpu_forward,
+    _onednn_forward,
+    dilated_by_onednn=True,
 )
 _input_gradient = _primitive(
     "convolution_input_gradient", _xla_input_gradient, _cpu_input_gradient, _onednn_input_gradient

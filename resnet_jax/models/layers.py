@@ -37,7 +37,7 @@ def uniform_bias_init(fan_in: int) -> Initializer:
 
 
 class Conv(nn.Module):
-    """2-D convolution with torch's explicit padding of `kernel_size // 2` on every side.
+    """2-D convolution with torch's explicit padding of `kernel_size // 2 * dilation` on every side.
 
     images (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features). `padding="SAME"` would pad a stride-2
     convolution by (0, 1) where torch pads by (1, 1), so the padding is written out.
@@ -50,6 +50,7 @@ class Conv(nn.Module):
     kernel_size: int = 3
     stride: int = 1
     groups: int = 1
+    dilation: int = 1
     use_bias: bool = False
     kernel_init: Initializer = he_normal_fan_out
     impl: str = "auto"
@@ -63,7 +64,9 @@ class Conv(nn.Module):
             raise ValueError(f"groups={self.groups} must divide channels={channels} and features={self.features}")
         kernel_shape = (size, size, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, kernel_shape, self.param_dtype)
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups, self.impl)
+        y = convolve(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups, self.impl, self.dilation
+        )
         if self.use_bias:
             fan_in = size * size * (channels // self.groups)
             bias = self.param("bias", uniform_bias_init(fan_in), (self.features,), self.param_dtype)

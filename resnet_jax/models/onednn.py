@@ -28,19 +28,26 @@ PACKAGE = "onednn-cpu-gomp"
 
 @dataclass(frozen=True)
 class Problem:
-    """The shapes of a convolution padded by k // 2: input (B, H, W, C), kernel (k, k, C / groups, F)."""
+    """The shapes of a convolution padded by k // 2 * dilation: input (B, H, W, C), kernel (k, k, C / groups, F)."""
 
     input_shape: Shape
     kernel_shape: Shape
     stride: int
     groups: int
+    dilation: int = 1
+
+    @property
+    def padding(self) -> int:
+        """Pixels on every side."""
+        return self.kernel_shape[0] // 2 * self.dilation
 
     @property
     def output_shape(self) -> Shape:
         """(B, ceil(H / stride), ceil(W / stride), F) for an odd k."""
         batch, height, width, _ = self.input_shape
         size, _, _, features = self.kernel_shape
-        height, width = ((side + 2 * (size // 2) - size) // self.stride + 1 for side in (height, width))
+        extent = self.dilation * (size - 1) + 1
+        height, width = ((side + 2 * self.padding - extent) // self.stride + 1 for side in (height, width))
         return batch, height, width, features
 
 
@@ -167,6 +174,7 @@ def _register(operation: str, problem: Problem) -> str:
     kernel = _prepare(operation, problem)
     shapes = "_".join("x".join(map(str, shape)) for shape in (problem.input_shape, problem.kernel_shape))
     name = f"resnet_jax_onednn_{operation}_{shapes}_stride{problem.stride}_groups{problem.groups}"
+    name += f"_dilation{problem.dilation}"
     handler = _handler(kernel)
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     _handlers.append(handler)
@@ -192,7 +200,9 @@ def _prepare(operation: str, problem: Problem) -> _Kernel:
     if groups > 1:
         shape, strides = [groups, features // groups, *shape[1:]], [features // groups, *strides]
     kernel, blocked = library.layout(shape, strides), library.layout(shape, None)
-    geometry = [_int64s((value, value)) for value in (problem.stride, 0, size // 2, size // 2)]
+    # oneDNN counts the pixels between those that the kernel meets.
+    numbers = (problem.stride, problem.dilation - 1, problem.padding, problem.padding)
+    geometry = [_int64s((value, value)) for value in numbers]
 
     description = library.create(
         "convolution_forward_primitive_desc", library.engine, c.c_int(_FORWARD_TRAINING), c.c_int(_DIRECT),

@@ -46,12 +46,15 @@ KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he
 class Stage(nn.Module):
     """Blocks of one width, named `0`, `1`, ...; the first carries the stride.
 
-    drop_branches: one rate a block, which also says how many there are. remat: in the backward pass the blocks are
+    dilation: of the 3x3 convolutions, previous_dilation: of the stage before. drop_branches: one rate a block, which
+    also says how many there are. remat: in the backward pass the blocks are
     computed again instead of kept.
     """
 
     drop_branches: tuple[float, ...]
     stride: int
+    dilation: int
+    previous_dilation: int
     block: Layer
     remat: bool
 
@@ -63,7 +66,13 @@ class Stage(nn.Module):
         if self.remat:
             run = nn.remat(run)
         for i, drop_branch in enumerate(self.drop_branches):
-            block = self.block(stride=self.stride if i == 0 else 1, drop_branch=drop_branch, name=str(i))
+            block = self.block(
+                stride=self.stride if i == 0 else 1,
+                dilation=self.dilation,
+                first_dilation=self.previous_dilation if i == 0 else self.dilation,
+                drop_branch=drop_branch,
+                name=str(i),
+            )
             x = run(block, x)
         return x
 
@@ -101,6 +110,9 @@ class ResNet(nn.Module):
         and shortcut: all blocks'; see ResidualBlock.
     stem: "imagenet" 7x7 at stride 2 and max-pool; "deep" three 3x3 instead (ResNet-D); "cifar" 3x3 at stride 1, no
         pooling.
+    output_stride: input pixels to one of the last stage; None: as the strides give it, 32, or 4 of three stages behind
+        a CIFAR stem. Stages that would exceed it are dilated instead of strided (arXiv:1606.00915), with the same
+        weights: 8 and 16 are torchvision's replace_stride_with_dilation [False, True, True] and [False, False, True].
     stochastic_depth: rate in [0, 1) at which a training image skips the last block; it grows linearly from 0 at the
         first (arXiv:1603.09382). dropout: rate in [0, 1), dropout_in "head" before the head or "block" before each
         block's last convolution (Wide ResNet). Both need a "dropout" rng in training.
@@ -139,6 +151,7 @@ class ResNet(nn.Module):
     shortcut: str = "B"
     squeeze_excite: bool = False
     zero_init_residual: bool = False
+    output_stride: int | None = None
     stochastic_depth: float = 0.0
     dropout: float = 0.0
     dropout_in: str = "head"
@@ -183,6 +196,13 @@ class ResNet(nn.Module):
                 raise UserError(f"{field}={getattr(self, field)} must be at least 1")
         if "bottleneck" not in self.block_cls and (self.groups, self.width_per_group) != (1, 64):
             raise UserError("groups and width_per_group belong to block_cls='bottleneck'")
+        strides = [self.stem_stride * 2**i for i in range(len(self.stage_sizes))]
+        if self.output_stride not in (None, *strides):
+            raise UserError(f"output_stride={self.output_stride} must be one of {', '.join(map(str, strides))}")
+        if self.shortcut == "D" and self.output_stride not in (None, strides[-1]):
+            raise UserError(
+                f"output_stride={self.output_stride} needs another shortcut than 'D', which pools by stride"
+            )
         if self.stem == "deep" and self.num_filters % 2:
             raise UserError(f"num_filters={self.num_filters} must be even with stem='deep'")
         if self.shortcut == "none" and self.stochastic_depth:
@@ -218,6 +238,22 @@ class ResNet(nn.Module):
         """N of batch_norm="ghost:N"; 0 for the others."""
         ghost = GHOST.fullmatch(self.batch_norm)
         return int(ghost.group(1)) if ghost else 0
+
+    @property
+    def stem_stride(self) -> int:
+        """Input pixels to one of the first stage's: 4, or 1 of a CIFAR stem."""
+        return 1 if self.stem == "cifar" else 4
+
+    def _strides(self) -> list[tuple[int, int]]:
+        """Of each stage its stride and its dilation."""
+        result, total, dilation = [], self.stem_stride, 1
+        for i in range(len(self.stage_sizes)):
+            stride = 1 if i == 0 else 2
+            if self.output_stride is not None and total * stride > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            total *= stride
+            result.append((stride, dilation))
+        return result
 
     @property
     def preact(self) -> bool:
@@ -315,12 +351,12 @@ class ResNet(nn.Module):
         outputs = {"stem": x}
         if self.stem != "cifar":
             x = max_pool(x)
-        drop_branches = self._drop_branches()
+        drop_branches, strides = self._drop_branches(), self._strides()
         for i, num_blocks in enumerate(self.stage_sizes):
             stage_block = partial(block, filters=self.num_filters * self.widen_factor * 2**i)
             rates, drop_branches = drop_branches[:num_blocks], drop_branches[num_blocks:]
-            stride = 1 if i == 0 else 2
-            stage = Stage(rates, stride, stage_block, self.remat, name=f"layer{i + 1}")
+            (stride, dilation), previous = strides[i], strides[max(i - 1, 0)][1]
+            stage = Stage(rates, stride, dilation, previous, stage_block, self.remat, name=f"layer{i + 1}")
             x = stage(x, train=train and stage.name not in frozen)
             outputs[f"stage{i + 1}"] = x
         if self.preact:
