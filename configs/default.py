@@ -63,7 +63,8 @@ def get_config() -> ConfigDict:
     config.finetune.head = "replace"  # "replace": by a new one | "add": a new layer on top of it | "keep": it is right
     config.finetune.trainable = "all"  # "all" | "stage4" (from that stage on; any of them) | "head" (what is new in it)
     config.finetune.head_learning_rate = 0.0  # > 0: the head's own, instead of learning_rate
-    config.finetune.layer_decay = 1.0  # each stage's rate by that of the one behind it; the head has the full one
+    # Each stage's rate by that of the one behind it; the last layer has the full one. learning_rate_factors go first.
+    config.finetune.layer_decay = 1.0
 
     # Duration. An epoch is num_train // batch_size steps; the tail of its permutation is dropped.
     config.batch_size = 128  # over all devices
@@ -84,7 +85,7 @@ def get_config() -> ConfigDict:
     config.l1 = 0.0  # strength of an L1 penalty on what decays
     config.trust_coefficient = 0.001  # of LARS
     config.clip_gradient_norm = 0.0  # > 0: gradients are scaled down to this norm
-    config.learning_rate_factors = ConfigDict()  # by layer (conv1, bn1, layer1 …, fc): ….layer4=0.1
+    config.learning_rate_factors = ConfigDict()  # by layer (conv1, bn1, layer1 … norm, fc, top): ….layer4=0.1
     config.loss = "softmax"  # "softmax" | "sigmoid": binary cross-entropy, class by class
     config.target_threshold = 0.0  # "sigmoid": > 0: mixed targets above it count as 1, the others as 0
     config.label_smoothing = 0.0

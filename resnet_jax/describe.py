@@ -62,7 +62,7 @@ def _run_info(path: Path) -> WeightsInfo | None:
     class_names = tuple(position["class_names"])
     mean, std = (np.asarray(position["normalization"][key]) for key in ("mean", "std"))
     per_channel = mean.ndim == std.ndim == 1  # a mean image belongs to images of one size, and to no Preprocess
-    preprocess = Preprocess(None, None, "bilinear", tuple(mean), tuple(std)) if per_channel else None
+    preprocess = Preprocess(None, None, "bilinear", tuple(mean.tolist()), tuple(std.tolist())) if per_channel else None
     if position["preprocess"]:
         preprocess = Preprocess.from_json(position["preprocess"])
     arguments = finetune_arguments(config)

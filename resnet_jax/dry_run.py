@@ -67,7 +67,8 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
             f"workdir {workdir} is at step {done}, past the config's {experiment.num_steps}: set config.num_epochs or "
             "config.num_steps higher, or choose another --workdir"
         )
-    if not done and (missing := missing_weights(config)) is not None:
+    is_new = open_newest(workdir).newest_step() is None  # only then does train need the weights to begin from
+    if is_new and (missing := missing_weights(config)) is not None:
         raise UserError(
             f"config.finetune.weights={config.finetune.weights!r} is not downloaded, which a dry run leaves to train: "
             f"run that, or put {missing.name} into {missing.parent}"
@@ -77,7 +78,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     due = {name: cadence.num_due(steps, done) for name, steps in every.items()}
     images = {"train": experiment.batches.source, "validation": experiment.validation, "test": experiment.test}
     image_shape = training_image_shape(experiment)
-    initial = None if done else load_initial(config, experiment.model, experiment.class_names)
+    initial = load_initial(config, experiment.model, experiment.class_names) if is_new else None
     state = begin_state(experiment, begin_with=initial)
     memory = {**asdict(estimate_memory(experiment)), "checkpoint": state_bytes(state)}
     trainable = num_elements(state.trained(state.params))

@@ -1,6 +1,7 @@
 """Transfer learning: what is frozen stays bit for bit and costs nothing, and torch gives the same numbers."""
 
 import json
+import shutil
 from functools import partial
 
 import golden_files
@@ -20,11 +21,22 @@ from resnet_jax.evaluate import evaluate_run
 from resnet_jax.models import ResNet
 from resnet_jax.summary import count_macs
 from resnet_jax.trained import restore_run
-from resnet_jax.training import create_train_state, features, loop, make_schedule, precise_batch_stats, sgd, train_step
-from resnet_jax.training.checkpoint import open_newest
+from resnet_jax.training import (
+    create_train_state,
+    experiment,
+    features,
+    loop,
+    make_schedule,
+    precise_batch_stats,
+    sgd,
+    train_step,
+)
 from resnet_jax.training.finetune import learning_rate_factors
+from resnet_jax.training.initial import load_initial
+from resnet_jax.training.mesh import make_mesh, shard_batch
 from resnet_jax.training.optimizer import scale_by_layer
-from resnet_jax.weights.info import WeightsInfo
+from resnet_jax.training.programs import begin_state, compile_train_fn
+from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
 
 ARGUMENTS = {"stage_sizes": (1, 1), "num_filters": 4}
 WORDS = [
@@ -236,27 +248,92 @@ def test_damaged_image_is_replaced_among_features_as_among_images():
     np.testing.assert_array_equal(source.read(np.array([2, 3])).valid, [True, False])
 
 
-def test_broken_off_finetuning_continues_bit_for_bit_without_the_weights(weights, tmp_path):
-    words = [*WORDS, "--config.finetune.trainable=head", "--config.finetune.head_learning_rate=0.05"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config.finetune.trainable=head", "--config.finetune.head_learning_rate=0.05"],
+        ["--config.finetune.trainable=stage2", "--config.ema_decay=0.9", "--config.accumulation_steps=2",
+         "--config.augment.flip=True"],
+    ],
+)  # fmt: skip
+def test_broken_off_finetuning_continues_bit_for_bit_without_the_weights(weights, tmp_path, words):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights.read_bytes())
-    named = f"--config.finetune.weights={copy}"
-    assert run(*words, named, "--workdir", tmp_path / "unbroken")[0] == 0
-    # As if killed after step 10: with the same config, whose length may change.
-    code, _, errors = run(
-        *words, named, "--config.num_steps=10", "--config.schedule=cosine", "--workdir", tmp_path / "b"
-    )
+    words = [*WORDS, *words, "--config.schedule=constant", f"--config.finetune.weights={copy}"]
+    code, unbroken, errors = run(*words, "--workdir", tmp_path / "unbroken")
     assert code == 0, errors
+    code, _, errors = run(*words, "--config.num_steps=10", "--workdir", tmp_path / "broken")
+    assert code == 0, errors
+    # As if it had been killed after step 10: what a run does at its end is taken back.
+    log = tmp_path / "broken" / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text(
+        "".join(line for line in lines if not ('"step": 10,' in line and ("val_" in line or "test_" in line)))
+    )
+    shutil.rmtree(tmp_path / "broken" / "best")
     copy.unlink()
-    code, _, errors = run(*words, named, "--workdir", tmp_path / "b")
+    code, output, errors = run(*words, "--workdir", tmp_path / "broken")
     assert code == 0, errors
     assert "continuing" in errors
-    assert "features of" in errors
-    assert {path.name for path in open_newest(tmp_path / "b").directory.iterdir()} == {"20", "30"}
-    code, _, errors = run(*words, named, "--workdir", tmp_path / "new")
+    assert records(tmp_path / "broken") == records(tmp_path / "unbroken")
+    assert digest_in(output) == digest_in(unbroken)
+    code, _, errors = run(*words, "--workdir", tmp_path / "new")
     assert code == 2
     assert "copy.safetensors does not exist" in errors
     assert not (tmp_path / "new").exists()
+    code, _, errors = run(*words, "--config.finetune.layer_decay=0.5", "--workdir", tmp_path / "broken")
+    assert code == 2
+    assert "config.finetune.layer_decay is 1.0 there and 0.5 here" in errors
+
+
+def digest_in(output):
+    return next(line for line in output.splitlines() if "sha256" in line)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config.finetune.trainable=stage2", "--config.batch_norm=local", "--config.ema_decay=0.9"],
+        ["--config.finetune.trainable=stage2", "--config.batch_norm=local", "--config.accumulation_steps=2"],
+        ["--config.finetune.trainable=head", "--config.batch_norm=local", "--config.augment.flip=True"],
+        ["--config.finetune.trainable=stage2", "--config.batch_norm=ghost:12", "--config.optimizer=lars",
+         "--config.l1=1e-4", "--config.clip_gradient_norm=1.0", "--config.model_args.remat=True"],
+        ["--config.finetune.trainable=stage1", "--config.optimizer=lamb", "--config.nesterov=False",
+         "--config.dtype=bfloat16", "--config.on_nonfinite=skip", "--config.precise_bn_batches=2"],
+    ],
+)  # fmt: skip
+def test_frozen_layers_of_a_run_are_the_weights_own_whatever_else_it_does(weights, tmp_path, monkeypatch, words):
+    # Three devices: a mean of three equal numbers is another one in its last bit.
+    monkeypatch.setattr(experiment, "make_mesh", lambda devices=None: make_mesh(jax.devices()[:3]))
+    config = config_of(weights, *words, "--config.batch_size=48", "--config.num_steps=4")
+    loop.train(config, tmp_path / "run", "run")
+    trained = restore_run(tmp_path / "run")
+    given = leaves(resnet_jax.load_weights(weights, resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=5)))
+    moved = {path: not np.array_equal(leaf, given[path]) for path, leaf in leaves(trained.state.variables).items()
+             if path.split("/")[1] != "fc"}  # fmt: skip
+    assert {path.split("/")[1] for path, has_moved in moved.items() if not has_moved} == set(
+        trained.model.frozen_layers
+    )
+    assert not any(has_moved for path, has_moved in moved.items() if path.split("/")[1] in trained.model.frozen_layers)
+
+
+def test_rates_of_the_config_reach_the_layers(weights):
+    def first_update(*words):
+        words = ["--config.schedule=constant", "--config.weight_decay=0", *words]
+        made = experiment.build_experiment(config_of(weights, *words), jax.devices()[:1])
+        start = load_initial(made.config, made.model, made.class_names)
+        state = begin_state(made, begin_with=start)
+        before = jax.tree.map(np.array, state.params)  # the state is donated
+        after, _ = compile_train_fn(made)(state, shard_batch(made.batches[0], made.mesh))
+        return jax.tree.map(lambda new, old: np.asarray(new) - old, dict(after.params), before)
+
+    plain = first_update("--config.learning_rate=0.1")
+    rated = first_update(
+        "--config.learning_rate=0.1", "--config.finetune.layer_decay=0.5", "--config.finetune.head_learning_rate=0.3"
+    )
+    for layer, factor in {"conv1": 0.125, "layer1": 0.25, "layer2": 0.5, "fc": 3.0}.items():
+        for one, other in zip(jax.tree.leaves(rated[layer]), jax.tree.leaves(plain[layer]), strict=True):
+            np.testing.assert_allclose(one, factor * other, rtol=1e-3, atol=1e-6, err_msg=layer)
 
 
 def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
@@ -273,6 +350,31 @@ def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
     config = config_of(tmp_path / "run", "--config.finetune.trainable=stage2", "--config.num_steps=2")
     loop.train(config, tmp_path / "again", "run")
     assert set(restore_run(tmp_path / "again").state.params) == {"conv1", "bn1", "layer1", "layer2", "fc"}
+    # The second phase: both layers go on, with all that is below them.
+    both = [
+        "--config.finetune.head=keep",
+        "--config.num_steps=1",
+        "--config.learning_rate=0",
+        "--config.batch_norm=frozen",
+    ]
+    with pytest.raises(ValueError, match=r"top of 5: set --config\.model_args\.base_classes=5"):
+        loop.train(config_of(tmp_path / "run", *both), tmp_path / "both", "run")
+    loop.train(config_of(tmp_path / "run", *both, "--config.model_args.base_classes=5"), tmp_path / "both", "run")
+    assert records(tmp_path / "both")[-1]["test_accuracy"] == records(tmp_path / "run")[-1]["test_accuracy"]
+    with pytest.raises(ValueError, match="has a layer on top of its head already"):
+        loop.train(config_of(tmp_path / "run", "--config.finetune.head=add"), tmp_path / "third", "run")
+
+
+def test_head_of_imagenet_is_kept_whichever_way_its_classes_are_named(tmp_path):
+    model = resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=1000)
+    info = WeightsInfo("resnet20", {**ARGUMENTS, "num_classes": 1000}, imagenet_names())
+    resnet_jax.save_weights(tmp_path / "w.safetensors", model, initial(model), info=info)
+    config = config_of(tmp_path / "w.safetensors", "--config.finetune.head=keep")
+    for names in (imagenet_names(), imagenet_wordnet_ids()):
+        kept = load_initial(config, model, names)["params"]["fc"]["kernel"]
+        np.testing.assert_array_equal(kept, initial(model)["params"]["fc"]["kernel"])
+    with pytest.raises(ValueError, match=r"needs the classes of .* in its order"):
+        load_initial(config, model, imagenet_names()[::-1])
 
 
 def test_head_that_is_kept_begins_where_the_other_run_ended(weights, tmp_path):
@@ -317,6 +419,7 @@ def test_rates_fall_from_the_head_to_the_stem_and_the_heads_own_counts():
         (["--config.finetune.head=keep"], "needs weights of 10 classes, as the images have, and"),
         (["--config.finetune.head=add"], "set --config.model_args.base_classes=5"),
         (["--config.model_args.base_classes=5"], "needs config.finetune.head='add'"),
+        (["--config.finetune.weights=nan.safetensors"], "layer1.0.conv1.weight is not finite"),
         (["--config.model_args.trainable=head"], "config.model_args.trainable is set by config.finetune.trainable"),
         (["--config.finetune.trainable=head", "--config.precise_bn_batches=2"], "precise_bn_batches must be 0"),
         (
@@ -325,7 +428,14 @@ def test_rates_fall_from_the_head_to_the_stem_and_the_heads_own_counts():
         ),
     ],
 )
-def test_what_cannot_be_finetuned_is_told_before_anything_is_written(weights, tmp_path, words, message):
+def test_what_cannot_be_finetuned_is_told_before_anything_is_written(weights, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    if "nan.safetensors" in words[0]:
+        model = resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=5)
+        variables = resnet_jax.load_weights(weights, model)
+        kernel = variables["params"]["layer1"]["0"]["conv1"]["kernel"]
+        variables["params"]["layer1"]["0"]["conv1"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
+        resnet_jax.save_weights("nan.safetensors", model, variables)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         loop.train(config_of(weights, *words), tmp_path / "run", "run")
     assert message in str(caught.value)

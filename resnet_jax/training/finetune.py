@@ -17,8 +17,8 @@ def finetune_arguments(config: ConfigDict) -> dict[str, Any]:
     arguments: dict[str, Any] = {"trainable": config.finetune.trainable}
     if config.finetune.head == "add":
         arguments["base_classes"] = config.model_args.get("base_classes", create_model(config.model).num_classes)
-    elif "base_classes" in config.model_args:
-        raise UserError("config.model_args.base_classes needs config.finetune.head='add'")
+    elif config.finetune.head == "replace" and "base_classes" in config.model_args:
+        raise UserError("config.model_args.base_classes needs config.finetune.head='add', or 'keep' of what has both")
     return arguments
 
 

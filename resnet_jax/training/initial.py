@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from ml_collections import ConfigDict
 from resnet_jax.describe import describe_weights, told_info
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet
-from resnet_jax.models.resnet import HEAD
-from resnet_jax.weights.info import WeightsInfo
+from resnet_jax.weights.info import WeightsInfo, same_classes
 from resnet_jax.weights.load import import_state_dict
+from resnet_jax.weights.names import HEADS, torch_arrays
 from resnet_jax.weights.pretrained import find_weights
 
 # The arguments of a model in which the weights' own may differ from the config's: they decide how it is trained.
@@ -39,21 +40,32 @@ def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]
     told = told_info(path)
     weights, theirs, _ = describe_weights(path, config.model, {})
     _check_network(path, told, theirs, model)
-    _check_head(path, head, weights.shapes.get(f"{HEAD}.weight", (0,))[0], model)
-    if head == "keep" and told.class_names not in ((), class_names):
+    _check_head(path, head, weights.shapes, model)
+    if head == "keep" and told.class_names and not same_classes(told.class_names, class_names):
         raise UserError(
             f"config.finetune.head='keep' needs the classes of {path} in its order ({', '.join(told.class_names[:3])} "
             f"…), and the images have {', '.join(class_names[:3])} …: use replace or add"
         )
-    if told.preprocess is not None and not np.allclose(
-        [told.preprocess.mean, told.preprocess.std], [config.mean, config.std], atol=NEAR
-    ):
-        _warn(
-            f"the images of {path} were normalised with mean {told.preprocess.mean} and std {told.preprocess.std}: "
-            "config.mean and config.std are others"
-        )
+    _check_normalization(path, told, config)
     variables, _ = import_state_dict(path, weights, model, "strict" if head == "keep" else "reset")
-    return jax.tree.map(np.asarray, variables)
+    variables = jax.tree.map(np.asarray, variables)
+    for name, array in torch_arrays(variables).items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: {name} is not finite: no run can begin from these weights")
+    return variables
+
+
+def _check_normalization(path: Path, told: WeightsInfo, config: ConfigDict) -> None:
+    """Warn if the images of the weights were normalised otherwise than the config says."""
+    if told.preprocess is None:
+        return
+    theirs, ours = (told.preprocess.mean, told.preprocess.std), (config.mean, config.std)
+    if config.normalize != "channel" or not np.allclose(theirs, ours, atol=NEAR):
+        _warn(
+            f"the images of {path} were normalised with mean {told.preprocess.mean} and std {told.preprocess.std}, "
+            f"those of this run with config.normalize={config.normalize!r}, config.mean={config.mean} and "
+            f"config.std={config.std}"
+        )
 
 
 def _check_network(path: Path, told: WeightsInfo, theirs: ResNet, ours: ResNet) -> None:
@@ -67,13 +79,23 @@ def _check_network(path: Path, told: WeightsInfo, theirs: ResNet, ours: ResNet) 
         raise UserError(f"{path} is of another network than the config's: set {options}")
 
 
-def _check_head(path: Path, head: str, num_classes: int, model: ResNet) -> None:
-    """num_classes: of the weights, 0 if they have no head."""
+def _check_head(path: Path, head: str, shapes: Mapping[str, tuple[int, ...]], model: ResNet) -> None:
+    """shapes: of the weights' tensors."""
+    there = [shapes[f"{name}.weight"][0] for name in HEADS if f"{name}.weight" in shapes]  # outputs of each layer
+    num_classes, base_classes = there[-1] if there else 0, there[0] if len(there) == 2 else None
+    if head == "keep" and base_classes != model.base_classes:
+        advice = f"set --config.model_args.base_classes={base_classes}" if base_classes else "leave out base_classes"
+        raise UserError(
+            f"config.finetune.head='keep' keeps a layer on top of {model.base_classes} outputs, and {path} has one on "
+            f"top of {base_classes}: {advice}"
+        )
     if head == "keep" and num_classes != model.num_classes:
         raise UserError(
             f"config.finetune.head='keep' needs weights of {model.num_classes} classes, as the images have, and {path} "
             f"has {num_classes}: use replace or add"
         )
+    if head == "add" and base_classes is not None:
+        raise UserError(f"{path} has a layer on top of its head already: use config.finetune.head=keep, or replace")
     if head == "add" and num_classes != model.base_classes:
         advice = f"set --config.model_args.base_classes={num_classes}" if num_classes else "use replace"
         raise UserError(

@@ -48,7 +48,7 @@ def begin_accumulation(state: TrainState) -> Accumulated:
     return Accumulated(
         num_parts=jnp.zeros((), jnp.int32),
         gradients=jax.tree.map(jnp.zeros_like, state.trained(state.params)),
-        batch_stats=state.batch_stats,
+        batch_stats=state.trained(state.batch_stats),
         metrics={"loss": zero, "accuracy": zero},
     )
 
@@ -59,7 +59,8 @@ def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Acc
     Batch norm normalises each part by itself and moves its running statistics with each part.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), accumulated.num_parts)
-    gradients, batch_stats, metrics = _gradients(state, accumulated.batch_stats, batch, key)
+    before = {**state.batch_stats, **accumulated.batch_stats}
+    gradients, batch_stats, metrics = _gradients(state, before, batch, key)
     return Accumulated(
         num_parts=accumulated.num_parts + 1,
         gradients=jax.tree.map(jnp.add, accumulated.gradients, gradients),
@@ -129,7 +130,7 @@ def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], d
 def _gradients(
     state: TrainState, batch_stats: Any, batch: Batch, dropout_key: Array
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """(gradients, batch statistics after the batch, metrics but for the gradients' norm) of a batch."""
+    """(gradients, batch statistics after the batch, metrics but for the gradients' norm), of the trained layers."""
     mesh = mesh_of_rows(batch["image"]) if state.local_batch_norm else None
     if mesh is None:
         return _share_of_gradients(state, state.params, batch_stats, batch, dropout_key, None)
@@ -160,19 +161,24 @@ def _share_of_gradients(
         )
         return masked_mean(state.loss(logits, labels), mask, axis_name), (logits, updated["batch_stats"])
 
-    (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))
+    (loss, (logits, moved)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))
     accuracy = masked_mean(correct(logits, labels).astype(loss.dtype), mask, axis_name)
-    return gradients, batch_stats, {"loss": loss, "accuracy": accuracy}
+    # Without those of frozen layers, of which even a mean over devices is not the same to the last bit.
+    return gradients, state.trained(moved), {"loss": loss, "accuracy": accuracy}
 
 
 def _update(
     state: TrainState, gradients: Any, batch_stats: Any, metrics: dict[str, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The state after the optimizer's step along `gradients`, and the metrics with the gradients' norm."""
+    """The state after the optimizer's step along `gradients`, and the metrics with the gradients' norm.
+
+    batch_stats: those of the trained layers.
+    """
     trained = state.trained(state.params)
     updates, opt_state = state.tx.update(gradients, state.opt_state, trained)
     metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
     params = {**state.params, **optax.apply_updates(trained, updates)}
+    batch_stats = {**state.batch_stats, **batch_stats}
     ema_params, ema_batch_stats = state.ema_params, state.ema_batch_stats
     if state.averaging is not None:
         # Of frozen layers the average is the layer itself, to the last bit: not decay * x + (1 - decay) * x.

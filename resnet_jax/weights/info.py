@@ -108,6 +108,11 @@ def names_for(preprocess: str, num_classes: int | None) -> tuple[str, ...]:
     return names if len(names) == num_classes else ()
 
 
+def same_classes(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether the names are those of the same classes in the same order; ImageNet's are named in two ways."""
+    return one == other or {one, other} == {imagenet_names(), imagenet_wordnet_ids()}
+
+
 @cache
 def imagenet_names() -> tuple[str, ...]:
     """The names of ImageNet's 1,000 classes, as torchvision gives them, by label."""
