@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from resnet_jax.data.batches import EvalBatches
-from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.folder import scan_folder
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import Reading, load_source, split_names
@@ -105,7 +105,8 @@ def evaluate_weights(
     trained = open_weights(
         weights, model_name=model_name, model_args=model_args, preprocess=preprocess, mean=mean, std=std
     )
-    reading = Reading(data_dir or "", preprocess=TenCrop(trained.preprocess) if ten_crop else trained.preprocess)
+    prepared = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
+    reading = Reading(data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""))
     source = open_images(data, trained.class_names, trained.num_classes, reading)
     return _evaluate(trained, source, data, batch_size, report)
 

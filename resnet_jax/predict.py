@@ -74,7 +74,7 @@ def _predict(
     trained: TrainedModel, images: Sequence[ImageFile], top: int, batch_size: int, flip: bool, gradcam: bool
 ) -> Iterator[Prediction | Failure]:
     num_rows = _num_rows(len(images), batch_size, trained.mesh.devices.size)
-    threads, bad_images = DecodeThreads(), BadImages()
+    threads, bad_images = DecodeThreads(), BadImages(rotation_hint="")
     predict_fn = _compile(trained, top, flip, gradcam)
 
     def prepare(start: int) -> tuple[np.ndarray, list[str | None], Any]:
@@ -111,12 +111,16 @@ def _predict(
 
     starts = range(0, len(images), num_rows)
     previous: Iterator[Prediction | Failure] = iter(())
-    with closing(prefetch(prepare, starts)) as batches:
-        for start, (pixels, reasons, batch) in zip(starts, batches, strict=True):
-            result = None if batch is None else predict_fn(trained.state.variables, batch)
-            yield from previous  # of the batch before, while this one is computed
-            previous = finish(start, pixels, reasons, result)
-    yield from previous
+    result: Any = None
+    try:
+        with closing(prefetch(prepare, starts)) as batches:
+            for start, (pixels, reasons, batch) in zip(starts, batches, strict=True):
+                result = None if batch is None else predict_fn(trained.state.variables, batch)
+                yield from previous  # of the batch before, while this one is computed
+                previous = finish(start, pixels, reasons, result)
+        yield from previous
+    finally:  # a process that ends while its CPU client computes may wait for it for ever
+        jax.block_until_ready(result)
 
 
 def _num_rows(num_images: int, batch_size: int, num_devices: int) -> int:

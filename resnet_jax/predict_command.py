@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands import given_model_args
@@ -43,29 +44,32 @@ def run_predict(arguments: argparse.Namespace) -> int:
         gradcam=arguments.gradcam,
     )  # fmt: skip
     printed: dict[str, Any] = {**trained.origin, "images": [], "failed": []}
-    table = csv.writer(sys.stdout, lineterminator="\n")
-    if arguments.csv:
+    table = csv.writer(sys.stdout, lineterminator="\n") if arguments.csv else None
+    if table is not None:
         table.writerow(["file", "rank", "label", "class", "probability"])
     cells: list[Cell] = []
     num_answered = 0
-    for result in results:
-        if isinstance(result, Failure):
-            printed["failed"].append(result._asdict())
-            name = _on_one_line(result.file)
-            print(f"{name} cannot be read as an image: {result.reason}", file=sys.stderr, flush=True)
-            continue
-        num_answered += 1
-        predictions = _described(result, trained)
-        if arguments.json:
-            printed["images"].append({"file": result.file, "predictions": predictions})
-        elif arguments.csv:
-            table.writerows((result.file, rank, *prediction.values()) for rank, prediction in enumerate(predictions, 1))
-        else:
-            print(_on_one_line(result.file))
-            for prediction in predictions:
-                print(f"  {100 * prediction['probability']:6.2f} %  {prediction['class']}")
-        if target is not None and len(cells) < MAX_ON_SHEET:
-            cells.append(_cell(result, predictions))
+    with closing(results):
+        for result in results:
+            if isinstance(result, Failure):
+                printed["failed"].append(result._asdict())
+                name = _on_one_line(result.file)
+                print(f"{name} cannot be read as an image: {result.reason}", file=sys.stderr, flush=True)
+                continue
+            num_answered += 1
+            predictions = _described(result, trained)
+            if arguments.json:
+                printed["images"].append({"file": result.file, "predictions": predictions})
+            elif table is not None:
+                table.writerows(
+                    (result.file, rank, *prediction.values()) for rank, prediction in enumerate(predictions, 1)
+                )
+            else:
+                print(_on_one_line(result.file))
+                for prediction in predictions:
+                    print(f"  {100 * prediction['probability']:6.2f} %  {prediction['class']}")
+            if target is not None and len(cells) < MAX_ON_SHEET:
+                cells.append(_cell(result, predictions))
     if arguments.json:
         print(json.dumps(printed))
     if target is not None and cells:
@@ -110,11 +114,15 @@ def _cell(result: "Prediction", predictions: list[dict[str, Any]]) -> "Cell":
     if result.heat is not None:
         pixels = np.concatenate([pixels, overlay(pixels, result.heat)], axis=1)
     bars = [
-        Line(prediction["class"], f"{100 * prediction['probability']:.0f} %", prediction["probability"])
-        for prediction in predictions[:CLASSES_ON_SHEET]
-        if prediction["probability"] >= SHARE_ON_SHEET
+        Line(prediction["class"], _percent(prediction["probability"]), prediction["probability"])
+        for rank, prediction in enumerate(predictions[:CLASSES_ON_SHEET])
+        if rank == 0 or prediction["probability"] >= SHARE_ON_SHEET
     ]
     return Cell(pixels, (Line(result.file.rpartition("/")[2]), *bars))
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.0f} %" if probability >= SHARE_ON_SHEET else "<1 %"
 
 
 def _on_one_line(name: str) -> str:

@@ -422,3 +422,23 @@ def test_image_that_has_gone_is_named(pets):
     (pets / "dog/b.png").unlink()
     with pytest.raises(UserError, match=r"dog/b\.png cannot be read as an image \(No such file or directory\)"):
         pixels(source, 2)
+
+
+def test_link_that_leads_to_itself_is_refused(pets):
+    (pets / "cat/self.png").symlink_to("self.png")
+    with pytest.raises(UserError, match=r"cat/self\.png is a link that leads to itself: remove it"):
+        load_folder(pets, WHOLE)
+
+
+def test_gif_is_trained_on_as_the_same_pixels_in_a_png_its_first_frame_alone(tmp_path):
+    frames = [Image.fromarray(np.random.RandomState(i).randint(0, 256, (9, 7, 3), np.uint8)) for i in range(2)]
+    frames = [frame.quantize(64) for frame in frames]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    frames[0].convert("RGB").save(tmp_path / "b.png")
+    for folder_name, file in (("gif", "a.gif"), ("png", "b.png")):
+        (tmp_path / folder_name / "cat").mkdir(parents=True)
+        (tmp_path / file).rename(tmp_path / folder_name / "cat" / file)
+    gif, png = (load_folder(tmp_path / name, WHOLE) for name in ("gif", "png"))
+    np.testing.assert_array_equal(pixels(gif, 0), pixels(png, 0))
+    images = [EncodedImage(source.encoded.read(0)[0], "") for source in (gif, png)]
+    np.testing.assert_array_equal(*(image.region((1, 2, 6, 8), (2, 2)) for image in images))

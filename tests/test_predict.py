@@ -15,15 +15,18 @@ from PIL import Image
 from processes import TINY
 from state_dicts import SMALL, small
 
+import resnet_jax.predict as prediction
 from resnet_jax import save_weights
 from resnet_jax.cli import main
 from resnet_jax.config import load_config
+from resnet_jax.data.decoding import BadImageError
 from resnet_jax.data.sources import load_digits
 from resnet_jax.data.transforms import PREPROCESS, Preprocess
 from resnet_jax.evaluate import evaluate_run
 from resnet_jax.gradcam import explain, overlay
 from resnet_jax.image_files import ImageFile, find_images
 from resnet_jax.predict import Failure, _num_rows, predict
+from resnet_jax.predict_command import _cell
 from resnet_jax.sheets import READABLE
 from resnet_jax.trained import open_run, open_weights, restore_run
 from resnet_jax.training import loop
@@ -401,3 +404,75 @@ def test_images_may_stand_before_and_behind_the_options(weights, folder, capsys)
     for words in ([a, "--weights", str(weights), b], ["--weights", str(weights), a, b]):
         assert main(["predict", *words, "--top", "1", "--json"]) == 0
         assert [image["file"] for image in json.loads(capsys.readouterr().out)["images"]] == [a, b]
+
+
+def test_odd_entries_of_a_folder_are_named_and_its_images_answered(folder, tmp_path):
+    os.link(folder / "b.png", tmp_path / "b.png")
+    Image.open(folder / "b.png").convert("P").save(tmp_path / "c.gif")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "self.png").symlink_to("self.png")
+    images = find_images([str(tmp_path), str(tmp_path / "pipe.png"), "https://example.org/cat.jpg"], bytes)
+    reasons = {}
+    for image in images:
+        try:
+            assert image.read()
+        except BadImageError as error:
+            reasons[error.name] = error.reason
+    assert len(images) == 6
+    assert reasons == {
+        f"{tmp_path}/pipe.png": "not a regular file",  # named by itself, after the folder's own
+        f"{tmp_path}/self.png": "it is a link that leads to itself",
+        "https://example.org/cat.jpg": "it is an address: download it first",
+    }
+    assert images[2].fault == "it is neither a file nor a folder"
+
+
+class Answer:
+    """What a device computes: an array that is there when it is waited for."""
+
+    def __init__(self, values):
+        self.values, self.is_there = values, False
+
+    def block_until_ready(self):
+        self.is_there = True
+        return self
+
+    def __array__(self, dtype=None, copy=None):
+        self.is_there = True
+        return self.values
+
+
+def test_batches_under_way_are_waited_for_where_nobody_wants_the_answers(weights, folder, monkeypatch):
+    answers = []
+
+    def predict_fn(variables, batch):
+        zeros = np.zeros((1, 1), np.float32)
+        answers.append([Answer(zeros), Answer(zeros.astype(np.int32))])
+        return {"probability": answers[-1][0], "label": answers[-1][1]}
+
+    monkeypatch.setattr(prediction, "_compile", lambda *arguments: predict_fn)
+    results = predict(open_weights(weights), [ImageFile(str(folder / "b.png"))] * 24, top=1, batch_size=8)
+    assert next(results).file
+    results.close()
+    assert len(answers) == 2
+    assert all(answer.is_there for answer in answers[1])
+
+
+def test_closed_standard_streams_are_no_traceback(weights, folder, monkeypatch, capsys):
+    for name in ("stdin", "stdout"):
+        monkeypatch.setattr(sys, name, None)
+    code = main(["predict", "-", "--weights", str(weights)])
+    assert (code, capsys.readouterr().err.count("\n")) == (2, 1)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["predict", str(folder / "b.png"), "--weights", str(weights), "--csv"]) == 0
+
+
+def test_sheet_names_the_first_class_however_improbable(weights):
+    result = next(predict(open_weights(weights), [ImageFile("x", fault="y")]))
+    assert isinstance(result, Failure)
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    cell = _cell(
+        prediction.Prediction("a/b.png", np.arange(2), np.array([0.004, 0.003]), pixels, None),
+        [{"class": "ant", "probability": 0.004}, {"class": "bee", "probability": 0.003}],
+    )
+    assert [line[:2] for line in cell.lines] == [("b.png", ""), ("ant", "<1 %")]

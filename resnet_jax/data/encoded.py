@@ -15,7 +15,7 @@ from resnet_jax.data.draws import Draws
 from resnet_jax.data.source import Examples, Keys, Transform, digest_of
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms import Preprocess, TenCrop
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, shown
 
 NO_GOOD_IMAGE = "not one image of the data set can be read"
 
@@ -43,11 +43,13 @@ class EncodedImages(Protocol):
 class BadImages:
     """Images that could not be decoded: skipped and counted up to a limit; shared by the sources of a run.
 
-    limit: how many images may be bad; 0: the first is an error. names: of the bad ones so far.
+    limit: how many images may be bad; 0: the first is an error. names: of the bad ones so far. rotation_hint: what may
+    be done about EXIF's rotation; empty where there is no config.
     """
 
     limit: int = 0
     names: set[str] = field(default_factory=set)
+    rotation_hint: str = " (config.exif_rotation=True applies it)"
     _rotation_told: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -90,8 +92,8 @@ class BadImages:
             told, self._rotation_told = self._rotation_told, True
         if not told:
             print(
-                f"warning: {name} asks by EXIF to be rotated; it and others like it are left as they are, as "
-                "torchvision does (config.exif_rotation=True applies it)", file=sys.stderr, flush=True,
+                f"warning: {shown(name)} asks by EXIF to be rotated; it and others like it are left as they are, as "
+                f"torchvision does{self.rotation_hint}", file=sys.stderr, flush=True,
             )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Image files in class folders, on disk or in tars that hold such folders: listed at once, read when asked for."""
 
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from resnet_jax.data.source import digest_of
 from resnet_jax.data.tars import list_tar
 from resnet_jax.errors import UserError, suggestion
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
 # The names of a split's folder, or of its tars up to a character that is no letter.
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
@@ -189,7 +190,9 @@ def scan_folder(root: Path) -> FolderTree:
     if root.suffix.lower() == ".tar" and root.is_file():
         add_tar(root, "")
         return FolderTree(root, list(files.values()), folders, ("",))
-    for path in _walk(root, "", folders, {os.path.realpath(root)}):
+    for path, fault in _walk(root, "", folders, {os.path.realpath(root)}):
+        if fault:
+            raise UserError(f"{root / path} {fault}{'' if fault.startswith('cannot') else ': remove it'}")
         suffix = os.path.splitext(path)[1].lower()
         if suffix == ".tar":
             folder, _, name = path.rpartition("/")
@@ -200,26 +203,46 @@ def scan_folder(root: Path) -> FolderTree:
     return FolderTree(root, list(files.values()), folders, tuple(tars))
 
 
-def list_images(root: Path) -> list[Path]:
-    """The image files under the folder `root`, as `scan_folder` finds them but not in tars, in the order of names."""
-    paths = _walk(root, "", set(), {os.path.realpath(root)})
-    return [root / path for path in paths if os.path.splitext(path)[1].lower() in EXTENSIONS]
+def list_images(root: Path) -> list[tuple[Path, str]]:
+    """The image files under the folder `root`, as `scan_folder` finds them but not in tars, in the order of names.
+
+    With each comes what is wrong with it, as a reason: what is neither a file nor a folder that can be read is among
+    them. Raises UserError (a ValueError) if the root itself cannot be read.
+    """
+    found = []
+    for path, fault in _walk(root, "", set(), {os.path.realpath(root)}):
+        if fault and not path:
+            raise UserError(f"{root} {fault}")
+        if fault or os.path.splitext(path)[1].lower() in EXTENSIONS:
+            found.append((root / path, fault and f"it {fault}"))
+    return found
 
 
-def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterator[str]:
-    """The files under root/folder, relative to the root; their folders are added to `folders`."""
+def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterator[tuple[str, str]]:
+    """(path, "") of the files under root/folder, relative to the root; their folders are added to `folders`.
+
+    Of what is neither a file nor a folder that can be read, (path, what to say of it).
+    """
     try:
         with os.scandir(root / folder) as entries:
             found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
-        raise UserError(f"{root / folder} cannot be read as a folder of images: {error.strerror}") from error
+        yield folder, f"cannot be read as a folder of images: {error.strerror}"
+        return
     for entry in found:
         path = f"{folder}/{entry.name}" if folder else entry.name
-        # A link that leads nowhere is listed too: reading it tells, leaving it out would change the result.
-        if entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):
-            yield path
-        elif not entry.is_dir():
-            raise UserError(f"{root / path} is neither a file nor a folder: remove it")
+        try:
+            # A link that leads nowhere is listed too: reading it tells, leaving it out would change the result.
+            is_file = entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+            is_folder = entry.is_dir()
+        except OSError as error:
+            reason = "leads to itself" if error.errno == errno.ELOOP else f"cannot be followed ({error.strerror})"
+            yield path, f"is a link that {reason}"
+            continue
+        if is_file:
+            yield path, ""
+        elif not is_folder:
+            yield path, "is neither a file nor a folder"
         elif (real := os.path.realpath(root / path)) not in seen:  # links may lead in circles
             folders.add(path)
             yield from _walk(root, path, folders, seen | {real})
