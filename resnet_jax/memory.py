@@ -8,10 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
+from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.models.shapes import DISTINCT_BLOCKS
 from resnet_jax.summary import max_product_elements
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.programs import begin_state
 from resnet_jax.training.state import TrainState
+
+# A stage of more blocks is not traced whole: a thousand layers would take half a minute.
+LONG_STAGE = 8
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def estimate_memory(experiment: Experiment) -> StepMemory:
         average=num_bytes((state.ema_params, state.ema_batch_stats)),
         optimizer=num_bytes(state.opt_state),
         gradients=num_bytes(state.trained(state.params)) * min(config.accumulation_steps, 2),  # a part's, and the sum
-        activations=max(_kept_bytes(state, images, labels), _passing_bytes(state, images)),
+        activations=_activation_bytes(experiment.model, state, images, labels),
         images=num_bytes(images) + images.size,
     )
 
@@ -74,6 +79,27 @@ def training_image_shape(experiment: Experiment) -> tuple[int, ...]:
     """(H, W, 3) of a training image; none is read."""
     source: Any = experiment.batches.source
     return (source.transform and source.transform.image_shape) or source.image_shape
+
+
+def _activation_bytes(
+    model: ResNet, state: TrainState, images: jax.ShapeDtypeStruct, labels: jax.ShapeDtypeStruct
+) -> int:
+    """What the backward pass needs, and at least what passes through the widest layer.
+
+    A long stage's blocks are alike from its second one on, and so is what is kept for each.
+    """
+
+    def of_length(stage_sizes: tuple[int, ...]) -> TrainState:
+        short = model.clone(stage_sizes=stage_sizes)
+        return state.replace(apply_fn=short.apply, **variable_shapes(short))
+
+    base = tuple(DISTINCT_BLOCKS if length > LONG_STAGE else length for length in model.stage_sizes)
+    kept = in_base = _kept_bytes(of_length(base), images, labels)
+    for i, (length, traced) in enumerate(zip(model.stage_sizes, base, strict=True)):
+        if length > traced:
+            one_more = (*base[:i], traced + 1, *base[i + 1 :])
+            kept += (length - traced) * (_kept_bytes(of_length(one_more), images, labels) - in_base)
+    return max(kept, _passing_bytes(of_length(base), images))
 
 
 def _passing_bytes(state: TrainState, images: jax.ShapeDtypeStruct) -> int:

@@ -1,7 +1,9 @@
 """What a run needs of memory and disk, against numbers by hand and against what XLA reserves."""
 
+import jax
 import pytest
 
+from resnet_jax import memory
 from resnet_jax.benchmark.step_cost import QUICK, lower_step, make_experiment, step_config
 from resnet_jax.memory import estimate_memory, state_bytes
 from resnet_jax.training.programs import begin_state
@@ -40,6 +42,19 @@ def test_a_device_holds_its_share_of_images_and_activations_and_all_of_the_state
 def test_remat_keeps_less_of_the_forward_pass():
     kept = estimate_memory(experiment(batch_size=64, image_size=16)).activations
     assert estimate_memory(experiment(batch_size=64, image_size=16, remat=True)).activations < kept / 3
+
+
+def test_long_stages_are_counted_by_their_first_blocks_as_if_traced_whole(monkeypatch):
+    for more in ({"remat": True}, {"stochastic_depth": 0.5}):
+        long = experiment(stage_sizes=(1, 10), num_filters=4, **more)
+        quick = estimate_memory(long)
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, "LONG_STAGE", 99)
+            assert quick == estimate_memory(long)
+    blocks = []
+    monkeypatch.setattr(memory, "_kept_bytes", lambda state, *_: blocks.append(len(jax.tree.leaves(state.params))) or 0)
+    estimate_memory(long)
+    assert max(blocks) < len(jax.tree.leaves(begin_state(long, shapes_only=True).params)) / 2
 
 
 def test_frozen_layers_keep_nothing_but_what_passes_through_them():
