@@ -29,7 +29,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     name = Path(arguments.config).stem
-    workdir = expand(arguments.workdir or f"runs/{name}")
+    workdir = expand(f"runs/{name}" if arguments.workdir is None else arguments.workdir)
     if arguments.dry_run:
         from resnet_jax.dry_run_command import run_dry
 

@@ -16,7 +16,7 @@ EXIT_ERRORS = 2
 
 def run_doctor(arguments: argparse.Namespace) -> int:
     """What a run needs here, a line each."""
-    if arguments.config is None and (arguments.overrides or arguments.workdir):
+    if arguments.config is None and (arguments.overrides or arguments.workdir is not None):
         raise UserError("--workdir and --config.field=value belong to a config: give --config as well")
     findings = examine_packages()
     try:
@@ -33,7 +33,8 @@ def _examine(arguments: argparse.Namespace) -> list[Finding]:
     if arguments.config is None:
         return examine(None, None)
     config = load_config(arguments.config, arguments.overrides)
-    return examine(config, expand(arguments.workdir or f"runs/{Path(arguments.config).stem}"))
+    workdir = f"runs/{Path(arguments.config).stem}" if arguments.workdir is None else arguments.workdir
+    return examine(config, expand(workdir))
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> int:

@@ -62,11 +62,6 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         )
     experiment = build_experiment(config)
     done = continues_after(experiment, workdir)
-    if done > experiment.num_steps:
-        raise UserError(
-            f"workdir {workdir} is at step {done}, past the config's {experiment.num_steps}: set config.num_epochs or "
-            "config.num_steps higher, or choose another --workdir"
-        )
     is_new = open_newest(workdir).newest_step() is None  # only then does train need the weights to begin from
     if is_new and (missing := missing_weights(config)) is not None:
         raise UserError(
@@ -113,13 +108,25 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def continues_after(experiment: Experiment, workdir: Path) -> int:
     """The step of the last whole checkpoint in `workdir`, from which a run would go on; 0 if there is none.
 
-    Raises UserError (a ValueError) if it is of other images or another model, or if none of those there is whole.
+    Raises UserError (a ValueError) as train does: if it is of other images or another model, or past the experiment's
+    end, or if none is whole of those there, or of those that an earlier start has set aside.
     """
+    step = _last_whole_step(experiment, workdir)
+    if step > experiment.num_steps:
+        raise UserError(
+            f"workdir {workdir} is at step {step}, past the config's {experiment.num_steps}: set config.num_epochs or "
+            "config.num_steps higher, or choose another --workdir"
+        )
+    return step
+
+
+def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
     newest, best = open_newest(workdir), open_best(workdir)
+    aside = newest.aside()
     template = begin_state(experiment, shapes_only=True)
     damaged: DamagedCheckpointError | None = None
     for folder in [newest] if experiment.config.precise_bn_batches else [newest, best]:
-        if folder is best and damaged is None:  # the best is older than what would have been the newest
+        if folder is best and damaged is None and not aside:  # the best is older than what would have been the newest
             break
         for step in reversed(folder.steps()):
             try:
@@ -130,8 +137,12 @@ def continues_after(experiment: Experiment, workdir: Path) -> int:
                 continue
             check_images(experiment, experiment.batches.source.digest(), position, workdir)
             return step
-    if damaged is not None:
-        raise UserError(f"{damaged}, and no other in {workdir} is whole: train would set it aside, and end")
+    if damaged is not None or aside:
+        what = f"{damaged}, and no other in {workdir} is whole" if damaged else f"no checkpoint in {workdir} is whole"
+        also = f" (or remove {aside[-1].parent})" if aside else ""
+        raise UserError(
+            f"{what}, and train would end: bring one back from a copy, or choose another --workdir{also} to begin anew"
+        )
     return 0
 
 

@@ -13,17 +13,18 @@ import pytest
 from PIL import Image
 from test_cli import refused
 
-from resnet_jax import machine
+from resnet_jax import dry_run, machine
 from resnet_jax.cli import main
 from resnet_jax.config import load_config, to_json
 from resnet_jax.data import tfds_needs
 from resnet_jax.data.tfds_needs import prepared_sets
-from resnet_jax.doctor import devices, examination, packages, space
+from resnet_jax.doctor import devices, examination, folders, packages, space
 from resnet_jax.doctor.examination import examine
 from resnet_jax.doctor.finding import ERROR, OK, WARNING, Finding, checked
 from resnet_jax.doctor.finding import refused as refusal
 from resnet_jax.errors import UserError
 from resnet_jax.models import create_model, onednn, variable_shapes
+from resnet_jax.training.checkpoint import CheckpointFolder
 from resnet_jax.training.workdir import lock_workdir
 from resnet_jax.weights import save_weights
 
@@ -66,6 +67,8 @@ def test_bad_config_and_options_without_one_are_told_in_a_line(capsys):
         capsys, "doctor", "--config", "digits", "--config.batch_size=-8"
     )
     assert "give --config as well" in refused(capsys, "doctor", "--workdir", "x")
+    for command in ("doctor", "train"):
+        assert "a path is empty" in refused(capsys, command, "--config", "digits", "--workdir", "")
 
 
 def test_batch_that_the_devices_cannot_share_is_an_error_with_the_next_size(capsys, tmp_path):
@@ -225,6 +228,8 @@ def test_set_that_is_not_prepared_is_told_with_where_its_archive_goes(monkeypatc
     one = findings("cifar10", *words, workdir=tmp_path / "run")["data"]
     assert (one.status, one.found) == (WARNING, f"cifar10 is not prepared in {tmp_path / 'data'}")
     assert one.remedy.endswith(f"without a network put cifar-10-binary.tar.gz into {manual}")
+    disk = findings("cifar10", *words, workdir=tmp_path / "run")["disk"].found
+    assert disk.endswith(" KiB; the images, which are yet to be prepared, are not counted")
     found = findings("imagenet", *words, workdir=tmp_path / "run")
     assert found["data"].status == ERROR
     assert f"put ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar into {manual}" in found["data"].remedy
@@ -330,13 +335,33 @@ def test_workdir_of_another_run_one_in_use_and_one_that_is_closed_are_errors(dig
     assert digits()["workdir"].found == f"workdir {workdir} cannot be written to"
 
 
-def test_workdir_tells_whether_the_run_goes_on_or_is_finished(digits, tmp_path):
+def test_workdir_tells_whether_the_run_goes_on_is_finished_or_past_the_end(digits, tmp_path, monkeypatch):
     words = ["--config.num_steps=20", "--config.warmup_epochs=0.0"]
     (tmp_path / "runs/digits/checkpoints/20").mkdir(parents=True)
     (tmp_path / "runs/digits/config.json").write_text(to_json(load_config("digits", [*TINY, *words])))
+    damaged = digits(*words)["workdir"]
+    assert (damaged.status, damaged.found) == (
+        ERROR,
+        f"{tmp_path}/runs/digits/checkpoints/20 is damaged: it has no manifest.json, and no other in "
+        f"{tmp_path}/runs/digits is whole, and train would end",
+    )
+    assert damaged.remedy == "bring one back from a copy, or choose another --workdir to begin anew"
+    for name in ("check", "position"):  # as if it were whole
+        monkeypatch.setattr(CheckpointFolder, name, lambda *arguments: None)
+    monkeypatch.setattr(dry_run, "check_images", lambda *arguments: None)
     assert digits(*words)["workdir"].found.endswith("holds this run, which is finished")
     longer = digits("--config.num_steps=30", "--config.warmup_epochs=0.0")["workdir"]
     assert longer.found.endswith("holds this run, which goes on after step 20")
+    shorter = digits("--config.num_steps=10", "--config.warmup_epochs=0.0")["workdir"]
+    assert (shorter.status, shorter.found) == (
+        ERROR, f"workdir {tmp_path}/runs/digits is at step 20, past the config's 10"
+    )  # fmt: skip
+    assert shorter.remedy.startswith("set config.num_epochs or config.num_steps higher")
+    (tmp_path / "runs/digits/damaged").mkdir()
+    (tmp_path / "runs/digits/checkpoints/20").rename(tmp_path / "runs/digits/damaged/checkpoints-20")
+    aside = digits(*words)["workdir"]
+    assert aside.status == ERROR
+    assert aside.remedy.endswith(f"(or remove {tmp_path}/runs/digits/damaged) to begin anew")
 
 
 def test_cache_of_compiled_programs_is_told_with_its_faults(monkeypatch, tmp_path):
@@ -358,6 +383,10 @@ def test_cache_of_compiled_programs_is_told_with_its_faults(monkeypatch, tmp_pat
     monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "file"))
     assert found().status == WARNING
     assert next(one for one in examine(None, None) if one.subject == "home").status == WARNING
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(folders, "cache_fault", lambda folder: "/x cannot be made: Read-only file system")
+    home = next(one for one in examine(None, None) if one.subject == "home")
+    assert home.found == "/x cannot be made: Read-only file system: downloaded weights are not kept"
 
 
 def test_check_that_fails_unforeseen_is_an_error_among_the_others(monkeypatch):

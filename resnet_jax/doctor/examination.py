@@ -43,19 +43,20 @@ def examine(config: ConfigDict | None, workdir: Path | None) -> list[Finding]:
 
     told = [finding.found for finding in findings]
     findings += [finding for finding in checked("config", check_config) if finding.found not in told]
-    known = images.splits is not None
     for experiment in experiments:
-        findings += _examine_needs(experiment, workdir, known=known)
-    num_steps = experiments[0].num_steps if experiments and known else None
-    return findings + checked("workdir", lambda: check_workdir(config, workdir, num_steps))
+        findings += _examine_needs(experiment, workdir, images)
+    own = experiments[0] if experiments and images.splits is not None else None
+    return findings + checked("workdir", lambda: check_workdir(config, workdir, own))
 
 
-def _examine_needs(experiment: Experiment, workdir: Path, *, known: bool) -> list[Finding]:
-    """What a run needs besides its images. known: the experiment's classes and number of steps are the run's."""
+def _examine_needs(experiment: Experiment, workdir: Path, images: Images) -> list[Finding]:
+    """What a run needs besides its images."""
+    known = images.splits is not None  # then the experiment's classes and number of steps are the run's
+    to_prepare = images.needs is not None
     return [
         *checked("weights", lambda: check_weights(experiment, workdir, classes_known=known)),
         *checked("memory", lambda: check_memory(experiment)),
-        *checked("disk", lambda: check_disk(experiment, workdir, counts_known=known)),
+        *checked("disk", lambda: check_disk(experiment, workdir, counts_known=known, to_prepare=to_prepare)),
     ]
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from resnet_jax.doctor.finding import Finding, ok, refused, warning
+from resnet_jax.dry_run import continues_after
 from resnet_jax.errors import UserError
 from resnet_jax.process import cache_fault, cache_folder, cache_is_off, home
 from resnet_jax.results import format_bytes
 from resnet_jax.training.checkpoint import open_newest
+from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.resume import check_run
 from resnet_jax.training.workdir import check_unlocked
 
@@ -35,28 +37,28 @@ def check_cache() -> Iterator[Finding]:
 def check_home() -> Iterator[Finding]:
     """The folder of what is kept between runs, downloaded weights among it."""
     existing = next(path for path in (home().absolute(), *home().absolute().parents) if path.exists())
-    if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK):
-        yield ok("home", f"{home()} can be written")
+    fault = "" if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK) else f"{home()} cannot be written"
+    kept_there = not cache_is_off() and "JAX_COMPILATION_CACHE_DIR" not in os.environ
+    if not fault and kept_there:  # this process has tried it: permission is not all that may be missing
+        fault = cache_fault(cache_folder())
+    if fault and not fault.startswith("others"):
+        yield warning("home", f"{fault}: downloaded weights are not kept", OWN_HOME)
     else:
-        yield warning(
-            "home",
-            f"{home()} cannot be written: downloaded weights are not kept",
-            OWN_HOME,
-        )
+        yield ok("home", f"{home()} can be written")
 
 
-def check_workdir(config: ConfigDict, workdir: Path, num_steps: int | None) -> Iterator[Finding]:
-    """What a run of this config finds in the folder; num_steps: its length, None if that is not known."""
+def check_workdir(config: ConfigDict, workdir: Path, experiment: Experiment | None) -> Iterator[Finding]:
+    """What a run of this config finds in the folder; experiment: the run's own, None if its images are not known."""
     try:
         check_run(workdir, config)
         check_unlocked(workdir)
+        step = continues_after(experiment, workdir) if experiment else open_newest(workdir).newest_step()
     except UserError as reason:
         yield refused("workdir", reason, "choose another --workdir")
         return
-    step = open_newest(workdir).newest_step()
-    if step is None:
+    if not step:
         yield ok("workdir", f"{workdir} holds no run yet, and can be written")
-    elif step == num_steps:
+    elif experiment and step == experiment.num_steps:
         yield ok("workdir", f"{workdir} holds this run, which is finished")
     else:
         yield ok("workdir", f"{workdir} holds this run, which goes on after step {step}")

@@ -19,17 +19,24 @@ from resnet_jax.training.programs import begin_state
 BYTES_A_RECORD = 1024
 
 
-def check_disk(experiment: Experiment, workdir: Path, *, counts_known: bool) -> Iterator[Finding]:
-    """The free disk where `workdir` will lie. counts_known: the experiment has the run's own number of steps."""
+def check_disk(
+    experiment: Experiment, workdir: Path, *, counts_known: bool, to_prepare: bool = False
+) -> Iterator[Finding]:
+    """The free disk where `workdir` will lie.
+
+    counts_known: the experiment has the run's own number of steps. to_prepare: the images are yet to be prepared.
+    """
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
     num_checkpoints, one = checkpoints(experiment)
     logs = experiment.num_steps // experiment.config.log_every_steps * BYTES_A_RECORD if counts_known else 0
     there = sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file()) if workdir.is_dir() else 0
     needed = max(num_checkpoints * one + logs - there, one)
     free = shutil.disk_usage(existing).free
+    log = f", the log {format_bytes(logs)}" if counts_known else ""
+    images = "; the images, which are yet to be prepared, are not counted" if to_prepare else ""
     found = (
         f"{format_bytes(free)} free in {existing}, {format_bytes(needed)} needed: {num_checkpoints} checkpoints of "
-        f"{format_bytes(one)}, the log {format_bytes(logs)}"
+        f"{format_bytes(one)}{log}{images}"
     )
     if free < needed:
         yield error("disk", found, "free some, or choose another --workdir")
