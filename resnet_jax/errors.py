@@ -35,8 +35,9 @@ def shown(name: object) -> str:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """``; did you mean 'resnet50'?`` for the known name nearest to `name`, or an empty string."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    words = {word.lstrip("-"): word for word in known}  # dashes make no two options alike
+    near = difflib.get_close_matches(name.lstrip("-"), list(words), n=1, cutoff=0.6)
+    return f"; did you mean {words[near[0]]!r}?" if near else ""
 
 
 def choose(field: str, value: str, known: Iterable[str]) -> str:

@@ -13,6 +13,8 @@ from resnet_jax.evaluate_command import run_evaluate
 from resnet_jax.predict_command import run_predict
 from resnet_jax.usage import ANY_FIELD, Parser
 
+# Words behind an option that takes several, and that are images all the same.
+GIVEN_BACK = "given_back"
 # (name, function, summary, example) -> the command's parser.
 Add = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
 
@@ -25,6 +27,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser()
     before = words[: words.index("--")] if "--" in words else words
     command = before[0] if before else ""
+    parser.refuse_missing_command(before)
     if command in parser.commands:  # first what is mistyped, and only then what is missing for that reason
         parser.commands[command].refuse_unknown(command, before[1:])
     arguments, rest = parser.parse_known_args(words)
@@ -33,7 +36,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.refuse_unknown("python -m resnet_jax", rest)
         parser.error(f"the following arguments are required: COMMAND, one of {names}")
     if "images" in arguments:  # argparse takes those before an option or those behind it, not both
-        arguments.images, rest = [*arguments.images, *rest], []
+        given_back = getattr(arguments, GIVEN_BACK, [])
+        arguments.images, rest = [*arguments.images, *given_back, *rest], []
     if rest and not parser.commands[arguments.command].takes_fields:
         raise UserError(f"{rest[0]!r} is no option of {arguments.command}")
     arguments.overrides = rest
@@ -216,7 +220,7 @@ def _add_model_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", metavar="NAME", help="a name of the list command, unless the weights tell it")
     command.add_argument("--num_classes", type=int, metavar="N", help="default: the model's")
     command.add_argument(
-        "--model_args", nargs="+", action="extend", metavar="ARG=VALUE", help="more of its arguments: stride_in=1x1"
+        "--model_args", nargs="+", action=_ModelArgs, metavar="ARG=VALUE", help="more of its arguments: stride_in=1x1"
     )
     command.add_argument("--mean", nargs="+", action=_Channels, metavar="X", help="of red, green, blue, in [0, 1]")
     command.add_argument("--std", nargs="+", action=_Channels, metavar="X", help="likewise")
@@ -229,12 +233,31 @@ def _add_process_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--process_id", type=int, metavar="I", help="which this is, from 0")
 
 
-class _Channels(argparse.Action):
-    """Three numbers: 0.5,0.5,0.5 or 0.5 0.5 0.5, with or without brackets."""
+class _ModelArgs(argparse.Action):
+    """NAME=VALUE words; behind the first one, those without = are images where the command takes some."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
+        own = values
+        if _takes_images(parser):
+            own = [word for i, word in enumerate(values) if i == 0 or "=" in word]
+            _give_back(namespace, [word for word in values[1:] if "=" not in word])
+        setattr(namespace, self.dest, [*(getattr(namespace, self.dest) or []), *own])
+
+
+class _Channels(argparse.Action):
+    """Three numbers: 0.5,0.5,0.5 or 0.5 0.5 0.5, with or without brackets; what follows, where the command takes
+    images, are some.
+    """
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if _takes_images(parser):
+            count = 1 if values[0].strip("()[]").count(",") >= 2 else 3
+            _give_back(namespace, values[count:])
+            values = values[:count]
         words = ",".join(values).strip("()[]").replace(" ", ",").split(",")
         try:
             numbers = tuple(float(word) for word in words if word)
@@ -243,6 +266,14 @@ class _Channels(argparse.Action):
         if len(numbers) != 3:
             raise UserError(f"{option} {' '.join(values)} must be three numbers, for example {option} 0.5 0.5 0.5")
         setattr(namespace, self.dest, numbers)
+
+
+def _takes_images(parser: argparse.ArgumentParser) -> bool:
+    return isinstance(parser, Parser) and parser.takes_images
+
+
+def _give_back(namespace: argparse.Namespace, words: Sequence[str]) -> None:
+    setattr(namespace, GIVEN_BACK, [*getattr(namespace, GIVEN_BACK, []), *words])
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from resnet_jax.errors import UserError
-from resnet_jax.weights.target import check_parents, replacing
+from resnet_jax.weights.target import check_folder, check_parents, replacing
 
 BAR_COLOR = "#b9d5ec"  # behind black text, and still to be told from white in grey print
 BAR_PADDING = 3  # pixels
@@ -54,11 +54,12 @@ READABLE = Style(text=15, line=22, gap=16, smallest_side=224, largest_side=320)
 
 def check_picture(path: Path) -> None:
     """Raise UserError (a ValueError) unless `path` is a name that a picture can be written to."""
+    if path.is_dir():
+        raise UserError(f"--to {path} is a folder: give the name of an image file in it, for example batch.png")
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
         raise UserError(f"--to {path} must be an image file, for example batch.png")
-    if path.is_dir():
-        raise UserError(f"--to {path} is a folder: give the name of an image file")
     check_parents(path)
+    check_folder(path.absolute().parent)
 
 
 def save_picture(sheet: Image.Image, path: Path) -> None:

@@ -44,6 +44,22 @@ class Parser(argparse.ArgumentParser):
         """Whether --config.field=value words may be given."""
         return ANY_FIELD in self.options
 
+    @property
+    def takes_images(self) -> bool:
+        """Whether words that belong to no option are images."""
+        return any(action.dest == "images" for action in self._actions)
+
+    def refuse_missing_command(self, words: Sequence[str]) -> None:
+        """Raise UserError if the first of `words` is an option of a command, and none of them is a command."""
+        option = words[0].partition("=")[0] if words else ""
+        knowing = [
+            name
+            for name, command in self.commands.items()
+            if option in command.options or (command.takes_fields and option.startswith("--config."))
+        ]
+        if option.startswith("-") and option not in self.options and knowing and not {*words} & {*self.commands}:
+            raise UserError(f"the command before {option} is missing: {' or '.join(knowing)}")
+
     def refuse_unknown(self, command: str, words: Sequence[str]) -> None:
         """Raise UserError for the first of `words` that is written as an option and is none of the command's."""
         for word in words:
@@ -51,7 +67,10 @@ class Parser(argparse.ArgumentParser):
             is_option = option.startswith("-") and option != "-" and not option[1:2].isdigit() and option[1:2] != "."
             if not is_option or option in self.options or (self.takes_fields and option.startswith("--config.")):
                 continue
-            raise UserError(f"{option!r} is no option of {command}{self._nearest(option)}")
+            near = self._nearest(option)
+            if self.takes_images and not option.startswith("--"):
+                near += f"; a file of that name is given as ./{word}"
+            raise UserError(f"{option!r} is no option of {command}{near}")
 
     def _nearest(self, option: str) -> str:
         """The suggestion for a mistyped option: an option, or the field of the config that bears its name."""

@@ -22,9 +22,11 @@ from resnet_jax.config import load_config
 from resnet_jax.data.decoding import BadImageError
 from resnet_jax.data.sources import load_digits
 from resnet_jax.data.transforms import PREPROCESS, Preprocess
+from resnet_jax.errors import UserError
 from resnet_jax.evaluate import evaluate_run
 from resnet_jax.gradcam import explain, overlay
 from resnet_jax.image_files import ImageFile, find_images
+from resnet_jax.parser import parse
 from resnet_jax.predict import Failure, _num_rows, predict
 from resnet_jax.predict_command import _cell
 from resnet_jax.sheets import READABLE
@@ -248,6 +250,8 @@ def test_standard_input_is_an_image_or_a_list_of_paths(weights, folder, monkeypa
         (["x.png", "--top", "0"], "top=0 and batch_size=32 must be at least 1"),
         (["x.png", "--batch_size", "0"], "top=5 and batch_size=0 must be at least 1"),
         (["x.png", "--gradcam"], "--gradcam is drawn on the sheet: name its file with --to"),
+        (["x.png", "--to", "{empty}"], "--to {empty} is a folder"),
+        (["x.png", "--to", "/proc/new/sheet.png"], "/proc/new cannot be written into"),
         (["x.png", "--to", "sheet.txt"], "--to sheet.txt must be an image file"),
         (["x.png", "--json", "--csv"], "not allowed with argument"),
         (["x.png", "--preprocess", "CIFA"], "did you mean 'CIFAR'?"),
@@ -476,3 +480,25 @@ def test_sheet_names_the_first_class_however_improbable(weights):
         [{"class": "ant", "probability": 0.004}, {"class": "bee", "probability": 0.003}],
     )
     assert [line[:2] for line in cell.lines] == [("b.png", ""), ("ant", "<1 %")]
+
+
+def test_words_that_are_neither_arguments_nor_the_fourth_number_are_images(tmp_path):
+    words = ["predict", "a", "--model_args", "x=1", "y=2", "b", "c", "--mean", ".1", ".2", ".3", "d"]
+    arguments = parse([*words, "--std", "(0.1, 0.2, 0.3)", "e", "--model_args", "z=3", "--flip", "f"])
+    assert arguments.images == ["a", "b", "c", "d", "e", "f"]
+    assert arguments.model_args == ["x=1", "y=2", "z=3"]
+    assert (arguments.mean, arguments.std) == ((0.1, 0.2, 0.3), (0.1, 0.2, 0.3))
+    assert parse(["predict", "a", "--model_args", "stride"]).model_args == ["stride"]  # which is refused
+    with pytest.raises(UserError, match="must be three numbers"):
+        parse(["convert", "--to", "x", "--mean", ".1", ".2", ".3", ".4"])
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_rotation_is_told_in_one_line_without_a_field_that_cannot_be_set(weights, tmp_path, capsys, upright):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 40)).save(tmp_path / "a\nb.png", exif=exif)
+    list(predict(replace(open_weights(weights), upright=upright), [ImageFile(str(tmp_path / "a\nb.png"))]))
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == (not upright)
+    assert "config" not in errors

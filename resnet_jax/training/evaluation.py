@@ -51,13 +51,18 @@ def batch_results(
     function: jitted, and watched by `interruption`, which stops it early. Raises what reading an image raises.
     """
     previous: Any = None
-    with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
-        for batch in interruption.attempt_each(sharded, len(batches)):
-            interruption.raise_if_requested()
-            current = function(state, batch)
-            if previous is not None:
-                yield jax.device_get(previous)
-            previous = current
+    current: Any = None
+    try:
+        with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
+            for batch in interruption.attempt_each(sharded, len(batches)):
+                interruption.raise_if_requested()
+                current = function(state, batch)
+                if previous is not None:
+                    yield jax.device_get(previous)
+                previous = current
+    finally:  # a process that ends while its CPU client computes may wait for it for ever
+        if jax.process_count() == 1:  # of many, one may wait for another that is no longer there
+            jax.block_until_ready(current)
     if previous is not None:
         yield jax.device_get(previous)
     interruption.raise_if_failed()
