@@ -191,6 +191,16 @@ def _evaluate(trained: TrainedModel, source: Source, data: str, batch_size: int,
 
 
 def _check_report(report: Path | None) -> None:
-    """Raise UserError (a ValueError), in all processes, unless process 0 can write into the folder `report`."""
+    """Raise UserError (a ValueError), in all processes, unless process 0 can write into the folder `report`, and what
+    lies there is a report, or nothing.
+    """
+
+    def check(folder: Path) -> None:
+        from resnet_jax.report import REPORT_FILE
+
+        check_folder(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT_FILE).exists():
+            raise UserError(f"--report {folder} holds other files and no {REPORT_FILE}: name a new or an empty folder")
+
     if report is not None:
-        together(lambda: check_folder(report) if jax.process_index() == 0 else None)
+        together(lambda: check(report) if jax.process_index() == 0 else None)

@@ -8,6 +8,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Fonts of systems for what matplotlib's own does not have: Chinese, Japanese and Korean letters.
+FALLBACK_FAMILIES = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC",
+    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic", "PingFang SC", "Hiragino Sans",
+    "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Unifont",
+)  # fmt: skip
+
+
 def new_figure(size: tuple[float, float], title: str) -> "Figure":
     """An empty figure of `size` inches that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,6 +25,19 @@ def new_figure(size: tuple[float, float], title: str) -> "Figure":
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     return figure
+
+
+def _use_fallbacks(figure: "Figure") -> None:
+    """Has letters that the figure's fonts do not have drawn by those of FALLBACK_FAMILIES that are there."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    fallbacks = [name for name in FALLBACK_FAMILIES if name in known]
+    if fallbacks:
+        for text in figure.findobj(Text):
+            assert isinstance(text, Text)
+            text.set(fontfamily=[*text.get_fontfamily(), *fallbacks])
 
 
 def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
@@ -33,6 +54,7 @@ def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
 
 def save_figure(figure: "Figure", path: Path) -> None:
     """Writes the figure as PNG, replacing `path` at once."""
+    _use_fallbacks(figure)
     partial = path.with_suffix(".partial.png")
     figure.savefig(partial, dpi=110)
     partial.replace(path)

@@ -1,6 +1,6 @@
 """The predict command: the classes that a network sees in image files."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ def predict(
     batch_size: int = 32,
     flip: bool = False,
     gradcam: bool = False,
-) -> Iterator[Prediction | Failure]:
+) -> Generator[Prediction | Failure, None, None]:
     """What `trained` sees in each of `images`, in their order, as soon as it is known.
 
     top: how many classes, at most all there are. batch_size: at most so many images at once, rounded up to a multiple
@@ -72,7 +72,7 @@ def predict(
 
 def _predict(
     trained: TrainedModel, images: Sequence[ImageFile], top: int, batch_size: int, flip: bool, gradcam: bool
-) -> Iterator[Prediction | Failure]:
+) -> Generator[Prediction | Failure, None, None]:
     num_rows = _num_rows(len(images), batch_size, trained.mesh.devices.size)
     threads, bad_images = DecodeThreads(), BadImages(rotation_hint="")
     predict_fn = _compile(trained, top, flip, gradcam)

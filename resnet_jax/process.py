@@ -1,6 +1,6 @@
-"""What a command settles for its process before JAX finds its devices: the cache of compiled programs, and malloc.
+"""What a command settles for its process before JAX finds its devices: the cache of programs, malloc, and warnings.
 
-Neither changes a number. A program that imports resnet_jax as a library decides for itself: importing runs none of it.
+None changes a number. A program that imports resnet_jax as a library decides for itself: importing runs none of it.
 """
 
 import ctypes
@@ -8,6 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import warnings
 from pathlib import Path
 
 import jax
@@ -19,10 +20,21 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def prepare_process() -> None:
-    """Settle both; to be called before JAX touches its devices."""
+    """Settle all; to be called before JAX touches its devices."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's C++ start-up messages are no use to whoever trains
     enable_compilation_cache()
     keep_freed_memory()
+    silence_libraries()
+
+
+def silence_libraries() -> None:
+    """Have what is told of images and letters be one line of ours, not warnings with the source line that gave them.
+
+    Pillow's of odd files, the size of large images among them, which are refused in a line where they matter; and
+    matplotlib's of letters that its fonts do not have. For good: a filter for a while would be other threads' as well.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
 
 
 def enable_compilation_cache() -> Path | None:

@@ -16,6 +16,7 @@ from resnet_jax.report_figures import draw_calibration, draw_confusion
 from resnet_jax.sheets import READABLE, Cell, Line, draw_sheet, save_picture
 from resnet_jax.training.workdir import write_atomically
 
+REPORT_FILE = "report.json"  # which tells a report's folder from others
 NUM_MISTAKES = 24
 CENTRE_VIEW = 4  # of ten crops
 
@@ -30,10 +31,6 @@ def write_report(folder: Path, result: dict[str, Any], judgement: Judgement, sou
     """
     folder.mkdir(parents=True, exist_ok=True)
     names, classes = judgement.class_names, judgement.classes()
-    counts = ((name, *row) for name, row in zip(names, judgement.confusion.tolist(), strict=True))
-    _write_csv(folder / "confusion.csv", ["class", *names], counts)
-    header = ["class", "count", "correct", "accuracy", "precision", "most_frequent_confusion"]
-    _write_csv(folder / "classes.csv", header, (row.values() for row in classes))
     mistakes = judgement.mistakes(NUM_MISTAKES)
     details = {
         **result,
@@ -41,7 +38,12 @@ def write_report(folder: Path, result: dict[str, Any], judgement: Judgement, sou
         "calibration": judgement.calibration,
         "mistakes": [_mistake(judgement, int(row), source) for row in mistakes],
     }
-    write_atomically(folder / "report.json", json.dumps(details, indent=1) + "\n")
+    # First: a folder that has it is known to be a report's, also where this one is broken off.
+    write_atomically(folder / REPORT_FILE, json.dumps(details, indent=1) + "\n")
+    counts = ((name, *row) for name, row in zip(names, judgement.confusion.tolist(), strict=True))
+    _write_csv(folder / "confusion.csv", ["class", *names], counts)
+    header = ["class", "count", "correct", "accuracy", "precision", "most_frequent_confusion"]
+    _write_csv(folder / "classes.csv", header, (row.values() for row in classes))
     title = f"{100 * result['accuracy']:.2f} % of {result['count']:,} images right"
     draw_confusion(judgement, folder / "confusion.png", title)
     draw_calibration(judgement, folder / "calibration.png", title)

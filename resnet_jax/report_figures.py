@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from resnet_jax.errors import shown
 from resnet_jax.figures import new_figure, save_figure
 from resnet_jax.judgement import Judgement
 
@@ -107,6 +108,7 @@ def _largest_in(shares: np.ndarray, block: int) -> np.ndarray:
 
 
 def _short(name: str, length: int) -> str:
-    """So much of the name, in which matplotlib is to see no formula."""
+    """So much of the name, on one line, in which matplotlib is to see no formula."""
+    name = shown(name)
     cut = name if len(name) <= length else f"{name[: length - 1]}…"
     return cut.replace("$", r"\$")

@@ -144,12 +144,13 @@ def open_weights(
     preprocess: str | None = None,
     mean: Channels | None = None,
     std: Channels | None = None,
+    judges: bool = True,
 ) -> TrainedModel:
     """The network of imported weights: a file or checkpoint directory, as `load_weights` takes it.
 
     model_name, model_args: what the weights do not tell. preprocess: a name in PREPROCESS, instead of what travels with
     the weights; it brings its data set's class names where the weights tell none. mean, std: of the channels, in
-    [0, 1], over either.
+    [0, 1], over either. judges: False where nobody needs to know how images are prepared.
     Raises UserError (a ValueError) if the weights have no head, or nothing tells what they are of and how images are
     prepared.
     """
@@ -162,7 +163,8 @@ def open_weights(
     if preprocess is not None:
         info = replace(info, preprocess=PREPROCESS[preprocess])
         class_names = class_names or names_for(preprocess, model.num_classes)
-    prepared = _preprocess(weights, info, mean, std)
+    is_known = info.preprocess is not None or (mean is not None and std is not None)
+    prepared = _preprocess(weights, info, mean, std) if judges or is_known else AS_THEY_ARE
     mesh = make_mesh()
 
     def load() -> TrainState:
@@ -189,8 +191,17 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
     """
     config = config_from_dict(together(lambda: read_config(workdir)))
     mesh = make_mesh()
-    checkpoints = open_best(workdir) if which == "best" else open_newest(workdir)
-    position, state, step = _restore(checkpoints, config, mesh)
+    checkpoints, others = open_newest(workdir), open_best(workdir)
+    if which == "best":
+        checkpoints, others = others, checkpoints
+    try:
+        position, state, step = _restore(checkpoints, config, mesh)
+    except DamagedCheckpointError as error:
+        remedy = "bring it back from a copy, or train anew in another --workdir"
+        if others.steps():
+            other = "newest" if which == "best" else "best"
+            remedy = f"give --checkpoint {other}, or train on, which sets the damaged one aside"
+        raise UserError(f"{error}; {remedy}") from error
     class_names = tuple(position["class_names"])
     model = build_model(config, len(class_names))
     stored = position["preprocess"]
@@ -216,8 +227,7 @@ def _restore(checkpoints: CheckpointFolder, config: ConfigDict, mesh: Mesh) -> t
             try:
                 position = checkpoints.position(step)
                 model = build_model(config, len(position["class_names"]))
-                template = initial_state(model, optax.identity(), config, mesh)
-                return position, checkpoints.restore_variables(template, step), step
+                return position, _restore_variables(checkpoints, step, model, config, mesh), step
             except DamagedCheckpointError as error:
                 if step not in checkpoints.steps():  # the run has saved another one and removed it
                     break
@@ -225,6 +235,18 @@ def _restore(checkpoints: CheckpointFolder, config: ConfigDict, mesh: Mesh) -> t
                     raise
                 warn_of_damage(error, "the step before is taken")
     raise UserError(f"{checkpoints.directory} holds no checkpoint; train the run first")
+
+
+def _restore_variables(
+    checkpoints: CheckpointFolder, step: int, model: ResNet, config: ConfigDict, mesh: Mesh
+) -> TrainState:
+    """The state of `step` without the optimizer's part, replicated on the mesh; nothing is drawn or compiled."""
+    whole = replicated(mesh)
+    shapes = initial_state(model, optax.identity(), config, mesh, shapes_only=True)
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+    restored = checkpoints.restore_variables(template, step)
+    start = np.zeros((), shapes.step.dtype)
+    return restored.replace(step=jax.make_array_from_callback((), whole, lambda index: start[index]))
 
 
 def _preprocess(weights: Path, info: WeightsInfo, mean: Channels | None, std: Channels | None) -> Preprocess:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from functools import partial
@@ -502,3 +503,28 @@ def test_rotation_is_told_in_one_line_without_a_field_that_cannot_be_set(weights
     errors = capsys.readouterr().err
     assert errors.count("\n") == (not upright)
     assert "config" not in errors
+
+
+def test_run_is_restored_without_compiling_anything(digits_run):
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, duration, **more: compiled.append(more["fun_name"]) if event == COMPILED else None
+    )
+    state = restore_run(digits_run).state
+    assert compiled == []
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    assert int(state.step) == 0
+
+
+def test_damaged_checkpoint_is_told_with_what_to_do(digits_run, tmp_path, capsys):
+    shutil.copytree(digits_run, tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints").glob("*/manifest.json"):
+        path.unlink()
+    words = [tmp_path / "x.png", "--workdir", tmp_path / "run"]
+    code, _, errors = run(capsys, *words)
+    assert (code, errors.splitlines()[-1].partition("; ")[2]) == (
+        2, "give --checkpoint best, or train on, which sets the damaged one aside"
+    )  # fmt: skip
+    shutil.rmtree(tmp_path / "run" / "best")
+    errors = run(capsys, *words)[2].splitlines()
+    assert errors[-1].endswith("; bring it back from a copy, or train anew in another --workdir")

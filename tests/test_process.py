@@ -73,3 +73,14 @@ def test_a_run_compiles_few_programs(tmp_path):
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     # the initial state, the step, the evaluation, the check before saving, and a handful for keys and transfers
     assert int(result.stdout.split()[-1]) <= 12, result.stdout
+
+
+def test_odd_images_and_letters_are_no_warnings_of_several_lines():
+    code = (
+        "import io, resnet_jax.process as process; from PIL import Image; "
+        "from resnet_jax.figures import new_figure; process.prepare_process(); data = io.BytesIO(); "
+        "Image.new('L', (40, 40)).save(data, 'PNG'); Image.MAX_IMAGE_PIXELS = 1000; Image.open(data); "
+        "new_figure((1, 1), chr(0xe123)).savefig(io.BytesIO())"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr == ""

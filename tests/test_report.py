@@ -7,17 +7,18 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 from state_dicts import SMALL, small
 
-from resnet_jax import save_weights
+from resnet_jax import figures, save_weights
 from resnet_jax.cli import main
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.evaluate import evaluate_weights
 from resnet_jax.judgement import Judgement
-from resnet_jax.report_figures import _largest_in, draw_calibration, draw_confusion
+from resnet_jax.report_figures import _largest_in, _short, draw_calibration, draw_confusion
 from resnet_jax.sheets import READABLE
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.interruption import Interruption
@@ -148,7 +149,7 @@ def test_a_single_confusion_is_seen_in_a_matrix_that_is_drawn_in_blocks():
 
 @pytest.mark.parametrize("num_classes", [2, 30, 300])
 def test_figures_are_drawn_of_any_number_of_classes(tmp_path, num_classes):
-    names = tuple(f"$\\frac{{ {i} is the number of a class with a long name$" for i in range(num_classes))
+    names = tuple(f"$\\frac{{\n {i} is the number of a class with a long name$" for i in range(num_classes))
     right = judgement([0, 1], [0, 1], [0.9, 1.0], names)
     wrong = judgement([0, 1, 1], [1, 0, 1], [0.9, 1.0, 0.2], names)
     pictures = []
@@ -160,6 +161,20 @@ def test_figures_are_drawn_of_any_number_of_classes(tmp_path, num_classes):
     assert np.any(pictures[1] != pictures[3])
     assert all(picture[0, 0] == 255 for picture in pictures)
     assert all((picture < 128).any() for picture in pictures)
+
+
+def test_class_names_stay_on_one_line_in_figures():
+    assert _short("a\nb\tc", 22) == "a?b?c"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_letters_that_the_font_lacks_are_drawn_by_one_that_is_there(tmp_path, monkeypatch, there):
+    monkeypatch.setattr(figures, "FALLBACK_FAMILIES", ("Nobody's", *["STIXGeneral"] * there))
+    figure = figures.new_figure((2, 2), "\u2a58")
+    monkeypatch.setattr(type(figure), "savefig", lambda self, path, dpi: path.write_bytes(b""))
+    figures.save_figure(figure, tmp_path / "x.png")
+    families = figure._suptitle.get_fontfamily()
+    assert families == [*matplotlib.rcParams["font.family"], *["STIXGeneral"] * there]
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +272,12 @@ def test_report_that_cannot_be_written_is_refused_before_images_are_read(weights
     assert main([*words[:-1], str(tmp_path / "new")]) == 2
     assert "cannot be read as an image" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/mistakes.png").write_bytes(b"foreign")
+    assert main([*words[:-1], str(tmp_path / "photos")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: --report {tmp_path}/photos holds other files and no report.json: name a new or an empty folder\n"
+    )
 
 
 def test_judging_rows_leaves_loss_and_accuracy_as_they_were(network, weights):
