@@ -252,7 +252,7 @@ def test_standard_input_is_an_image_or_a_list_of_paths(weights, folder, monkeypa
         (["x.png", "--batch_size", "0"], "top=5 and batch_size=0 must be at least 1"),
         (["x.png", "--gradcam"], "--gradcam is drawn on the sheet: name its file with --to"),
         (["x.png", "--to", "{empty}"], "--to {empty} is a folder"),
-        (["x.png", "--to", "/proc/new/sheet.png"], "/proc/new cannot be written into"),
+        (["x.png", "--to", "/proc/new/sheet.png"], "cannot be written"),
         (["x.png", "--to", "sheet.txt"], "--to sheet.txt must be an image file"),
         (["x.png", "--json", "--csv"], "not allowed with argument"),
         (["x.png", "--preprocess", "CIFA"], "did you mean 'CIFAR'?"),
