@@ -10,6 +10,7 @@ from resnet_jax.benchmark_command import run_benchmark
 from resnet_jax.doctor_command import run_doctor
 from resnet_jax.errors import UserError
 from resnet_jax.evaluate_command import run_evaluate
+from resnet_jax.export_command import run_export
 from resnet_jax.predict_command import run_predict
 from resnet_jax.usage import ANY_FIELD, Parser
 
@@ -62,8 +63,8 @@ def make_parser() -> Parser:
         return command
 
     for add_command in (
-        _add_train, _add_evaluate, _add_predict, _add_convert, _add_list, _add_summary, _add_preview, _add_degradation,
-        _add_benchmark, _add_doctor,
+        _add_train, _add_evaluate, _add_predict, _add_export, _add_convert, _add_list, _add_summary, _add_preview,
+        _add_degradation, _add_benchmark, _add_doctor,
     ):  # fmt: skip
         add_command(add)
     return parser
@@ -156,6 +157,17 @@ def _add_predict(add: Add) -> None:
     written = predict.add_mutually_exclusive_group()
     written.add_argument("--json", action="store_true", help="print one JSON object")
     written.add_argument("--csv", action="store_true", help="print file,rank,label,class,probability")
+
+
+def _add_export(add: Add) -> None:
+    export = add("export", run_export, "a network for inference in one file, StableHLO or ONNX",
+                 "python -m resnet_jax export --workdir runs/digits --to digits.onnx")  # fmt: skip
+    export.usage = "%(prog)s --workdir DIR --to PATH [options]\n   or: %(prog)s --weights PATH --to PATH [options]"
+    _add_trained_options(export)
+    export.add_argument("--to", required=True, metavar="PATH", help="model.stablehlo or model.onnx")
+    export.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
+    export.add_argument("--preprocessing", action="store_true", help="take uint8 images: normalise in the network")
+    export.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _add_convert(add: Add) -> None:

@@ -38,7 +38,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
     images = find_images(arguments.images, sys.stdin.buffer.read)
     from resnet_jax.predict import Failure, predict
 
-    trained = _open(arguments)
+    trained = open_trained(arguments)
     results = predict(
         trained, images, top=arguments.top, batch_size=arguments.batch_size, flip=arguments.flip,
         gradcam=arguments.gradcam,
@@ -79,7 +79,8 @@ def run_predict(arguments: argparse.Namespace) -> int:
     return EXIT_FAILED_IMAGES if printed["failed"] else EXIT_DONE
 
 
-def _open(arguments: argparse.Namespace) -> "TrainedModel":
+def open_trained(arguments: argparse.Namespace, *, judges: bool = True) -> "TrainedModel":
+    """The run or the weights that the options name. judges: as `open_weights` takes it."""
     from resnet_jax.trained import open_run, open_weights
     from resnet_jax.weights.pretrained import find_weights
 
@@ -93,6 +94,7 @@ def _open(arguments: argparse.Namespace) -> "TrainedModel":
         preprocess=arguments.preprocess,
         mean=arguments.mean,
         std=arguments.std,
+        judges=judges,
     )
 
 

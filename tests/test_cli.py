@@ -45,7 +45,7 @@ def test_summary_prints_a_table_or_one_object(capsys):
         (["summary"], "the following arguments are required: --model"),
         (["sumary"], "invalid choice: 'sumary'"),
         (["trian"], "did you mean 'train'?"),
-        ([], "the following arguments are required: COMMAND, one of train, evaluate, predict, convert, "),
+        ([], "the following arguments are required: COMMAND, one of train, evaluate, predict, export, "),
         (["--config", "digits"], "the command before --config is missing: train or "),
         (["--workdir=x"], "the command before --workdir is missing: train or "),
         (["--verbose"], "'--verbose' is no option of python -m resnet_jax"),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from resnet_jax.models.convolution import subsample
 from resnet_jax.models.layers import BatchNorm, Conv, SqueezeExcite, average_pool, stochastic_depth
 
 Array = jax.Array
@@ -58,7 +59,7 @@ def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
     extra = features - x.shape[-1]
     if extra < 0:
         raise ValueError(f"shortcut A cannot reduce channels={x.shape[-1]} to features={features}; use shortcut B")
-    x = x[:, ::stride, ::stride]
+    x = subsample(x, stride)
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
 
 

@@ -1,0 +1,133 @@
+"""Networks in one file for other runtimes: the same logits, for any number of images."""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from processes import TINY
+
+import resnet_jax
+from resnet_jax.cli import main
+from resnet_jax.data.transforms import PREPROCESS
+from resnet_jax.errors import RunError
+from resnet_jax.export import export
+from resnet_jax.onnx_graph import to_onnx
+from resnet_jax.trained import open_weights
+from resnet_jax.weights.info import WeightsInfo
+
+onnxruntime = pytest.importorskip("onnxruntime")
+
+NARROW = {"num_filters": 16}  # what is a constant in a program takes long to compile
+NETWORKS = {
+    "resnet18": NARROW, "resnext50_32x4d": NARROW, "resnet50d": NARROW, "seresnet50": NARROW, "resnet20": {},
+    "resnetv2_50": NARROW, "wrn16_8": {"num_filters": 4}, "plain20": {},
+    "resnet50": {**NARROW, "stride_in": "1x1", "output_stride": 8, "conv_bias": True},
+}  # fmt: skip
+
+
+def variables_of(model):
+    """Weights and statistics that matter."""
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 1000))
+    draw = lambda leaf: jax.random.uniform(next(keys), leaf.shape, leaf.dtype, 0.7, 1.3)  # noqa: E731
+    return {**variables, "batch_stats": jax.tree.map(draw, variables["batch_stats"])}
+
+
+def saved(tmp_path, name, arguments, **told):
+    """(model, its variables, the file of them)."""
+    model = resnet_jax.create_model(name, num_classes=10, **arguments)
+    variables, path = variables_of(model), tmp_path / "w.safetensors"
+    info = WeightsInfo(name, {**arguments, "num_classes": 10}, **told)
+    resnet_jax.save_weights(path, model, variables, info=info)
+    return model, variables, path
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_both_files_answer_as_the_network_for_one_image_and_for_seven(name, tmp_path):
+    model, variables, path = saved(tmp_path, name, NETWORKS[name])
+    trained = open_weights(path, judges=False)
+    for ending in ("onnx", "stablehlo"):
+        result = export(trained, tmp_path / f"net.{ending}", image_size=32)
+        assert result["difference"] <= (1e-4 if ending == "onnx" else 1e-6)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    stablehlo = jax.export.deserialize(bytearray((tmp_path / "net.stablehlo").read_bytes()))
+    apply = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
+    for batch in (1, 7):
+        images = np.random.RandomState(batch).standard_normal((batch, 32, 32, 3)).astype(np.float32)
+        expected = np.asarray(apply(variables, images))
+        near = {"rtol": 0, "atol": 1e-4 * max(1.0, float(np.abs(expected).max()))}
+        np.testing.assert_allclose(session.run(None, {"images": images})[0], expected, **near)
+        np.testing.assert_allclose(stablehlo.call(images), expected, **near)
+
+
+def test_preprocessing_takes_pixels_and_class_names_travel(tmp_path):
+    names = tuple("abcdefghij")
+    model, variables, path = saved(tmp_path, "resnet20", {}, class_names=names, preprocess=PREPROCESS["CIFAR"])
+    export(open_weights(path), tmp_path / "net.onnx", preprocessing=True)
+    session = onnxruntime.InferenceSession(tmp_path / "net.onnx")
+    pixels = np.random.RandomState(0).randint(0, 256, (3, 32, 32, 3), np.uint8)
+    mean, std = np.float32(PREPROCESS["CIFAR"].mean), np.float32(PREPROCESS["CIFAR"].std)
+    expected = model.apply(variables, (pixels / np.float32(255) - mean) / std, train=False)
+    np.testing.assert_allclose(session.run(None, {"images": pixels})[0], expected, rtol=0, atol=1e-4)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(names)
+    assert list(session.get_inputs()[0].shape) == ["batch", 32, 32, 3]
+
+
+def test_run_is_exported_by_the_command(tmp_path, capsys):
+    assert main([*TINY, "--config.num_steps=20", "--workdir", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    target = tmp_path / "new" / "net.stablehlo"
+    assert main(["export", "--workdir", str(tmp_path / "run"), "--to", str(target), "--preprocessing", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["input"] == "images (batch, 8, 8, 3) uint8"
+    assert result["bytes"] == target.stat().st_size
+    assert result["difference"] <= 1e-6
+
+
+def test_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
+    _, _, path = saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)})
+    trained = open_weights(path, judges=False)
+    translate = to_onnx
+
+    def wrong(function, *arguments):
+        return translate(lambda images: 1.001 * function(images), *arguments)
+
+    monkeypatch.setattr("resnet_jax.export.to_onnx", wrong)
+    with pytest.raises(RunError, match="its logits differ from JAX's"):
+        export(trained, tmp_path / "net.onnx")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["w.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--to", "net.pb"], "must end in one of .stablehlo, .onnx"),
+        (["--to", "folder.onnx"], "is a folder"),
+        (["--to", "net.onnx", "--preprocessing"], "does not tell how its images were prepared"),
+        (["--to", "net.onnx", "--image_size", "0"], "image_size=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.onnx").mkdir()
+    saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)})
+    assert main(["export", "--weights", "w.safetensors", *words]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "net.onnx").exists()
+
+
+def test_missing_package_is_named_with_what_to_install(tmp_path, monkeypatch, capsys):
+    saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)})
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(["export", "--weights", str(tmp_path / "w.safetensors"), "--to", str(tmp_path / "net.onnx")]) == 2
+    assert "pip install 'resnet-family-jax[export]'" in capsys.readouterr().err
+
+
+def test_operation_without_translation_is_named():
+    with pytest.raises(ValueError, match="the operation 'sort' has no translation to ONNX here"):
+        to_onnx(lambda images: jnp.sort(images, axis=-1)[:, 0, 0], (4, 4, 3), np.float32)
