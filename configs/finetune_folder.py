@@ -26,30 +26,19 @@ with --config.finetune.trainable=all, stage3 or head; from scratch with neither 
 
 from ml_collections import ConfigDict
 
-from resnet_jax.config import default_config
+from resnet_jax.config import load_config
 
 
 def get_config() -> ConfigDict:
-    config = default_config()
+    config = load_config("folder")  # the same images
     config.model = "resnet50"
-    config.dataset = "folder"
-    config.validation_fraction = 0.1
-    config.image_size = 224
-    config.exif_rotation = True  # photographs are stored as the camera was held
-    config.mean = (0.485, 0.456, 0.406)
-    config.std = (0.229, 0.224, 0.225)
-    config.augment.random_resized_crop = True
     config.augment.crop_scale = (0.35, 1.0)
-    config.augment.flip = True
     config.finetune.weights = "IMAGENET1K_V2"
     config.finetune.trainable = "all"
     config.finetune.head_learning_rate = 0.05
     config.batch_size = 32
     config.num_epochs = 10
     config.learning_rate = 0.005
-    config.momentum = 0.9
-    config.nesterov = True
     config.weight_decay = 1e-4
-    config.schedule = "cosine"
     config.warmup_epochs = 0.5
     return config
