@@ -19,7 +19,7 @@ from resnet_jax.image_files import ImageFile
 from resnet_jax.models import fold_batch_norm
 from resnet_jax.trained import TrainedModel
 from resnet_jax.training.images import normalizer
-from resnet_jax.training.mesh import replicated, shard_batch, split_by_rows
+from resnet_jax.training.mesh import replicated, settle, shard_batch, split_by_rows
 
 Array = jax.Array
 
@@ -119,8 +119,8 @@ def _predict(
                 yield from previous  # of the batch before, while this one is computed
                 previous = finish(start, pixels, reasons, result)
         yield from previous
-    finally:  # a process that ends while its CPU client computes may wait for it for ever
-        jax.block_until_ready(result)
+    finally:
+        settle(result)
 
 
 def _num_rows(num_images: int, batch_size: int, num_devices: int) -> int:

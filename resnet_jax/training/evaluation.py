@@ -12,7 +12,7 @@ from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.errors import UserError
 from resnet_jax.training.interruption import Interruption
-from resnet_jax.training.mesh import shard_batch
+from resnet_jax.training.mesh import settle, shard_batch
 
 Sums = Mapping[str, Any]
 
@@ -60,9 +60,8 @@ def batch_results(
                 if previous is not None:
                     yield jax.device_get(previous)
                 previous = current
-    finally:  # a process that ends while its CPU client computes may wait for it for ever
-        if jax.process_count() == 1:  # of many, one may wait for another that is no longer there
-            jax.block_until_ready(current)
+    finally:
+        settle(current)
     if previous is not None:
         yield jax.device_get(previous)
     interruption.raise_if_failed()
