@@ -9,7 +9,7 @@ REQUIRED_ACCURACY = 0.985
 
 def main(first: Path, second: Path) -> None:
     """Exit with a message unless both folders hold the same good run."""
-    from resnet_jax.evaluate import restore_run
+    from resnet_jax.trained import restore_run
     from resnet_jax.training.checkpoint import digest
 
     digests = [digest(restore_run(workdir).state.variables) for workdir in (first, second)]
