@@ -20,11 +20,12 @@ from resnet_jax.weights.info import WeightsInfo
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-NARROW = {"num_filters": 16}  # what is a constant in a program takes long to compile
+ONE_BLOCK = {"stage_sizes": (1, 1, 1)}  # what is constant in a program takes long to compile
+NARROW = {"num_filters": 16, "stage_sizes": (1, 1, 1, 1)}
 NETWORKS = {
-    "resnet18": NARROW, "resnext50_32x4d": NARROW, "resnet50d": NARROW, "seresnet50": NARROW, "resnet20": {},
-    "resnetv2_50": NARROW, "wrn16_8": {"num_filters": 4}, "plain20": {},
+    "resnet18": NARROW, "resnext50_32x4d": NARROW, "resnet50d": NARROW, "seresnet50": NARROW, "resnetv2_50": NARROW,
     "resnet50": {**NARROW, "stride_in": "1x1", "output_stride": 8, "conv_bias": True},
+    "resnet20": ONE_BLOCK, "plain20": ONE_BLOCK, "wrn16_8": {**ONE_BLOCK, "num_filters": 4},
 }  # fmt: skip
 
 

@@ -450,13 +450,13 @@ def test_other_normalisation_than_that_of_the_weights_is_told(tmp_path, capfd):
     resnet_jax.save_weights(tmp_path / "w.safetensors", model, initial(model), info=info)
     config = config_of(tmp_path / "w.safetensors", "--config.num_steps=1")
     loop.train(config, tmp_path / "run", "run")
-    assert "config.mean and config.std are others" in capfd.readouterr().err
+    assert "those of this run with config.normalize=" in capfd.readouterr().err
     mean, std = PREPROCESS["CIFAR"].mean, PREPROCESS["CIFAR"].std
     config = config_of(
         tmp_path / "w.safetensors", "--config.num_steps=1", f"--config.mean={mean}", f"--config.std={std}"
     )
     loop.train(config, tmp_path / "same", "run")
-    assert "are others" not in capfd.readouterr().err
+    assert "were normalised with" not in capfd.readouterr().err
 
 
 def test_config_of_a_run_before_transfer_learning_is_complete():
