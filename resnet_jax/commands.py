@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from resnet_jax.errors import UserError, shown
-from resnet_jax.paths import expand
+from resnet_jax.paths import expand, run_folder
 from resnet_jax.results import EXIT_DONE, format_number, print_result, print_table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     name = Path(arguments.config).stem
-    workdir = expand(f"runs/{name}" if arguments.workdir is None else arguments.workdir)
+    workdir = run_folder(arguments.workdir, arguments.config)
     if arguments.dry_run:
         from resnet_jax.dry_run_command import run_dry
 

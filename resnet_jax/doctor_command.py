@@ -3,12 +3,11 @@
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from resnet_jax.doctor.finding import ERROR, OK, WARNING, Finding
 from resnet_jax.doctor.packages import examine_packages, not_importable
 from resnet_jax.errors import UserError
-from resnet_jax.paths import expand
+from resnet_jax.paths import run_folder
 from resnet_jax.results import EXIT_DONE, print_result
 
 EXIT_ERRORS = 2
@@ -33,8 +32,7 @@ def _examine(arguments: argparse.Namespace) -> list[Finding]:
     if arguments.config is None:
         return examine(None, None)
     config = load_config(arguments.config, arguments.overrides)
-    workdir = f"runs/{Path(arguments.config).stem}" if arguments.workdir is None else arguments.workdir
-    return examine(config, expand(workdir))
+    return examine(config, run_folder(arguments.workdir, arguments.config))
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> int:

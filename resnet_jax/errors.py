@@ -29,8 +29,13 @@ class InterruptedRunError(BaseException):
 
 def shown(name: object) -> str:
     """A name out of a file as a message shows it: printable, and no longer than 100 characters."""
-    text = "".join(character if character.isprintable() else "?" for character in str(name))
+    text = printable(str(name))
     return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with a question mark for each character that shows nothing."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -13,3 +13,8 @@ def expand(text: str | Path) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~nobody
         raise UserError(f"{text}: {error}") from None
+
+
+def run_folder(workdir: str | None, config: str) -> Path:
+    """The folder of a run: `workdir`, or where None is given that of the config's name. Raises as `expand` does."""
+    return expand(f"runs/{Path(config).stem}" if workdir is None else workdir)

@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.commands import given_model_args
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, printable
 from resnet_jax.evaluate_command import check_model_options
 from resnet_jax.paths import expand
 from resnet_jax.results import EXIT_DONE
@@ -53,7 +53,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
         for result in results:
             if isinstance(result, Failure):
                 printed["failed"].append(result._asdict())
-                name = _on_one_line(result.file)
+                name = printable(result.file)
                 print(f"{name} cannot be read as an image: {result.reason}", file=sys.stderr, flush=True)
                 continue
             num_answered += 1
@@ -65,7 +65,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
                     (result.file, rank, *prediction.values()) for rank, prediction in enumerate(predictions, 1)
                 )
             else:
-                print(_on_one_line(result.file))
+                print(printable(result.file))
                 for prediction in predictions:
                     print(f"  {100 * prediction['probability']:6.2f} %  {prediction['class']}")
             if target is not None and len(cells) < MAX_ON_SHEET:
@@ -125,7 +125,3 @@ def _cell(result: "Prediction", predictions: list[dict[str, Any]]) -> "Cell":
 
 def _percent(probability: float) -> str:
     return f"{100 * probability:.0f} %" if probability >= SHARE_ON_SHEET else "<1 %"
-
-
-def _on_one_line(name: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in name)

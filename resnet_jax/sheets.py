@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, printable
 from resnet_jax.weights.target import check_folder, check_parents, replacing
 
 BAR_COLOR = "#b9d5ec"  # behind black text, and still to be told from white in grey print
@@ -122,7 +122,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     """As much of `text` as has room, on one line."""
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    text = printable(text)
     while text and font.getlength(text) > width:
         text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
     return text

@@ -30,7 +30,7 @@ from resnet_jax.training.steps import (
 
 Array = jax.Array
 TrainFn = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
-EvalFn = Callable[[TrainState, dict[str, Array]], dict[str, Array]]
+EvalFn = Callable[[TrainState, dict[str, Array]], dict[str, Any]]
 Watch = Callable[[Callable[..., Any], Mesh, tuple[int, ...]], Callable[..., Any]]
 
 
@@ -179,29 +179,25 @@ def compile_judged_fn(experiment: Experiment, interruption: Interruption) -> Cal
     return judged
 
 
-def compile_eval_fn(normalization: Normalization | None, dtype: str, mesh: Mesh) -> EvalFn:
+def compile_eval_fn(
+    normalization: Normalization | None, dtype: str, mesh: Mesh, eval_step: Callable[..., Any] = eval_step
+) -> EvalFn:
     """(state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program.
 
     normalization: None for pooled features instead of images.
     """
     normalized = normalizer(normalization, dtype) if normalization else lambda features: features
 
-    def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Array]:
+    def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Any]:
         return eval_step(state, {**batch, "image": normalized(batch["image"])})
 
     whole, rows = replicated(mesh), split_by_rows(mesh)
     return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
 
 
-def compile_judge_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> Callable[[TrainState, Any], Any]:
+def compile_judge_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalFn:
     """As `compile_eval_fn`, of `judge_step`: sums, and rows that every process has of all of them."""
-    normalized = normalizer(normalization, dtype)
-
-    def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Any]:
-        return judge_step(state, {**batch, "image": normalized(batch["image"])})
-
-    whole, rows = replicated(mesh), split_by_rows(mesh)
-    return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
+    return compile_eval_fn(normalization, dtype, mesh, judge_step)
 
 
 def compile_features_fn(
