@@ -19,7 +19,7 @@ from resnet_jax.image_files import ImageFile
 from resnet_jax.models import fold_batch_norm
 from resnet_jax.trained import TrainedModel
 from resnet_jax.training.images import normalizer
-from resnet_jax.training.mesh import replicated, settle, shard_batch, split_by_rows
+from resnet_jax.training.mesh import replicated, shard_batch, split_by_rows
 
 Array = jax.Array
 
@@ -111,16 +111,12 @@ def _predict(
 
     starts = range(0, len(images), num_rows)
     previous: Iterator[Prediction | Failure] = iter(())
-    result: Any = None
-    try:
-        with closing(prefetch(prepare, starts)) as batches:
-            for start, (pixels, reasons, batch) in zip(starts, batches, strict=True):
-                result = None if batch is None else predict_fn(trained.state.variables, batch)
-                yield from previous  # of the batch before, while this one is computed
-                previous = finish(start, pixels, reasons, result)
-        yield from previous
-    finally:
-        settle(result)
+    with closing(prefetch(prepare, starts)) as batches:
+        for start, (pixels, reasons, batch) in zip(starts, batches, strict=True):
+            result = None if batch is None else predict_fn(trained.state.variables, batch)
+            yield from previous  # of the batch before, while this one is computed
+            previous = finish(start, pixels, reasons, result)
+    yield from previous
 
 
 def _num_rows(num_images: int, batch_size: int, num_devices: int) -> int:

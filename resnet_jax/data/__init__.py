@@ -3,16 +3,18 @@
 from resnet_jax.data.augment import augment, image_keys, normalize
 from resnet_jax.data.batches import EvalBatches, TrainBatches, epoch_order
 from resnet_jax.data.source import ArraySource
-from resnet_jax.data.sources import hold_out, load_splits
+from resnet_jax.data.sources import Reading, hold_out, load_source, load_splits
 
 __all__ = [
     "ArraySource",
     "EvalBatches",
+    "Reading",
     "TrainBatches",
     "augment",
     "epoch_order",
     "hold_out",
     "image_keys",
+    "load_source",
     "load_splits",
     "normalize",
 ]

@@ -20,6 +20,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.models.ending import wait_at_exit
+
 Array = jax.Array
 Shape = tuple[int, ...]
 
@@ -178,6 +180,7 @@ def _register(operation: str, problem: Problem) -> str:
     handler = _handler(kernel)
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     _handlers.append(handler)
+    wait_at_exit()
     return name
 
 

@@ -12,7 +12,7 @@ from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.errors import UserError
 from resnet_jax.training.interruption import Interruption
-from resnet_jax.training.mesh import settle, shard_batch
+from resnet_jax.training.mesh import shard_batch
 
 Sums = Mapping[str, Any]
 
@@ -51,17 +51,13 @@ def batch_results(
     function: jitted, and watched by `interruption`, which stops it early. Raises what reading an image raises.
     """
     previous: Any = None
-    current: Any = None
-    try:
-        with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
-            for batch in interruption.attempt_each(sharded, len(batches)):
-                interruption.raise_if_requested()
-                current = function(state, batch)
-                if previous is not None:
-                    yield jax.device_get(previous)
-                previous = current
-    finally:
-        settle(current)
+    with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
+        for batch in interruption.attempt_each(sharded, len(batches)):
+            interruption.raise_if_requested()
+            current = function(state, batch)
+            if previous is not None:
+                yield jax.device_get(previous)
+            previous = current
     if previous is not None:
         yield jax.device_get(previous)
     interruption.raise_if_failed()

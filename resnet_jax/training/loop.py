@@ -32,7 +32,7 @@ from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.features import with_features
 from resnet_jax.training.initial import Variables, load_initial
 from resnet_jax.training.interruption import Interruption, catch_interruptions
-from resnet_jax.training.mesh import settle, shard_batch
+from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
 from resnet_jax.training.recorder import MetricSums, Recorder
 from resnet_jax.training.resume import best_accuracy_of, check_images, check_run, other_versions, restore_last
@@ -229,8 +229,6 @@ def _run(
             interrupted_by = str(interrupted)
             recorder.hurries = interrupted_by != signal.SIGINT.name
             save_newest(None)
-        finally:
-            settle(state)
         interruption.attempt(saves.wait)
         interruption.raise_together()
     if interrupted_by:

@@ -1,6 +1,5 @@
 """The mesh of all devices, and how states and batches lie on it: replicated, and split along the axis `data`."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,17 +38,6 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, num_parts: int = 1)
     if jax.process_count() == 1:  # one transfer for all, several times faster than array by array
         return jax.device_put(dict(batch), sharding)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
-
-
-def settle(tree: Any) -> None:
-    """Return when nothing computes the arrays of `tree` any more, however that ended.
-
-    A process that ends while its CPU client computes may wait for it for ever. Of many processes nobody waits: what one
-    computes may need another that is no longer there.
-    """
-    if jax.process_count() == 1:
-        with contextlib.suppress(RuntimeError):
-            jax.block_until_ready(tree)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, num_parts: int = 1) -> None:
