@@ -31,6 +31,23 @@ def random_variables(model: ResNet):
     return unflatten_dict(flat)
 
 
+def plausible_variables(model: ResNet, seed=0):
+    """Variables as of a trained network: its activations keep their size, and every number matters.
+
+    Drawing them by `model.init` would take longer to compile than most of what is tested with them.
+    """
+    numbers = np.random.default_rng(seed)
+
+    def draw(leaf):
+        if leaf.ndim > 1:
+            drawn = numbers.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
+        else:
+            drawn = numbers.uniform(0.5, 1.5, leaf.shape)
+        return jax.numpy.asarray(drawn, leaf.dtype)
+
+    return jax.tree.map(draw, dict(variable_shapes(model)))
+
+
 def state_dict(model: ResNet):
     """Its random variables by torchvision's names, in torch's order."""
     return {name: np.array(array, order="C") for name, array in torch_arrays(random_variables(model)).items()}

@@ -1,5 +1,7 @@
 """Whose statistics batch norm uses: the batch's, each device's, each ghost batch's; and statistics computed anew."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,10 @@ from resnet_jax.training.mesh import make_mesh, replicated, shard_batch
 
 ROWS = 16
 step = jax.jit(train_step)
+SGD = sgd(0.1)  # one, like a network for each `batch_norm`, so that equal steps are compiled once
 
 
+@cache
 def network(batch_norm, **options):
     return ResNet(
         stage_sizes=(1, 1), num_filters=4, stem="cifar", num_classes=3, dtype="float64", batch_norm=batch_norm,
@@ -31,7 +35,7 @@ def steps(batch_norm, mesh=None, num_steps=3, images=None):
     model, images = network(batch_norm), images or batch()
     variables = random_variables(model)
     variables["params"] = jax.tree.map(lambda leaf: leaf - 1 if leaf.ndim > 1 else leaf, variables["params"])
-    state = create_train_state(model, variables, sgd(0.1))
+    state = create_train_state(model, variables, SGD)
     if mesh is not None:
         state, images = jax.device_put(state, replicated(mesh)), shard_batch(images, mesh)
     taken = []

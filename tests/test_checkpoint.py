@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from state_dicts import plausible_variables
 
 from resnet_jax.errors import InterruptedRunError, RunError, UserError
 from resnet_jax.models import ResNet
@@ -27,8 +28,7 @@ MODEL = ResNet(stage_sizes=(1,), num_filters=4, stem="cifar", num_classes=3)
 
 
 def state_at(step, seed=0, tx=None):
-    variables = jax.jit(lambda key: MODEL.init(key, jnp.zeros((1, 8, 8, 3)), train=False))(jax.random.key(seed))
-    state = create_train_state(MODEL, variables, tx or sgd(lambda step: 0.1 / (1 + step)))
+    state = create_train_state(MODEL, plausible_variables(MODEL, seed), tx or sgd(lambda step: 0.1 / (1 + step)))
     momentum = jax.tree.map(lambda leaf: leaf + seed if leaf.dtype == jnp.float32 else leaf, state.opt_state)
     return state.replace(step=jnp.asarray(step, jnp.int32), opt_state=momentum)
 
@@ -265,7 +265,7 @@ def test_other_models_are_refused_by_the_names_and_shapes_of_their_arrays(tmp_pa
         newest.restore(state_at(0, tx=optax.adam(1e-3)), 1)
     assert "optimizer is of another model" in str(caught.value)
     wider = ResNet(stage_sizes=(1,), num_filters=8, stem="cifar", num_classes=3)
-    template = create_train_state(wider, wider.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False), sgd(0.1))
+    template = create_train_state(wider, plausible_variables(wider), sgd(0.1))
     message = (
         r"variables is of another model: \['batch_stats'\]\['bn1'\]\['mean'\] is float32\[4\] there and "
         r"float32\[8\] in the model; .*; and \d+ more"
