@@ -12,7 +12,8 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 from jax.interpreters import partial_eval
-from processes import TINY, records, run
+from processes import TINY, records
+from state_dicts import plausible_variables
 
 import resnet_jax
 from resnet_jax.cli import main
@@ -41,6 +42,7 @@ from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordne
 ARGUMENTS = {"stage_sizes": (1, 1), "num_filters": 4}
 WORDS = [
     *TINY,
+    "--config.model_args.stage_sizes=(1,1)",
     "--config.augment.crop_padding=0",
     "--config.warmup_epochs=0",
     "--config.num_steps=30",
@@ -56,16 +58,6 @@ def tiny(**arguments):
     return ResNet(**{**ARGUMENTS, "stem": "cifar", "shortcut": "A", "num_classes": 3, **arguments})
 
 
-def initial(model, key=0):
-    """Variables with statistics that matter."""
-    variables = jax.jit(lambda key: model.init(key, BATCH["image"], train=False))(jax.random.key(key))
-    keys = iter(jax.random.split(jax.random.key(key + 1), 100))
-    variables["batch_stats"] = jax.tree.map(
-        lambda leaf: jax.random.uniform(next(keys), leaf.shape, leaf.dtype, 0.5, 1.5), variables["batch_stats"]
-    )
-    return variables
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weights of a network for five classes that tell what they are of."""
@@ -73,7 +65,7 @@ def weights(tmp_path_factory):
     arguments = {"stage_sizes": (1, 1), "num_filters": 4, "num_classes": 5}
     model = resnet_jax.create_model("resnet20", **arguments)
     info = WeightsInfo("resnet20", arguments, tuple("abcde"))
-    resnet_jax.save_weights(path, model, initial(model, 7), info=info)
+    resnet_jax.save_weights(path, model, plausible_variables(model, 7), info=info)
     return path
 
 
@@ -132,7 +124,7 @@ def test_losses_weights_and_statistics_of_partial_training_equal_torchs(name):
 )  # fmt: skip
 def test_frozen_layers_stay_bit_for_bit_in_weights_statistics_and_averages(arguments, frozen, moving):
     model = tiny(stochastic_depth=0.2, dropout=0.1, **arguments)
-    start = initial(model)
+    start = plausible_variables(model)
     state = create_train_state(model, start, sgd(0.1, 0.9, True, weight_decay=0.1), ema_decay=0.97)
     step = jax.jit(train_step)
     for _ in range(4):
@@ -156,7 +148,7 @@ def test_frozen_layers_stay_bit_for_bit_in_weights_statistics_and_averages(argum
 
 def work_of_step(model):
     """Multiply-accumulates of a training step, of what its results need."""
-    state = create_train_state(model, initial(model), sgd(0.1))
+    state = create_train_state(model, plausible_variables(model), sgd(0.1))
     traced = jax.make_jaxpr(train_step)(state, BATCH)
     needed, _ = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     return count_macs(lambda *leaves: jax.core.eval_jaxpr(needed, traced.consts, *leaves),
@@ -165,7 +157,7 @@ def work_of_step(model):
 
 def test_no_gradients_are_computed_for_what_is_frozen():
     whole, num_classes, width, images = tiny(), 3, 8, len(BATCH["label"])
-    forward = count_macs(partial(whole.apply, train=False), initial(whole), BATCH["image"])
+    forward = count_macs(partial(whole.apply, train=False), plausible_variables(whole), BATCH["image"])
     # Of the head its kernel's gradient alone.
     assert work_of_step(tiny(trainable="head")) == forward + images * width * num_classes
     # Stage 2 at 4x4 pixels: of its first convolution, 4 -> 8 channels, the input's gradient is not needed.
@@ -176,7 +168,7 @@ def test_no_gradients_are_computed_for_what_is_frozen():
 
 def test_frozen_stages_compute_in_training_as_in_evaluation():
     model = tiny(trainable="head", stochastic_depth=0.5)
-    start = initial(model)
+    start = plausible_variables(model)
     trained, updated = model.apply(
         start, BATCH["image"], train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)}
     )
@@ -186,7 +178,7 @@ def test_frozen_stages_compute_in_training_as_in_evaluation():
 
 def test_pooled_features_give_the_logits_of_their_images():
     model = tiny(base_classes=5)
-    start = initial(model)
+    start = plausible_variables(model)
     outputs = model.apply(start, BATCH["image"], train=False, features=True)
     logits = model.apply(start, BATCH["image"], train=False)
     np.testing.assert_array_equal(model.apply(start, outputs["pooled"], train=False), logits)
@@ -256,13 +248,18 @@ def test_damaged_image_is_replaced_among_features_as_among_images():
          "--config.augment.flip=True"],
     ],
 )  # fmt: skip
-def test_broken_off_finetuning_continues_bit_for_bit_without_the_weights(weights, tmp_path, words):
+def test_broken_off_finetuning_continues_bit_for_bit_without_the_weights(weights, tmp_path, capfd, words):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights.read_bytes())
     words = [*WORDS, *words, "--config.schedule=constant", f"--config.finetune.weights={copy}"]
-    code, unbroken, errors = run(*words, "--workdir", tmp_path / "unbroken")
+
+    def run(*more):
+        code = main([*words, *map(str, more)])
+        return code, *capfd.readouterr()
+
+    code, unbroken, errors = run("--workdir", tmp_path / "unbroken")
     assert code == 0, errors
-    code, _, errors = run(*words, "--config.num_steps=10", "--workdir", tmp_path / "broken")
+    code, _, errors = run("--config.num_steps=10", "--workdir", tmp_path / "broken")
     assert code == 0, errors
     # As if it had been killed after step 10: what a run does at its end is taken back.
     log = tmp_path / "broken" / "metrics.jsonl"
@@ -272,16 +269,16 @@ def test_broken_off_finetuning_continues_bit_for_bit_without_the_weights(weights
     )
     shutil.rmtree(tmp_path / "broken" / "best")
     copy.unlink()
-    code, output, errors = run(*words, "--workdir", tmp_path / "broken")
+    code, output, errors = run("--workdir", tmp_path / "broken")
     assert code == 0, errors
     assert "continuing" in errors
     assert records(tmp_path / "broken") == records(tmp_path / "unbroken")
     assert digest_in(output) == digest_in(unbroken)
-    code, _, errors = run(*words, "--workdir", tmp_path / "new")
+    code, _, errors = run("--workdir", tmp_path / "new")
     assert code == 2
     assert "copy.safetensors does not exist" in errors
     assert not (tmp_path / "new").exists()
-    code, _, errors = run(*words, "--config.finetune.layer_decay=0.5", "--workdir", tmp_path / "broken")
+    code, _, errors = run("--config.finetune.layer_decay=0.5", "--workdir", tmp_path / "broken")
     assert code == 2
     assert "config.finetune.layer_decay is 1.0 there and 0.5 here" in errors
 
@@ -368,11 +365,11 @@ def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
 def test_head_of_imagenet_is_kept_whichever_way_its_classes_are_named(tmp_path):
     model = resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=1000)
     info = WeightsInfo("resnet20", {**ARGUMENTS, "num_classes": 1000}, imagenet_names())
-    resnet_jax.save_weights(tmp_path / "w.safetensors", model, initial(model), info=info)
+    resnet_jax.save_weights(tmp_path / "w.safetensors", model, plausible_variables(model), info=info)
     config = config_of(tmp_path / "w.safetensors", "--config.finetune.head=keep")
     for names in (imagenet_names(), imagenet_wordnet_ids()):
         kept = load_initial(config, model, names)["params"]["fc"]["kernel"]
-        np.testing.assert_array_equal(kept, initial(model)["params"]["fc"]["kernel"])
+        np.testing.assert_array_equal(kept, plausible_variables(model)["params"]["fc"]["kernel"])
     with pytest.raises(ValueError, match=r"needs the classes of .* in its order"):
         load_initial(config, model, imagenet_names()[::-1])
 
@@ -447,7 +444,7 @@ def test_other_normalisation_than_that_of_the_weights_is_told(tmp_path, capfd):
 
     model = resnet_jax.create_model("resnet20", **ARGUMENTS)
     info = WeightsInfo("resnet20", dict(ARGUMENTS), (), PREPROCESS["CIFAR"])
-    resnet_jax.save_weights(tmp_path / "w.safetensors", model, initial(model), info=info)
+    resnet_jax.save_weights(tmp_path / "w.safetensors", model, plausible_variables(model), info=info)
     config = config_of(tmp_path / "w.safetensors", "--config.num_steps=1")
     loop.train(config, tmp_path / "run", "run")
     assert "those of this run with config.normalize=" in capfd.readouterr().err
