@@ -52,7 +52,7 @@ def test_ratio_is_torchs_time_by_ours_pair_by_pair(monkeypatch):
     torch = SimpleNamespace(version="x", memory_format="y", seconds=[4.0, 4.0, 4.0], peak_memory=1, close=lambda: None)
     torch.seconds_per_step = lambda: next(torchs)
     monkeypatch.setattr(command, "TorchProcess", lambda spec: torch)
-    result = benchmark("resnet20", 1, 8, against="torch", num_steps=1, num_pairs=3)
+    result = benchmark("resnet20", 1, 8, inference=True, against="torch", num_steps=1, num_pairs=3)
     assert result["ratios"] == [2.0, 4.0, 1.0]
     assert result["ratio"] == 2.0
     assert result["milliseconds"] == 2000.0

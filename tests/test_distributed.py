@@ -220,7 +220,7 @@ def test_bad_images_of_both_count_together(tmp_path, ends_them):
     names = [images / "train" / name / f"{i}.jpg" for name in "abcd" for i in (0, 5, 9)]
     for path in names:
         path.write_bytes(b"no image")
-    words = [*folder_words(images), "--config.num_steps=8"]
+    words = [*folder_words(images), "--config.num_steps=8", "--config.checkpoint_every_steps=8"]
     ends_them += start_many(2, *words, "--config.max_bad_images=12", "--workdir", tmp_path / "enough", **TWO_BY_TWO)
     results = [end(process) for process in ends_them]
     assert [code for code, *_ in results] == [0, 0], results
