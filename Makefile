@@ -1,19 +1,28 @@
 # make demo   trains the default network on the embedded digits and shows the result
 # make test   runs the test suite
-# Both make .venv on their first call and start at once afterwards.
+# make docs   makes the site of docs/ in build/site
+# They make .venv on their first call and start at once afterwards.
 
 VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 RUN_DIR ?= runs/digits
 
-.PHONY: demo test faults lint clean
+.PHONY: demo test docs notebook faults lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python train.py --config configs/digits.py --workdir $(RUN_DIR)
 
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest
+
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/site
+	@echo "the site: build/site/index.html"
+
+# Runs the notebook and keeps what it shows.
+notebook: $(VENV)/.installed-docs
+	$(VENV)/bin/jupyter-execute --inplace docs/first_look.ipynb
 
 # Processes killed, disks filled, bits flipped, and what becomes of the runs: half an hour, or FAULTS_MINUTES=3.
 faults: $(VENV)/.installed-test
@@ -35,4 +44,8 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	touch $@

@@ -1,0 +1,104 @@
+"""How Sphinx makes the site: `make docs`. The pages are Markdown (MyST), the API is read off the docstrings."""
+
+import inspect
+import re
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+import resnet_jax
+
+for lazy in resnet_jax.__all__:  # imported when asked for, which Sphinx does not
+    setattr(resnet_jax, lazy, getattr(resnet_jax, lazy))
+
+project = "resnet_jax"
+author = "The resnet_jax authors"
+project_copyright = "The resnet_jax authors, Apache-2.0"
+version = release = resnet_jax.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"resnet_jax {version}"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_math_renderer = "mathml"
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"  # the suite runs the notebook; what it shows is what it printed (make notebook)
+
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 88
+
+# What stands before the colon of "images: (B, H, W, 3) float": one argument or several, of our docstrings' lists.
+ARGUMENTS = re.compile(r"([a-zA-Z_][a-zA-Z_0-9]*(?:(?:, | and )[a-zA-Z_][a-zA-Z_0-9]*)*): (?=\S)")
+
+
+def to_rest(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
+    """Have a docstring of ours, which is plain text, read as reStructuredText: one item an argument, all else as it is.
+
+    An argument begins a line of its own ("images: (B, H, W, 3)"); what follows, indented or not, belongs to it until
+    the next argument or empty line.
+    """
+    paragraphs = [block.splitlines() for block in inspect.cleandoc("\n".join(lines)).split("\n\n")]
+    lines.clear()
+    for paragraph in paragraphs:
+        in_argument = False
+        if all(line.startswith("    ") for line in paragraph):
+            lines += ["::", "", *paragraph, ""]  # an example of a command
+            continue
+        for line in paragraph:
+            found = ARGUMENTS.match(line)
+            if found and (in_argument or line is paragraph[0] or lines[-1].endswith((".", ":"))):
+                names = re.sub(r"\w+", lambda word: word[0] if word[0] == "and" else f"``{word[0]}``", found[1])
+                lines += ["", f"- {names}: {_escaped(line[found.end() :])}"]
+                in_argument = True
+            else:
+                lines.append(("  " if in_argument else "") + _escaped(line.strip()))
+        lines.append("")
+
+
+def _escaped(text: str) -> str:
+    """Text in which reStructuredText sees nothing of its own but `code`."""
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(f"`{part}`" if part.startswith("`") else re.sub(r"([*_|\\`])", r"\\\1", part) for part in parts)
+
+
+def skip_fields(app: Sphinx, what: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """A module's arguments stand in its signature and docstring; their default values have docstrings of their own."""
+    return True if what == "class" and not getattr(member, "__module__", "").startswith("resnet_jax") else None
+
+
+def mend_links(app: Sphinx, page: str, content: list[str]) -> None:
+    """Have links from here to the files at the top lead to the pages that include them, and theirs to here to pages."""
+    up = "../" * page.count("/")
+    top = r"\]\((?:\.\./)*(SECURITY|CONTRIBUTING|CHANGELOG)\.md"
+    content[0] = re.sub(top, lambda link: f"]({up}project/{link[1].lower()}.md", content[0])
+    content[0] = content[0].replace("](docs/", f"]({up}")
+
+
+def inline_math(translator: nodes.NodeVisitor, node: nodes.Element) -> None:
+    """Mathematics as MathML, which browsers show without any script."""
+    translator.body.append(tex2mathml(node.astext(), as_block=False))
+    raise nodes.SkipNode
+
+
+def block_math(translator: nodes.NodeVisitor, node: nodes.Element) -> None:
+    """The same, on lines of its own."""
+    translator.body.append(tex2mathml(node.astext(), as_block=True))
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Sphinx calls this."""
+    app.connect("autodoc-process-docstring", to_rest)
+    app.connect("autodoc-skip-member", skip_fields)
+    app.connect("source-read", mend_links)
+    app.connect("include-read", lambda app, path, page, content: mend_links(app, "project/…", content))
+    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))

@@ -1,0 +1,192 @@
+"""Runs the code blocks of a page of the documentation, from its first to its last, in a new folder.
+
+    python tests/pages.py docs/weights.md                                as the suite does
+    python tests/pages.py --word_for_word docs/tutorial/first_steps.md   as a reader does, each block in bash
+
+A block `bash` holds commands, one `python` a program, which goes on where the page's last one ended. A block `text` is
+what the block before it printed: integers and words must agree, other numbers may differ, `...` stands for anything.
+Where the suite cannot do what a reader does, a comment before the block says what it does in its place:
+
+    <!-- test: with --config.num_steps=3 -->    each command of ours gets these words as well: a long run cut short
+    <!-- test: instead COMMAND -->              COMMAND is run
+    <!-- test: first COMMAND -->                COMMAND is run before the block: what the page takes for given
+    <!-- test: needs torch -->                  only where that package is installed
+
+After `with` and `instead` the block `text` that follows is not compared, as it shows the whole run.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# What lies in a checkout and is called by the pages.
+CHECKOUT = ("configs", "examples", "train.py", "launch", "Makefile", "tests")
+LANGUAGES = ("bash", "python", "text")
+OURS = re.compile(r"(\w+=\S+ )*python3? (train\.py|-m resnet_jax)(?= |$)")
+SHELL = re.compile(r"[|><$;&*~`]")
+WORDS_END = re.compile(r"\s*(?: [#|>&].*)?$")  # where the words of a command end
+BLOCK = re.compile(r"(?P<notes>(?:^<!-- test: [^\n]* -->\n)*)^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
+NOTE = re.compile(r"<!-- test: (with|instead|first|needs) (.*) -->")
+NUMBER = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+|\b[0-9a-f]{64}\b")
+
+
+class PageError(Exception):
+    """A block failed, or printed other words than the page shows."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, its text, its first line in the page, and the notes before it by kind."""
+
+    language: str
+    code: str
+    line: int
+    notes: dict[str, str]
+
+
+def read_blocks(path: Path) -> list[Block]:
+    """The page's blocks but Sphinx's directives; of a notebook its cells of code."""
+    text = path.read_text()
+    if path.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        return [Block("python", "".join(cell["source"]), number, {}) for number, cell in enumerate(cells, 1)]
+    blocks = []
+    for found in BLOCK.finditer(text):
+        language = found["language"].strip()
+        if not language.startswith("{"):
+            line = text.count("\n", 0, found.start("code")) + 1
+            blocks.append(Block(language, found["code"], line, dict(NOTE.findall(found["notes"]))))
+    return blocks
+
+
+def run_page(path: Path, *, word_for_word: bool = False) -> None:
+    """Run the page's blocks here; raises PageError with the line of the first that fails."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    output, notes = None, {}
+    for block in read_blocks(path):
+        where = f"{path.name}, line {block.line}"
+        if block.language not in LANGUAGES:
+            raise PageError(f"{where}: a block of {block.language!r} is not among {', '.join(LANGUAGES)}")
+        if block.language == "text":
+            if output is None:
+                raise PageError(f"{where}: no block before it that could have printed this")
+            if not {"with", "instead", "needs"} & set(notes):
+                compare(block.code, output, where)
+            output = None
+            continue
+        notes = {} if word_for_word else block.notes
+        if "needs" in notes and importlib.util.find_spec(notes["needs"]) is None:
+            print(f"{where}: skipped, {notes['needs']} is not installed")
+            output = ""
+            continue
+        if "first" in notes:
+            in_bash(notes["first"], where)
+        if block.language == "python":
+            output = in_python(block.code, namespace, where)
+        elif word_for_word:
+            output = in_bash(block.code, where)
+        else:
+            output = in_shell(notes.get("instead", block.code), notes.get("with", ""), where)
+
+
+def in_python(code: str, namespace: dict[str, object], where: str) -> str:
+    """What a program prints."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, where, "exec"), namespace)
+    except Exception:
+        raise PageError(f"{where}: {traceback.format_exc()}") from None
+    return printed.getvalue()
+
+
+def in_shell(code: str, words: str, where: str) -> str:
+    """What commands print: where all are our own, with nothing of the shell, run in this process, which is quicker."""
+    commands = [line.strip() for line in code.replace("\\\n", " ").splitlines() if line.strip()]
+    if words:
+        commands = [
+            WORDS_END.sub(lambda end: f" {words}{end[0]}", command, count=1) if OURS.match(command) else command
+            for command in commands
+        ]
+    if all(command.startswith("python") and OURS.match(command) and not SHELL.search(command) for command in commands):
+        return "".join(in_process(command, where) for command in commands)
+    return in_bash("\n".join(commands), where)
+
+
+def in_process(command: str, where: str) -> str:
+    """What one of our commands prints, run in this process."""
+    from resnet_jax.cli import main
+
+    words = shlex.split(OURS.sub("", command), comments=True)
+    printed, told = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(told):
+        try:
+            code = main((["train"] if command.split()[1] == "train.py" else []) + words)
+        except SystemExit as stop:  # --help
+            code = stop.code
+    if code:
+        raise PageError(f"{where}: {command}\nexit code {code}\n{printed.getvalue()}{told.getvalue()}")
+    return printed.getvalue()
+
+
+def in_bash(code: str, where: str) -> str:
+    """What bash prints, standard error left where it is told."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}
+    )
+    if done.returncode:
+        raise PageError(f"{where}: {code}\nexit code {done.returncode}\n{done.stdout}")
+    return done.stdout
+
+
+def compare(shown: str, printed: str, where: str) -> None:
+    """Raise PageError unless what is shown agrees with what was printed."""
+    pattern = r"\s*.*?\s*".join(re.escape(_normal(part)) for part in re.split(r"\.\.\.|…", shown))
+    if not re.fullmatch(pattern, _normal(printed), re.S):
+        raise PageError(f"{where}: the page shows\n{shown}\nand the block before it printed\n{printed}")
+
+
+def _normal(text: str) -> str:
+    """The text on one line, with # for each number that may differ."""
+    return " ".join(NUMBER.sub("#", text).split())
+
+
+def main() -> int:
+    """Run the pages that the command line names, each in a new folder."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pages", nargs="+", type=Path)
+    parser.add_argument("--word_for_word", action="store_true", help="run what is written, here, in bash")
+    arguments = parser.parse_args()
+    for page in arguments.pages:
+        page = page.resolve()
+        with tempfile.TemporaryDirectory(prefix="resnet_jax-page-") as folder:
+            if not arguments.word_for_word:
+                for name in CHECKOUT:
+                    (Path(folder) / name).symlink_to(ROOT / name)
+                os.chdir(folder)
+            try:
+                run_page(page, word_for_word=arguments.word_for_word)
+            except PageError as error:
+                print(error, file=sys.stderr)
+                return 1
+            finally:
+                os.chdir(ROOT)
+        print(f"{page.name}: ok")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
