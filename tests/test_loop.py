@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from processes import TINY, records, run, start, wait_for_step
 
+from resnet_jax.cli import main
 from resnet_jax.config import config_from_dict, load_config
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.errors import InterruptedRunError, RunError
@@ -26,8 +27,14 @@ from resnet_jax.training.programs import begin_state
 from resnet_jax.training.workdir import lock_workdir
 from resnet_jax.weights.load import load_weights
 
-NUM_STEPS = 200
+NUM_STEPS = 300
 WORDS = [*TINY, f"--config.num_steps={NUM_STEPS}", "--config.model_args.dropout=0.1"]
+
+
+def run_here(capfd, *words):
+    """(exit code, standard output, standard error) of the command in this process, on its simulated devices."""
+    code = main(list(map(str, words)))
+    return code, *capfd.readouterr()
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +70,7 @@ def test_run_leaves_what_the_readme_promises(unbroken):
     assert {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "best"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["175", "200"]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == [str(NUM_STEPS - 25), str(NUM_STEPS)]
     log = records(workdir)
     assert {"step", "epoch", "train_loss", "train_accuracy", "learning_rate"} == set(log[0])
     steps = [record["step"] for record in log if "train_loss" in record]
@@ -77,30 +84,21 @@ def test_run_leaves_what_the_readme_promises(unbroken):
     first = min(step for step, record in validations.items() if record["val_accuracy"] == best)
     assert [path.name for path in (workdir / "best").iterdir()] == [str(first)]
     assert "test accuracy" in output
-    assert "step 200/200" in errors
+    assert f"step {NUM_STEPS}/{NUM_STEPS}" in errors
 
 
-def test_killed_run_continues_bit_for_bit(unbroken, tmp_path):
+def test_killed_and_interrupted_run_saves_exits_75_and_continues_bit_for_bit(unbroken, tmp_path):
     workdir = tmp_path / "run"
-    for step in (15, 60):  # twice, at moments that fall as they will
-        process = start(*WORDS, "--workdir", workdir)
-        wait_for_step(process, workdir, step)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    code, _, errors = run(*WORDS, "--workdir", workdir)
-    assert code == 0, errors
-    assert "continuing" in errors
-    assert_same_end(workdir, unbroken)
-
-
-def test_interrupted_run_saves_exits_75_and_continues_bit_for_bit(unbroken, tmp_path):
-    workdir = tmp_path / "run"
-    for step, number in ((10, signal.SIGTERM), (60, signal.SIGINT)):
+    # At moments that fall as they will: before the first checkpoint, after some, and after that of a signal.
+    killed, terminated, interrupted = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+    for step, number in ((15, killed), (40, terminated), (80, killed), (110, interrupted)):
         process = start(*WORDS, "--workdir", workdir)
         wait_for_step(process, workdir, step)
         process.send_signal(number)
         _, errors = process.communicate()
+        if number == killed:
+            assert process.returncode == -killed
+            continue
         assert process.returncode == 75, errors
         assert f"interrupted by {number.name}: saved step" in errors
         saved = int(errors.split("saved step ")[1].split()[0])
@@ -108,24 +106,25 @@ def test_interrupted_run_saves_exits_75_and_continues_bit_for_bit(unbroken, tmp_
         assert max(record["step"] for record in records(workdir)) <= saved
     code, _, errors = run(*WORDS, "--workdir", workdir)
     assert code == 0, errors
+    assert "continuing" in errors
     assert_same_end(workdir, unbroken)
 
 
-def test_finished_run_exits_0_and_can_be_prolonged(unbroken, tmp_path):
+def test_finished_run_exits_0_and_can_be_prolonged(tmp_path, capfd):
     workdir = tmp_path / "run"
-    words = [*TINY, "--config.schedule=constant", "--config.warmup_epochs=0", "--workdir", workdir]
-    assert run(*words, "--config.num_steps=20")[0] == 0
+    words = [capfd, *TINY, "--config.schedule=constant", "--config.warmup_epochs=0", "--workdir", workdir]
+    assert run_here(*words, "--config.num_steps=20")[0] == 0
     before = records(workdir)
-    code, output, errors = run(*words, "--config.num_steps=20")
+    code, output, errors = run_here(*words, "--config.num_steps=20")
     assert code == 0, errors
     assert "test accuracy" in output
     assert records(workdir) == before
-    code, _, errors = run(*words, "--config.num_steps=22")
+    code, _, errors = run_here(*words, "--config.num_steps=22")
     assert code == 0, errors
     log = records(workdir)
     assert log[: len(before)] == before
     assert [record["step"] for record in log if "test_accuracy" in record] == [20, 22]
-    code, _, errors = run(*words, "--config.num_steps=21")
+    code, _, errors = run_here(*words, "--config.num_steps=21")
     assert code == 2
     assert "is at step 22, past the config's 21" in errors
 
@@ -365,26 +364,28 @@ def test_run_begun_before_a_field_was_there_has_its_default(tmp_path):
         loop.train(config, tmp_path / "run", "run")
 
 
-def test_evaluate_gives_the_runs_own_figures(unbroken):
+def test_evaluate_gives_the_runs_own_figures(unbroken, capfd):
     workdir = unbroken[0]
     log = records(workdir)
     expected = next(record for record in log if "test_accuracy" in record)
-    code, output, errors = run("evaluate", "--workdir", workdir, "--json")
+    code, output, errors = run_here(capfd, "evaluate", "--workdir", workdir, "--json")
     assert code == 0, errors
     result = json.loads(output)
     assert result["count"] == 360
     assert result["accuracy"] == expected["test_accuracy"]
     assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
-    code, output, _ = run("evaluate", "--workdir", workdir, "--checkpoint", "best", "--data", "digits:train", "--json")
+    words = ["--checkpoint", "best", "--data", "digits:train", "--json"]
+    code, output, _ = run_here(capfd, "evaluate", "--workdir", workdir, *words)
     assert code == 0
     best = json.loads(output)
     assert best["count"] == 1437
     assert str(best["step"]) in {path.name for path in (workdir / "best").iterdir()}
 
 
-def test_diverging_run_stops_and_saves_nothing_of_it(tmp_path):
+def test_diverging_run_stops_and_saves_nothing_of_it(tmp_path, capfd):
     workdir = tmp_path / "run"
-    code, _, errors = run(*TINY, "--workdir", workdir, "--config.learning_rate=1e30", "--config.warmup_epochs=0")
+    words = [*TINY, "--config.learning_rate=1e30", "--config.warmup_epochs=0"]
+    code, _, errors = run_here(capfd, *words, "--workdir", workdir)
     assert code == 1
     last = errors.strip().splitlines()[-1]
     assert last.startswith("error: step ")
@@ -394,18 +395,18 @@ def test_diverging_run_stops_and_saves_nothing_of_it(tmp_path):
     assert all(int(path.name) < step for path in (workdir / "checkpoints").iterdir())
 
 
-def test_run_of_8_devices_trains_like_one(unbroken, tmp_path):
-    words = [*WORDS, "--workdir", tmp_path / "run", "--config.num_steps=20"]
-    code, _, errors = run(*words, num_devices=8)
+def test_run_of_8_devices_trains_like_one(unbroken, tmp_path, capfd):
+    assert jax.device_count() == 8
+    code, _, errors = run_here(capfd, *WORDS, "--workdir", tmp_path / "run", "--config.num_steps=20")
     assert code == 0, errors
     first = next(record for record in records(unbroken[0]) if record["step"] == 5)
     assert records(tmp_path / "run")[0]["train_loss"] == pytest.approx(first["train_loss"], rel=1e-3)
 
 
-def test_second_run_on_a_workdir_is_refused(unbroken):
+def test_second_run_on_a_workdir_is_refused(unbroken, capfd):
     workdir = unbroken[0]
     with lock_workdir(workdir):
-        code, _, errors = run(*WORDS, "--workdir", workdir)
+        code, _, errors = run_here(capfd, *WORDS, "--workdir", workdir)
     assert code == 2
     assert errors.strip().splitlines()[-1] == (
         f"error: workdir {workdir} is in use by another run (process {os.getpid()} on {socket.gethostname()}): wait "
