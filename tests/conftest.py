@@ -8,7 +8,7 @@ from pathlib import Path
 # RESNET_JAX_TEST_PLATFORM=cuda: for the tests marked `gpu`, which compare a GPU with the CPU.
 PLATFORM = os.environ.get("RESNET_JAX_TEST_PLATFORM", "cpu")
 os.environ["JAX_PLATFORMS"] = PLATFORM if PLATFORM == "cpu" else f"{PLATFORM},cpu"
-# Most programs here run a few times: compiling them takes longer than running them, a third longer still with XLA's
+# Most programs here run a few times: compiling them takes longer than running them, a quarter longer still with XLA's
 # newer way to emit fused loops. The processes that the tests start have it all the same.
 FLAGS = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
