@@ -3,8 +3,7 @@
     python train.py --config configs/imagenet_flax.py --config.data_dir=DIR
 
 The rate is 0.1 for a batch of 256: with another batch size scale it likewise. The images: see configs/imagenet.py.
-Not as in the example: padding and initial weights are torchvision's, and batch norm is global (there by device, as with
---config.batch_norm=local).
+Not as in the example: padding and initial weights are torchvision's.
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,7 @@
 import inspect
 import re
 
+import flax.linen as nn
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
@@ -37,7 +38,7 @@ autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 
 # What stands before the colon of "images: (B, H, W, 3) float": one argument or several, of our docstrings' lists.
-ARGUMENTS = re.compile(r"([a-zA-Z_][a-zA-Z_0-9]*(?:(?:, | and )[a-zA-Z_][a-zA-Z_0-9]*)*): (?=\S)")
+ARGUMENTS = re.compile(r"([a-z_][a-zA-Z_0-9]*(?:(?:, | and )[a-zA-Z_][a-zA-Z_0-9]*)*): (?=\S)")
 
 
 def to_rest(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
@@ -70,6 +71,20 @@ def _escaped(text: str) -> str:
     return "".join(f"`{part}`" if part.startswith("`") else re.sub(r"([*_|\\`])", r"\\\1", part) for part in parts)
 
 
+def short_signature(
+    app: Sphinx, what: str, name: str, it: object, options: object, signature: str, returns: str
+) -> tuple[str, str | None] | None:
+    """Of a Flax module its arguments and their defaults, without those that Flax adds to each."""
+    if not (isinstance(it, type) and issubclass(it, nn.Module)):
+        return None
+    arguments = []
+    for argument in inspect.signature(it).parameters.values():
+        default = getattr(argument.default, "__name__", None) or repr(argument.default)
+        if argument.name not in ("parent", "name"):
+            arguments.append(argument.name + ("" if argument.default is argument.empty else f"={default}"))
+    return f"({', '.join(arguments)})", None
+
+
 def skip_fields(app: Sphinx, what: str, name: str, member: object, skip: bool, options: object) -> bool | None:
     """A module's arguments stand in its signature and docstring; their default values have docstrings of their own."""
     return True if what == "class" and not getattr(member, "__module__", "").startswith("resnet_jax") else None
@@ -98,6 +113,7 @@ def block_math(translator: nodes.NodeVisitor, node: nodes.Element) -> None:
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
     app.connect("autodoc-process-docstring", to_rest)
+    app.connect("autodoc-process-signature", short_signature)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("source-read", mend_links)
     app.connect("include-read", lambda app, path, page, content: mend_links(app, "project/…", content))
