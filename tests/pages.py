@@ -11,8 +11,10 @@ Where the suite cannot do what a reader does, a comment before the block says wh
     <!-- test: instead COMMAND -->              COMMAND is run
     <!-- test: first COMMAND -->                COMMAND is run before the block: what the page takes for given
     <!-- test: needs torch -->                  only where that package is installed
+    <!-- test: shown of the whole run -->       what is printed here is of a run that the suite cuts short
 
-After `with` and `instead` the block `text` that follows is not compared, as it shows the whole run.
+SMALL in these stands for options that make any network small, and its run short. After `with`, `instead` and `needs`
+the block `text` that follows is not compared, as it shows the whole run.
 """
 
 import argparse
@@ -34,11 +36,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # What lies in a checkout and is called by the pages.
 CHECKOUT = ("configs", "examples", "train.py", "launch", "Makefile", "tests")
 LANGUAGES = ("bash", "python", "text")
+SMALL = (
+    '--config.model_args.stage_sizes="(1,)" --config.model_args.num_filters=8 '
+    "--config.warmup_epochs=0 --config.num_epochs=1 --config.eval_every_epochs=1"
+)
 OURS = re.compile(r"(\w+=\S+ )*python3? (train\.py|-m resnet_jax)(?= |$)")
 SHELL = re.compile(r"[|><$;&*~`]")
 WORDS_END = re.compile(r"\s*(?: [#|>&].*)?$")  # where the words of a command end
 BLOCK = re.compile(r"(?P<notes>(?:^<!-- test: [^\n]* -->\n)*)^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
-NOTE = re.compile(r"<!-- test: (with|instead|first|needs) (.*) -->")
+NOTE = re.compile(r"<!-- test: (with|instead|first|needs|shown) (.*) -->")
 NUMBER = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+|\b[0-9a-f]{64}\b")
 
 
@@ -57,17 +63,24 @@ class Block:
 
 
 def read_blocks(path: Path) -> list[Block]:
-    """The page's blocks but Sphinx's directives; of a notebook its cells of code."""
+    """The page's blocks but Sphinx's directives; of a notebook its cells of code, and what they are kept to print."""
     text = path.read_text()
+    blocks = []
     if path.suffix == ".ipynb":
         cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
-        return [Block("python", "".join(cell["source"]), number, {}) for number, cell in enumerate(cells, 1)]
-    blocks = []
+        for number, cell in enumerate(cells, 1):
+            blocks.append(Block("python", "".join(cell["source"]), number, {}))
+            printed = ["".join(output["text"]) for output in cell["outputs"] if output["output_type"] == "stream"]
+            if printed:
+                blocks.append(Block("text", "".join(printed), number, {}))
+        return blocks
     for found in BLOCK.finditer(text):
         language = found["language"].strip()
         if not language.startswith("{"):
             line = text.count("\n", 0, found.start("code")) + 1
-            blocks.append(Block(language, found["code"], line, dict(NOTE.findall(found["notes"]))))
+            blocks.append(
+                Block(language, found["code"], line, dict(NOTE.findall(found["notes"].replace("SMALL", SMALL))))
+            )
     return blocks
 
 
@@ -82,7 +95,7 @@ def run_page(path: Path, *, word_for_word: bool = False) -> None:
         if block.language == "text":
             if output is None:
                 raise PageError(f"{where}: no block before it that could have printed this")
-            if not {"with", "instead", "needs"} & set(notes):
+            if word_for_word or not {"with", "instead", "needs", "shown"} & (set(notes) | set(block.notes)):
                 compare(block.code, output, where)
             output = None
             continue

@@ -432,37 +432,6 @@ def test_odd_entries_of_a_folder_are_named_and_its_images_answered(folder, tmp_p
     assert images[2].fault == "it is neither a file nor a folder"
 
 
-class Answer:
-    """What a device computes: an array that is there when it is waited for."""
-
-    def __init__(self, values):
-        self.values, self.is_there = values, False
-
-    def block_until_ready(self):
-        self.is_there = True
-        return self
-
-    def __array__(self, dtype=None, copy=None):
-        self.is_there = True
-        return self.values
-
-
-def test_batches_under_way_are_waited_for_where_nobody_wants_the_answers(weights, folder, monkeypatch):
-    answers = []
-
-    def predict_fn(variables, batch):
-        zeros = np.zeros((1, 1), np.float32)
-        answers.append([Answer(zeros), Answer(zeros.astype(np.int32))])
-        return {"probability": answers[-1][0], "label": answers[-1][1]}
-
-    monkeypatch.setattr(prediction, "_compile", lambda *arguments: predict_fn)
-    results = predict(open_weights(weights), [ImageFile(str(folder / "b.png"))] * 24, top=1, batch_size=8)
-    assert next(results).file
-    results.close()
-    assert len(answers) == 2
-    assert all(answer.is_there for answer in answers[1])
-
-
 def test_closed_standard_streams_are_no_traceback(weights, folder, monkeypatch, capsys):
     for name in ("stdin", "stdout"):
         monkeypatch.setattr(sys, name, None)
