@@ -24,7 +24,7 @@ docs: $(VENV)/.installed-docs
 notebook: $(VENV)/.installed-docs
 	$(VENV)/bin/jupyter-execute --inplace docs/first_look.ipynb
 
-# Processes killed, disks filled, bits flipped, and what becomes of the runs: half an hour, or FAULTS_MINUTES=3.
+# Processes killed, disks filled, bits flipped, and what becomes of the runs: half an hour, or FAULTS_MINUTES=2.
 faults: $(VENV)/.installed-test
 	$(VENV)/bin/python tests/faults/campaign.py $(if $(FAULTS_MINUTES),--minutes $(FAULTS_MINUTES))
 

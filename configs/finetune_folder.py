@@ -10,7 +10,7 @@ DIR holds <class>/<image>, or train/<class>/… with val/<class>/…. The weight
     --config.finetune.trainable=head --config.augment.random_resized_crop=False --config.augment.flip=False
                                          the head alone: each image passes through the network once, in all epochs
 
-README.md has what each reaches in what time: of the cats and dogs of CIFAR-10, and of digits,
+docs/transfer_learning.md has what each reaches in what time: of the cats and dogs of CIFAR-10, and of digits,
 
     python train.py --config configs/finetune_folder.py --config.data_dir=cats-and-dogs --config.model=resnet56 \
         --config.finetune.weights=resnet56-4bfd9763.th --config.image_size=32 --config.resize=32 \

@@ -2,7 +2,7 @@
 
     python examples/draw_shapes.py shapes [--num_images 300]
 
-Writes shapes/<class>/<number>.png, 64x64 pixels, the same ones each time.
+Writes shapes/<class>/<number>.png, 64x64 pixels, the same ones each time; other files there stay.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--num_images", type=int, default=300)
     arguments = parser.parse_args()
+    if arguments.num_images < 1:
+        parser.error(f"--num_images={arguments.num_images} must be at least 1")
     random = np.random.default_rng(0)
     for number in range(arguments.num_images):
         name = CLASSES[number % len(CLASSES)]

@@ -68,6 +68,10 @@ def main() -> None:
     parser.add_argument("--num_steps", type=int, default=300)
     parser.add_argument("--to", type=Path, help="a picture of new images, their masks and what the network answers")
     arguments = parser.parse_args()
+    if arguments.num_steps < 1:
+        parser.error(f"--num_steps={arguments.num_steps} must be at least 1")
+    if arguments.to and not (arguments.to.absolute().parent.is_dir() and arguments.to.suffix == ".png"):
+        parser.error(f"--to {arguments.to} must be a .png in a folder that exists")
 
     network = MaskNetwork()
     images, masks = draw(NUM_TEST, seed=0)

@@ -39,8 +39,11 @@ def embed(trained: TrainedModel, paths: list[Path]) -> np.ndarray:
         pixels = np.zeros((BATCH_SIZE, *trained.input_shape), np.uint8)  # one shape, so one compilation
         batch = paths[start : start + BATCH_SIZE]
         for row, path in zip(pixels, batch, strict=False):
-            with Image.open(path) as image:
-                row[:] = trained.pixels(image)
+            try:
+                with Image.open(path) as image:
+                    row[:] = trained.pixels(image)
+            except Exception as error:  # Pillow raises many kinds
+                raise UserError(f"{path} cannot be read as an image ({error}): mend it or take it away") from error
         results.append(np.asarray(features(trained.state.variables, pixels))[: len(batch)])
     return np.concatenate(results)
 
@@ -57,6 +60,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if (arguments.workdir is None) == (arguments.weights is None):
         parser.error("name a network: either --workdir or --weights")
+    if arguments.num_nearest < 1:
+        parser.error(f"--num_nearest={arguments.num_nearest} must be at least 1")
     try:
         if arguments.workdir is not None:
             trained = open_run(arguments.workdir)
@@ -64,12 +69,11 @@ def main() -> int:
             trained = open_weights(find_weights(arguments.weights, arguments.model), model_name=arguments.model)
         found = list_images(arguments.folder)
         paths = [path for path, fault in found if not fault and path.resolve() != arguments.query.resolve()]
+        if not paths:
+            raise UserError(f"{arguments.folder} has no image to compare with")
         query, *others = embed(trained, [arguments.query, *paths])
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
-    if not others:
-        print(f"error: {arguments.folder} has no image to compare with", file=sys.stderr)
         return 2
     similarity = np.stack(others) @ query
     for i in np.argsort(-similarity)[: arguments.num_nearest]:

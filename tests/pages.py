@@ -41,7 +41,7 @@ SMALL = (
     "--config.warmup_epochs=0 --config.num_epochs=1 --config.eval_every_epochs=1"
 )
 OURS = re.compile(r"(\w+=\S+ )*python3? (train\.py|-m resnet_jax)(?= |$)")
-SHELL = re.compile(r"[|><$;&*~`]")
+SHELL = re.compile(r"[|><$;&*~`\[?{!]")
 WORDS_END = re.compile(r"\s*(?: [#|>&].*)?$")  # where the words of a command end
 BLOCK = re.compile(r"(?P<notes>(?:^<!-- test: [^\n]* -->\n)*)^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
 NOTE = re.compile(r"<!-- test: (with|instead|first|needs|shown) (.*) -->")
@@ -74,13 +74,20 @@ def read_blocks(path: Path) -> list[Block]:
             if printed:
                 blocks.append(Block("text", "".join(printed), number, {}))
         return blocks
+    if odd := re.search(r"^[ \t]+```|^[ \t]*~~~|^```[ \t]+$", text, re.M):
+        raise PageError(f"{path.name}: a fence that would not be run: {odd[0]!r}")
+    num_notes = 0
     for found in BLOCK.finditer(text):
         language = found["language"].strip()
+        kinds = NOTE.findall(found["notes"])
+        num_notes += len(dict(kinds))
         if not language.startswith("{"):
             line = text.count("\n", 0, found.start("code")) + 1
             blocks.append(
                 Block(language, found["code"], line, dict(NOTE.findall(found["notes"].replace("SMALL", SMALL))))
             )
+    if num_notes != text.count("<!-- test:"):
+        raise PageError(f"{path.name}: a note that is not understood, or stands before no block")
     return blocks
 
 
@@ -99,7 +106,7 @@ def run_page(path: Path, *, word_for_word: bool = False) -> None:
                 compare(block.code, output, where)
             output = None
             continue
-        notes = {} if word_for_word else block.notes
+        notes = {kind: text for kind, text in block.notes.items() if kind == "first" or not word_for_word}
         if "needs" in notes and importlib.util.find_spec(notes["needs"]) is None:
             print(f"{where}: skipped, {notes['needs']} is not installed")
             output = ""
@@ -120,7 +127,7 @@ def in_python(code: str, namespace: dict[str, object], where: str) -> str:
     try:
         with contextlib.redirect_stdout(printed):
             exec(compile(code, where, "exec"), namespace)
-    except Exception:
+    except (Exception, SystemExit):
         raise PageError(f"{where}: {traceback.format_exc()}") from None
     return printed.getvalue()
 
@@ -183,8 +190,8 @@ def main() -> int:
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--word_for_word", action="store_true", help="run what is written, here, in bash")
     arguments = parser.parse_args()
-    for page in arguments.pages:
-        page = page.resolve()
+    start = Path.cwd()
+    for page in [page.resolve() for page in arguments.pages]:
         with tempfile.TemporaryDirectory(prefix="resnet_jax-page-") as folder:
             if not arguments.word_for_word:
                 for name in CHECKOUT:
@@ -196,7 +203,7 @@ def main() -> int:
                 print(error, file=sys.stderr)
                 return 1
             finally:
-                os.chdir(ROOT)
+                os.chdir(start)
         print(f"{page.name}: ok")
     return 0
 

@@ -26,3 +26,18 @@ def test_program_ends_though_nobody_awaits_its_results(last):
     )
     assert (program.returncode, program.stdout) == ((0, "the end\n") if "del" in last else (1, ""))
     assert "on purpose" in program.stderr or not program.stderr
+
+
+def test_busy_threads_of_others_keep_nobody_waiting():
+    program = """
+import threading, time
+from resnet_jax.models.ending import PATIENCE_SECONDS, wait_for_computations
+def spin():
+    while True: pass
+threading.Thread(target=spin, daemon=True).start()
+start = time.monotonic()
+wait_for_computations()
+print(time.monotonic() - start < PATIENCE_SECONDS)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("True\n", "")

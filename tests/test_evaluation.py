@@ -10,7 +10,7 @@ import pytest
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.source import ArraySource
 from resnet_jax.errors import InterruptedRunError
-from resnet_jax.training.evaluation import batch_results, evaluate
+from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.interruption import Interruption
 from resnet_jax.training.mesh import make_mesh
 
@@ -50,24 +50,3 @@ def test_evaluation_can_be_stopped_between_batches():
     with pytest.raises(InterruptedRunError, match="SIGTERM"):
         evaluate(signalled, jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), interruption)
     assert len(calls) == 3
-
-
-def test_batch_under_way_is_waited_for_where_the_evaluation_fails():
-    calls = []
-
-    class Answer:
-        is_there = False
-
-        def block_until_ready(self):
-            self.is_there = True
-            return self
-
-    def function(state, batch):
-        calls.append({name: Answer() for name in ("loss_sum", "correct", "count")})
-        return calls[-1]
-
-    results = batch_results(function, 0, EvalBatches(SOURCE, 8), make_mesh(), Interruption(1))
-    next(results)
-    results.close()
-    assert len(calls) == 2
-    assert all(answer.is_there for answer in calls[1].values())

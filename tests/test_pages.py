@@ -9,7 +9,7 @@ import pytest
 from pages import ROOT, PageError, compare, read_blocks, run_page
 
 PAGES = sorted(
-    [*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.ipynb"), ROOT / "README.md"], key=lambda path: path.as_posix()
+    [*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/**/*.ipynb"), *ROOT.glob("*.md")], key=lambda path: path.as_posix()
 )
 
 
@@ -38,6 +38,10 @@ def write(path, text):
         ("```bash\npython train.py --config nothing\n```\n", "exit code 2"),
         ("text\n\n```ruby\n```\n", "page.md, line 4: a block of 'ruby' is not among"),
         ("```python\nprint('one')\n```\n\n```text\ntwo\n```\n", "page.md, line 6: the page shows\ntwo"),
+        ("```python\nraise SystemExit(0)\n```\n", "page.md, line 2: .*SystemExit"),
+        ("- item\n\n  ```python\n  1 / 0\n  ```\n", "a fence that would not be run"),
+        ("<!-- test: wiht SMALL -->\n```bash\ntrue\n```\n", "a note that is not understood"),
+        ("<!-- test: with SMALL -->\n\n```bash\ntrue\n```\n", "a note that is not understood"),
         ("```text\nnothing before\n```\n", "no block before it"),
         ("<!-- test: needs nothing_of_this_name -->\n```python\nbroken(\n```\n```python\n1 / 0\n```\n", "line 6"),
     ],

@@ -25,28 +25,29 @@ def wait_at_exit() -> None:
 
 
 def wait_for_computations() -> None:
-    """Return when the CPU devices compute nothing, whether the results are still wanted or not.
+    """Return when the CPU devices compute nothing: what is still held, and for PATIENCE_SECONDS what nobody holds.
 
-    Of many processes nobody waits: what one computes may need another that is no longer there.
+    A program on many processes does not wait: what one computes may need another that is no longer there. One of your
+    own must look at its results before it ends.
     """
-    if jax.process_count() > 1:
-        return
-    for array in jax.live_arrays("cpu"):
-        with contextlib.suppress(RuntimeError):  # deleted meanwhile, or computed in vain
-            array.block_until_ready()
-    # Results that nobody holds are computed all the same, by threads that then run. Threads of others may run for ever.
-    end = time.monotonic() + PATIENCE_SECONDS
-    quiet_looks = 0
-    while quiet_looks < NUM_LOOKS and time.monotonic() < end:
-        quiet_looks = 0 if _other_threads_run() else quiet_looks + 1
-        time.sleep(LOOK_SECONDS)
+    with contextlib.suppress(RuntimeError, OSError):  # no CPU device any more, or no /proc
+        if jax.process_count() > 1:
+            return
+        for array in jax.live_arrays("cpu"):
+            with contextlib.suppress(RuntimeError):  # deleted meanwhile, or computed in vain
+                array.block_until_ready()
+        end = time.monotonic() + PATIENCE_SECONDS
+        quiet_looks = 0
+        while quiet_looks < NUM_LOOKS and time.monotonic() < end:
+            quiet_looks = 0 if _computes() else quiet_looks + 1
+            time.sleep(LOOK_SECONDS)
 
 
-def _other_threads_run() -> bool:
-    """Whether a thread of this process but the calling one runs, or would if a core were free (Linux)."""
-    this_thread = str(threading.get_native_id())
+def _computes() -> bool:
+    """Whether a thread that Python did not start runs, or would if a core were free (Linux)."""
+    of_python = {str(thread.native_id) for thread in threading.enumerate()}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it has ended
-            if task.name != this_thread and (task / "stat").read_text().rpartition(") ")[2].startswith("R"):
+            if task.name not in of_python and (task / "stat").read_text().rpartition(") ")[2].startswith("R"):
                 return True
     return False

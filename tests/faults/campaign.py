@@ -1,4 +1,4 @@
-"""Faults really made, and what became of them: `make faults`, or `make faults FAULTS_MINUTES=3` for a cut.
+"""Faults really made, and what became of them: `make faults`, or `make faults FAULTS_MINUTES=2` for a cut.
 
 Prints a report as it goes, writes it to --to as JSON, and exits with 1 if a promise was broken.
 """
