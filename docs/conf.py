@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import partial
 
 import flax.linen as nn
 from docutils import nodes
@@ -98,15 +99,9 @@ def mend_links(app: Sphinx, page: str, content: list[str]) -> None:
     content[0] = content[0].replace("](docs/", f"]({up}")
 
 
-def inline_math(translator: nodes.NodeVisitor, node: nodes.Element) -> None:
+def show_math(translator: nodes.NodeVisitor, node: nodes.Element, *, as_block: bool) -> None:
     """Mathematics as MathML, which browsers show without any script."""
-    translator.body.append(tex2mathml(node.astext(), as_block=False))
-    raise nodes.SkipNode
-
-
-def block_math(translator: nodes.NodeVisitor, node: nodes.Element) -> None:
-    """The same, on lines of its own."""
-    translator.body.append(tex2mathml(node.astext(), as_block=True))
+    translator.body.append(tex2mathml(node.astext(), as_block=as_block))
     raise nodes.SkipNode
 
 
@@ -117,4 +112,4 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("source-read", mend_links)
     app.connect("include-read", lambda app, path, page, content: mend_links(app, "project/…", content))
-    app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
+    app.add_html_math_renderer("mathml", *((partial(show_math, as_block=as_block), None) for as_block in (False, True)))

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from draw_shapes import CLASSES, SIDE, draw_shape, paint
 from PIL import Image
 
 import resnet_jax
 from resnet_jax.models import BatchNorm
-from resnet_jax.training import sgd
+from resnet_jax.training import make_schedule, sgd
 
 NUM_CLASSES = 1 + len(CLASSES)  # 0 is the background
 BATCH_SIZE, NUM_CHANNELS, NUM_TEST = 16, 32, 64
@@ -76,7 +76,7 @@ def main() -> None:
     network = MaskNetwork()
     images, masks = draw(NUM_TEST, seed=0)
     variables = jax.jit(lambda key: network.init(key, normalize(images[:1]), train=False))(jax.random.key(0))
-    schedule = lambda step: 0.2 * 0.5 * (1 + jnp.cos(jnp.pi * step / arguments.num_steps))  # noqa: E731
+    schedule = make_schedule("cosine", 0.2, num_steps=arguments.num_steps)
     tx = sgd(schedule, momentum=0.9, nesterov=True, weight_decay=1e-4)
 
     @jax.jit
@@ -85,13 +85,13 @@ def main() -> None:
             logits, updated = network.apply(
                 {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
             )
-            log_probabilities = jax.nn.log_softmax(logits)
-            return -jnp.take_along_axis(log_probabilities, masks[..., None], -1).mean(), updated["batch_stats"]
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, masks).mean()
+            return loss, updated["batch_stats"]
 
         params = variables["params"]
         (loss, batch_stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, opt_state = tx.update(gradients, opt_state, params)
-        return {"params": jax.tree.map(jnp.add, params, updates), "batch_stats": batch_stats}, opt_state, loss
+        return {"params": optax.apply_updates(params, updates), "batch_stats": batch_stats}, opt_state, loss
 
     opt_state = tx.init(variables["params"])
     for k in range(1, arguments.num_steps + 1):

@@ -79,13 +79,11 @@ def read_blocks(path: Path) -> list[Block]:
     num_notes = 0
     for found in BLOCK.finditer(text):
         language = found["language"].strip()
-        kinds = NOTE.findall(found["notes"])
-        num_notes += len(dict(kinds))
+        notes = dict(NOTE.findall(found["notes"].replace("SMALL", SMALL)))
+        num_notes += len(notes)
         if not language.startswith("{"):
             line = text.count("\n", 0, found.start("code")) + 1
-            blocks.append(
-                Block(language, found["code"], line, dict(NOTE.findall(found["notes"].replace("SMALL", SMALL))))
-            )
+            blocks.append(Block(language, found["code"], line, notes))
     if num_notes != text.count("<!-- test:"):
         raise PageError(f"{path.name}: a note that is not understood, or stands before no block")
     return blocks
