@@ -13,7 +13,7 @@ import pytest
 from jax import export
 
 from resnet_jax import create_model
-from resnet_jax.models import convolution, onednn
+from resnet_jax.models import convolution, onednn, xla_ffi
 from resnet_jax.models.convolution import convolve
 
 # size, kernel_size, stride, channels, features, groups and, if it is not 1, dilation
@@ -75,16 +75,10 @@ def test_values_and_all_derivatives_equal_xlas_without_onednn(monkeypatch, shape
 @SHAPES
 def test_values_and_all_derivatives_equal_xlas_to_rounding_with_onednn(shape):
     actual, program = results("auto", jnp.float32, shape)
-    dilation, stride = (*shape, 1)[6], shape[2]
-    num_calls = program.count("custom_call @resnet_jax_onednn")
-    if dilation == 1:
-        assert num_calls >= 6
-    else:  # the forward alone, of stride 1
-        assert num_calls == program.count("custom_call @resnet_jax_onednn_forward")
-        assert (num_calls > 0) == (stride == 1)
+    assert program.count("custom_call @resnet_jax_onednn") >= 6
     expected, _ = results("xla", jnp.float32, shape)
     for left, right in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(left, right, rtol=0, atol=3e-6 * float(jnp.abs(right).max()))
+        np.testing.assert_allclose(left, right, rtol=0, atol=6e-6 * float(jnp.abs(right).max()))
 
 
 @needs_onednn
@@ -133,7 +127,7 @@ def test_several_threads_may_compile_the_same_convolution():
 
 @needs_onednn
 def test_an_error_in_onednn_fails_the_program():
-    kernel = onednn._handler(lambda operands, results: 1 / 0)
+    kernel = xla_ffi.make_handler(lambda operands, results: 1 / 0)
     jax.ffi.register_ffi_target("resnet_jax_test_error", jax.ffi.pycapsule(kernel), platform="cpu")
     broken = jax.ffi.ffi_call("resnet_jax_test_error", jax.ShapeDtypeStruct((), jnp.float32))
     with pytest.raises(Exception, match="division by zero"):

@@ -18,6 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from resnet_jax.models import onednn
+from resnet_jax.models.batch_axes import vary_alike
 
 Array = jax.Array
 
@@ -37,6 +38,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: st
     """
     if impl == "xla":
         return _xla(x, kernel, stride, groups, dilation)
+    x, kernel = vary_alike((x, kernel), x, kernel)  # a kernel that all devices share has the sum as its gradient
     return _forward.bind(x, kernel, stride=stride, groups=groups, dilation=dilation)
 
 
@@ -61,14 +63,22 @@ def _xla(x: Array, kernel: Array, stride: int, groups: int, dilation: int) -> Ar
     )
 
 
-def _xla_input_gradient(cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], **geometry: int) -> Array:
-    x = jax.ShapeDtypeStruct(input_shape, cotangent.dtype)
-    return jax.linear_transpose(lambda x: _xla(x, kernel, **geometry), x)(cotangent)[0]
+def _xla_input_gradient(cotangent: Array, kernel: Array, *, result: Any, **geometry: int) -> Array:
+    return jax.linear_transpose(lambda x: _xla(x, kernel, **geometry), _like(result))(cotangent)[0]
 
 
-def _xla_kernel_gradient(x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], **geometry: int) -> Array:
-    kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
-    return jax.linear_transpose(lambda kernel: _xla(x, kernel, **geometry), kernel)(cotangent)[0]
+def _xla_kernel_gradient(x: Array, cotangent: Array, *, result: Any, **geometry: int) -> Array:
+    return jax.linear_transpose(lambda kernel: _xla(x, kernel, **geometry), _like(result))(cotangent)[0]
+
+
+def _like(result: Any) -> jax.ShapeDtypeStruct:
+    """An array of a type: its shape and dtype, how it lies on an explicit mesh, and along which axes it varies."""
+    return jax.ShapeDtypeStruct(
+        result.shape,
+        result.dtype,
+        sharding=None if result.sharding.mesh.empty else result.sharding,
+        manual_axis_type=result.manual_axis_type,
+    )
 
 
 # --- XLA's CPU backend without oneDNN --------------------------------------------------------------------------------
@@ -87,26 +97,24 @@ def _cpu_forward(x: Array, kernel: Array, *, stride: int, groups: int, dilation:
     return _xla(x, kernel, stride, groups, dilation)
 
 
-def _cpu_input_gradient(cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], **geometry: int) -> Array:
-    x = jax.ShapeDtypeStruct(input_shape, cotangent.dtype)
+def _cpu_input_gradient(cotangent: Array, kernel: Array, *, result: Any, **geometry: int) -> Array:
     cotangent = _materialize(cotangent, kernel)
-    return jax.linear_transpose(lambda x: _cpu_forward(x, kernel, **geometry), x)(cotangent)[0]
+    return jax.linear_transpose(lambda x: _cpu_forward(x, kernel, **geometry), _like(result))(cotangent)[0]
 
 
-def _cpu_kernel_gradient(
-    x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], groups: int, **geometry: int
-) -> Array:
-    size, _, channels, features = kernel_shape
+def _cpu_kernel_gradient(x: Array, cotangent: Array, *, result: Any, groups: int, **geometry: int) -> Array:
+    size, _, channels, features = result.shape
     if groups > 1:
         pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(cotangent, groups, axis=-1), strict=True)
-        shape = (size, size, channels, features // groups)
-        parts = [_cpu_kernel_gradient(x, y, kernel_shape=shape, groups=1, **geometry) for x, y in pairs]
+        result = result.update(shape=(size, size, channels, features // groups))
+        parts = [_cpu_kernel_gradient(x, y, result=result, groups=1, **geometry) for x, y in pairs]
         return jnp.concatenate(parts, axis=-1)
     cotangent = _materialize(cotangent, x)
     if size == 3 and geometry == {"stride": 1, "dilation": 1} and channels >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
         return _kernel_gradient_by_rows(x, cotangent).astype(x.dtype)
-    kernel = jax.ShapeDtypeStruct(kernel_shape, x.dtype)
-    return jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), kernel)(cotangent)[0]
+    return jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), _like(result))(cotangent)[
+        0
+    ]
 
 
 def _kernel_gradient_by_rows(x: Array, cotangent: Array) -> Array:
@@ -142,66 +150,51 @@ def _materialize(value: Array, other: Array) -> Array:
 # --- oneDNN ----------------------------------------------------------------------------------------------------------
 
 
-def _onednn_forward(x: Array, kernel: Array, **geometry: int) -> Array:
-    problem = onednn.Problem(x.shape, kernel.shape, **geometry)
-    return _in_float32(onednn.forward, problem, x, kernel)
+def _problem(operation: str, left: Any, right: Any, *, result: Any = None, **geometry: int) -> onednn.Problem:
+    """The convolution that an operation belongs to, by the types of its operands and, of a gradient, its result."""
+    x = result if operation == "input_gradient" else left
+    kernel = result if operation == "kernel_gradient" else right
+    return onednn.Problem(x.shape, kernel.shape, **geometry)
 
 
-def _onednn_input_gradient(cotangent: Array, kernel: Array, *, input_shape: tuple[int, ...], **geometry: int) -> Array:
-    problem = onednn.Problem(input_shape, kernel.shape, **geometry)
-    return _in_float32(onednn.input_gradient, problem, cotangent, kernel)
-
-
-def _onednn_kernel_gradient(x: Array, cotangent: Array, *, kernel_shape: tuple[int, ...], **geometry: int) -> Array:
-    problem = onednn.Problem(x.shape, kernel_shape, **geometry)
-    return _in_float32(onednn.kernel_gradient, problem, x, cotangent)
-
-
-def _in_float32(function: Callable[..., Array], problem: onednn.Problem, left: Array, right: Array) -> Array:
-    return function(left.astype(jnp.float32), right.astype(jnp.float32), problem).astype(left.dtype)
+def _by_onednn(operation: str, problem: onednn.Problem, left: Array, right: Array) -> Array:
+    return onednn.call(operation, problem, left.astype(jnp.float32), right.astype(jnp.float32)).astype(left.dtype)
 
 
 # --- the primitives --------------------------------------------------------------------------------------------------
 
 
-def _primitive(
-    name: str,
-    xla: Callable[..., Array],
-    cpu: Callable[..., Array],
-    with_onednn: Callable[..., Array],
-    *,
-    dilated_by_onednn: bool = False,
-) -> Primitive:
-    """A function of two arrays that lowers to `xla`, but on the CPU to `with_onednn` or `cpu`.
+def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
+    """A function of two arrays that lowers to `xla`, but on the CPU to oneDNN's or `cpu`.
 
-    dilated_by_onednn: oneDNN 3.2's gradients of dilated convolutions write beyond their arrays, its forward does not
-    where the stride is 1.
+    operation: one of onednn.OPERATIONS.
     """
-    primitive = Primitive(name)
+    primitive = Primitive(f"convolution_{operation}")
 
     @cache
     def compiled(**params: Any) -> Callable[..., Array]:
         return jax.jit(partial(primitive.bind, **params))
 
-    def shape_and_dtype(*operands: Any, **params: Any) -> Any:
-        result = jax.eval_shape(partial(xla, **params), *operands)
-        return operands[0].update(shape=result.shape, dtype=result.dtype, weak_type=False)
+    def type_of_result(*operands: Any, result: Any = None, **geometry: Any) -> Any:
+        return result or jax.make_jaxpr(partial(xla, **geometry))(*operands).out_avals[0]
 
     def lower_on_the_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
         avals: Any = context.avals_in
-        use_onednn = (
-            all(operand.dtype in ONEDNN_DTYPES for operand in avals)
-            and (params["dilation"] == 1 or (dilated_by_onednn and params["stride"] == 1))
-            and _is_for_one_device(context)
-            and onednn.available()
-        )
-        return mlir.lower_fun(with_onednn if use_onednn else cpu, multiple_results=False)(context, *operands, **params)
+        # The formulations for the CPU reshape and slice in ways that an explicit mesh does not know.
+        is_explicit = any(aval.sharding.mesh.explicit_axes for aval in avals)
+        function = xla if is_explicit else cpu
+        if all(aval.dtype in ONEDNN_DTYPES for aval in avals) and _is_for_one_device(context):
+            problem = _problem(operation, *avals, **params)
+            if onednn.available() and onednn.implementation(operation, problem):
+                function = partial(_by_onednn, operation, problem)
+                params = {}
+        return mlir.lower_fun(function, multiple_results=False)(context, *operands, **params)
 
     def batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
         return jax.vmap(partial(xla, **params), in_axes=axes)(*operands), 0
 
     primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
-    primitive.def_abstract_eval(shape_and_dtype)
+    primitive.def_abstract_eval(type_of_result)
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
     mlir.register_lowering(primitive, lower_on_the_cpu, platform="cpu")
@@ -219,40 +212,26 @@ def _is_for_one_device(context: mlir.LoweringRuleContext) -> bool:
     return getattr(axes, "num_devices", None) == 1
 
 
-_forward = _primitive(
-    "convolution",
-    lambda x, kernel, **geometry: _xla(x, kernel, **geometry),
-    _cpu_forward,
-    _onednn_forward,
-    dilated_by_onednn=True,
-)
-_input_gradient = _primitive(
-    "convolution_input_gradient", _xla_input_gradient, _cpu_input_gradient, _onednn_input_gradient
-)
-_kernel_gradient = _primitive(
-    "convolution_kernel_gradient", _xla_kernel_gradient, _cpu_kernel_gradient, _onednn_kernel_gradient
-)
+_forward = _primitive("forward", lambda x, kernel, **geometry: _xla(x, kernel, **geometry), _cpu_forward)
+_input_gradient = _primitive("input_gradient", _xla_input_gradient, _cpu_input_gradient)
+_kernel_gradient = _primitive("kernel_gradient", _xla_kernel_gradient, _cpu_kernel_gradient)
 
 ad.defbilinear(
     _forward,
-    lambda cotangent, x, kernel, **geometry: _input_gradient.bind(
-        cotangent, kernel, input_shape=x.aval.shape, **geometry
-    ),
-    lambda cotangent, x, kernel, **geometry: _kernel_gradient.bind(
-        x, cotangent, kernel_shape=kernel.aval.shape, **geometry
-    ),
+    lambda cotangent, x, kernel, **geometry: _input_gradient.bind(cotangent, kernel, result=x.aval, **geometry),
+    lambda cotangent, x, kernel, **geometry: _kernel_gradient.bind(x, cotangent, result=kernel.aval, **geometry),
 )
 ad.defbilinear(
     _input_gradient,
-    lambda gradient, cotangent, kernel, *, input_shape, **geometry: _forward.bind(gradient, kernel, **geometry),
-    lambda gradient, cotangent, kernel, *, input_shape, **geometry: _kernel_gradient.bind(
-        gradient, cotangent, kernel_shape=kernel.aval.shape, **geometry
+    lambda gradient, cotangent, kernel, *, result, **geometry: _forward.bind(gradient, kernel, **geometry),
+    lambda gradient, cotangent, kernel, *, result, **geometry: _kernel_gradient.bind(
+        gradient, cotangent, result=kernel.aval, **geometry
     ),
 )
 ad.defbilinear(
     _kernel_gradient,
-    lambda gradient, x, cotangent, *, kernel_shape, **geometry: _input_gradient.bind(
-        cotangent, gradient, input_shape=x.aval.shape, **geometry
+    lambda gradient, x, cotangent, *, result, **geometry: _input_gradient.bind(
+        cotangent, gradient, result=x.aval, **geometry
     ),
-    lambda gradient, x, cotangent, *, kernel_shape, **geometry: _forward.bind(x, gradient, **geometry),
+    lambda gradient, x, cotangent, *, result, **geometry: _forward.bind(x, gradient, **geometry),
 )

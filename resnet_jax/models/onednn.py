@@ -4,28 +4,36 @@ oneDNN (Apache-2.0, the library behind PyTorch's convolutions on the CPU) takes 
 own. The package `onednn-cpu-gomp` brings it to x86-64 Linux as a plain shared library; elsewhere, or where it does not
 load, `available()` is False and `resnet_jax.models.convolution` does without.
 
-XLA calls a custom call through a C function, `handler(call_frame)`. That function is a ctypes callback here, which
-reads the buffers' addresses and runs oneDNN primitives prepared for the shapes at hand: nothing is copied but the
-kernel, into the blocked layout that oneDNN computes with. It holds the GIL for microseconds, not while oneDNN works.
+A custom call reads the buffers' addresses and runs oneDNN primitives prepared for the shapes at hand: nothing is copied
+but the kernel, into the blocked layout that oneDNN computes with. It holds the GIL for microseconds, not while oneDNN
+works.
+
+Which code oneDNN runs depends on the processor. An implementation is taken only where `benchmarks/onednn_sweep.py`
+found it right on every instruction set (docs/processors.md); `implementation` names it.
 """
 
 import ctypes as c
 import functools
 import importlib.metadata
+import mmap
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from resnet_jax.models.ending import wait_at_exit
+from resnet_jax.models.xla_ffi import Kernel, make_handler
 
 Array = jax.Array
 Shape = tuple[int, ...]
 
 PACKAGE = "onednn-cpu-gomp"
+MIN_SCRATCHPAD_BYTES = 1 << 20
+OPERATIONS = ("forward", "input_gradient", "kernel_gradient")
 
 
 @dataclass(frozen=True)
@@ -52,39 +60,71 @@ class Problem:
         height, width = ((side + 2 * self.padding - extent) // self.stride + 1 for side in (height, width))
         return batch, height, width, features
 
+    @property
+    def arrays(self) -> tuple[Shape, Shape, Shape]:
+        """The shapes of the input, the kernel and the output."""
+        return self.input_shape, self.kernel_shape, self.output_shape
+
 
 def available() -> bool:
     """Whether oneDNN is installed for this machine and loads."""
     return _library() is not None
 
 
-def forward(x: Array, kernel: Array, problem: Problem) -> Array:
-    """The convolution of `x` by `kernel`."""
-    return _call("forward", problem, problem.output_shape)(x, kernel)
+@functools.cache
+def implementation(operation: str, problem: Problem) -> str | None:
+    """Returns the name of the code that computes this here, None where none is known to be right.
+
+    operation: one of OPERATIONS. "brgconv:avx512_core" and the like: the algorithm and the instruction set.
+    """
+    chosen = _choose(operation, problem)
+    return None if chosen is None else chosen.name
 
 
-def input_gradient(cotangent: Array, kernel: Array, problem: Problem) -> Array:
-    """The gradient by the input."""
-    return _call("input_gradient", problem, problem.input_shape)(cotangent, kernel)
+def call(operation: str, problem: Problem, left: Array, right: Array) -> Array:
+    """Computes one of OPERATIONS, float32: of (x, kernel), (cotangent, kernel) or (x, cotangent), as they are named.
 
-
-def kernel_gradient(x: Array, cotangent: Array, problem: Problem) -> Array:
-    """The gradient by the kernel."""
-    return _call("kernel_gradient", problem, problem.kernel_shape)(x, cotangent)
-
-
-def _call(operation: str, problem: Problem, result_shape: Shape) -> Callable[..., Array]:
+    Raises OneDNNError where `implementation` is None.
+    """
     with _registering:
         target = _register(operation, problem)
-    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result_shape, jnp.float32))
+    x, kernel, y = problem.arrays
+    result_shape = {"forward": y, "input_gradient": x, "kernel_gradient": kernel}[operation]
+    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result_shape, jnp.float32))(left, right)
+
+
+# --- which implementations are right ---------------------------------------------------------------------------------
+
+
+_SWEPT = re.compile(
+    r"(jit|jit_1x1|jit_dw|brgconv|brgconv_1x1|brgconv_strided|brgdgmm_dw|brg_fwd):(sse41|avx|avx2|avx512_core)"
+    r"|x64:gemm:jit"
+)
+
+
+def is_right(operation: str, problem: Problem, name: str) -> bool:
+    """Returns whether the implementation of this name is known to be right for an operation of a problem."""
+    if not all(_SWEPT.fullmatch(part) for part in name.split("+")):
+        return False
+    # Threads overwrite one another where channels do not fill the vectors: wrong sums in oneDNN 3.2, now and then.
+    races = operation == "kernel_gradient" and name.startswith("jit_1x1") and problem.stride > 1
+    return not (races and problem.kernel_shape[2] % 16)
+
+
+@functools.cache
+def _choose(operation: str, problem: Problem) -> "Implementation | None":
+    right = (one for one in implementations(operation, problem) if is_right(operation, problem, one.name))
+    return next(right, None)
 
 
 # --- oneDNN's C interface (version 3) --------------------------------------------------------------------------------
 
 _CPU, _IN_ORDER, _FLOAT32, _ANY_LAYOUT = 1, 1, 3, 1
 _FORWARD_TRAINING, _DIRECT = 64, 1
-_QUERY_WEIGHTS, _QUERY_DIFF_WEIGHTS = 131, 132
-_SRC, _DST, _WEIGHTS, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 129, 145, 161
+_USER_SCRATCHPAD = 1
+_QUERY_NAME, _QUERY_WEIGHTS, _QUERY_DIFF_WEIGHTS, _QUERY_SCRATCHPAD = 8, 131, 132, 136
+_SRC, _DST, _WEIGHTS, _SCRATCHPAD, _DIFF_SRC, _DIFF_DST, _DIFF_WEIGHTS = 1, 17, 33, 80, 129, 145, 161
+_UNIMPLEMENTED, _LAST_IMPLEMENTATION = 3, 4
 
 
 class _Argument(c.Structure):
@@ -96,17 +136,30 @@ class OneDNNError(RuntimeError):
 
 
 class _Library:
-    """The shared library, its CPU engine and one stream. Objects made here live as long as the process."""
+    """The shared library, its CPU engine and one stream. Objects made here live as long as the process.
+
+    Programs are lowered in one thread and run in others. Left to itself oneDNN keeps scratchpads by thread, and some
+    of its implementations then write to none; so every primitive gets its scratchpad from us ("user" mode), the same
+    memory for all, as one runs at a time.
+    """
 
     def __init__(self) -> None:
         files = importlib.metadata.files(PACKAGE) or []
         path = next(file.locate() for file in files if file.name == "libdnnl.so.3")
         self._functions = c.CDLL(str(path))
+        for function in ("primitive_desc_query_md", "memory_desc_get_size"):
+            getattr(self._functions, f"dnnl_{function}").restype = c.c_void_p if "query" in function else c.c_size_t
         self.engine = self.create("engine", c.c_int(_CPU), c.c_size_t(0))
         self.stream = self.create("stream", self.engine, c.c_uint(_IN_ORDER))
+        self.attributes = self.create("primitive_attr")
+        self.check("primitive_attr_set_scratchpad_mode", self.attributes, c.c_int(_USER_SCRATCHPAD))
+        self._scratchpad = mmap.mmap(-1, MIN_SCRATCHPAD_BYTES)
+
+    def status(self, function: str, *arguments: Any) -> int:
+        return getattr(self._functions, f"dnnl_{function}")(*arguments)
 
     def check(self, function: str, *arguments: Any) -> None:
-        status = getattr(self._functions, f"dnnl_{function}")(*arguments)
+        status = self.status(function, *arguments)
         if status:
             raise OneDNNError(f"dnnl_{function} returned status {status}")
 
@@ -126,10 +179,30 @@ class _Library:
             return self._out("memory_desc_create_with_tag", *arguments, c.c_int(_ANY_LAYOUT))
         return self._out("memory_desc_create_with_strides", *arguments, _int64s(strides))
 
+    def describe(self, kind: str, *arguments: Any) -> c.c_void_p | None:
+        """The description of a primitive as the preferred implementation computes it; None if none can."""
+        result = c.c_void_p()
+        function = f"{kind}_primitive_desc_create"
+        status = self.status(function, c.byref(result), self.engine, *arguments, self.attributes)
+        if status not in (0, _UNIMPLEMENTED):
+            raise OneDNNError(f"dnnl_{function} returned status {status}")
+        return None if status else result
+
+    def advance(self, description: c.c_void_p) -> bool:
+        """Makes a description that of the next implementation; False if there is none."""
+        status = self.status("primitive_desc_next_impl", description)
+        if status not in (0, _LAST_IMPLEMENTATION):
+            raise OneDNNError(f"dnnl_primitive_desc_next_impl returned status {status}")
+        return not status
+
     def query_layout(self, description: c.c_void_p, what: int) -> c.c_void_p:
-        query = self._functions.dnnl_primitive_desc_query_md
-        query.restype = c.c_void_p
-        return c.c_void_p(query(description, c.c_int(what), c.c_int(0)))
+        return c.c_void_p(self.status("primitive_desc_query_md", description, c.c_int(what), c.c_int(0)))
+
+    def query_name(self, description: c.c_void_p) -> str:
+        """What oneDNN calls the implementation."""
+        name = c.c_char_p()
+        self.check("primitive_desc_query", description, c.c_int(_QUERY_NAME), c.c_int(0), c.byref(name))
+        return (name.value or b"").decode()
 
     def allocate(self, layout: c.c_void_p) -> c.c_void_p:
         """Memory of its own."""
@@ -143,11 +216,38 @@ class _Library:
         self.check("memory_set_data_handle", memory, c.c_void_p(address))
 
     def reorder(self, source: c.c_void_p, target: c.c_void_p) -> c.c_void_p:
-        description = self.create("reorder_primitive_desc", source, self.engine, target, self.engine, None)
-        return self.create("primitive", description)
+        """The description of a copy from one layout into another."""
+        return self.create("reorder_primitive_desc", source, self.engine, target, self.engine, self.attributes)
 
-    def execute(self, primitive: c.c_void_p, arguments: c.Array[_Argument]) -> None:
-        self.check("primitive_execute", primitive, self.stream, c.c_int(len(arguments)), arguments)
+    def primitive(self, description: c.c_void_p, memories: dict[int, c.c_void_p]) -> Callable[[], None]:
+        """A function that runs what is described on these memories; one at a time may run."""
+        primitive = self.create("primitive", description)
+        layout = self.query_layout(description, _QUERY_SCRATCHPAD)
+        num_bytes = self.status("memory_desc_get_size", layout)
+        if num_bytes:
+            memories = {**memories, _SCRATCHPAD: self.borrow(layout)}
+        arguments = (_Argument * len(memories))(*(_Argument(index, memory) for index, memory in memories.items()))
+
+        def run() -> None:
+            if num_bytes:
+                self.place(memories[_SCRATCHPAD], self.scratchpad_of(num_bytes))
+            self.check("primitive_execute", primitive, self.stream, c.c_int(len(arguments)), arguments)
+
+        return run
+
+    def scratchpad_of(self, num_bytes: int) -> int:
+        """The address of so many bytes, page-aligned."""
+        if len(self._scratchpad) < num_bytes:
+            self._scratchpad = mmap.mmap(-1, num_bytes)
+        return c.addressof(c.c_char.from_buffer(self._scratchpad))
+
+
+def fill_scratchpad(value: int) -> None:
+    """Sets each byte of the primitives' common memory: none may depend on what is there."""
+    library = _library()
+    assert library is not None
+    with _running:
+        c.memset(library.scratchpad_of(0), value, len(library._scratchpad))
 
 
 @functools.cache
@@ -164,27 +264,80 @@ def _int64s(values: Sequence[int]) -> c.Array[c.c_int64]:
 
 # --- one convolution -------------------------------------------------------------------------------------------------
 
-_Kernel = Callable[[Sequence[int], Sequence[int]], None]  # (addresses of the operands, of the results)
 # One convolution at a time: each uses all cores, and its memory objects hold the addresses of the current call.
 _running = threading.Lock()
 _registering = threading.Lock()  # programs may be lowered by several threads; XLA takes each name once
+_handlers: list[Any] = []  # ctypes callbacks must outlive their registration
 
 
 @functools.cache
 def _register(operation: str, problem: Problem) -> str:
     """The name of the custom call, which XLA knows from now on."""
-    kernel = _prepare(operation, problem)
+    chosen = _choose(operation, problem)
+    if chosen is None:
+        raise OneDNNError(f"no implementation is known to be right for the {operation} of {problem}")
     shapes = "_".join("x".join(map(str, shape)) for shape in (problem.input_shape, problem.kernel_shape))
     name = f"resnet_jax_onednn_{operation}_{shapes}_stride{problem.stride}_groups{problem.groups}"
     name += f"_dilation{problem.dilation}"
-    handler = _handler(kernel)
+    handler = make_handler(chosen.prepare())
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     _handlers.append(handler)
     wait_at_exit()
     return name
 
 
-def _prepare(operation: str, problem: Problem) -> _Kernel:
+@dataclass(frozen=True)
+class Implementation:
+    """One of the ways in which oneDNN can compute an operation of a problem, and its name."""
+
+    name: str
+    operation: str
+    layouts: "_Layouts"
+    description: c.c_void_p
+
+    def prepare(self) -> Kernel:
+        """A function of the addresses of the operands and of the result, which lie as the problem's shapes say."""
+        library = _library()
+        assert library is not None
+        x, kernel, y = (library.borrow(layout) for layout in (self.layouts.x, self.layouts.kernel, self.layouts.y))
+        query = _QUERY_DIFF_WEIGHTS if self.operation == "kernel_gradient" else _QUERY_WEIGHTS
+        blocked_layout = library.query_layout(self.description, query)
+        blocked = library.allocate(blocked_layout)
+        pack = library.reorder(self.layouts.kernel, blocked_layout), {_SRC: kernel, _DST: blocked}
+        unpack = library.reorder(blocked_layout, self.layouts.kernel), {_SRC: blocked, _DST: kernel}
+        operands, result, steps = {
+            "forward": ((x, kernel), y, [pack, (self.description, {_SRC: x, _WEIGHTS: blocked, _DST: y})]),
+            "input_gradient": (
+                (y, kernel), x, [pack, (self.description, {_DIFF_DST: y, _WEIGHTS: blocked, _DIFF_SRC: x})],
+            ),
+            "kernel_gradient": (
+                (x, y), kernel, [(self.description, {_SRC: x, _DIFF_DST: y, _DIFF_WEIGHTS: blocked}), unpack],
+            ),
+        }[self.operation]  # fmt: skip
+        primitives = [library.primitive(description, memories) for description, memories in steps]
+
+        def run(operand_addresses: Sequence[int], result_addresses: Sequence[int]) -> None:
+            with _running:
+                for memory, address in zip((*operands, result), (*operand_addresses, *result_addresses), strict=True):
+                    library.place(memory, address)
+                for primitive in primitives:
+                    primitive()
+                library.check("stream_wait", library.stream)
+
+        return run
+
+
+class _Layouts(NamedTuple):
+    x: c.c_void_p
+    kernel: c.c_void_p
+    y: c.c_void_p
+
+
+def implementations(operation: str, problem: Problem) -> Iterator[Implementation]:
+    """oneDNN's implementations of an operation of a problem on this processor, the one that it prefers first.
+
+    One is valid until the next is asked for.
+    """
     library = _library()
     assert library is not None
     batch, height, width, channels = problem.input_shape
@@ -207,133 +360,18 @@ def _prepare(operation: str, problem: Problem) -> _Kernel:
     numbers = (problem.stride, problem.dilation - 1, problem.padding, problem.padding)
     geometry = [_int64s((value, value)) for value in numbers]
 
-    description = library.create(
-        "convolution_forward_primitive_desc", library.engine, c.c_int(_FORWARD_TRAINING), c.c_int(_DIRECT),
-        x, blocked, None, y, *geometry, None,
-    )  # fmt: skip
-    x_memory, kernel_memory, y_memory = library.borrow(x), library.borrow(kernel), library.borrow(y)
-    query = _QUERY_WEIGHTS
-    if operation == "input_gradient":
-        description = library.create(
-            "convolution_backward_data_primitive_desc", library.engine, c.c_int(_DIRECT),
-            x, blocked, y, *geometry, description, None,
-        )  # fmt: skip
-    elif operation == "kernel_gradient":
-        description = library.create(
-            "convolution_backward_weights_primitive_desc", library.engine, c.c_int(_DIRECT),
-            x, blocked, None, y, *geometry, description, None,
-        )  # fmt: skip
-        query = _QUERY_DIFF_WEIGHTS
-    blocked = library.query_layout(description, query)
-    blocked_memory = library.allocate(blocked)
-    convolution = library.create("primitive", description)
-
-    pack = (library.reorder(kernel, blocked), _arguments({_SRC: kernel_memory, _DST: blocked_memory}))
-    if operation == "forward":
-        steps = [pack, (convolution, _arguments({_SRC: x_memory, _WEIGHTS: blocked_memory, _DST: y_memory}))]
-        operands, result = (x_memory, kernel_memory), y_memory
-    elif operation == "input_gradient":
-        steps = [pack, (convolution, _arguments({_DIFF_DST: y_memory, _WEIGHTS: blocked_memory, _DIFF_SRC: x_memory}))]
-        operands, result = (y_memory, kernel_memory), x_memory
-    else:
-        unpack = (library.reorder(blocked, kernel), _arguments({_SRC: blocked_memory, _DST: kernel_memory}))
-        steps = [
-            (convolution, _arguments({_SRC: x_memory, _DIFF_DST: y_memory, _DIFF_WEIGHTS: blocked_memory})), unpack,
-        ]  # fmt: skip
-        operands, result = (x_memory, y_memory), kernel_memory
-
-    def run(operand_addresses: Sequence[int], result_addresses: Sequence[int]) -> None:
-        with _running:
-            for memory, address in zip((*operands, result), (*operand_addresses, *result_addresses), strict=True):
-                library.place(memory, address)
-            for primitive, arguments in steps:
-                library.execute(primitive, arguments)
-            library.check("stream_wait", library.stream)
-
-    return run
-
-
-def _arguments(memories: dict[int, c.c_void_p]) -> c.Array[_Argument]:
-    return (_Argument * len(memories))(*(_Argument(index, memory) for index, memory in memories.items()))
-
-
-# --- XLA's foreign function interface --------------------------------------------------------------------------------
-# The structures of xla/ffi/api/c_api.h, as far as they are read here.
-
-
-class _Buffer(c.Structure):
-    _fields_ = (
-        ("struct_size", c.c_size_t), ("extension", c.c_void_p), ("dtype", c.c_int), ("data", c.c_void_p),
-        ("rank", c.c_int64), ("dims", c.c_void_p),
-    )  # fmt: skip
-
-
-class _Buffers(c.Structure):
-    _fields_ = (
-        ("struct_size", c.c_size_t), ("extension", c.c_void_p), ("size", c.c_int64), ("types", c.c_void_p),
-        ("buffers", c.POINTER(c.POINTER(_Buffer))),
-    )  # fmt: skip
-
-    def addresses(self) -> list[int]:
-        return [self.buffers[i].contents.data for i in range(self.size)]
-
-
-class _Version(c.Structure):
-    _fields_ = (("struct_size", c.c_size_t), ("extension", c.c_void_p), ("major", c.c_int), ("minor", c.c_int))
-
-
-class _Metadata(c.Structure):
-    _fields_ = (("struct_size", c.c_size_t), ("version", _Version), ("traits", c.c_uint32))
-
-
-class _MetadataExtension(c.Structure):
-    _fields_ = (
-        ("struct_size", c.c_size_t), ("type", c.c_int), ("next", c.c_void_p), ("metadata", c.POINTER(_Metadata)),
-    )  # fmt: skip
-
-
-class _ErrorArguments(c.Structure):
-    _fields_ = (("struct_size", c.c_size_t), ("extension", c.c_void_p), ("message", c.c_char_p), ("code", c.c_int))
-
-
-_CREATE_ERROR = c.CFUNCTYPE(c.c_void_p, c.POINTER(_ErrorArguments))
-
-
-class _Api(c.Structure):
-    _fields_ = (
-        ("struct_size", c.c_size_t), ("extension", c.c_void_p), ("version", _Version), ("internal", c.c_void_p),
-        ("create_error", _CREATE_ERROR),
-    )  # fmt: skip
-
-
-class _CallFrame(c.Structure):
-    _fields_ = (
-        ("struct_size", c.c_size_t), ("extension", c.POINTER(_MetadataExtension)), ("api", c.POINTER(_Api)),
-        ("context", c.c_void_p), ("stage", c.c_int), ("operands", _Buffers), ("results", _Buffers),
-    )  # fmt: skip
-
-
-_HANDLER = c.CFUNCTYPE(c.c_void_p, c.POINTER(_CallFrame))
-_FFI_VERSION = (0, 3)  # of the structures above; XLA refuses a registration that it does not understand
-_INTERNAL_ERROR = 13
-_handlers: list[Any] = []  # ctypes callbacks must outlive their registration
-
-
-def _handler(kernel: _Kernel) -> Any:
-    """`kernel` as an XLA FFI handler: returns NULL, or an error that fails the execution."""
-
-    def handle(frame_pointer: Any) -> int | None:
-        frame = frame_pointer.contents
-        if frame.extension:  # XLA asks for the handler's metadata
-            metadata = frame.extension.contents.metadata.contents
-            metadata.version.major, metadata.version.minor = _FFI_VERSION
-            metadata.traits = 0
-            return None
-        try:
-            kernel(frame.operands.addresses(), frame.results.addresses())
-        except Exception as error:  # an exception must not be lost in C: the results would be garbage
-            arguments = _ErrorArguments(c.sizeof(_ErrorArguments), None, str(error).encode(), _INTERNAL_ERROR)
-            return frame.api.contents.create_error(c.byref(arguments))
-        return None
-
-    return _HANDLER(handle)
+    description = library.describe(
+        "convolution_forward", c.c_int(_FORWARD_TRAINING), c.c_int(_DIRECT), x, blocked, None, y, *geometry
+    )
+    if operation == "input_gradient" and description:
+        description = library.describe(
+            "convolution_backward_data", c.c_int(_DIRECT), x, blocked, y, *geometry, description
+        )
+    elif operation == "kernel_gradient" and description:
+        description = library.describe(
+            "convolution_backward_weights", c.c_int(_DIRECT), x, blocked, None, y, *geometry, description
+        )
+    while description:
+        yield Implementation(library.query_name(description), operation, _Layouts(x, kernel, y), description)
+        if not library.advance(description):
+            return
