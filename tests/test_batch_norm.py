@@ -1,6 +1,6 @@
 """Whose statistics batch norm uses: the batch's, each device's, each ghost batch's; and statistics computed anew."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -137,7 +137,7 @@ def test_images_that_the_devices_cannot_share_are_refused():
     model = ResNet(stage_sizes=(1,), num_filters=4, stem="cifar", num_classes=3, batch_norm="local")
     images = jax.device_put(np.zeros((10, 8, 8, 3), np.float32), replicated(make_mesh(jax.devices()[:4])))
     with pytest.raises(ValueError, match="batch_norm='local': 4 devices must divide the 10 images"):
-        jax.eval_shape(model.clone().apply, random_variables(model), images, train=True)
+        jax.eval_shape(partial(model.apply, train=True), random_variables(model), images)
 
 
 def test_precise_statistics_are_the_mean_of_the_batches_own():

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.lax import stop_gradient
 from jax.nn import initializers
 
 from resnet_jax.errors import UserError
@@ -42,7 +43,7 @@ class Conv(nn.Module):
     images (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features). `padding="SAME"` would pad a stride-2
     convolution by (0, 1) where torch pads by (1, 1), so the padding is written out.
     Parameters: `kernel` (k, k, C / groups, features) and, with `use_bias`, `bias` (features,).
-    impl: see `convolve`.
+    impl: see `convolve`. trainable: if False, the parameters' gradients are zero, and are not computed.
     Raises ValueError if `groups` divides the channels or the features with a remainder.
     """
 
@@ -54,6 +55,7 @@ class Conv(nn.Module):
     use_bias: bool = False
     kernel_init: Initializer = he_normal_fan_out
     impl: str = "auto"
+    trainable: bool = True
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -64,13 +66,14 @@ class Conv(nn.Module):
             raise ValueError(f"groups={self.groups} must divide channels={channels} and features={self.features}")
         kernel_shape = (size, size, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, kernel_shape, self.param_dtype)
+        kernel = kernel if self.trainable else stop_gradient(kernel)
         y = convolve(
             x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups, self.impl, self.dilation
         )
         if self.use_bias:
             fan_in = size * size * (channels // self.groups)
             bias = self.param("bias", uniform_bias_init(fan_in), (self.features,), self.param_dtype)
-            y = y + bias.astype(self.dtype)
+            y = y + (bias if self.trainable else stop_gradient(bias)).astype(self.dtype)
         return y
 
 
@@ -81,9 +84,11 @@ class BatchNorm(nn.Module):
     statistics by `1 - momentum`: the running variance is the unbiased one, as in torch and unlike flax.linen.BatchNorm.
     Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
     Under `jit` with a batch sharded over devices the statistics are those of the global batch.
-    rows_per_group: where positive, every so many rows of the first axis are normalised by statistics of their own
+    axis_name: axes of a surrounding `shard_map` over whose shares the statistics are taken together; () for the share's
+    own. rows_per_group: where positive, every so many rows of the first axis are normalised by statistics of their own
     (ghost batch norm, Hoffer et al. 2017, arXiv:1705.08741), and the running ones move by the groups' mean.
-    frozen: the running statistics are used in training too, and stay.
+    frozen: the running statistics are used in training too, and stay. trainable: if False, scale, bias and statistics
+    get no gradient.
 
     x (..., C) -> (..., C). Parameters `scale`, `bias` (C,); collection `batch_stats`: `mean`, `var` (C,).
     Raises ValueError in training if rows_per_group does not divide the rows.
@@ -92,7 +97,9 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     epsilon: float = 1e-5
     rows_per_group: int = 0
+    axis_name: tuple[str, ...] = ()
     frozen: bool = False
+    trainable: bool = True
     scale_init: Initializer = initializers.ones
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
@@ -104,22 +111,25 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", initializers.zeros, shape, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, self.param_dtype)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, self.param_dtype)
+        old_mean, old_var = running_mean.value, running_var.value
+        if not self.trainable:
+            scale, bias, old_mean, old_var = stop_gradient((scale, bias, old_mean, old_var))
 
         x = x.astype(self.param_dtype)
         if train and not self.frozen:
             num_groups = self._num_groups(x)
             if num_groups == 1:
-                y, mean, var = _normalize_by_batch(x, scale, bias, self.epsilon)
+                y, mean, var = _normalize_by_batch(x, scale, bias, self.epsilon, self.axis_name)
             else:
                 y, mean, var = _normalize_by_group(x, scale, bias, self.epsilon, num_groups)
             if not self.is_initializing():
-                count = x.size // x.shape[-1] // num_groups
+                count = x.size // x.shape[-1] // num_groups * jax.lax.axis_size(self.axis_name)
                 unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = self.momentum * running_mean.value + (1.0 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1.0 - self.momentum) * unbiased
+                running_mean.value = self.momentum * old_mean + (1.0 - self.momentum) * mean
+                running_var.value = self.momentum * old_var + (1.0 - self.momentum) * unbiased
         else:
-            factor = jax.lax.rsqrt(running_var.value + self.epsilon) * scale
-            y = (x - running_mean.value) * factor + bias
+            factor = jax.lax.rsqrt(old_var + self.epsilon) * scale
+            y = (x - old_mean) * factor + bias
         return y.astype(self.dtype)
 
     def _num_groups(self, x: Array) -> int:
@@ -131,30 +141,36 @@ class BatchNorm(nn.Module):
         return rows // self.rows_per_group
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _normalize_by_batch(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
-    """`x` (..., C) normalised, with its mean and biased variance (C,)."""
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    var = jnp.mean(jnp.square(x - mean), axes)
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _normalize_by_batch(
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: tuple[str, ...] = ()
+) -> tuple[Array, Array, Array]:
+    """`x` (..., C) normalised, with its mean and biased variance (C,), over the mapped axes too."""
+    mean = _mean(x, axis_name)
+    var = _mean(jnp.square(x - mean), axis_name)
     return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
 @_normalize_by_batch.defjvp
-def _normalize_by_batch_jvp(epsilon: float, primals: Any, tangents: Any) -> Any:
+def _normalize_by_batch_jvp(epsilon: float, axis_name: tuple[str, ...], primals: Any, tangents: Any) -> Any:
     """The derivative with all that is per channel gathered first: transposed, it sums over the batch twice, not thrice.
 
     The mean has no share in the variance's derivative: the centred x sums to zero.
     """
     x, scale, bias = primals
     x_dot, scale_dot, bias_dot = tangents
-    y, mean, var = _normalize_by_batch(x, scale, bias, epsilon)
-    axes = tuple(range(x.ndim - 1))
+    y, mean, var = _normalize_by_batch(x, scale, bias, epsilon, axis_name)
     centred, inverse = x - mean, jax.lax.rsqrt(var + epsilon)
-    mean_dot, var_dot = jnp.mean(x_dot, axes), 2.0 * jnp.mean(centred * x_dot, axes)
+    mean_dot, var_dot = _mean(x_dot, axis_name), 2.0 * _mean(centred * x_dot, axis_name)
     factor, factor_dot = inverse * scale, inverse * scale_dot - 0.5 * inverse**3 * scale * var_dot
     y_dot = x_dot * factor + centred * factor_dot + (bias_dot - mean_dot * factor)
     return (y, mean, var), (y_dot, mean_dot, var_dot)
+
+
+def _mean(x: Array, axis_name: tuple[str, ...]) -> Array:
+    """The mean of each channel of `x` (..., C), over the mapped axes too."""
+    mean = jnp.mean(x, tuple(range(x.ndim - 1)))
+    return jax.lax.pmean(mean, axis_name) if axis_name else mean
 
 
 def _normalize_by_group(
@@ -176,7 +192,8 @@ class FoldedBatchNorm(nn.Module):
     """
 
     scaled: bool = False
-    scale_init: Initializer = initializers.ones  # as BatchNorm takes it
+    trainable: bool = True  # this and scale_init as BatchNorm takes them
+    scale_init: Initializer = initializers.ones
     dtype: Dtype = jnp.float32
     param_dtype: Dtype = jnp.float32
 
@@ -185,9 +202,35 @@ class FoldedBatchNorm(nn.Module):
         if train:
             raise UserError("batch_norm='folded' is for inference: train the model from which it was folded")
         shape = (x.shape[-1],)
-        if self.scaled:
-            x = x * self.param("scale", self.scale_init, shape, self.param_dtype).astype(self.dtype)
-        return x + self.param("bias", initializers.zeros, shape, self.param_dtype).astype(self.dtype)
+        bias = self.param("bias", initializers.zeros, shape, self.param_dtype)
+        scale = self.param("scale", self.scale_init, shape, self.param_dtype) if self.scaled else None
+        if not self.trainable:
+            bias, scale = stop_gradient((bias, scale))
+        if scale is not None:
+            x = x * scale.astype(self.dtype)
+        return x + bias.astype(self.dtype)
+
+
+class Dense(nn.Module):
+    """An affine map of the last axis: (..., C) -> (..., features), with torch's initializer of the bias.
+
+    Parameters `kernel` (C, features) and `bias` (features,). trainable: see Conv.
+    """
+
+    features: int
+    trainable: bool = True
+    kernel_init: Initializer = torch_linear_init
+    dtype: Dtype = jnp.float32
+    param_dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", self.kernel_init, (channels, self.features), self.param_dtype)
+        bias = self.param("bias", uniform_bias_init(channels), (self.features,), self.param_dtype)
+        if not self.trainable:
+            kernel, bias = stop_gradient((kernel, bias))
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
 class SqueezeExcite(nn.Module):

@@ -3,28 +3,30 @@
 Submodules carry torchvision's names, so that ".".join(path) is the name in a torch state_dict: `layer1.0.conv1`.
 """
 
+import math
 import re
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
 
 from resnet_jax.errors import UserError, choose
+from resnet_jax.models.batch_axes import automatic_batch_axes, mapped_batch_axes
 from resnet_jax.models.blocks import BLOCKS, SHORTCUTS, Layer
 from resnet_jax.models.convolution import CONV_IMPLS
 from resnet_jax.models.layers import (
     BatchNorm,
     Conv,
+    Dense,
     FoldedBatchNorm,
     global_average_pool,
     he_normal_fan_in,
     he_normal_fan_out,
     max_pool,
     torch_linear_init,
-    uniform_bias_init,
 )
 
 Array = jax.Array
@@ -39,7 +41,6 @@ STEMS = ("imagenet", "cifar", "deep")
 DEEP_STEM_LAST = "6"
 HEAD, TOP = "fc", "top"
 GHOST = re.compile(r"ghost:([1-9][0-9]*)")
-BATCH_AXIS = "data"  # the mesh axis over which images are split
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
 
 
@@ -121,18 +122,20 @@ class ResNet(nn.Module):
         everywhere, as the paper does for CIFAR.
     norm_momentum: the share of the old running statistics that stays, in [0, 1): torch's 0.1 is 0.9 here.
     batch_norm: whose statistics normalise in training. "global": the whole batch's, on however many devices it lies;
-        "local": each device's share of it (what the paper's and torch's data parallelism compute), whose rows are
-        those of the images split over the mesh axis `data` (put them there: under `jit` with in_shardings alone, given
-        arrays that lie elsewhere, they are seen whole); "ghost:N": every N rows' (arXiv:1705.08741); "frozen": the
-        running ones, which stay; "folded": none, see `fold_batch_norm`. Running statistics move by the mean over the
-        shares.
+        "local": each device's share of it (what the paper's and torch's data parallelism compute); "ghost:N": every N
+        rows' (arXiv:1705.08741); "frozen": the running ones, which stay; "folded": none, see `fold_batch_norm`. Running
+        statistics move by the mean over the shares that are seen; inside `shard_map` those of "local" and "ghost:N" are
+        one device's, to be averaged by `jax.lax.pmean`.
+    axis_name: the mesh axis, or axes, over which the images of a batch are split, for "local", and for "global" inside
+        `shard_map`. None: what the images' type says, or the mesh's only axis of more than one device. Put the images
+        onto the mesh: under `jit` with in_shardings alone, given arrays that lie elsewhere, they are seen whole.
     dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
         JAX_ENABLE_X64=1).
     remat: the backward pass computes each block again instead of keeping its activations: less memory, more time.
     conv_impl: "auto" | "xla" | "cpu", see resnet_jax.models.convolution.
     trainable: "all" | "stage1" | "stage2" ... (that stage and what follows) | "head" (the last layer): what transfer
-        learning trains. All before computes in training as in evaluation, statistics included, and `train_step` leaves
-        it as it is: `frozen_layers`.
+        learning trains. All before computes in training as in evaluation, statistics included; its variables get no
+        gradient, and none is computed for them: `frozen_layers`, `param_labels`.
     base_classes: outputs of the head `fc`, on top of which another layer, `top`, gives the num_classes logits; None: no
         such layer.
 
@@ -160,6 +163,7 @@ class ResNet(nn.Module):
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     batch_norm: str = "global"
+    axis_name: str | tuple[str, ...] | None = None
     dtype: str = "float32"
     remat: bool = False
     conv_impl: str = "auto"
@@ -223,15 +227,18 @@ class ResNet(nn.Module):
         if self.batch_norm == "ghost:N":
             raise UserError("batch_norm='ghost:N' needs a number of rows, for example ghost:32")
 
-    def _rows_per_group(self, images: Array) -> int:
-        """How many rows batch norm normalises together; 0 for all."""
-        if self.batch_norm == "local":
-            mesh = mesh_of_rows(images)
-            num_shares = mesh.shape[BATCH_AXIS] if mesh else 1
-            if len(images) % num_shares:
-                raise ValueError(f"batch_norm='local': {num_shares} devices must divide the {len(images)} images")
-            return len(images) // num_shares
-        return self.ghost_rows
+    def _shares(self, images: Array) -> dict[str, Any]:
+        """Over which rows and mapped axes batch norm takes its statistics, as arguments of BatchNorm."""
+        if self.batch_norm == "global":
+            return {"axis_name": mapped_batch_axes(images, self.axis_name)}
+        if self.batch_norm != "local":
+            return {"rows_per_group": self.ghost_rows}
+        mapped_batch_axes(images, self.axis_name)  # refuses what cannot be meant; its shares are local already
+        mesh = jax.typeof(images).sharding.mesh
+        num_shares = math.prod(mesh.shape[name] for name in automatic_batch_axes(images, self.axis_name))
+        if len(images) % num_shares:
+            raise UserError(f"batch_norm='local': {num_shares} devices must divide the {len(images)} images")
+        return {"rows_per_group": len(images) // num_shares}
 
     @property
     def ghost_rows(self) -> int:
@@ -290,6 +297,20 @@ class ResNet(nn.Module):
             first = int(self.trainable.removeprefix("stage"))
         return tuple(name for group in groups[:first] for name in group)
 
+    def param_labels(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Labels each parameter "trainable" or "frozen", for `optax.multi_transform`.
+
+        `optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, model.param_labels)` trains what
+        `trainable` names and leaves the rest bit for bit, whatever decay or momentum `tx` has.
+
+        params: (a tree by layers of) the model's parameters.
+
+        Returns:
+          A tree of strings of the same structure.
+        """
+        labels = {name: "frozen" if name in self.frozen_layers else "trainable" for name in params}
+        return {name: jax.tree.map(lambda _, label=labels[name]: label, layer) for name, layer in params.items()}
+
     def _drop_branches(self) -> tuple[float, ...]:
         num_blocks = sum(self.stage_sizes)
         return tuple(self.stochastic_depth * i / max(num_blocks - 1, 1) for i in range(num_blocks))
@@ -303,30 +324,60 @@ class ResNet(nn.Module):
                 f"images.shape={images.shape} must be (batch, height, width, channels), or of pooled features "
                 "(batch, channels)"
             )
-        frozen = self.frozen_layers
+        frozen, param_dtype = self.frozen_layers, DTYPES[self.dtype][1]
+        shares = self._shares(images) if train and not self.is_initializing() else {}
+        layers = {trainable: self._constructors(shares, trainable=trainable) for trainable in (True, False)}
+        conv, norm, _, _ = layers["conv1" not in frozen]
+        if self.stem == "deep":
+            x = DeepStem(self.num_filters, conv, norm, name="conv1")(images, train=train and "conv1" not in frozen)
+        else:
+            kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+            x = conv(self.num_filters, kernel_size=kernel_size, stride=stride, name="conv1")(images)
+        if not self.preact:
+            x = nn.relu(norm(name="bn1")(x, train=train and "bn1" not in frozen))
+        outputs = {"stem": x}
+        if self.stem != "cifar":
+            x = max_pool(x)
+        drop_branches, strides = self._drop_branches(), self._strides()
+        for i, num_blocks in enumerate(self.stage_sizes):
+            name = f"layer{i + 1}"
+            stage_block = partial(layers[name not in frozen][3], filters=self.num_filters * self.widen_factor * 2**i)
+            rates, drop_branches = drop_branches[:num_blocks], drop_branches[num_blocks:]
+            (stride, dilation), previous = strides[i], strides[max(i - 1, 0)][1]
+            stage = Stage(rates, stride, dilation, previous, stage_block, self.remat, name=name)
+            x = stage(x, train=train and name not in frozen)
+            outputs[f"stage{i + 1}"] = x
+        if self.preact:
+            input_norm = layers["norm" not in frozen][2]
+            x = nn.relu(input_norm(name="norm")(x, train=train and "norm" not in frozen))
+        pooled = global_average_pool(x, param_dtype)  # (B, C)
+        outputs["pooled"] = pooled
+
+        result = self._logits(pooled, train)
+        return outputs if features else result
+
+    def _constructors(self, shares: dict[str, Any], *, trainable: bool) -> tuple[Layer, Layer, Layer, Layer]:
+        """Returns those of convolutions, norms, norms of what no convolution has just made, and blocks.
+
+        shares: see `_shares`.
+        """
         dtype, param_dtype = DTYPES[self.dtype]
-        conv = partial(
-            Conv,
-            use_bias=self.conv_bias,
-            kernel_init=KERNEL_INITS[self.kernel_init][0],
-            impl=self.conv_impl,
-            dtype=dtype,
-            param_dtype=param_dtype,
-        )
+        options = {"trainable": trainable, "dtype": dtype, "param_dtype": param_dtype}
+        kernel_init = KERNEL_INITS[self.kernel_init][0]
+        conv = partial(Conv, use_bias=self.conv_bias, kernel_init=kernel_init, impl=self.conv_impl, **options)
         norm: Layer
-        input_norm: Layer  # of what no convolution has just made
+        input_norm: Layer
         if self.batch_norm == "folded":
-            norm = partial(FoldedBatchNorm, dtype=dtype, param_dtype=param_dtype)
+            norm = partial(FoldedBatchNorm, **options)
             input_norm = partial(norm, scaled=True)
         else:
             norm = input_norm = partial(
                 BatchNorm,
                 momentum=self.norm_momentum,
                 epsilon=self.norm_epsilon,
-                rows_per_group=self._rows_per_group(images),
                 frozen=self.batch_norm == "frozen",
-                dtype=dtype,
-                param_dtype=param_dtype,
+                **shares,
+                **options,
             )
         block = partial(
             BLOCKS[self.block_cls],
@@ -341,31 +392,7 @@ class ResNet(nn.Module):
             norm=norm,
             input_norm=input_norm,
         )
-        if self.stem == "deep":
-            x = DeepStem(self.num_filters, conv, norm, name="conv1")(images, train=train and "conv1" not in frozen)
-        else:
-            kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-            x = conv(self.num_filters, kernel_size=kernel_size, stride=stride, name="conv1")(images)
-        if not self.preact:
-            x = nn.relu(norm(name="bn1")(x, train=train and "bn1" not in frozen))
-        outputs = {"stem": x}
-        if self.stem != "cifar":
-            x = max_pool(x)
-        drop_branches, strides = self._drop_branches(), self._strides()
-        for i, num_blocks in enumerate(self.stage_sizes):
-            stage_block = partial(block, filters=self.num_filters * self.widen_factor * 2**i)
-            rates, drop_branches = drop_branches[:num_blocks], drop_branches[num_blocks:]
-            (stride, dilation), previous = strides[i], strides[max(i - 1, 0)][1]
-            stage = Stage(rates, stride, dilation, previous, stage_block, self.remat, name=f"layer{i + 1}")
-            x = stage(x, train=train and stage.name not in frozen)
-            outputs[f"stage{i + 1}"] = x
-        if self.preact:
-            x = nn.relu(input_norm(name="norm")(x, train=train and "norm" not in frozen))
-        pooled = global_average_pool(x, param_dtype)  # (B, C)
-        outputs["pooled"] = pooled
-
-        result = self._logits(pooled, train)
-        return outputs if features else result
+        return conv, norm, input_norm, block
 
     def _logits(self, pooled: Array, train: bool) -> Array:
         """The head's result from the pooled features (B, C); of a headless model they themselves."""
@@ -373,26 +400,18 @@ class ResNet(nn.Module):
         if self.num_classes is not None and self.dropout and self.dropout_in == "head":
             result = nn.Dropout(self.dropout, deterministic=not train)(result)
         for name, num_outputs in self.head_layers:
-            result = make_dense(self, name, result.shape[-1], num_outputs)(result)
+            result = make_dense(self, name, num_outputs)(result)
         return result
 
 
-def mesh_of_rows(images: Array) -> AbstractMesh | None:
-    """The mesh over whose axis `data` the images are split; None where there is none, or inside `shard_map`, where
-    what one sees is already one device's share.
-    """
-    mesh = jax.typeof(images).sharding.mesh
-    return mesh if BATCH_AXIS in mesh.axis_names and BATCH_AXIS not in mesh.manual_axes else None
-
-
-def make_dense(model: ResNet, name: str, num_inputs: int, num_outputs: int) -> nn.Dense:
-    """A layer of the model's head: (B, num_inputs) -> (B, num_outputs)."""
+def make_dense(model: ResNet, name: str, num_outputs: int) -> Dense:
+    """A layer of the model's head: (B, C) -> (B, num_outputs)."""
     param_dtype = DTYPES[model.dtype][1]
-    return nn.Dense(
+    return Dense(
         num_outputs,
+        trainable=name not in model.frozen_layers,
+        kernel_init=KERNEL_INITS[model.kernel_init][1],
         dtype=param_dtype,
         param_dtype=param_dtype,
-        kernel_init=KERNEL_INITS[model.kernel_init][1],
-        bias_init=uniform_bias_init(num_inputs),
         name=name,
     )

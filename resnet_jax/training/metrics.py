@@ -85,10 +85,10 @@ def correct(logits: Array, labels: Array) -> Array:
     return jnp.argmax(logits, axis=-1) == labels
 
 
-def masked_mean(values: Array, mask: Array | None, axis_name: str | None = None) -> Array:
+def masked_mean(values: Array, mask: Array | None, axis_name: tuple[str, ...] = ()) -> Array:
     """Mean of `values` (B,) over the rows whose mask (B,) is 1; over all rows if mask is None.
 
-    axis_name: of a mapped axis over which the rows are split: this share's part, whose mean over the axis is the mean.
+    axis_name: mapped axes over which the rows are split: the result is then the share's part, to be averaged over them.
     """
     if mask is None:
         return jnp.mean(values)

@@ -73,6 +73,7 @@ class TrainState(flax.struct.PyTreeNode):
     frozen_layers: tuple[str, ...] = flax.struct.field(pytree_node=False)
     on_nonfinite: str = flax.struct.field(pytree_node=False)
     local_batch_norm: bool = flax.struct.field(pytree_node=False)
+    axis_name: str | tuple[str, ...] | None = flax.struct.field(pytree_node=False)
     seed: int = flax.struct.field(pytree_node=False)
 
     @property
@@ -131,6 +132,7 @@ def create_train_state(
         frozen_layers=getattr(model, "frozen_layers", ()),
         on_nonfinite=choose("on_nonfinite", on_nonfinite, ON_NONFINITE),
         local_batch_norm=getattr(model, "batch_norm", None) == "local",
+        axis_name=getattr(model, "axis_name", None),
         seed=seed,
     )
     return state.replace(opt_state=tx.init(state.trained(params)))

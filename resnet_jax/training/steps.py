@@ -1,6 +1,7 @@
 """The pure functions on a train state: `train_step`, the same in parts, `eval_step` and `judge_step`."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec
 
-from resnet_jax.models.resnet import BATCH_AXIS, mesh_of_rows
+from resnet_jax.models.batch_axes import automatic_batch_axes, mapped_batch_axes, vary_alike
 from resnet_jax.training.metrics import correct, masked_mean, softmax_cross_entropy
 from resnet_jax.training.state import TrainState
 
@@ -25,6 +26,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same).
     Metrics, all scalars: "loss" (mean, without the weight decay), "accuracy" in [0, 1], "gradient_norm" (L2, before
     the weight decay and any clipping; not finite if any gradient is not).
+
+    Inside `shard_map` batch is a device's share, and the update and the metrics are those of the whole batch.
     """
     dropout_key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     return _update(state, *_gradients(state, state.batch_stats, batch, dropout_key))
@@ -131,24 +134,40 @@ def _gradients(
     state: TrainState, batch_stats: Any, batch: Batch, dropout_key: Array
 ) -> tuple[Any, Any, dict[str, Array]]:
     """(gradients, batch statistics after the batch, metrics but for the gradients' norm), of the trained layers."""
-    mesh = mesh_of_rows(batch["image"]) if state.local_batch_norm else None
-    if mesh is None:
-        return _share_of_gradients(state, state.params, batch_stats, batch, dropout_key, None)
-
+    images = batch["image"]
+    mapped = mapped_batch_axes(images, state.axis_name)
+    if mapped:  # inside a shard_map of the caller's
+        return _mean_of_gradients(state, mapped, state.params, batch_stats, batch, dropout_key)
+    axes = automatic_batch_axes(images, state.axis_name) if state.local_batch_norm else ()
+    if not axes:
+        return _share_of_gradients(state, state.params, batch_stats, batch, dropout_key, ())
     # Each device computes by itself, and one all-reduce brings all of it together, as torch's data parallelism does.
-    def on_device(params: Any, batch_stats: Any, batch: Batch, key: Array) -> Any:
-        key = jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXIS))
-        return jax.lax.pmean(_share_of_gradients(state, params, batch_stats, batch, key, BATCH_AXIS), BATCH_AXIS)
+    whole, rows = PartitionSpec(), PartitionSpec(axes)
+    compute = jax.shard_map(
+        partial(_mean_of_gradients, state, axes),
+        mesh=jax.typeof(images).sharding.mesh,
+        in_specs=(whole, whole, rows, whole),
+        out_specs=whole,
+        check_vma=False,
+    )
+    return compute(state.params, batch_stats, dict(batch), dropout_key)
 
-    whole, rows = PartitionSpec(), PartitionSpec(BATCH_AXIS)
-    mapped = jax.shard_map(on_device, mesh=mesh, in_specs=(whole, whole, rows, whole), out_specs=whole, check_vma=False)
-    return mapped(state.params, batch_stats, dict(batch), dropout_key)
+
+def _mean_of_gradients(
+    state: TrainState, axes: tuple[str, ...], params: Any, batch_stats: Any, batch: Batch, dropout_key: Array
+) -> tuple[Any, Any, dict[str, Array]]:
+    """`_gradients` by the shares of the batch that lie along mapped axes, the same on all devices."""
+    for name in axes:
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(name))
+    # As a device's own, the parameters get the gradient of its share alone, whether shard_map checks or not.
+    params = vary_alike(params, batch["image"])
+    return jax.lax.pmean(_share_of_gradients(state, params, batch_stats, batch, dropout_key, axes), axes)
 
 
 def _share_of_gradients(
-    state: TrainState, params: Any, batch_stats: Any, batch: Batch, dropout_key: Array, axis_name: str | None
+    state: TrainState, params: Any, batch_stats: Any, batch: Batch, dropout_key: Array, axes: tuple[str, ...]
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """`_gradients` of the rows that one device sees; their mean over the mapped axis, if any, is that of all rows."""
+    """`_gradients` of the rows that one device sees; their mean over the mapped axes, if any, is that of all rows."""
     labels, mask = batch["label"], batch.get("mask")
 
     def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any]]:
@@ -159,10 +178,10 @@ def _share_of_gradients(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
-        return masked_mean(state.loss(logits, labels), mask, axis_name), (logits, updated["batch_stats"])
+        return masked_mean(state.loss(logits, labels), mask, axes), (logits, updated["batch_stats"])
 
     (loss, (logits, moved)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))
-    accuracy = masked_mean(correct(logits, labels).astype(loss.dtype), mask, axis_name)
+    accuracy = masked_mean(correct(logits, labels).astype(loss.dtype), mask, axes)
     # Without those of frozen layers, of which even a mean over devices is not the same to the last bit.
     return gradients, state.trained(moved), {"loss": loss, "accuracy": accuracy}
 

@@ -60,7 +60,7 @@ def import_state_dict(path: Path, state: StateDict, model: ResNet, head: str) ->
     if report.reset:
         name, num_outputs = model.head_layers[-1]
         num_inputs = report.reset[f"{name}.weight"][1]
-        layer = make_dense(model, name, num_inputs, num_outputs)
+        layer = make_dense(model, name, num_outputs)
         variables["params"][name] = layer.init(jax.random.key(0), jnp.zeros((1, num_inputs)))["params"]
     return variables, report
 
