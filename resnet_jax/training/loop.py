@@ -26,7 +26,7 @@ from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.agreement import check_same, from_first, gather, together
 from resnet_jax.training.cadence import Cadence
-from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
+from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest, warn_of_loss
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.features import with_features
@@ -98,6 +98,7 @@ def _run(
     train_digest = together(experiment.batches.source.digest)  # once: it hashes every path of a folder
     check_same("the training images", train_digest)
     state, sums = begin_state(experiment, begin_with=initial), MetricSums()
+    lost_step = from_first(newest.lost_step)
     restored = restore_last(state, newest, best, experiment)
     if restored is not None:
         state, manifest = restored
@@ -128,9 +129,12 @@ def _run(
         workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
         batch_size=config.batch_size, log_every_steps=config.log_every_steps,
         max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
+        keep_later=restored is None or lost_step is not None,
     ) as recorder:  # fmt: skip
         if restored is not None:
             recorder.display.say(f"continuing {workdir} after step {step}{other_versions(manifest['versions'])}")
+            if lost_step is not None:
+                warn_of_loss(f"{newest.directory} has lost step {lost_step}, which this run saved")
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
 

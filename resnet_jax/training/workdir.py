@@ -2,8 +2,10 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -176,10 +178,22 @@ class MetricsLog:
         """
         self.path = workdir / METRICS_FILE
         self.records: list[Record] = records or []
+        self.num_damaged = 0
         if records is None and self.path.exists():
-            self.records, damaged = _parse(self.path.read_bytes())
-            if damaged:
-                print(f"warning: {self.path}: {damaged} damaged lines are left out", file=sys.stderr, flush=True)
+            self.records, self.num_damaged = _parse(self.path.read_bytes())
+            if self.num_damaged:
+                print(
+                    f"warning: {self.path}: {self.num_damaged} damaged lines are left out", file=sys.stderr, flush=True
+                )
+
+    def keep_copy(self) -> Path:
+        """Copies the file to the first free of `metrics-1.jsonl`, `metrics-2.jsonl` … and returns that."""
+        numbers = itertools.count(1)
+        copy = next(path for k in numbers if not (path := self.path.with_stem(f"{self.path.stem}-{k}")).exists())
+        with writing(copy):
+            shutil.copyfile(self.path, copy)
+            sync_path(copy)
+        return copy
 
     def forget_after(self, step: int) -> None:
         """Drop the records of later steps than `step`: they are about to be made again."""
