@@ -299,6 +299,13 @@ def test_weights_to_begin_from_must_be_there_and_of_the_network(digits, tmp_path
     assert unprepared.found == f"{path} can be read, and holds {num_tensors} tensors"
 
 
+def test_classes_without_validation_images_are_a_warning(digits):
+    found = digits("--config.validation_fraction=0.002")["classes"]
+    assert found.status == WARNING
+    assert found.found.startswith("no validation image of ")
+    assert "classes" not in digits()
+
+
 # --- space and folders ------------------------------------------------------------------------------------------------
 
 

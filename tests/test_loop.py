@@ -377,6 +377,14 @@ def test_more_bad_images_than_allowed_do_not_keep_good_steps_from_being_saved(tm
     assert open_newest(tmp_path / "run").steps() == [2, 3]
 
 
+def test_class_without_a_validation_image_is_named(tmp_path, capfd):
+    loop.train(tiny_config(num_steps=1, validation_fraction=0.002), tmp_path / "run", "run")
+    errors = capfd.readouterr().err
+    (line,) = (line for line in errors.splitlines() if line.startswith("warning: "))
+    assert "no validation image of " in line
+    assert "of the 10 classes" in line
+
+
 def test_metric_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):
     def nan_at_step_2(eval_fn, state, batches, *rest):
         result = evaluate(eval_fn, state, batches, *rest)

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from resnet_jax.config import to_json
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
+from resnet_jax.data.sources import missing_classes
 from resnet_jax.errors import InterruptedRunError, RunError, UserError
 from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
@@ -117,6 +118,7 @@ def _run(
         )
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
     best_accuracy = best_accuracy_of(best, state)
+    missing = missing_classes(experiment.batches.source, experiment.validation)
     if step < num_steps:
         experiment = with_features(experiment, state, interruption)
     train_fn = compile_train_fn(experiment, interruption.watch)
@@ -137,6 +139,8 @@ def _run(
                 warn_of_loss(f"{newest.directory} has lost step {lost_step}, which this run saved")
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
+        for line in missing:
+            recorder.display.say(f"warning: {line}")
 
         def evaluate_split(split: str, judged: TrainState) -> dict[str, float | int]:
             """As `evaluate`, and with a moving average its "ema_loss" and "ema_accuracy"."""
