@@ -109,6 +109,16 @@ def test_events_and_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeyp
     assert "curves.png could not be written: No space left on device" in warnings[1]
 
 
+@pytest.mark.parametrize(("folder", "title"), [("run", "run"), ("second try", "second try (run)")])
+def test_title_of_the_curves_has_the_workdirs_name(tmp_path, monkeypatch, folder, title):
+    titles = []
+    monkeypatch.setattr(module, "draw_curves", lambda records, path, title: titles.append(title))
+    (tmp_path / folder).mkdir()
+    with make(tmp_path / folder):
+        pass
+    assert titles == [title]
+
+
 def test_events_are_what_tensorboard_reads(tmp_path):
     with make(tmp_path) as recorder:
         for step in range(1, 7):

@@ -129,7 +129,7 @@ def _run(
 
     with Recorder(
         workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
-        batch_size=config.batch_size, log_every_steps=config.log_every_steps,
+        batch_size=config.batch_size, log_every_steps=experiment.log_every_steps,
         max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
         keep_later=restored is None or lost_step is not None,
     ) as recorder:  # fmt: skip

@@ -55,7 +55,9 @@ class Recorder:
         self.display = ProgressDisplay(step, num_steps, steps_per_epoch, quiet=not self._writes)
         self._events: EventLog | None = None
         self._writes_events = self._writes
-        self._workdir, self._name, self._first_step = workdir, name, step + 1
+        self._workdir, self._first_step = workdir, step + 1
+        folder = workdir.resolve().name  # several runs of one config differ in it
+        self._title = folder if folder == name else f"{folder} ({name})"
         self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
         self._batch_size, self._log_every_steps = batch_size, log_every_steps
         self._max_skipped = max_skipped
@@ -126,7 +128,7 @@ class Recorder:
         if not self._writes:
             return
         try:
-            draw_curves(self.log.records, self._workdir / CURVES_FILE, self._name)
+            draw_curves(self.log.records, self._workdir / CURVES_FILE, self._title)
         except OSError as error:
             _warn(f"{self._workdir / CURVES_FILE} could not be written: {error.strerror or error}")
 
