@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,24 @@ def test_packages_out_of_range_or_absent_are_told_with_what_to_install(versions,
         Finding(ERROR, "packages", "optax is not installed", "pip install 'optax>=0.2.8'"),
         Finding(WARNING, "packages", "onednn-cpu-gomp is not installed", "pip install 'onednn-cpu-gomp==2023.2.*'"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "status", "how"),
+    [
+        ("Linux", "x86_64", OK, "every change is tested there"),
+        ("Windows", "AMD64", WARNING, "simulated on Linux"),
+        ("Darwin", "arm64", WARNING, "nothing has been run"),
+        ("Plan 9", "mips", WARNING, "never tried"),
+    ],
+)
+def test_system_is_named_with_how_it_is_tested(monkeypatch, system, machine, status, how):
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    (found,) = packages.check_system()
+    assert found.status == status
+    assert found.found.startswith(f"{system} on {machine}: ")
+    assert how in found.found
 
 
 def test_python_out_of_range_is_an_error(monkeypatch):

@@ -58,7 +58,9 @@ class FolderImages:
         try:
             path = self.paths[index] if tar < 0 else self.tars[tar]  # "" where the root is the tar
             with open(f"{self.root}/{path}" if path else self.root, "rb", buffering=0) as file:
-                data = file.read() if tar < 0 else os.pread(file.fileno(), self.size[index], self.offset[index])
+                if tar >= 0:
+                    file.seek(self.offset[index])
+                data = file.read(-1 if tar < 0 else self.size[index])
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise BadImageError(self.name(index), error.strerror or str(error)) from error
         except OSError as error:  # the disk's or the network's fault: to leave the image out would change the run

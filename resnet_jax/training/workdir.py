@@ -1,7 +1,6 @@
 """A run's folder: its config, its lock and its metrics log."""
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import RunError, UserError
+from resnet_jax.locking import try_lock, unlock
 from resnet_jax.weights.target import PARTIAL, sync_path
 
 CONFIG_FILE = "config.json"
@@ -88,7 +88,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if workdir.stat().st_mode & stat.S_IWOTH:
+        if hasattr(os, "getuid") and workdir.stat().st_mode & stat.S_IWOTH:
             print(
                 f"warning: everybody may write in workdir {workdir}, and what is there is believed: chmod o-w",
                 file=sys.stderr, flush=True,
@@ -98,28 +98,32 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         raise UserError(f"workdir {workdir} cannot be written to ({error.strerror}): choose another") from None
     with lock as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _in_use(workdir) from None
+            is_free = try_lock(file)
         except OSError as error:
             raise UserError(
-                f"workdir {workdir} cannot be locked ({error.strerror}): choose one on a file system that knows flock"
+                f"workdir {workdir} cannot be locked ({error.strerror}): choose one on a file system that knows locks"
             ) from None
+        if not is_free:
+            raise _in_use(workdir)
         with contextlib.suppress(OSError):  # a full disk: who holds it is of no use then
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+        try:
+            yield
+        finally:
+            unlock(file)
 
 
 def check_unlocked(workdir: Path) -> None:
     """Raise UserError (a ValueError) if a run holds `workdir`; nothing is written, and nothing is held afterwards."""
     with contextlib.suppress(FileNotFoundError), (workdir / LOCK_FILE).open() as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _in_use(workdir) from None
+            is_free = try_lock(file, shared=True)
         except OSError:  # no such locks here: starting a run tells
-            pass
+            return
+        if not is_free:
+            raise _in_use(workdir)
+        unlock(file)
 
 
 def _in_use(workdir: Path) -> UserError:
@@ -157,7 +161,7 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + PARTIAL)
     with writing(path):
         try:
-            with partial.open("w") as file:
+            with partial.open("w", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -203,7 +207,7 @@ class MetricsLog:
     def append(self, record: Record) -> None:
         """Add a record, on disk when this returns. Raises RunError if it cannot be written."""
         self.records.append(record)
-        with writing(self.path), self.path.open("a") as file:
+        with writing(self.path), self.path.open("a", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
