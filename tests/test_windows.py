@@ -1,6 +1,7 @@
 """Windows, simulated: the commands without the modules and signals that it lacks. No Windows has run them."""
 
 import fcntl
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ def test_a_run_trains_resumes_evaluates_and_predicts_without_what_windows_lacks(
         result = subprocess.run(
             [sys.executable, Path(__file__).with_name("like_windows.py"), *words.split()],
             cwd=tmp_path, capture_output=True, text=True, check=False,
+            # Nor is text UTF-8 there unless one says so: here it is ASCII.
+            env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
         )  # fmt: skip
     assert "exit codes: 0 0 0 0 0 2" in result.stdout, result.stderr
     assert "continuing run after step 10" in result.stderr

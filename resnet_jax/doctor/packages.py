@@ -18,8 +18,8 @@ DISPENSABLE = ("onednn-cpu-gomp",)
 TESTED_SYSTEMS = (("Linux", "x86_64"),)
 TESTED = {
     ("Linux", "x86_64"): "every change is tested there",
-    ("Linux", "aarch64"): "all dependencies have wheels, nothing has been run",
-    ("Darwin", "arm64"): "all dependencies have wheels, nothing has been run",
+    ("Linux", "aarch64"): "every dependency has a wheel or is pure Python, nothing has been run",
+    ("Darwin", "arm64"): "every dependency has a wheel or is pure Python, nothing has been run",
     ("Windows", "amd64"): "simulated on Linux by taking away what Windows lacks, nothing has been run",
 }
 GPU_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
@@ -107,7 +107,7 @@ def declaration() -> tuple[str, list[str]] | None:
     except PackageNotFoundError:
         pass
     try:
-        project = tomllib.loads(PYPROJECT.read_text())["project"]
+        project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     except (OSError, KeyError, tomllib.TOMLDecodeError):
         return None
     if project.get("name") != DISTRIBUTION:
