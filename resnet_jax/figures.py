@@ -47,7 +47,7 @@ def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, steps=(1, 2, 5, 10), integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(axes.lines) > 1:
