@@ -107,7 +107,7 @@ def get_config() -> ConfigDict:
     config.warmup_shape = "linear"  # "linear" | "constant": stays at the start until the warm-up ends
 
     # Cadences.
-    config.log_every_steps = 50
+    config.log_every_steps = 50  # the training loss; once an epoch where that is shorter
     config.eval_every_epochs = 1  # on the validation images
     config.test_every_epochs = 0  # on the test images, besides the end; 0: at the end only
     config.checkpoint_every_steps = 0  # 0: once an epoch

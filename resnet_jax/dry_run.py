@@ -139,9 +139,9 @@ def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
             return step
     if damaged is not None or aside:
         what = f"{damaged}, and no other in {workdir} is whole" if damaged else f"no checkpoint in {workdir} is whole"
-        also = f" (or remove {aside[-1].parent})" if aside else ""
         raise UserError(
-            f"{what}, and train would end: bring one back from a copy, or choose another --workdir{also} to begin anew"
+            f"{what}, and train would end: bring one back from a copy, choose another --workdir, or remove {workdir} "
+            "to begin anew"
         )
     return 0
 

@@ -15,6 +15,8 @@ FALLBACK_FAMILIES = (
     "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Unifont",
 )  # fmt: skip
 
+MOST_TICKS = 5  # along x: more would run into each other where they have several decimals
+
 
 def new_figure(size: tuple[float, float], title: str) -> "Figure":
     """An empty figure of `size` inches that needs no display."""
@@ -41,11 +43,11 @@ def _use_fallbacks(figure: "Figure") -> None:
 
 
 def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
-    """Labels, whole numbers along x, a faint grid, and a legend where there is more than one line."""
+    """Labels, few numbers along x, whole ones if it is long enough, a faint grid, a legend for more than one line."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, steps=(1, 2, 5, 10), integer=True))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if len(axes.lines) > 1:

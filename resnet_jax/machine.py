@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -23,6 +24,19 @@ def free_memory() -> int | None:
     if limit.isdecimal() and used.isdecimal():
         free.append(int(limit) - int(used))
     return min(free, default=None)
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil  # type: ignore[import-untyped]
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def has_nvidia_gpu() -> bool:

@@ -74,7 +74,7 @@ def cache_fault(folder: Path) -> str:
         status = folder.stat()
     except OSError as error:
         return f"{error.filename} cannot be made: {error.strerror}"
-    if os.name == "posix" and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
         return f"others could write in {folder}"
     if not os.access(folder, os.W_OK):
         return f"{folder} cannot be written"

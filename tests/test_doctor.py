@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import platform
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,24 @@ def test_packages_out_of_range_or_absent_are_told_with_what_to_install(versions,
         Finding(ERROR, "packages", "optax is not installed", "pip install 'optax>=0.2.8'"),
         Finding(WARNING, "packages", "onednn-cpu-gomp is not installed", "pip install 'onednn-cpu-gomp==2023.2.*'"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "status", "how"),
+    [
+        ("Linux", "x86_64", OK, "every change is tested there"),
+        ("Windows", "AMD64", WARNING, "simulated on Linux"),
+        ("Darwin", "arm64", WARNING, "nothing has been run"),
+        ("Plan 9", "mips", WARNING, "never tried"),
+    ],
+)
+def test_system_is_named_with_how_it_is_tested(monkeypatch, system, machine, status, how):
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    (found,) = packages.check_system()
+    assert found.status == status
+    assert found.found.startswith(f"{system} on {machine}: ")
+    assert how in found.found
 
 
 def test_python_out_of_range_is_an_error(monkeypatch):
@@ -299,6 +318,13 @@ def test_weights_to_begin_from_must_be_there_and_of_the_network(digits, tmp_path
     assert unprepared.found == f"{path} can be read, and holds {num_tensors} tensors"
 
 
+def test_classes_without_validation_images_are_a_warning(digits):
+    found = digits("--config.validation_fraction=0.002")["classes"]
+    assert found.status == WARNING
+    assert found.found.startswith("no validation image of ")
+    assert "classes" not in digits()
+
+
 # --- space and folders ------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +371,10 @@ def test_workdir_tells_whether_the_run_goes_on_is_finished_or_past_the_end(digit
         f"{tmp_path}/runs/digits/checkpoints/20 is damaged: it has no manifest.json, and no other in "
         f"{tmp_path}/runs/digits is whole, and train would end",
     )
-    assert damaged.remedy == "bring one back from a copy, or choose another --workdir to begin anew"
+    assert (
+        damaged.remedy
+        == f"bring one back from a copy, choose another --workdir, or remove {tmp_path}/runs/digits to begin anew"
+    )
     for name in ("check", "position"):  # as if it were whole
         monkeypatch.setattr(CheckpointFolder, name, lambda *arguments: None)
     monkeypatch.setattr(dry_run, "check_images", lambda *arguments: None)
@@ -361,7 +390,7 @@ def test_workdir_tells_whether_the_run_goes_on_is_finished_or_past_the_end(digit
     (tmp_path / "runs/digits/checkpoints/20").rename(tmp_path / "runs/digits/damaged/checkpoints-20")
     aside = digits(*words)["workdir"]
     assert aside.status == ERROR
-    assert aside.remedy.endswith(f"(or remove {tmp_path}/runs/digits/damaged) to begin anew")
+    assert aside.remedy == damaged.remedy
 
 
 def test_cache_of_compiled_programs_is_told_with_its_faults(monkeypatch, tmp_path):

@@ -70,7 +70,7 @@ def test_each_image_is_preprocessed(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8)
     (tmp_path / "a").mkdir()
     Image.fromarray(pixels).save(tmp_path / "a/1.png")
-    images = load_folder(tmp_path, CROP).read(np.array([0])).image
+    images = load_folder(tmp_path, CROP, ("a",)).read(np.array([0])).image
     np.testing.assert_array_equal(images[0], CROP.pixels(Image.fromarray(pixels)))
 
 
@@ -96,13 +96,13 @@ def test_image_that_fills_a_batch_up_is_decoded_once(pets, monkeypatch):
 def test_nothing_is_decoded_until_it_is_asked_for(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat/1.jpg").write_bytes(b"no image")
-    assert len(load_folder(tmp_path, CROP)) == 1
+    assert len(load_folder(tmp_path, CROP, ("cat",))) == 1
 
 
 @pytest.mark.parametrize("extension", ["jpg", "JPEG", "Png", "bmp", "webp", "PPM", "tif", "tiff"])
 def test_extension_is_read_in_any_case(tmp_path, extension):
     save(tmp_path / f"cat/1.{extension}", 200)
-    images = pixels(load_folder(tmp_path, WHOLE), 0)
+    images = pixels(load_folder(tmp_path, WHOLE, ("cat",)), 0)
     np.testing.assert_allclose(images, 200, atol=2)
 
 
@@ -126,6 +126,78 @@ def test_class_that_the_model_does_not_have_is_refused(pets):
     many = tuple(f"n{i}" for i in range(1000))
     with pytest.raises(UserError, match=r"/cat must be .* 1000 classes: n0, n1, n2, n3, n4, n5, n6, n7, n8, …, n999$"):
         load_folder(pets, WHOLE, class_names=many)
+
+
+def save_all(root, *paths):
+    for path in paths:
+        save(root / path)
+
+
+# What lies in the folder, and the one that was probably meant; None: there is none.
+MISTAKEN = {
+    "a folder around the classes": (["pets/cat/1.png", "pets/dog/1.png"], "pets"),
+    "two folders around them": (["data/pets/cat/1.png", "data/pets/dog/1.png"], "data/pets"),
+    "a folder around the splits": (
+        [f"pets/{split}/{name}/1.png" for split in ("train", "val") for name in ("cat", "dog")], "pets"
+    ),
+    "a folder around the classes of a split": (["train/pets/cat/1.png", "train/pets/dog/1.png"], "train/pets"),
+    "one class": (["cat/1.png", "cat/2.png"], None),
+    "one class of a split": (["train/cat/1.png", "val/cat/2.png"], None),
+    "splits without classes": (["train/1.png", "test/1.png"], None),
+    "splits without classes, and more": (["train/1.png", "val/1.png", "test1/1.png", "sample/1.png"], None),
+    "splits of other names": (
+        [f"{split}/{name}/1.png" for split in ("training_set", "test_set") for name in ("cat", "dog")], "training_set"
+    ),
+    "splits of other names, twice around": (
+        [*(f"seg_{split}/seg_{split}/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog")),
+         "seg_pred/seg_pred/1.png"], "seg_train/seg_train",
+    ),
+    "splits in capitals": (
+        [f"{split}/{name}/1.png" for split in ("TrainImages", "ValImages") for name in ("cat", "dog")], "TrainImages"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("paths", "likely"), MISTAKEN.values(), ids=MISTAKEN)
+def test_folders_that_can_hardly_be_the_classes_are_refused_with_the_likely_path(tmp_path, paths, likely):
+    save_all(tmp_path, *paths)
+    advice = f": did you mean {tmp_path}/{likely}?" if likely else "sort the images into "
+    with pytest.raises(UserError) as info:
+        load_splits("folder", Reading(str(tmp_path), preprocess=CROP))
+    assert advice in str(info.value)
+    if likely:
+        assert load_splits("folder", Reading(f"{tmp_path}/{likely}", preprocess=CROP)).train.class_names == (
+            "cat",
+            "dog",
+        )
+
+
+def test_folder_around_the_models_classes_is_refused_with_the_likely_path(tmp_path):
+    save_all(tmp_path, "pets/cat/1.png", "pets/dog/1.png")
+    with pytest.raises(UserError, match=r"did you mean .*/pets\?$"):
+        load_folder(tmp_path, WHOLE, class_names=("cat", "dog", "horse"))
+    assert labels(load_folder(tmp_path / "pets", WHOLE, class_names=("horse", "dog", "cat"))) == [2, 1]
+    save_all(tmp_path, "one/dog/1.png")
+    assert labels(load_folder(tmp_path / "one", WHOLE, class_names=("cat", "dog"))) == [1]
+
+
+def test_folder_in_a_tar_that_is_around_the_classes_is_refused(pets):
+    (pets / "pets").mkdir()
+    for name in ("cat", "dog"):
+        (pets / name).rename(pets / "pets" / name)
+    pack(pets / "pets.tar", pets, "pets")
+    with pytest.raises(UserError, match=r"pets.tar holds one class, pets; .* write .*pets.tar anew .* tar -C pets/"):
+        load_folder(pets / "pets.tar", WHOLE)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("bullet_train", "crash_test_dummy", "cat", "dog", "valley"), ("car", "train"), ("pretest", "posttest"),
+     ("benign/40X", "malignant/40X", "benign/100X", "malignant/100X")],
+)  # fmt: skip
+def test_classes_that_only_sound_like_splits_are_classes(tmp_path, names):
+    save_all(tmp_path, *(f"{name}/1.png" for name in names))
+    assert load_folder(tmp_path, WHOLE).class_names == tuple(sorted({name.split("/")[0] for name in names}))
 
 
 def test_class_name_that_the_model_has_twice_is_refused(pets):
@@ -193,7 +265,7 @@ def test_truncated_image_is_named(tmp_path, name):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(UserError, match=rf"cat/{name} cannot be read as an image \(.+\): replace or remove it") as info:
-        pixels(load_folder(tmp_path, CROP), 0)
+        pixels(load_folder(tmp_path, CROP, ("cat",)), 0)
     assert "\n" not in str(info.value)
 
 
@@ -216,7 +288,7 @@ def test_rotation_in_exif_is_not_applied(tmp_path):
     exif[0x0112] = 6  # rotate by 90 degrees to show
     (tmp_path / "cat").mkdir()
     Image.new("RGB", (6, 5)).save(tmp_path / "cat/1.jpg", exif=exif)
-    assert pixels(load_folder(tmp_path, WHOLE), 0).shape == (1, 5, 6, 3)
+    assert pixels(load_folder(tmp_path, WHOLE, ("cat",)), 0).shape == (1, 5, 6, 3)
 
 
 def pack(tar, root, *folders):
@@ -438,7 +510,7 @@ def test_gif_is_trained_on_as_the_same_pixels_in_a_png_its_first_frame_alone(tmp
     for folder_name, file in (("gif", "a.gif"), ("png", "b.png")):
         (tmp_path / folder_name / "cat").mkdir(parents=True)
         (tmp_path / file).rename(tmp_path / folder_name / "cat" / file)
-    gif, png = (load_folder(tmp_path / name, WHOLE) for name in ("gif", "png"))
+    gif, png = (load_folder(tmp_path / name, WHOLE, ("cat",)) for name in ("gif", "png"))
     np.testing.assert_array_equal(pixels(gif, 0), pixels(png, 0))
     images = [EncodedImage(source.encoded.read(0)[0], "") for source in (gif, png)]
     np.testing.assert_array_equal(*(image.region((1, 2, 6, 8), (2, 2)) for image in images))

@@ -16,6 +16,35 @@ from resnet_jax.parser import make_parser
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.s*"))
+# Shows a job of this state, and otherwise prints how it was called.
+SCONTROL = """case "$*" in
+*show*) echo "JobId=7 JobName=resnet_jax UserId=ada(1000) JobState={state} Reason=None Requeue=1" ;;
+*) echo scontrol "$@" ;;
+esac
+"""
+# As of Slurm 22.05, with two tasks that have saved: the first one's 75 ends the other, unless srun is told not to.
+SRUN = """case "$*" in
+*--kill-on-bad-exit=0*) exit 75 ;;
+*) exit 143 ;;
+esac
+"""
+
+
+def write_program(path, code):
+    """Writes a shell script that can be called."""
+    path.write_text(f"#!/bin/sh\n{code}")
+    path.chmod(0o755)
+
+
+def run_slurm_script(folder, state, srun=SRUN):
+    """(exit code, standard output) of launch/slurm.sbatch in a job of that state."""
+    write_program(folder / "srun", srun)
+    write_program(folder / "scontrol", SCONTROL.format(state=state))
+    environment = {"PATH": f"{folder}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    result = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch"], env=environment, capture_output=True, text=True, check=False
+    )
+    return result.returncode, result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +56,9 @@ def jobset():
 def test_script_is_bash_and_hands_its_words_to_train(path, tmp_path):
     subprocess.run(["bash", "-n", path], check=True)
     # With python, srun and scontrol that only tell how they were called.
-    for name, code in (("python", 75), ("srun", 75), ("scontrol", 0)):
-        program = tmp_path / name
-        program.write_text(f'#!/bin/sh\necho {name} "$@"\nexit {code}\n')
-        program.chmod(0o755)
+    for name, code in (("python", 75), ("srun", 75)):
+        write_program(tmp_path / name, f'echo {name} "$@"\nexit {code}\n')
+    write_program(tmp_path / "scontrol", SCONTROL.format(state="RUNNING"))
     words = ["--config", "digits", "--workdir", "a folder"]
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
     result = subprocess.run(["bash", path, *words], env=environment, capture_output=True, text=True)
@@ -39,14 +67,24 @@ def test_script_is_bash_and_hands_its_words_to_train(path, tmp_path):
     assert ("scontrol requeue 7" in result.stdout) == (path.suffix == ".sbatch")
 
 
+def test_slurm_job_whose_tasks_have_saved_is_requeued(tmp_path):
+    assert run_slurm_script(tmp_path, "RUNNING") == (EXIT_INTERRUPTED, "scontrol requeue 7\n")
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "TIMEOUT", "PREEMPTED", "PENDING"])
+def test_slurm_job_that_is_cancelled_or_over_does_not_come_back(tmp_path, state):
+    assert run_slurm_script(tmp_path, state) == (EXIT_INTERRUPTED, "")
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 134, 137])
+def test_slurm_job_that_is_done_or_failed_is_not_requeued(tmp_path, code):
+    assert run_slurm_script(tmp_path, "RUNNING", f"exit {code}\n") == (code, "")
+
+
 def test_slurm_script_survives_a_signal_and_requeues_with_the_code_of_the_tasks(tmp_path):
     """Pre-emption signals the script as well as the tasks."""
-    (tmp_path / "srun").write_text(
-        "#!/bin/sh\ntrap 'sleep 0.3; exit 75' TERM\ntouch ready\nwhile :; do sleep 0.05; done\n"
-    )
-    (tmp_path / "scontrol").write_text("#!/bin/sh\necho scontrol $@\n")
-    for name in ("srun", "scontrol"):
-        (tmp_path / name).chmod(0o755)
+    write_program(tmp_path / "srun", "trap 'sleep 0.3; exit 75' TERM\ntouch ready\nwhile :; do sleep 0.05; done\n")
+    write_program(tmp_path / "scontrol", SCONTROL.format(state="RUNNING"))
     environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"}
     process = subprocess.Popen(
         ["bash", LAUNCH / "slurm.sbatch"], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True,

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 from pathlib import Path
@@ -214,6 +215,10 @@ def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step
             loop.train(config, workdir, "run")
     assert records(workdir) == log
     assert sorted(path.name for path in (workdir / "damaged").iterdir()) == ["checkpoints-3", "checkpoints-4"]
+    shutil.rmtree(workdir / "damaged")
+    with pytest.raises(ValueError, match=r"checkpoints is empty, where this run saved step 4: bring it back, choose"):
+        loop.train(config, workdir, "run")
+    assert records(workdir) == log
 
 
 def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, monkeypatch):
@@ -235,6 +240,68 @@ def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, m
     monkeypatch.undo()
     assert loop.train(config, workdir, "run").digest == unbroken.digest
     assert f"after step {best.name}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["removed", "emptied"])
+def test_run_whose_checkpoints_are_gone_is_refused_and_loses_nothing(tmp_path, capfd, lost):
+    workdir = tmp_path / "run"
+    words = [*TINY, "--config.batch_size=1288", "--config.num_steps=2", "--config.warmup_epochs=0"]
+    assert run_here(capfd, *words, "--workdir", workdir)[0] == 0
+    newest = workdir / "checkpoints"
+    shutil.rmtree(newest)
+    if lost == "emptied":
+        newest.mkdir()
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file() and path.name != ".lock"}
+    state = "is empty" if lost == "emptied" else "is gone"
+    (best,) = (workdir / "best").iterdir()
+    advice = f"bring it back, or copy {best} into it, choose another --workdir, or remove {workdir} to begin anew"
+    for command in ([*words], [*words, "--dry_run"], ["doctor", *words[1:]]):
+        code, output, errors = run_here(capfd, *command, "--workdir", workdir)
+        assert code == 2
+        assert f"{newest} {state}, where this run saved step 2" in output + errors
+        assert advice in output + errors
+        assert "Traceback" not in errors
+    assert before == {path: path.read_bytes() for path in before}
+    # The advice is good: the run goes on to the same end.
+    newest.mkdir(exist_ok=True)
+    shutil.copytree(best, newest / best.name)
+    log = records(workdir)
+    assert run_here(capfd, *words, "--workdir", workdir)[0] == 0
+    assert records(workdir) == log
+
+
+def test_log_of_a_start_that_was_killed_before_its_first_checkpoint_is_kept(tmp_path, monkeypatch, capfd):
+    def killed(self, step, *rest):
+        raise OSError(errno.EIO, "killed")
+
+    config, workdir = tiny_config(num_steps=2, log_every_steps=1, checkpoint_every_steps=2), tmp_path / "run"
+    unbroken = loop.train(config, tmp_path / "unbroken", "run")
+    monkeypatch.setattr(CheckpointFolder, "_write", killed)
+    with pytest.raises(RunError, match="could not be written"):
+        loop.train(config, workdir, "run")
+    monkeypatch.undo()
+    log = (workdir / "metrics.jsonl").read_bytes()
+    assert log
+    assert loop.train(config, workdir, "run").digest == unbroken.digest
+    assert records(workdir) == records(tmp_path / "unbroken")
+    assert (workdir / "metrics-1.jsonl").read_bytes() == log
+    assert f"this start begins after step 0: it is kept as {workdir}/metrics-1.jsonl" in capfd.readouterr().err
+
+
+def test_steps_that_are_gone_are_named_and_the_log_beyond_is_kept(tmp_path, capfd):
+    config, workdir = tiny_config(checkpoint_every_steps=1, log_every_steps=1), tmp_path / "run"
+    loop.train(config, workdir, "run")
+    log, text = records(workdir), (workdir / "metrics.jsonl").read_bytes()
+    shutil.rmtree(workdir / "checkpoints" / "2")
+    shutil.rmtree(workdir / "best")
+    capfd.readouterr()
+    loop.train(config, workdir, "run")
+    errors = capfd.readouterr().err
+    assert f"warning: {workdir}/checkpoints has lost step 2, which this run saved" in errors
+    assert f"warning: {workdir}/best has lost step " in errors
+    assert "the next validation is the best" in errors
+    assert records(workdir) == log
+    assert (workdir / "metrics-1.jsonl").read_bytes() == text
 
 
 def test_best_that_a_killed_run_has_recorded_and_not_saved_is_saved_by_the_next_start(tmp_path, monkeypatch):
@@ -310,6 +377,33 @@ def test_more_bad_images_than_allowed_do_not_keep_good_steps_from_being_saved(tm
     assert open_newest(tmp_path / "run").steps() == [2, 3]
 
 
+def test_loss_is_logged_once_an_epoch_at_least_and_the_same_after_a_break(tmp_path, monkeypatch):
+    config = tiny_config(num_steps=5, batch_size=640, log_every_steps=50)  # two steps an epoch
+    loop.train(config, tmp_path / "unbroken", "run")
+    log = records(tmp_path / "unbroken")
+    assert [record["step"] for record in log if "train_loss" in record] == [2, 4, 5]
+
+    def batches(make, steps):
+        for step in steps:
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield make(step)
+
+    monkeypatch.setattr(loop, "prefetch", batches)
+    assert loop.train(config, tmp_path / "run", "run").step == 3
+    monkeypatch.undo()
+    loop.train(config, tmp_path / "run", "run")
+    assert records(tmp_path / "run") == log
+
+
+def test_class_without_a_validation_image_is_named(tmp_path, capfd):
+    loop.train(tiny_config(num_steps=1, validation_fraction=0.002), tmp_path / "run", "run")
+    errors = capfd.readouterr().err
+    (line,) = (line for line in errors.splitlines() if line.startswith("warning: "))
+    assert "no validation image of " in line
+    assert "of the 10 classes" in line
+
+
 def test_metric_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):
     def nan_at_step_2(eval_fn, state, batches, *rest):
         result = evaluate(eval_fn, state, batches, *rest)
@@ -331,7 +425,7 @@ def test_failed_save_stops_the_run_with_its_reason(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"checkpoint .*/checkpoints/1 could not be written: .*No space left on device"):
         loop.train(config, tmp_path / "run", "run")
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
-    assert records(tmp_path / "run") == []  # five steps would have been logged
+    assert max(record["step"] for record in records(tmp_path / "run")) < 5
     monkeypatch.undo()
     config.num_steps = 2
     assert loop.train(config, tmp_path / "run", "run").step == 2

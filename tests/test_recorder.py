@@ -80,6 +80,19 @@ def test_log_that_cannot_be_written_stops_the_run_with_the_reason(tmp_path):
             recorder.take_step(3, metrics(1.0))
 
 
+def test_damaged_lines_of_the_log_are_kept_under_another_name(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "epoch": 0.1}\nnonsense \xff\n{"step": 2, "epoch": 0.2}\n')
+    text = path.read_bytes()
+    with make(tmp_path, step=2):
+        pass
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    assert (tmp_path / "metrics-1.jsonl").read_bytes() == text
+    assert f"has damaged lines, and this start begins after step 2: it is kept as {tmp_path}/metrics-1.jsonl" in (
+        capsys.readouterr().err
+    )
+
+
 def test_events_and_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeypatch, capsys):
     def full(*words, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -94,6 +107,16 @@ def test_events_and_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeyp
     assert len(warnings) == 2
     assert "TensorBoard's events could not be written: No space left on device; the run goes on without" in warnings[0]
     assert "curves.png could not be written: No space left on device" in warnings[1]
+
+
+@pytest.mark.parametrize(("folder", "title"), [("run", "run"), ("second try", "second try (run)")])
+def test_title_of_the_curves_has_the_workdirs_name(tmp_path, monkeypatch, folder, title):
+    titles = []
+    monkeypatch.setattr(module, "draw_curves", lambda records, path, title: titles.append(title))
+    (tmp_path / folder).mkdir()
+    with make(tmp_path / folder):
+        pass
+    assert titles == [title]
 
 
 def test_events_are_what_tensorboard_reads(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.source import ArraySource
-from resnet_jax.data.sources import Reading, hold_out, load_source
+from resnet_jax.data.sources import Reading, hold_out, load_source, missing_classes
 
 
 def test_digits_are_the_1797_real_ones_split_by_every_fifth():
@@ -51,6 +51,18 @@ def test_held_out_images_are_a_fixed_part_of_the_training_images():
     assert validation.labels.tolist() == hold_out(numbered(100), 0.1)[1].labels.tolist()
     assert validation.labels.tolist() != list(range(10))
     assert hold_out(numbered(100), 0.0)[1] is None
+
+
+def test_classes_of_which_no_image_is_left_are_named():
+    source = ArraySource(np.zeros((7, 2, 2, 3), np.uint8), np.array([0, 0, 1, 1, 2, 2, 3], np.int32), tuple("abcd"))
+    assert missing_classes(source, None) == []
+    assert missing_classes(source, source) == []
+    (line,) = missing_classes(source, source.take(np.array([0, 2])))
+    assert line.startswith("no validation image of 2 of the 4 classes (c, d): ")
+    (line,) = missing_classes(source.take(np.arange(6)), source)
+    assert line.startswith("no training image of 1 of the 4 classes (d): ")
+    (line,) = missing_classes(numbered(100), numbered(100).take(np.arange(2)))
+    assert "98 of the 100 classes (2, 3, 4, 5, 6, …)" in line
 
 
 @pytest.mark.parametrize(

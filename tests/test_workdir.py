@@ -123,6 +123,15 @@ def test_log_leaves_out_damaged_lines_and_keeps_the_others(tmp_path, capsys):
     assert f"warning: {log.path}: 2 damaged lines are left out" in capsys.readouterr().err
 
 
+def test_log_is_copied_to_a_name_that_is_free(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.append({"step": 1, "epoch": 0.5})
+    (tmp_path / "metrics-1.jsonl").write_text("older")
+    assert log.keep_copy() == tmp_path / "metrics-2.jsonl"
+    assert (tmp_path / "metrics-2.jsonl").read_bytes() == log.path.read_bytes()
+    assert (tmp_path / "metrics-1.jsonl").read_text() == "older"
+
+
 def test_workdir_that_is_made_is_the_users_alone(tmp_path, capsys):
     before = os.umask(0)
     try:

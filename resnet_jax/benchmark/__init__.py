@@ -17,8 +17,9 @@ from resnet_jax.benchmark.saving import measure_saving
 from resnet_jax.benchmark.scaling import scaling
 from resnet_jax.benchmark.step_process import measure_step_cost
 from resnet_jax.benchmark.torch_process import TorchProcess
-from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second, peak_memory
+from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second
 from resnet_jax.errors import UserError, choose
+from resnet_jax.machine import peak_memory
 from resnet_jax.models.resnet import DTYPES
 
 __all__ = ["benchmark", "measure_data", "measure_loop", "measure_saving", "measure_step_cost", "scaling"]

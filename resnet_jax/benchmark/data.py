@@ -34,6 +34,8 @@ def measure_data(
     files = sorted(str(path) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise UserError(f"--data {folder} holds no JPEGs")
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("--data binds processes to cores, which this system cannot: run it on Linux")
     ways = ["ours", "decode", "pillow", *(["tf_data"] if is_installed("tensorflow") else [])]
     result: dict[str, Any] = {"images": len(files), "image_size": image_size, "batch_size": batch_size}
     for cores in CORES:

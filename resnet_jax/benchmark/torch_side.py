@@ -1,11 +1,11 @@
 """The same networks in plain torch modules, timed in a process of their own: python -m resnet_jax.benchmark.torch_side.
 
-Nothing but torch is imported here. The process reads a specification as JSON from its first line of standard input and
-answers with one line; every further line "go" makes it take one measurement and answer with its seconds per step.
+Nothing that computes is imported here but torch. The process reads a specification as JSON from its first line of
+standard input and answers with one line; every further line "go" makes it take one measurement and answer with its
+seconds per step.
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from resnet_jax.machine import peak_memory
 
 # So small that a benchmark's few steps on one batch stay in ordinary numbers: gradients that vanish become subnormal,
 # with which CPUs are slow.
@@ -162,8 +164,7 @@ def main() -> None:
     for line in sys.stdin:
         if line.strip() == "go":
             seconds = measure(step, spec["num_steps"])
-            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            print(json.dumps({"seconds": seconds, "peak_memory": memory}), flush=True)
+            print(json.dumps({"seconds": seconds, "peak_memory": peak_memory()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """One network's compiled step in JAX, with all that the benchmark wants to know of it."""
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -199,9 +197,3 @@ def matmul_flops_per_second(dtype: str, size: int = 2048, repeats: int = 10) -> 
         product(matrix, matrix).block_until_ready()
         seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds)
-
-
-def peak_memory() -> int:
-    """The most bytes of memory that this process has held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

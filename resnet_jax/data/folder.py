@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
+}
+# Words in the names of folders that hold a split under another name: seg_train, training_set, test1, images_val.
+SPLIT_WORDS = {
+    "train": ("train", "training", "trainset", "trainval"),
+    "validation": ("val", "valid", "validation", "valset", "dev"),
+    "test": ("test", "testing", "testset", "eval", "holdout", "pred"),
 }
 
 
@@ -51,7 +58,9 @@ class FolderImages:
         try:
             path = self.paths[index] if tar < 0 else self.tars[tar]  # "" where the root is the tar
             with open(f"{self.root}/{path}" if path else self.root, "rb", buffering=0) as file:
-                data = file.read() if tar < 0 else os.pread(file.fileno(), self.size[index], self.offset[index])
+                if tar >= 0:
+                    file.seek(self.offset[index])
+                data = file.read(-1 if tar < 0 else self.size[index])
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise BadImageError(self.name(index), error.strerror or str(error)) from error
         except OSError as error:  # the disk's or the network's fault: to leave the image out would change the run
@@ -128,7 +137,8 @@ class FolderTree:
 
         split: one of `splits`, None if there are none. class_names: those of the model, of which the folder may hold a
         part: labels are positions in them. None: the folder's own. Raises UserError (a ValueError) for a folder that is
-        not of this form, has a class without images, or one that is not among class_names.
+        not of this form, has a class without images, or one that is not among class_names; and, for the folder's own
+        classes, if it is only one, or they are named like splits.
         """
         folder = f"{self.splits[split]}/" if split is not None else ""
         where = self.root / folder
@@ -148,6 +158,8 @@ class FolderTree:
                 raise UserError(
                     f"{where / name} holds no images ({' '.join(EXTENSIONS)}): add some or remove the folder"
                 )
+        if class_names is None or (set(classes).isdisjoint(class_names) and self._likely_folder(folder) is not None):
+            self._check_own_classes(folder, tuple(classes))
         positions = _positions(where, tuple(classes), class_names)
         chosen = [file for files in classes.values() for file in sorted(files, key=lambda file: file.path)]
         return FolderImages(
@@ -160,6 +172,64 @@ class FolderTree:
             np.array([file.offset for file in chosen], np.int64),
             np.array([file.size for file in chosen], np.int64),
         )
+
+    def _check_own_classes(self, folder: str, names: tuple[str, ...]) -> None:
+        """Raise UserError if the folders `names`, of `folder`, can hardly be the classes."""
+        where = self.root / folder
+        if _are_splits(names):
+            raise UserError(
+                f"{where} holds the folders {_abridged(names)}, which are named like splits and not like classes: "
+                f"{self._advice(folder)} (splits are folders train/, val/ and test/ of class folders)"
+            )
+        if len(names) < 2:
+            raise UserError(
+                f"{where} holds one class, {names[0]}; a classifier needs two or more: {self._advice(folder)}"
+            )
+
+    def _advice(self, folder: str) -> str:
+        """What to give instead of a folder whose own folders are not the classes."""
+        likely = self._likely_folder(folder)
+        if likely is None:
+            return f"sort the images into {self.root / folder}/<class>/<image>"
+        files = [file for file in self.files if file.path.startswith(likely)]
+        if all(file.tar < 0 for file in files):
+            return f"did you mean {self.root / likely}?"
+        tars = sorted({str(self.root / self.tars[file.tar]) for file in files if file.tar >= 0})
+        return f"write {_abridged(tuple(tars))} anew so that what is in {likely} comes first in it: tar -C {likely} …"
+
+    def _likely_folder(self, folder: str) -> str | None:
+        """The folder inside `folder`, with a slash at its end, that holds class folders, or splits; None if none does.
+
+        A folder around one other is passed, and of splits under other names the training images are taken.
+        """
+        inside = folder
+        while True:
+            paths = [file.path.removeprefix(inside) for file in self.files if file.path.startswith(inside)]
+            names = tuple(sorted({path.partition("/")[0] for path in paths if "/" in path}))
+            if _are_splits(names):
+                known = [name for names in SPLIT_FOLDERS.values() for name in names]
+                hold_classes = {path.split("/")[0].lower() for path in paths if path.count("/") >= 2}
+                if inside != folder and "train" in map(_split_in, names) and hold_classes & set(known):
+                    return inside
+                names = tuple(name for name in names if _split_in(name) == "train")
+            elif len(names) > 1:
+                return inside if inside != folder else None
+            if len(names) != 1:
+                return None
+            inside += f"{names[0]}/"
+
+
+def _split_in(name: str) -> str | None:
+    """The split that a folder's name has a word of: "train" of seg_train, TrainingSet or train2017."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    words = {part.lower() for part in parts} | {name.lower()}
+    return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
+
+
+def _are_splits(names: tuple[str, ...]) -> bool:
+    """Whether folders are named like splits: two kinds of them or more, and at least half of the names."""
+    splits = [split for name in names if (split := _split_in(name)) is not None]
+    return len(set(splits)) > 1 and 2 * len(splits) >= len(names)
 
 
 def scan_folder(root: Path) -> FolderTree:

@@ -10,7 +10,7 @@ import numpy as np
 from resnet_jax.data import tfds
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
-from resnet_jax.data.folder import FolderTree, scan_folder
+from resnet_jax.data.folder import FolderImages, FolderTree, scan_folder
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.tfds_builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads
@@ -23,6 +23,7 @@ VALIDATION_SEED = 0
 SPLITS = ("train", "validation", "test")
 # Images of one size are read into memory if all of them take no more than this; larger sets are decoded as they go.
 MEMORY_LIMIT = 2**30
+MOST_CLASSES_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,36 @@ def hold_out(source: Source, fraction: float) -> tuple[Source, Source | None]:
         raise UserError(f"validation_fraction={fraction} of {len(source)} images leaves training or validation empty")
     order = epoch_order(VALIDATION_SEED, 0, len(source))
     return source.take(np.sort(order[num_held_out:])), source.take(np.sort(order[:num_held_out]))
+
+
+def missing_classes(train: Source, validation: Source | None) -> list[str]:
+    """A line for each of the two in which some class has no image, which names them; [] if all classes have.
+
+    Nothing is said of a source whose labels are only known when an image is read, as of TFDS.
+    """
+    lines = []
+    for split, source in (("training", train), ("validation", validation)):
+        counts = _class_counts(source) if source is not None else None
+        if source is None or counts is None or counts.all():
+            continue
+        names = [name for name, count in zip(source.class_names, counts, strict=True) if not count]
+        some = ", ".join(names[:MOST_CLASSES_NAMED]) + (", …" if len(names) > MOST_CLASSES_NAMED else "")
+        lines.append(
+            f"no {split} image of {len(names)} of the {source.num_classes} classes ({some}): add images, or choose "
+            "another config.validation_fraction"
+        )
+    return lines
+
+
+def _class_counts(source: Source) -> np.ndarray | None:
+    """(K,) how many images each class has; None if the labels are not known yet."""
+    if isinstance(source, ArraySource):
+        labels = source.labels
+    elif isinstance(source, EncodedSource) and isinstance(source.encoded, FolderImages) and source.relabel is None:
+        labels = source.encoded.labels[source.indices]
+    else:
+        return None
+    return np.bincount(labels, minlength=source.num_classes)
 
 
 def _check_labels(name: str, source: ArraySource) -> None:

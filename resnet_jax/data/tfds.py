@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import resource
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -176,6 +175,10 @@ def _features(example: bytes) -> Any:
 
 def _allow_open_files(num_files: int) -> None:
     """Let this process open so many files more: of each shard that is read one stays open, and ImageNet has 1,024."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return

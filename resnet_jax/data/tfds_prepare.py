@@ -1,7 +1,6 @@
 """Preparing a TFDS set: once, in a process of its own, the only place where TensorFlow is imported."""
 
 import contextlib
-import fcntl
 import glob
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any, TextIO
 from resnet_jax.data.tfds_archives import check_archives
 from resnet_jax.data.tfds_builder import FILE_FORMAT, data_root, find_builder, one_line
 from resnet_jax.errors import UserError
+from resnet_jax.locking import lock
 
 # TensorFlow is hidden from accelerators, or it would take their memory, and kept quiet.
 PREPARE_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
@@ -157,7 +157,7 @@ def _acquire(path: Path) -> TextIO:
         with contextlib.suppress(FileNotFoundError):  # who held it has removed it, or its folder, meanwhile
             file = path.open("w")
             with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock(file)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
             file.close()

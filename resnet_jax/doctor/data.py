@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.source import Source
-from resnet_jax.data.sources import Splits, load_digits
+from resnet_jax.data.sources import Splits, load_digits, missing_classes
 from resnet_jax.data.tfds_builder import data_root
 from resnet_jax.data.tfds_needs import Needs, prepared_sets
 from resnet_jax.doctor.finding import Finding, error, ok, warning
@@ -50,6 +50,9 @@ def check_images(config: ConfigDict, images: Images) -> Iterator[Finding]:
         yield warning(
             "validation", "there are no validation images: no best model is kept", "--config.validation_fraction=0.1"
         )
+    for line in missing_classes(splits.train, splits.validation):
+        found, _, remedy = line.partition(": ")
+        yield warning("classes", found, remedy)
 
 
 def check_known_sets() -> Iterator[Finding]:

@@ -14,12 +14,31 @@ DISTRIBUTION = "resnet-family-jax"
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 # Without it convolutions are slower on the CPU, and nothing else changes.
 DISPENSABLE = ("onednn-cpu-gomp",)
+# How the systems are tested, by name and processor as Python has them; the README has the same table.
+TESTED_SYSTEMS = (("Linux", "x86_64"),)
+TESTED = {
+    ("Linux", "x86_64"): "every change is tested there",
+    ("Linux", "aarch64"): "every dependency has a wheel or is pure Python, nothing has been run",
+    ("Darwin", "arm64"): "every dependency has a wheel or is pure Python, nothing has been run",
+    ("Windows", "amd64"): "simulated on Linux by taking away what Windows lacks, nothing has been run",
+}
 GPU_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 
 
 def examine_packages() -> list[Finding]:
-    """What is found of Python and the packages."""
-    return [*checked("packages", check_packages), *checked("jax", check_jax)]
+    """What is found of Python, the packages and the system."""
+    return [*checked("packages", check_packages), *checked("system", check_system), *checked("jax", check_jax)]
+
+
+def check_system() -> Iterator[Finding]:
+    """How the operating system and the processor are tested."""
+    system = platform.system(), platform.machine().lower()
+    how = TESTED.get(system, "never tried")
+    found = f"{' on '.join(filter(None, (platform.system(), platform.machine())))}: {how}"
+    if system in TESTED_SYSTEMS:
+        yield ok("system", found)
+    else:
+        yield warning("system", found, "train the digits first, which takes a minute, and report what fails")
 
 
 def not_importable(reason: Exception) -> Finding:
@@ -88,7 +107,7 @@ def declaration() -> tuple[str, list[str]] | None:
     except PackageNotFoundError:
         pass
     try:
-        project = tomllib.loads(PYPROJECT.read_text())["project"]
+        project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     except (OSError, KeyError, tomllib.TOMLDecodeError):
         return None
     if project.get("name") != DISTRIBUTION:

@@ -28,7 +28,7 @@ def check_disk(
     """
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
     num_checkpoints, one = checkpoints(experiment)
-    logs = experiment.num_steps // experiment.config.log_every_steps * BYTES_A_RECORD if counts_known else 0
+    logs = experiment.num_steps // experiment.log_every_steps * BYTES_A_RECORD if counts_known else 0
     there = sum(path.stat().st_size for path in workdir.rglob("*") if path.is_file()) if workdir.is_dir() else 0
     needed = max(num_checkpoints * one + logs - there, one)
     free = shutil.disk_usage(existing).free

@@ -7,9 +7,13 @@ optimizer state), written by Orbax, and a manifest: the digest of every array, a
 Process 0 writes, in the background, under another name; when all is on disk the folder gets its own name, and only
 then are older steps renamed and removed. So a step is whole or absent whenever the process is killed; what a killed
 one has left is removed by the next run. A step is read by every process and is what was saved, bit for bit, or refused.
+
+Beside the two folders `checkpoints.json` and `best.json` hold the last step that was saved in each, so that a folder
+that was moved away or emptied is not taken for one in which nothing was saved yet.
 """
 
 import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -22,11 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.errors import NonFiniteError, RunError
+from resnet_jax.errors import NonFiniteError, RunError, UserError
 from resnet_jax.training.agreement import from_first, together
 from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.workdir import writing
+from resnet_jax.training.workdir import write_atomically, writing
 from resnet_jax.weights.directory import AVERAGE, JUDGED, VARIABLES
 from resnet_jax.weights.items import read_item, write_item
 from resnet_jax.weights.manifest import (
@@ -67,6 +71,7 @@ class CheckpointFolder:
     def __init__(self, directory: Path, *, num_kept: int) -> None:
         """`num_kept` newest steps stay when another one is saved."""
         self.directory = directory.absolute()
+        self._note = self.directory.with_name(f"{self.directory.name}.json")
         self._num_kept = num_kept
         self._saving: int | None = None
 
@@ -82,11 +87,29 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps that are completely written, in order; the same for all processes."""
-        return from_first(self._steps)
+        return from_first(self.list_steps)
 
     def newest_step(self) -> int | None:
         """The last of `steps`, or None."""
         return max(self.steps(), default=None)
+
+    def lost_step(self) -> int | None:
+        """The step that was saved last, if it is neither there nor set aside; None if all is as it was left.
+
+        As this process sees the folder. Raises UserError (a ValueError) if the file that holds it cannot be read.
+        """
+        try:
+            step = json.loads(self._note.read_text())["step"]
+        except FileNotFoundError:  # nothing has been saved
+            return None
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            step = None
+        if type(step) is not int:
+            raise UserError(f"{self._note} must hold the step that was saved last: bring it back, or remove it")
+        place = self.directory / str(step)
+        # REPLACED: `clean` brings it back.
+        is_there = place.is_dir() or place.with_suffix(REPLACED).is_dir() or self._aside(step).is_dir()
+        return None if is_there else step
 
     def save(
         self,
@@ -154,7 +177,7 @@ class CheckpointFolder:
         def look() -> bool:
             if step == self._saving:
                 return True
-            if step not in self._steps():
+            if step not in self.list_steps():
                 return False
             return not judged or JUDGED in read_manifest(self.directory / str(step))["leaves"]
 
@@ -172,13 +195,13 @@ class CheckpointFolder:
 
     def aside(self) -> list[Path]:
         """Where steps of this folder have been moved to and still are."""
-        pattern = f"{self.directory.name}-*"
-        found = from_first(lambda: sorted(map(str, (self.directory.parent / DAMAGED_DIR).glob(pattern))))
+        pattern = self._aside("*")
+        found = from_first(lambda: sorted(map(str, pattern.parent.glob(pattern.name))))
         return [Path(path) for path in found]
 
     def set_aside(self, step: int) -> Path:
         """Move `step` to where no run looks for it, beside this folder, and return its new place."""
-        target = self.directory.parent / DAMAGED_DIR / f"{self.directory.name}-{step}"
+        target = self._aside(step)
 
         def move() -> None:
             with writing(target):
@@ -189,10 +212,14 @@ class CheckpointFolder:
         from_first(move)
         return target
 
-    def _steps(self) -> list[int]:
+    def list_steps(self) -> list[int]:
+        """The steps that are completely written, in order, as this process sees them."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+    def _aside(self, step: int | str) -> Path:
+        return self.directory.parent / DAMAGED_DIR / f"{self.directory.name}-{step}"
 
     def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
         leaves = self.manifest(step)["leaves"]
@@ -226,7 +253,8 @@ class CheckpointFolder:
             final.rename(replaced)
         partial.rename(final)
         sync_path(self.directory)
-        others = [other for other in self._steps() if other != step]
+        write_atomically(self._note, json.dumps({"step": step}) + "\n")
+        others = [other for other in self.list_steps() if other != step]
         for old in others[: max(len(others) + 1 - self._num_kept, 0)]:
             path = self.directory / str(old)
             path.rename(path.with_suffix(REMOVED))
@@ -248,6 +276,12 @@ def warn_of_damage(error: DamagedCheckpointError, then: str) -> None:
     """Tell of a damaged checkpoint, and what is done about it, on standard error of process 0."""
     if jax.process_index() == 0:
         print(f"warning: {error}; {then}", file=sys.stderr, flush=True)
+
+
+def warn_of_loss(what: str) -> None:
+    """Warn, on standard error of process 0, of what is no longer there."""
+    if jax.process_index() == 0:
+        print(f"warning: {what}", file=sys.stderr, flush=True)
 
 
 def digest(tree: Any) -> str:

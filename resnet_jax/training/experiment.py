@@ -53,6 +53,11 @@ class Experiment:
         return self.batches.steps_per_epoch
 
     @property
+    def log_every_steps(self) -> int:
+        """Updates from one record of the training loss to the next: the config's, but at least one record an epoch."""
+        return min(self.config.log_every_steps, self.steps_per_epoch)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """The names of labels 0, 1, ..."""
         return self.batches.source.class_names

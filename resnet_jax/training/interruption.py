@@ -23,8 +23,13 @@ Item = TypeVar("Item")
 # A compiled function of the train state and a batch.
 Compiled = Callable[[Any, Any], Any]
 
-# Kill, Ctrl-C, and what batch systems are asked to send some time before they kill (Slurm's --signal=USR1@120).
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+# Kill, Ctrl-C, what batch systems are asked to send some time before they kill (Slurm's --signal=USR1@120), and the
+# Ctrl-Break of Windows; those of them that this system has.
+SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGBREAK")
+    if name in signal.Signals.__members__ and hasattr(signal, name)
+)
 # What stops a run besides them, in numbers that are no signals': of several reasons the largest counts.
 TIME_IS_UP, FAILED = 1000, 2000
 SHOW_CURSOR = b"\x1b[?25h"

@@ -21,12 +21,13 @@ from ml_collections import ConfigDict
 from resnet_jax.config import to_json
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
+from resnet_jax.data.sources import missing_classes
 from resnet_jax.errors import InterruptedRunError, RunError, UserError
 from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.agreement import check_same, from_first, gather, together
 from resnet_jax.training.cadence import Cadence
-from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
+from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest, warn_of_loss
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.features import with_features
@@ -98,6 +99,7 @@ def _run(
     train_digest = together(experiment.batches.source.digest)  # once: it hashes every path of a folder
     check_same("the training images", train_digest)
     state, sums = begin_state(experiment, begin_with=initial), MetricSums()
+    lost_step = from_first(newest.lost_step)
     restored = restore_last(state, newest, best, experiment)
     if restored is not None:
         state, manifest = restored
@@ -116,6 +118,7 @@ def _run(
         )
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
     best_accuracy = best_accuracy_of(best, state)
+    missing = missing_classes(experiment.batches.source, experiment.validation)
     if step < num_steps:
         experiment = with_features(experiment, state, interruption)
     train_fn = compile_train_fn(experiment, interruption.watch)
@@ -126,13 +129,18 @@ def _run(
 
     with Recorder(
         workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
-        batch_size=config.batch_size, log_every_steps=config.log_every_steps,
+        batch_size=config.batch_size, log_every_steps=experiment.log_every_steps,
         max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
+        keep_later=restored is None or lost_step is not None,
     ) as recorder:  # fmt: skip
         if restored is not None:
             recorder.display.say(f"continuing {workdir} after step {step}{other_versions(manifest['versions'])}")
+            if lost_step is not None:
+                warn_of_loss(f"{newest.directory} has lost step {lost_step}, which this run saved")
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
+        for line in missing:
+            recorder.display.say(f"warning: {line}")
 
         def evaluate_split(split: str, judged: TrainState) -> dict[str, float | int]:
             """As `evaluate`, and with a moving average its "ema_loss" and "ema_accuracy"."""

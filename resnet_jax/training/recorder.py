@@ -39,21 +39,25 @@ class Recorder:
 
     def __init__(
         self, workdir: Path, name: str, *, step: int, sums: MetricSums, num_steps: int, steps_per_epoch: int,
-        batch_size: int, log_every_steps: int, max_skipped: int = 0,
+        batch_size: int, log_every_steps: int, max_skipped: int = 0, keep_later: bool = False,
     ) -> None:  # fmt: skip
-        """For a run that begins after `step` updates: log records of later steps are dropped.
+        """For a run that begins after `step` updates: log records of later steps are dropped, to be made again.
 
+        keep_later: copy the log to another name before, if it has such records: they are not those of a killed run's
+        last steps.
         max_skipped: if the step itself skips an update whose loss or gradient is not finite, so many in succession may
         be; 0: none is skipped. hurries: leave the curves for the next start, since the process is about to be killed.
         """
         self.hurries = False
         self.sums = sums
-        self.log = MetricsLog(workdir, from_first(lambda: _begin_log(workdir, step)))
+        self.log = MetricsLog(workdir, from_first(lambda: _begin_log(workdir, step, keep_later)))
         self._writes = jax.process_index() == 0
         self.display = ProgressDisplay(step, num_steps, steps_per_epoch, quiet=not self._writes)
         self._events: EventLog | None = None
         self._writes_events = self._writes
-        self._workdir, self._name, self._first_step = workdir, name, step + 1
+        self._workdir, self._first_step = workdir, step + 1
+        folder = workdir.resolve().name  # several runs of one config differ in it
+        self._title = folder if folder == name else f"{folder} ({name})"
         self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
         self._batch_size, self._log_every_steps = batch_size, log_every_steps
         self._max_skipped = max_skipped
@@ -124,7 +128,7 @@ class Recorder:
         if not self._writes:
             return
         try:
-            draw_curves(self.log.records, self._workdir / CURVES_FILE, self._name)
+            draw_curves(self.log.records, self._workdir / CURVES_FILE, self._title)
         except OSError as error:
             _warn(f"{self._workdir / CURVES_FILE} could not be written: {error.strerror or error}")
 
@@ -176,9 +180,16 @@ class Recorder:
             _warn(f"TensorBoard's events could not be written: {error.strerror or error}; the run goes on without")
 
 
-def _begin_log(workdir: Path, step: int) -> list[Record]:
-    """The records up to `step`; later ones are about to be made again and are dropped, on disk as well."""
+def _begin_log(workdir: Path, step: int, keep_later: bool) -> list[Record]:
+    """The records up to `step`; later ones are about to be made again and are dropped, on disk as well.
+
+    Whatever else would be lost is kept under another name: damaged lines, and with `keep_later` the later records.
+    """
     log = MetricsLog(workdir)
+    has_later = any(record["step"] > step for record in log.records)
+    if log.num_damaged or (keep_later and has_later):
+        reason = f"goes on to step {log.records[-1]['step']}" if has_later else "has damaged lines"
+        _warn(f"{log.path} {reason}, and this start begins after step {step}: it is kept as {log.keep_copy()}")
     log.forget_after(step)
     return log.records
 

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from resnet_jax.config import default_config, flatten
 from resnet_jax.errors import UserError
 from resnet_jax.process import versions
-from resnet_jax.training.checkpoint import CheckpointFolder, warn_of_damage
+from resnet_jax.training.agreement import from_first
+from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest, warn_of_damage, warn_of_loss
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.workdir import check_workdir
@@ -43,8 +44,8 @@ def restore_last(
                 warn_of_damage(error, f"moved to {damaged[-1]}; the step before is taken")
     if damaged:
         raise UserError(
-            f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, or "
-            "choose another --workdir (or remove that folder) to begin anew"
+            f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, choose "
+            f"another --workdir, or remove {damaged[-1].parent.parent} to begin anew"
         )
     return None
 
@@ -53,6 +54,10 @@ def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
     """The validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set aside."""
     step = best.newest_step()
     if step is None:
+        if (lost := from_first(best.lost_step)) is not None:
+            warn_of_loss(
+                f"{best.directory} has lost step {lost}, the best of this run; the next validation is the best"
+            )
         return -1.0
     try:
         best.check(template, step)
@@ -74,8 +79,22 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
 
 
 def check_run(workdir: Path, config: ConfigDict) -> None:
-    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes."""
+    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes.
+
+    A run whose checkpoints were moved or removed is refused: it would begin anew.
+    """
     check_workdir(workdir, _json_fields(config), MAY_CHANGE, _json_fields(default_config()))
+    newest, best = open_newest(workdir), open_best(workdir)
+    lost = newest.lost_step()
+    if lost is not None and not newest.list_steps():
+        state = "is empty" if newest.directory.is_dir() else "is gone"
+        # As where all newest steps are damaged: see `restore_last`.
+        steps = [] if config.precise_bn_batches else best.list_steps()
+        from_best = f", or copy {best.directory / str(steps[-1])} into it" if steps else ""
+        raise UserError(
+            f"{newest.directory} {state}, where this run saved step {lost}: bring it back{from_best}, choose another "
+            f"--workdir, or remove {workdir} to begin anew"
+        )
 
 
 def _json_fields(config: ConfigDict) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """A run's folder: its config, its lock and its metrics log."""
 
 import contextlib
-import fcntl
+import itertools
 import json
 import os
+import shutil
 import socket
 import stat
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import RunError, UserError
+from resnet_jax.locking import try_lock, unlock
 from resnet_jax.weights.target import PARTIAL, sync_path
 
 CONFIG_FILE = "config.json"
@@ -86,7 +88,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if workdir.stat().st_mode & stat.S_IWOTH:
+        if hasattr(os, "getuid") and workdir.stat().st_mode & stat.S_IWOTH:
             print(
                 f"warning: everybody may write in workdir {workdir}, and what is there is believed: chmod o-w",
                 file=sys.stderr, flush=True,
@@ -96,28 +98,32 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
         raise UserError(f"workdir {workdir} cannot be written to ({error.strerror}): choose another") from None
     with lock as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _in_use(workdir) from None
+            is_free = try_lock(file)
         except OSError as error:
             raise UserError(
-                f"workdir {workdir} cannot be locked ({error.strerror}): choose one on a file system that knows flock"
+                f"workdir {workdir} cannot be locked ({error.strerror}): choose one on a file system that knows locks"
             ) from None
+        if not is_free:
+            raise _in_use(workdir)
         with contextlib.suppress(OSError):  # a full disk: who holds it is of no use then
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+        try:
+            yield
+        finally:
+            unlock(file)
 
 
 def check_unlocked(workdir: Path) -> None:
     """Raise UserError (a ValueError) if a run holds `workdir`; nothing is written, and nothing is held afterwards."""
     with contextlib.suppress(FileNotFoundError), (workdir / LOCK_FILE).open() as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _in_use(workdir) from None
+            is_free = try_lock(file, shared=True)
         except OSError:  # no such locks here: starting a run tells
-            pass
+            return
+        if not is_free:
+            raise _in_use(workdir)
+        unlock(file)
 
 
 def _in_use(workdir: Path) -> UserError:
@@ -155,7 +161,7 @@ def write_atomically(path: Path, text: str) -> None:
     partial = path.with_name(path.name + PARTIAL)
     with writing(path):
         try:
-            with partial.open("w") as file:
+            with partial.open("w", newline="\n") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -176,10 +182,22 @@ class MetricsLog:
         """
         self.path = workdir / METRICS_FILE
         self.records: list[Record] = records or []
+        self.num_damaged = 0
         if records is None and self.path.exists():
-            self.records, damaged = _parse(self.path.read_bytes())
-            if damaged:
-                print(f"warning: {self.path}: {damaged} damaged lines are left out", file=sys.stderr, flush=True)
+            self.records, self.num_damaged = _parse(self.path.read_bytes())
+            if self.num_damaged:
+                print(
+                    f"warning: {self.path}: {self.num_damaged} damaged lines are left out", file=sys.stderr, flush=True
+                )
+
+    def keep_copy(self) -> Path:
+        """Copies the file to the first free of `metrics-1.jsonl`, `metrics-2.jsonl` … and returns that."""
+        numbers = itertools.count(1)
+        copy = next(path for k in numbers if not (path := self.path.with_stem(f"{self.path.stem}-{k}")).exists())
+        with writing(copy):
+            shutil.copyfile(self.path, copy)
+            sync_path(copy)
+        return copy
 
     def forget_after(self, step: int) -> None:
         """Drop the records of later steps than `step`: they are about to be made again."""
@@ -189,7 +207,7 @@ class MetricsLog:
     def append(self, record: Record) -> None:
         """Add a record, on disk when this returns. Raises RunError if it cannot be written."""
         self.records.append(record)
-        with writing(self.path), self.path.open("a") as file:
+        with writing(self.path), self.path.open("a", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -77,7 +77,7 @@ def check_fits(where: Path, leaves: Leaves, template: Any) -> None:
 def write_manifest(folder: Path, content: Mapping[str, Any], leaves: Mapping[str, Leaves]) -> None:
     """Write the manifest of the checkpoint in `folder`: `content`, which JSON can hold, with the items' `leaves`."""
     line = json.dumps({"format": FORMAT, **content, "leaves": leaves})
-    (folder / MANIFEST_FILE).write_text(f"{line}\n{_sha256(line)}\n", encoding="utf-8")
+    (folder / MANIFEST_FILE).write_bytes(f"{line}\n{_sha256(line)}\n".encode())  # no system's own ends of lines
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """torchvision's published weights by name and tag: which file, downloaded once, checked every time."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from resnet_jax.errors import UserError, suggestion
+from resnet_jax.locking import lock, try_lock, unlock
 from resnet_jax.paths import expand
 from resnet_jax.process import home
 from resnet_jax.weights.download import download, forget_partial, partial_of
@@ -149,9 +149,10 @@ def _sha256(path: Path) -> str:
 def _lock(path: Path) -> Iterator[None]:
     """Hold the download of `path`, after whoever holds it now; the operating system frees it whatever happens."""
     with path.with_name(path.name + ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(file):
             print(f"waiting for another process that downloads {path}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            lock(file)
+        try:
+            yield
+        finally:
+            unlock(file)

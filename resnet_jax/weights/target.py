@@ -94,7 +94,8 @@ def sync_folder(folder: Path) -> None:
 def sync_path(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk; some file systems do not know that of a folder."""
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
-        descriptor = os.open(path, os.O_RDONLY)
+        # For writing: Windows flushes nothing else, and no folder.
+        descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:
