@@ -12,12 +12,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, choose, suggestion
+from resnet_jax.field_effects import KnownImages, check_given_fields, ineffective_line
 
 PREFIX = "--config."
 # Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.
 ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
 OPEN_FIELDS = ("model_args", "learning_rate_factors")
+# An attribute beside the fields, which are all that is written into a run's config.json.
+_GIVEN = "_given_fields"
 # What a field may be, where that is known here.
 CHOICES = {
     "optimizer": ("sgd", "lars", "lamb"),
@@ -46,13 +49,30 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a file (its path, or its name in `configs_dir()`), overridden and checked.
 
     overrides: command-line words, `--config.field=value` or `--config.field value`.
-    Raises UserError (a ValueError) for what is not found, not a config, or against a field's type or range.
+    Raises UserError (a ValueError) for what is not found, not a config, or against a field's type or range, and for
+    an override that has no effect.
     """
-    config = _run_file(_find(name_or_path))
-    _compare_fields(name_or_path, config, default_config())
+    config, default = _run_file(_find(name_or_path)), default_config()
+    _compare_fields(name_or_path, config, default)
     apply_overrides(config, overrides)
     check_values(config)
+    check_given_fields(config, given_fields(config), default)
     return config
+
+
+def given_fields(config: ConfigDict) -> tuple[str, ...]:
+    """The dotted paths of the fields that `apply_overrides` has set."""
+    return vars(config).get(_GIVEN, ())
+
+
+def check_effects(config: ConfigDict, images: KnownImages) -> str:
+    """A line that names the fields which the config's file sets without effect; empty if there are none.
+
+    Raises UserError (a ValueError) for a field that was given on the command line and has none.
+    """
+    given, default = given_fields(config), default_config()
+    check_given_fields(config, given, default, images)
+    return ineffective_line(config, given, default, images)
 
 
 def config_from_dict(values: dict[str, Any]) -> ConfigDict:
@@ -109,6 +129,7 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
             text = words.pop(0)
         _override(config, path, text)
         given.append(path)
+    vars(config)[_GIVEN] = (*given_fields(config), *given)
     for pair in ALTERNATIVES:
         for one, other in (pair, pair[::-1]):
             if one in given and other not in given and config[one]:

@@ -22,8 +22,9 @@ def test_every_config_loads_locked_and_survives_json(name):
 def test_overrides_take_the_fields_type():
     words = [
         "--config.learning_rate=1", "--config.nesterov=false", "--config.num_epochs", "3", "--config.mean=(0,0,0.5)",
-        "--config.decay_steps=(5, 9)", "--config.model_args.shortcut=B", "--config.model_args.stage_sizes=(1,2)",
-        "--config.augment.flip=True", "--config.data_dir=/a=b",
+        "--config.schedule=step", "--config.decay_steps=(5, 9)",
+        "--config.model_args.shortcut=B", "--config.model_args.stage_sizes=(1,2)",
+        "--config.augment.flip=True", "--config.dataset=cifar10", "--config.data_dir=/a=b",
     ]  # fmt: skip
     config = load_config("digits", words)
     assert type(config.learning_rate) is float

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.config import default_config, flatten
 from resnet_jax.errors import UserError
+from resnet_jax.field_effects import KnownImages, fields_without_effect
 from resnet_jax.process import versions
 from resnet_jax.training.checkpoint import CheckpointFolder, warn_of_damage
 from resnet_jax.training.experiment import Experiment
@@ -74,8 +75,12 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
 
 
 def check_run(workdir: Path, config: ConfigDict) -> None:
-    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes."""
-    check_workdir(workdir, _json_fields(config), MAY_CHANGE, _json_fields(default_config()))
+    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes.
+
+    Fields without effect make no other run.
+    """
+    may_change = (*MAY_CHANGE, *fields_without_effect(config, KnownImages.of_config(config)))
+    check_workdir(workdir, _json_fields(config), may_change, _json_fields(default_config()))
 
 
 def _json_fields(config: ConfigDict) -> dict[str, Any]:
