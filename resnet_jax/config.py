@@ -129,11 +129,14 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
             text = words.pop(0)
         _override(config, path, text)
         given.append(path)
-    vars(config)[_GIVEN] = (*given_fields(config), *given)
     for pair in ALTERNATIVES:
-        for one, other in (pair, pair[::-1]):
-            if one in given and other not in given and config[one]:
-                config[other] = type(config[other])()
+        # As of a field that is given twice, the last one counts.
+        latest = max(pair, key=lambda field: max((i for i, path in enumerate(given) if path == field), default=-1))
+        other = pair[1 - pair.index(latest)]
+        if latest in given and config[latest]:
+            config[other] = type(config[other])()
+            given = [path for path in given if path != other]
+    vars(config)[_GIVEN] = (*given_fields(config), *given)
 
 
 def check_values(config: ConfigDict) -> None:

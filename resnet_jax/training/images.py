@@ -72,23 +72,21 @@ def load_images(config: ConfigDict) -> Splits:
     make_transform(config)  # its own errors, before a data set is prepared for hours
     splits = load_splits(config.dataset, make_reading(config), config.validation_fraction)
     _check_classes(config, splits.train)
-    _check_effects(config, splits)
+    ineffective = check_effects(config, _known_images(splits))
     check_options(config, splits.train)
+    if ineffective and jax.process_index() == 0:
+        warn_once(ineffective)
     whole = encoded_preprocess(config) if isinstance(splits.train, EncodedSource) else None
     return replace(splits, train=splits.train.transformed(make_transform(config, whole)))
 
 
-def _check_effects(config: ConfigDict, splits: Splits) -> None:
-    """Raise UserError for a field given on the command line that has no effect; warn of those of the config's file."""
-    known = KnownImages(
+def _known_images(splits: Splits) -> KnownImages:
+    return KnownImages(
         encoded=isinstance(splits.train, EncodedSource),
         has_own_validation=splits.has_own_validation,
         has_validation=splits.validation is not None,
         has_test=splits.test is not None,
     )
-    line = check_effects(config, known)
-    if line and jax.process_index() == 0:
-        warn_once(line)
 
 
 def load_judging_images(config: ConfigDict, reading: Reading) -> tuple[Source, str]:
