@@ -22,12 +22,13 @@ from resnet_jax.weights.state_dict import StateDict
 
 
 def describe_weights(
-    path: Path, name: str | None, arguments: Mapping[str, Any]
+    path: Path, name: str | None, arguments: Mapping[str, Any], which: str | None = None, *, average: bool = True
 ) -> tuple[StateDict, ResNet, WeightsInfo]:
     """The weights at `path`, not read yet, their model, and what else is known of them.
 
-    name: the model's, None if the weights tell it. arguments: over those that the weights tell. Biased convolutions
-    are seen in the weights. Raises UserError (a ValueError) if the name is neither given nor told, or contradicts.
+    name: the model's, None if the weights tell it. arguments: over those that the weights tell. which, average: of a
+    run, as `open_weights` takes them. Biased convolutions are seen in the weights. Raises UserError (a ValueError) if
+    the name is neither given nor told, or contradicts.
     """
     info = told_info(path)
     if name is None and info.model is None:
@@ -36,7 +37,7 @@ def describe_weights(
         raise UserError(f"{path} is of the model {info.model!r}, not of {name!r} as asked for")
     name = name or info.model
     assert name is not None
-    state = open_weights(path)
+    state = open_weights(path, which, average=average)
     biases = {"conv_bias": True} if has_conv_bias(state.tensors) else {}
     model_args = {**biases, **info.model_args, **arguments}
     model = create_model(name, **model_args)

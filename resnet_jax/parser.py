@@ -179,6 +179,7 @@ def _add_convert(add: Add) -> None:
     convert.add_argument(
         "--pretrained", metavar="TAG", help="instead: torchvision's, IMAGENET1K_V1 or _V2, downloaded once"
     )
+    _add_checkpoint_options(convert)
     convert.add_argument("--to", required=True, metavar="PATH", help=".safetensors, .pth (needs torch), or a folder")
     convert.add_argument(
         "--head", choices=("strict", "reset"), default="strict", help="reset: a new one (default: strict)"
@@ -220,11 +221,16 @@ def _add_benchmark(add: Add) -> None:
 def _add_trained_options(command: argparse.ArgumentParser) -> None:
     """A run or weights, and what belongs to either."""
     command.add_argument("--workdir", metavar="DIR", help="the run's folder")
-    command.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
-    command.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
+    _add_checkpoint_options(command)
     command.add_argument("--weights", metavar="PATH", help="instead: a file, a checkpoint directory, or IMAGENET1K_V2")
     _add_model_options(command)
     command.add_argument("--preprocess", metavar="NAME", help="images as for IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
+
+
+def _add_checkpoint_options(command: argparse.ArgumentParser) -> None:
+    """What of a run is taken."""
+    command.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
+    command.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """A trained network to judge images with: a run's, or imported weights', and how images are prepared for it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def open_weights(
         prepared,
         default_image_size(info.model),
         class_names,
-        {"model": info.model, "weights": str(weights)},
+        {"model": info.model, "weights": str(weights), **(asdict(state_dict.taken) if state_dict.taken else {})},
     )
 
 

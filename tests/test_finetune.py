@@ -278,9 +278,9 @@ def test_broken_off_finetuning_continues_bit_for_bit_without_the_weights(weights
     assert code == 2
     assert "copy.safetensors does not exist" in errors
     assert not (tmp_path / "new").exists()
-    code, _, errors = run("--config.finetune.head_learning_rate=0.5", "--workdir", tmp_path / "broken")
+    code, _, errors = run("--config.momentum=0.5", "--workdir", tmp_path / "broken")
     assert code == 2
-    assert "config.finetune.head_learning_rate is 0.0 there and 0.5 here" in errors
+    assert "config.momentum is 0.9 there and 0.5 here" in errors
 
 
 def digest_in(output):

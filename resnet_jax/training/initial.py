@@ -40,6 +40,8 @@ def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]
     path, head = find_weights(config.finetune.weights, config.model), config.finetune.head
     told = told_info(path)
     weights, theirs, _ = describe_weights(path, config.model, {})
+    if weights.taken is not None and jax.process_index() == 0:
+        print(f"beginning from {path}: {weights.taken}", file=sys.stderr, flush=True)
     _check_network(path, told, theirs, model)
     _check_head(path, head, weights.shapes, model)
     if head == "keep" and told.class_names and not same_classes(told.class_names, class_names):

@@ -71,9 +71,16 @@ def import_state_dict(
     return variables, report
 
 
-def open_weights(path: Path) -> StateDict:
-    """The tensors in a weights file or checkpoint directory. Raises UserError (a ValueError) if it is neither."""
-    return read_directory(path) if path.is_dir() else read_state_dict(path)
+def open_weights(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
+    """The tensors in a weights file or checkpoint directory.
+
+    which, average: of a run, as `read_directory` takes them. Raises UserError (a ValueError) if it is neither.
+    """
+    if path.is_dir():
+        return read_directory(path, which, average=average)
+    if which is not None or not average:
+        raise UserError(f"--checkpoint and --no_average belong to a run's folder, and {path} is none: leave them out")
+    return read_state_dict(path)
 
 
 def _in_our_order(
