@@ -21,6 +21,23 @@ ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), 
 OPEN_FIELDS = ("model_args", "learning_rate_factors")
 # An attribute beside the fields, which are all that is written into a run's config.json.
 _GIVEN = "_given_fields"
+# Names that other programs have for fields.
+OTHER_NAMES = {
+    "lr": "learning_rate", "base_lr": "learning_rate", "epochs": "num_epochs", "max_epochs": "num_epochs",
+    "steps": "num_steps", "max_steps": "num_steps", "iterations": "num_steps", "bs": "batch_size",
+    "batch": "batch_size", "train_batch_size": "batch_size", "wd": "weight_decay", "opt": "optimizer",
+    "arch": "model", "data": "data_dir", "data_path": "data_dir", "dataset_name": "dataset", "classes": "num_classes",
+    "img_size": "image_size", "size": "image_size", "crop": "augment.crop_size", "workers": "decode_threads",
+    "num_workers": "decode_threads", "sched": "schedule", "scheduler": "schedule", "lr_scheduler": "schedule",
+    "milestones": "decay_epochs", "lr_step": "decay_epochs", "gamma": "decay_factor", "lr_gamma": "decay_factor",
+    "warmup": "warmup_epochs", "lr_warmup_epochs": "warmup_epochs", "smoothing": "label_smoothing",
+    "clip_grad": "clip_gradient_norm", "grad_clip": "clip_gradient_norm", "accum_iter": "accumulation_steps",
+    "grad_accum_steps": "accumulation_steps", "ema": "ema_decay", "model_ema": "ema_decay", "amp": "dtype",
+    "precision": "dtype", "fp16": "dtype", "bf16": "dtype", "sync_bn": "batch_norm", "bce_loss": "loss",
+    "aa": "augment.policy", "auto_augment": "augment.policy", "reprob": "augment.random_erasing",
+    "pretrained": "finetune.weights", "print_freq": "log_every_steps", "log_interval": "log_every_steps",
+    "val_split": "validation_fraction", "dropout": "model_args.dropout",
+}  # fmt: skip
 # What a field may be, where that is known here.
 CHOICES = {
     "optimizer": ("sgd", "lars", "lamb"),
@@ -31,6 +48,12 @@ CHOICES = {
     "schedule_by": ("step", "epoch"),
     "finetune.head": ("replace", "add", "keep"),
 }
+
+
+def suggest_field(name: str, known: Sequence[str]) -> str:
+    """The suggestion for an unknown field: what others call so, or the nearest name; empty if there is none."""
+    other = OTHER_NAMES.get(name.lower().replace("-", "_"))
+    return f"; did you mean {other!r}?" if other else suggestion(name, known)
 
 
 def configs_dir() -> Path:
@@ -258,7 +281,7 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
     elif path in known:
         value = _parse(path, text, known[path])
     else:
-        raise UserError(f"config.{path} is no field of the config{suggestion(path, known)}")
+        raise UserError(f"config.{path} is no field of the config{suggest_field(path, list(known))}")
     _assign(config, path, value)
 
 

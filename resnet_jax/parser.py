@@ -31,6 +31,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.refuse_missing_command(before)
     if command in parser.commands:  # first what is mistyped, and only then what is missing for that reason
         parser.commands[command].refuse_unknown(command, before[1:])
+        parser.commands[command].refuse_stray(command, before[1:], before)
     arguments, rest = parser.parse_known_args(words)
     names = ", ".join(parser.commands)
     if arguments.command is None:
@@ -40,6 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         given_back = getattr(arguments, GIVEN_BACK, [])
         arguments.images, rest = [*arguments.images, *given_back, *rest], []
     if rest and not parser.commands[arguments.command].takes_fields:
+        parser.commands[arguments.command].refuse_stray(arguments.command, rest, before)
         raise UserError(f"{rest[0]!r} is no option of {arguments.command}")
     arguments.overrides = rest
     return arguments

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from state_dicts import SMALL, assert_equal, random_variables, small, state_dict
 
-from resnet_jax import load_preprocess, load_weights
+from resnet_jax import create_model, load_preprocess, load_weights
 from resnet_jax.cli import main
 from resnet_jax.convert import convert
 from resnet_jax.data.transforms import PREPROCESS
@@ -290,6 +290,20 @@ def test_a_run_tells_its_model_class_names_and_normalisation(tmp_path):
     assert info.preprocess is not None
     assert info.preprocess.mean == (0.1, 0.2, 0.3)
     assert_equal(load_weights(tmp_path / "out.safetensors", info.create_model()), random_variables(model))
+
+
+@pytest.mark.parametrize(
+    "command", ["convert --from", "evaluate --data x --weights", "predict x --weights", "export --weights"]
+)
+def test_weights_that_do_not_say_their_model_are_answered_with_the_likely_one(tmp_path, capsys, command):
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, state_dict(create_model("resnet20", shortcut="B")), {})
+    (tmp_path / "x").mkdir()
+    to = ["--to", str(tmp_path / "out.stablehlo")] if "export" in command else []
+    to = ["--to", str(tmp_path / "out")] if "convert" in command else to
+    assert main([*command.split(), str(path), *to]) == 2
+    wanted = "name it with --model; it looks like --model resnet20 --model_args shortcut=B"
+    assert capsys.readouterr().err.splitlines() == [f"error: {path} does not tell which model it is of: {wanted}"]
 
 
 def test_half_precision_is_widened(tmp_path):

@@ -177,6 +177,14 @@ def test_preview_shows_the_batch_with_its_labels(pets, tmp_path, capsys):
         assert "must be an image file" in capsys.readouterr().err
 
 
+def test_preview_of_fewer_images_than_a_batch_shows_them(pets, tmp_path, capsys):
+    words = ["--num_images", "6", "--config.batch_size=64", "--to", str(tmp_path / "batch.png")]
+    assert main(["preview", *WORDS, f"--config.data_dir={pets}", *words]) == 0
+    output, errors = capsys.readouterr()
+    assert ["images", "6"] in [line.split() for line in output.splitlines()]
+    assert errors.splitlines() == ["warning: a run needs config.batch_size=64 training images, and there are 36"]
+
+
 def test_policy_works_on_images_that_are_cropped_as_in_evaluation(pets, tmp_path):
     words = ["--config.augment.random_resized_crop=false", "--to", str(tmp_path / "batch.png")]
     assert main(["preview", *WORDS, f"--config.data_dir={pets}", *words]) == 0

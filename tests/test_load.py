@@ -154,6 +154,15 @@ def test_a_headless_model_leaves_the_head_in_the_file(write):
     assert sorted(report.dropped) == ["fc.bias", "fc.weight"]
 
 
+def test_projections_of_another_shortcut_are_named(write):
+    wanted = (
+        r"has beyond the model layer2.0.downsample.0.weight .*; it looks like create_model\('resnet20', shortcut='B'\)"
+    )
+    tensors = state_dict(create_model("resnet20", shortcut="B"))
+    with pytest.raises(UserError, match=wanted):
+        load_weights(write(tensors), create_model("resnet20"))
+
+
 def test_missing_unexpected_and_misshapen_tensors_are_all_named(write):
     tensors = state_dict(small())
     del tensors["layer1.1.bn2.running_mean"]
