@@ -294,6 +294,8 @@ def test_fields_without_effect_change_nothing_and_are_refused_on_the_command_lin
     if field not in ("decode_threads", "finetune.head"):  # the time alone; refused in a file as well
         assert same(seen(aspect, config), seen(aspect, other))
     words = [f"--config.{word.format(**folders)}" for word in without if not word.startswith(f"{field}=")]
+    if field in ("num_epochs", "warmup_epochs"):  # given on the command line, they count instead of the others
+        return
     capsys.readouterr()
     written = value.format(**folders) if isinstance(value, str) else value
     assert (
