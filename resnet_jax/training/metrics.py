@@ -107,9 +107,11 @@ def masked_mean(values: Array, mask: Array | None, axis_name: str | None = None)
 def check_labels(labels: Array, num_classes: int, mask: Array | None = None) -> None:
     """Raise UserError (a ValueError) for a label (B,) int outside [0, num_classes) whose mask (B,) is not 0.
 
-    Under `jit` labels have no values yet, and nothing is checked: the loss of such a label is NaN there.
+    Under `jit` labels have no values yet, and of a global array a process sees but a part: nothing is checked, and the
+    loss of such a label is NaN.
     """
-    if labels.ndim != 1 or isinstance(labels, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+    arrays = [array for array in (labels, mask) if isinstance(array, jax.Array)]
+    if labels.ndim != 1 or any(isinstance(a, jax.core.Tracer) or not a.is_fully_addressable for a in arrays):
         return
     values = np.asarray(labels)
     wrong = (values < 0) | (values >= num_classes)
