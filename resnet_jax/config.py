@@ -12,15 +12,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, choose, suggestion
-from resnet_jax.field_effects import KnownImages, check_given_fields, ineffective_line
+from resnet_jax.field_effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
 
 PREFIX = "--config."
 # Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.
 ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
 OPEN_FIELDS = ("model_args", "learning_rate_factors")
-# An attribute beside the fields, which are all that is written into a run's config.json.
-_GIVEN = "_given_fields"
+# Attributes beside the fields, which are all that is written into a run's config.json: the paths that the command line
+# has set, and the config before it did.
+_GIVEN, _FILE = "_given_fields", "_file_config"
 # Names that other programs have for fields.
 OTHER_NAMES = {
     "lr": "learning_rate", "base_lr": "learning_rate", "epochs": "num_epochs", "max_epochs": "num_epochs",
@@ -77,6 +78,8 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     config, default = _run_file(_find(name_or_path)), default_config()
     _compare_fields(name_or_path, config, default)
+    # Anew, where the file derives its config from another one by this function.
+    vars(config).update({_FILE: config.copy_and_resolve_references(), _GIVEN: ()})
     apply_overrides(config, overrides)
     check_values(config)
     check_given_fields(config, given_fields(config), default)
@@ -91,11 +94,13 @@ def given_fields(config: ConfigDict) -> tuple[str, ...]:
 def check_effects(config: ConfigDict, images: KnownImages) -> str:
     """A line that names the fields which the config's file sets without effect; empty if there are none.
 
+    Those that only the command line's fields have made so are not named: turning mixup off is no mistake of the file.
     Raises UserError (a ValueError) for a field that was given on the command line and has none.
     """
     given, default = given_fields(config), default_config()
     check_given_fields(config, given, default, images)
-    return ineffective_line(config, given, default, images)
+    in_file = fields_without_effect(vars(config).get(_FILE, config), images)
+    return ineffective_line(config, given, default, images, in_file)
 
 
 def config_from_dict(values: dict[str, Any]) -> ConfigDict:

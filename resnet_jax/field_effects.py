@@ -194,12 +194,17 @@ def check_given_fields(
             )
 
 
-def ineffective_line(config: ConfigDict, given: Collection[str], default: ConfigDict, images: KnownImages) -> str:
-    """One line that names the fields that a config file sets in vain; empty if there are none."""
+def ineffective_line(
+    config: ConfigDict, given: Collection[str], default: ConfigDict, images: KnownImages, in_file: Collection[str]
+) -> str:
+    """One line that names the fields that a config file sets in vain; empty if there are none.
+
+    in_file: those that have no effect in the config as its file has it.
+    """
     parts = []
     for field, needs in sorted(fields_without_effect(config, images).items()):
         value, usual = _value(config, field), _value(default, field)
-        if field not in (*given, *FALLBACKS) and value != usual and not _is_off(value, usual):
+        if field in in_file and field not in (*given, *FALLBACKS) and value != usual and not _is_off(value, usual):
             parts.append(f"config.{field}={value!r} needs {needs}")
     return f"without effect in this run: {'; '.join(parts)}" if parts else ""
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from resnet_jax.cli import main
-from resnet_jax.config import configs_dir, default_config, flatten, load_config, to_json
+from resnet_jax.config import check_effects, configs_dir, default_config, flatten, load_config, to_json
 from resnet_jax.errors import NonFiniteError, UserError
-from resnet_jax.field_effects import CONDITIONS, KnownImages, fields_without_effect, ineffective_line
+from resnet_jax.field_effects import CONDITIONS, KnownImages, fields_without_effect
 from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.finetune import check_finetune
@@ -327,22 +327,29 @@ def test_fields_may_be_turned_off_where_they_are():
 @pytest.mark.parametrize("name", sorted(path.stem for path in configs_dir().glob("*.py")))
 def test_no_shipped_config_sets_a_field_without_effect(name):
     config = load_config(name)
-    assert ineffective_line(config, (), default_config(), KnownImages.of_config(config)) == ""
+    assert check_effects(config, KnownImages.of_config(config)) == ""
 
 
 def test_fields_that_a_file_sets_without_effect_are_warned_of_once(tmp_path, capsys):
     path = tmp_path / "mine.py"
     path.write_text(
         "from resnet_jax.config import load_config\n\n"
-        "def get_config():\n    config = load_config('digits')\n    config.augment.crop_scale = (0.5, 1.0)\n"
+        "def get_config():\n"
+        "    config = load_config('digits', ['--config.schedule=step', '--config.decay_steps=(9,)'])\n"
+        "    config.schedule = 'cosine'\n    config.augment.crop_scale = (0.5, 1.0)\n"
         "    config.ema_every_steps = 7\n    return config\n"
     )
     for _ in range(2):
         load_images(load_config(str(path)))
+    load_images(load_config("digits", ["--config.nesterov=False", "--config.augment.crop_padding=0"]))
+    load_images(
+        load_config("cifar10_wrn", ["--config.dataset=digits", "--config.schedule=cosine"])
+    )  # no mistake of its
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
         "warning: without effect in this run: config.augment.crop_scale=(0.5, 1.0) needs "
-        "config.augment.random_resized_crop=True; config.ema_every_steps=7 needs config.ema_decay > 0"
+        "config.augment.random_resized_crop=True; config.decay_steps=(9,) needs config.schedule='step'; "
+        "config.ema_every_steps=7 needs config.ema_decay > 0"
     )
 
 
