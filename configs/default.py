@@ -57,8 +57,8 @@ def get_config() -> ConfigDict:
 
     # Transfer learning: what a run begins from, and which layers it trains; the others stay as they are, bit for bit.
     config.finetune = ConfigDict()
-    # A weights file; a checkpoint directory, a run's or convert's; or "IMAGENET1K_V1", "IMAGENET1K_V2": torchvision's,
-    # downloaded once. "": from scratch.
+    # A weights file; a checkpoint directory, a run's (its newest; of DIR/best its best) or convert's; or
+    # "IMAGENET1K_V1", "IMAGENET1K_V2": torchvision's, downloaded once. "": from scratch.
     config.finetune.weights = ""
     config.finetune.head = "replace"  # "replace": by a new one | "add": a new layer on top of it | "keep": it is right
     config.finetune.trainable = "all"  # "all" | "stage4" (from that stage on; any of them) | "head" (what is new in it)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 from draw_shapes import CLASSES, SIDE, draw_shape, paint
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import resnet_jax
 from resnet_jax.models import BatchNorm
@@ -23,6 +23,8 @@ from resnet_jax.training import make_schedule, sgd
 
 NUM_CLASSES = 1 + len(CLASSES)  # 0 is the background
 BATCH_SIZE, NUM_CHANNELS, NUM_TEST = 16, 32, 64
+COLORS = np.array([[230, 230, 230], [214, 96, 77], [67, 147, 195], [90, 174, 97]], np.uint8)  # background first
+NUM_SHOWN, CELL, MARGIN = 8, 128, 24  # pixels
 
 
 class MaskNetwork(nn.Module):
@@ -60,6 +62,23 @@ def draw(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def normalize(images: np.ndarray) -> np.ndarray:
     """The images as float32 around 0."""
     return (images.astype(np.float32) - 128) / 64
+
+
+def draw_answers(images: np.ndarray, masks: np.ndarray, answered: np.ndarray) -> Image.Image:
+    """A picture of a few images, their masks and the answers, a named row each, with the colours' names below."""
+    names = ("image", "mask", "predicted")
+    picture = Image.new("RGB", (NUM_SHOWN * CELL, len(names) * (CELL + MARGIN) + MARGIN), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(16)
+    for i, (name, row) in enumerate(zip(names, (images, COLORS[masks], COLORS[answered]), strict=True)):
+        top = i * (CELL + MARGIN)
+        pen.text((4, top + 2), name, "black", font)
+        strip = Image.fromarray(np.concatenate(list(row[:NUM_SHOWN]), axis=1))
+        picture.paste(strip.resize((NUM_SHOWN * CELL, CELL), Image.Resampling.NEAREST), (0, top + MARGIN))
+    for i, (name, color) in enumerate(zip(("background", *CLASSES), COLORS.tolist(), strict=True)):
+        left, top = 4 + i * CELL, picture.height - MARGIN + 4
+        pen.rectangle((left, top, left + 14, top + 14), tuple(color), "black")
+        pen.text((left + 20, top - 2), name, "black", font)
+    return picture
 
 
 def main() -> None:
@@ -107,9 +126,7 @@ def main() -> None:
         either = (answered == label) | (masks == label)
         print(f"{name}: intersection over union {both.sum() / either.sum():.3f}")
     if arguments.to:
-        colors = np.array([[230, 230, 230], [214, 96, 77], [67, 147, 195], [90, 174, 97]], np.uint8)
-        rows = [np.concatenate(list(row[:8]), axis=1) for row in (images, colors[masks], colors[answered])]
-        Image.fromarray(np.concatenate(rows)).resize((8 * 128, 3 * 128), Image.Resampling.NEAREST).save(arguments.to)
+        draw_answers(images, masks, answered).save(arguments.to)
         print(f"images, their masks and the answers: {arguments.to}")
 
 

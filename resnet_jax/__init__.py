@@ -18,6 +18,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """The public names, imported or not yet, and the subpackages that are imported."""
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING"})
+
+
 def __getattr__(name: str) -> Any:
     """The functions, imported when they are asked for: networks alone need no Pillow, and the doctor nothing at all."""
     if name not in __all__:

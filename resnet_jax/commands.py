@@ -16,6 +16,7 @@ from resnet_jax.results import EXIT_DONE, format_number, print_result, print_tab
 
 if TYPE_CHECKING:
     from resnet_jax.training.loop import RunResult
+    from resnet_jax.weights.state_dict import RunCheckpoint
 
 EXIT_INTERRUPTED = 75
 
@@ -154,6 +155,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
         layout=arguments.layout,
         preprocess=arguments.preprocess
         or (Preprocess(None, None, "bilinear", arguments.mean, arguments.std) if arguments.mean else None),
+        which=arguments.checkpoint,
+        average=not arguments.no_average,
     )
     if arguments.json:
         print(json.dumps(result))
@@ -197,6 +200,7 @@ def _print_report(report: dict[str, Any]) -> None:
     preprocess = report["preprocess"]
     rows = [
         ("from", f"{report['path']} ({report['format']}, names of {report['layout']})"),
+        *([("checkpoint", str(_run_checkpoint(report)))] if "checkpoint" in report else []),
         ("to", report["to"]),
         ("model", " ".join([report["model"], *(f"{key}={value}" for key, value in report["model_args"].items())])),
         ("loaded", f"{len(report['loaded'])} tensors, {sum(map(math.prod, report['loaded'].values())):,} numbers"),
@@ -212,6 +216,12 @@ def _print_report(report: dict[str, Any]) -> None:
         ("preprocessing", ", ".join(f"{k} {v}" for k, v in preprocess.items()) if preprocess else NO_PREPROCESS)
     )
     print_table(rows)
+
+
+def _run_checkpoint(report: dict[str, Any]) -> "RunCheckpoint":
+    from resnet_jax.weights.state_dict import RunCheckpoint
+
+    return RunCheckpoint(report["checkpoint"], report["step"], report["average"])
 
 
 NO_PREPROCESS = "none (--preprocess, or --mean and --std, attach it to a folder or .safetensors file)"

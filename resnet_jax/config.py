@@ -12,12 +12,33 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, choose, suggestion
+from resnet_jax.field_effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
 
 PREFIX = "--config."
 # Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.
 ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
 OPEN_FIELDS = ("model_args", "learning_rate_factors")
+# Attributes beside the fields, which are all that is written into a run's config.json: the paths that the command line
+# has set, and the config before it did.
+_GIVEN, _FILE = "_given_fields", "_file_config"
+# Names that other programs have for fields.
+OTHER_NAMES = {
+    "lr": "learning_rate", "base_lr": "learning_rate", "epochs": "num_epochs", "max_epochs": "num_epochs",
+    "steps": "num_steps", "max_steps": "num_steps", "iterations": "num_steps", "bs": "batch_size",
+    "batch": "batch_size", "train_batch_size": "batch_size", "wd": "weight_decay", "opt": "optimizer",
+    "arch": "model", "data": "data_dir", "data_path": "data_dir", "dataset_name": "dataset", "classes": "num_classes",
+    "img_size": "image_size", "size": "image_size", "crop": "augment.crop_size", "workers": "decode_threads",
+    "num_workers": "decode_threads", "sched": "schedule", "scheduler": "schedule", "lr_scheduler": "schedule",
+    "milestones": "decay_epochs", "lr_step": "decay_epochs", "gamma": "decay_factor", "lr_gamma": "decay_factor",
+    "warmup": "warmup_epochs", "lr_warmup_epochs": "warmup_epochs", "smoothing": "label_smoothing",
+    "clip_grad": "clip_gradient_norm", "grad_clip": "clip_gradient_norm", "accum_iter": "accumulation_steps",
+    "grad_accum_steps": "accumulation_steps", "ema": "ema_decay", "model_ema": "ema_decay", "amp": "dtype",
+    "precision": "dtype", "fp16": "dtype", "bf16": "dtype", "sync_bn": "batch_norm", "bce_loss": "loss",
+    "aa": "augment.policy", "auto_augment": "augment.policy", "reprob": "augment.random_erasing",
+    "pretrained": "finetune.weights", "print_freq": "log_every_steps", "log_interval": "log_every_steps",
+    "val_split": "validation_fraction", "dropout": "model_args.dropout",
+}  # fmt: skip
 # What a field may be, where that is known here.
 CHOICES = {
     "optimizer": ("sgd", "lars", "lamb"),
@@ -28,6 +49,12 @@ CHOICES = {
     "schedule_by": ("step", "epoch"),
     "finetune.head": ("replace", "add", "keep"),
 }
+
+
+def suggest_field(name: str, known: Sequence[str]) -> str:
+    """The suggestion for an unknown field: what others call so, or the nearest name; empty if there is none."""
+    other = OTHER_NAMES.get(name.lower().replace("-", "_"))
+    return f"; did you mean {other!r}?" if other else suggestion(name, known)
 
 
 def configs_dir() -> Path:
@@ -46,13 +73,34 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config of a file (its path, or its name in `configs_dir()`), overridden and checked.
 
     overrides: command-line words, `--config.field=value` or `--config.field value`.
-    Raises UserError (a ValueError) for what is not found, not a config, or against a field's type or range.
+    Raises UserError (a ValueError) for what is not found, not a config, or against a field's type or range, and for
+    an override that has no effect.
     """
-    config = _run_file(_find(name_or_path))
-    _compare_fields(name_or_path, config, default_config())
+    config, default = _run_file(_find(name_or_path)), default_config()
+    _compare_fields(name_or_path, config, default)
+    # Anew, where the file derives its config from another one by this function.
+    vars(config).update({_FILE: config.copy_and_resolve_references(), _GIVEN: ()})
     apply_overrides(config, overrides)
     check_values(config)
+    check_given_fields(config, given_fields(config), default)
     return config
+
+
+def given_fields(config: ConfigDict) -> tuple[str, ...]:
+    """The dotted paths of the fields that `apply_overrides` has set."""
+    return vars(config).get(_GIVEN, ())
+
+
+def check_effects(config: ConfigDict, images: KnownImages) -> str:
+    """A line that names the fields which the config's file sets without effect; empty if there are none.
+
+    Those that only the command line's fields have made so are not named: turning mixup off is no mistake of the file.
+    Raises UserError (a ValueError) for a field that was given on the command line and has none.
+    """
+    given, default = given_fields(config), default_config()
+    check_given_fields(config, given, default, images)
+    in_file = fields_without_effect(vars(config).get(_FILE, config), images)
+    return ineffective_line(config, given, default, images, in_file)
 
 
 def config_from_dict(values: dict[str, Any]) -> ConfigDict:
@@ -110,9 +158,13 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
         _override(config, path, text)
         given.append(path)
     for pair in ALTERNATIVES:
-        for one, other in (pair, pair[::-1]):
-            if one in given and other not in given and config[one]:
-                config[other] = type(config[other])()
+        # As of a field that is given twice, the last one counts.
+        latest = max(pair, key=lambda field: max((i for i, path in enumerate(given) if path == field), default=-1))
+        other = pair[1 - pair.index(latest)]
+        if latest in given and config[latest]:
+            config[other] = type(config[other])()
+            given = [path for path in given if path != other]
+    vars(config)[_GIVEN] = (*given_fields(config), *given)
 
 
 def check_values(config: ConfigDict) -> None:
@@ -234,7 +286,7 @@ def _override(config: ConfigDict, path: str, text: str) -> None:
     elif path in known:
         value = _parse(path, text, known[path])
     else:
-        raise UserError(f"config.{path} is no field of the config{suggestion(path, known)}")
+        raise UserError(f"config.{path} is no field of the config{suggest_field(path, list(known))}")
     _assign(config, path, value)
 
 

@@ -29,12 +29,15 @@ def convert(
     head: str = "strict",
     layout: str = "torchvision",
     preprocess: Preprocess | str | None = None,
+    which: str | None = None,
+    average: bool = True,
 ) -> dict[str, Any]:
     """Writes the weights of `source` as `target` and returns the report on it, of plain values.
 
     target: a name ending in .safetensors, .pth, .pt or .th, in `layout`; any other is a checkpoint directory, in which
     weights.json tells the model, class names and preprocessing. So does the metadata of a .safetensors file; a torch
-    file tells nothing. preprocess: a name in PREPROCESS; None keeps what is known of `source`.
+    file tells nothing. preprocess: a name in PREPROCESS; None keeps what is known of `source`. which: of a run's folder
+    the "newest" checkpoint, as None, or the "best". average: take the moving average of the weights, if it keeps one.
     Raises UserError (a ValueError) before anything is written.
     """
     choose("layout", layout, LAYOUTS)
@@ -49,7 +52,7 @@ def convert(
         raise UserError(f"{target} must end in one of {', '.join(SUFFIXES)}, or be the name of a folder")
     else:
         check_replaceable(target)
-    state, model, info = describe_weights(source, model_name, model_args or {})
+    state, model, info = describe_weights(source, model_name, model_args or {}, which, average=average)
     variables, report = import_state_dict(source, state, model, head)
     info = _prepared(info, model, preprocess, head)
     info = dataclasses.replace(info, source=source.name)
@@ -59,6 +62,7 @@ def convert(
         write_directory(target, variables, info.to_json())
     kept = None if target.suffix in TORCH_SUFFIXES else info.preprocess  # a state_dict has no place for it
     return dataclasses.asdict(report) | {
+        **(dataclasses.asdict(state.taken) if state.taken else {}),
         "to": str(target),
         "model": info.model,
         "model_args": info.model_args,

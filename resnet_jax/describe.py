@@ -15,28 +15,31 @@ from resnet_jax.training.finetune import finetune_arguments
 from resnet_jax.training.workdir import CONFIG_FILE, read_config
 from resnet_jax.weights.directory import find_checkpoint
 from resnet_jax.weights.info import WeightsInfo, read_info
-from resnet_jax.weights.likely import has_conv_bias
+from resnet_jax.weights.likely import describe_options, has_conv_bias
 from resnet_jax.weights.load import open_weights
 from resnet_jax.weights.manifest import read_manifest
 from resnet_jax.weights.state_dict import StateDict
 
 
 def describe_weights(
-    path: Path, name: str | None, arguments: Mapping[str, Any]
+    path: Path, name: str | None, arguments: Mapping[str, Any], which: str | None = None, *, average: bool = True
 ) -> tuple[StateDict, ResNet, WeightsInfo]:
     """The weights at `path`, not read yet, their model, and what else is known of them.
 
-    name: the model's, None if the weights tell it. arguments: over those that the weights tell. Biased convolutions
-    are seen in the weights. Raises UserError (a ValueError) if the name is neither given nor told, or contradicts.
+    name: the model's, None if the weights tell it. arguments: over those that the weights tell. which, average: of a
+    run, as `open_weights` takes them. Biased convolutions are seen in the weights. Raises UserError (a ValueError) if
+    the name is neither given nor told, or contradicts.
     """
     info = told_info(path)
+    state = open_weights(path, which, average=average)
     if name is None and info.model is None:
-        raise UserError(f"{path} does not tell which model it is of: name it with --model")
+        likely = describe_options(state.shapes)
+        advice = f"; it looks like {likely}" if likely else " (python -m resnet_jax list shows all)"
+        raise UserError(f"{path} does not tell which model it is of: name it with --model{advice}")
     if name is not None and info.model not in (None, name):
         raise UserError(f"{path} is of the model {info.model!r}, not of {name!r} as asked for")
     name = name or info.model
     assert name is not None
-    state = open_weights(path)
     biases = {"conv_bias": True} if has_conv_bias(state.tensors) else {}
     model_args = {**biases, **info.model_args, **arguments}
     model = create_model(name, **model_args)

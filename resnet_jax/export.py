@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import RunError, UserError
-from resnet_jax.models import fold_batch_norm
+from resnet_jax.models import fold_batch_norm, num_input_channels
 from resnet_jax.onnx_graph import import_onnx, to_onnx
+from resnet_jax.process import programs_not_kept
 from resnet_jax.trained import TrainedModel
 from resnet_jax.training.images import normalizer
 from resnet_jax.weights.target import check_parents, replacing
@@ -30,7 +31,7 @@ def export(
     """{..., "to", "format", "input", "output", "bytes", "difference"}: the network as a file, batch norm folded.
 
     target: ends in .stablehlo (what `jax.export.deserialize` reads; for CPU, CUDA, ROCm and TPU) or .onnx (opset 17).
-    preprocessing: the input is (batch, H, W, 3) uint8 and the normalisation is part of the network; otherwise it is
+    preprocessing: the input is (batch, H, W, C) uint8 and the normalisation is part of the network; otherwise it is
     normalised float32. The batch may be of any size. image_size: H = W in pixels, None: the network's own. difference:
     of the logits of the file, loaded again, from JAX's, the largest by the largest logit.
     Raises UserError (a ValueError) for another ending, a place that cannot be written, and a network that has no
@@ -40,13 +41,15 @@ def export(
     side = trained.input_shape[0] if image_size is None else image_size
     if side < 1:
         raise UserError(f"image_size={side} must be at least 1")
-    shape, dtype = (side, side, 3), np.dtype(np.uint8 if preprocessing else np.float32)
+    num_channels = num_input_channels(trained.model, trained.state.variables)
+    shape, dtype = (side, side, num_channels), np.dtype(np.uint8 if preprocessing else np.float32)
     function = _inference(trained, preprocessing)
     if target.suffix == ".onnx":
         data, run = _onnx(function, shape, dtype, _described(trained, preprocessing))
     else:
         data, run = _stablehlo(function, shape, dtype)
-    difference = max(_difference(function, run, (batch, *shape), dtype) for batch in BATCHES)
+    with programs_not_kept():
+        difference = max(_difference(function, run, (batch, *shape), dtype) for batch in BATCHES)
     if not difference <= LIMITS[target.suffix]:
         raise RunError(f"{target} is not written: its logits differ from JAX's by {difference:.1e} of the largest")
     with replacing(target) as file:
@@ -55,7 +58,7 @@ def export(
         **trained.origin,
         "to": str(target),
         "format": target.suffix[1:],
-        "input": f"images (batch, {side}, {side}, 3) {dtype}{'' if preprocessing else ', normalised'}",
+        "input": f"images (batch, {side}, {side}, {num_channels}) {dtype}{'' if preprocessing else ', normalised'}",
         "output": f"logits (batch, {trained.num_classes}) float32",
         "bytes": len(data),
         "difference": difference,

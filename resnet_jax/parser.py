@@ -31,6 +31,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.refuse_missing_command(before)
     if command in parser.commands:  # first what is mistyped, and only then what is missing for that reason
         parser.commands[command].refuse_unknown(command, before[1:])
+        parser.commands[command].refuse_stray(command, before[1:], before)
     arguments, rest = parser.parse_known_args(words)
     names = ", ".join(parser.commands)
     if arguments.command is None:
@@ -40,6 +41,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         given_back = getattr(arguments, GIVEN_BACK, [])
         arguments.images, rest = [*arguments.images, *given_back, *rest], []
     if rest and not parser.commands[arguments.command].takes_fields:
+        parser.commands[arguments.command].refuse_stray(arguments.command, rest, before)
         raise UserError(f"{rest[0]!r} is no option of {arguments.command}")
     arguments.overrides = rest
     return arguments
@@ -179,6 +181,7 @@ def _add_convert(add: Add) -> None:
     convert.add_argument(
         "--pretrained", metavar="TAG", help="instead: torchvision's, IMAGENET1K_V1 or _V2, downloaded once"
     )
+    _add_checkpoint_options(convert)
     convert.add_argument("--to", required=True, metavar="PATH", help=".safetensors, .pth (needs torch), or a folder")
     convert.add_argument(
         "--head", choices=("strict", "reset"), default="strict", help="reset: a new one (default: strict)"
@@ -220,11 +223,16 @@ def _add_benchmark(add: Add) -> None:
 def _add_trained_options(command: argparse.ArgumentParser) -> None:
     """A run or weights, and what belongs to either."""
     command.add_argument("--workdir", metavar="DIR", help="the run's folder")
-    command.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
-    command.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
+    _add_checkpoint_options(command)
     command.add_argument("--weights", metavar="PATH", help="instead: a file, a checkpoint directory, or IMAGENET1K_V2")
     _add_model_options(command)
     command.add_argument("--preprocess", metavar="NAME", help="images as for IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
+
+
+def _add_checkpoint_options(command: argparse.ArgumentParser) -> None:
+    """What of a run is taken."""
+    command.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
+    command.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from resnet_jax.config import load_config
 from resnet_jax.data.batches import EvalBatches, TrainBatches
 from resnet_jax.data.sources import SPLITS
 from resnet_jax.errors import UserError, choose
+from resnet_jax.field_effects import warn_once
 from resnet_jax.sheets import Cell, Line, check_picture, draw_sheet, save_picture
 from resnet_jax.training.images import Normalization, augmenter, load_images, make_normalization, normalizer
 
@@ -44,7 +45,10 @@ def preview(
         raise UserError(f"{config.dataset} has no {split} images")
     normalization = make_normalization(config, splits.train)
     if split == "train":
-        batch = TrainBatches(source, config.batch_size, config.seed, num_repeats=config.repeated_augmentation)[step]
+        size = min(config.batch_size, len(source))
+        if size < config.batch_size:
+            warn_once(f"a run needs config.batch_size={config.batch_size} training images, and there are {size}")
+        batch = TrainBatches(source, size, config.seed, num_repeats=config.repeated_augmentation)[step]
         prepare = jax.jit(augmenter(config, normalization, source.num_classes))
         prepared = jax.device_get(prepare(batch, step))
         images, labels = prepared["image"], prepared["label"]

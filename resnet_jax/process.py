@@ -3,12 +3,14 @@
 None changes a number. A program that imports resnet_jax as a library decides for itself: importing runs none of it.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import importlib.metadata
 import os
 import platform
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -17,6 +19,8 @@ import resnet_jax
 
 # malloc's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+# The compiled programs of all versions together; a network's training and evaluation take some 10 MB.
+MOST_CACHED_BYTES = 2**30
 
 
 def prepare_process() -> None:
@@ -43,16 +47,46 @@ def enable_compilation_cache() -> Path | None:
     The folder is the user's alone, under RESNET_JAX_HOME (default: ~/.cache/resnet_jax), and named by JAX's versions
     and the processor, for which alone compiled programs are right. RESNET_JAX_COMPILATION_CACHE=0 turns it off;
     JAX_COMPILATION_CACHE_DIR, where set, is left to JAX. A folder that others could write, or that cannot be made, is
-    no error: nothing is kept.
+    no error: nothing is kept. Beyond MOST_CACHED_BYTES the oldest programs are removed.
     """
     if cache_is_off() or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return None
     folder = cache_folder()
     if cache_fault(folder):
         return None
+    remove_oldest(folder.parent, MOST_CACHED_BYTES)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return folder
+
+
+def remove_oldest(folder: Path, most_bytes: int) -> None:
+    """Remove the oldest files in `folder` until the others have no more than `most_bytes`."""
+    files: list[tuple[float, int, Path]] = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another process removes them as well
+            if path.is_file():
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= most_bytes:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size
+
+
+@contextlib.contextmanager
+def programs_not_kept() -> Iterator[None]:
+    """Keep no program on disk that is compiled inside: for those that hold a network's weights, and are as large."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def cache_is_off() -> bool:

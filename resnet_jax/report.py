@@ -61,8 +61,10 @@ def _draw_mistakes(judgement: Judgement, mistakes: np.ndarray, source: Source, p
     names = judgement.class_names
     cells = []
     for row, image in zip(mistakes.tolist(), images, strict=True):
-        said = Line(f"not {names[judgement.predicted[row]]}", f"{100 * judgement.confidence[row]:.0f} %")
-        cells.append(Cell(image, (Line(f"is {names[judgement.label[row]]}"), said)))
+        index = int(judgement.index[row])
+        file = source.name(index).rpartition("/")[2] if isinstance(source, EncodedSource) else f"image {index}"
+        predicted = f"predicted: {names[judgement.predicted[row]]}", f"{100 * judgement.confidence[row]:.0f} %"
+        cells.append(Cell(image, (Line(file), Line(f"class: {names[judgement.label[row]]}"), Line(*predicted))))
     total = int(np.sum(judgement.rank > 0))
     title = f"The {len(cells)} most confident of {total:,} mistakes" if total > len(cells) else f"Mistakes: {total}"
     save_picture(draw_sheet(cells, READABLE, title), path)

@@ -1,7 +1,7 @@
 """A trained network to judge images with: a run's, or imported weights', and how images are prepared for it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from resnet_jax.data.transforms import PREPROCESS, Preprocess
 from resnet_jax.describe import describe_weights
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, default_image_size
+from resnet_jax.models.shapes import RGB
 from resnet_jax.training.agreement import together
 from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest, warn_of_damage
 from resnet_jax.training.experiment import build_model
@@ -168,7 +169,7 @@ def open_weights(
     mesh = make_mesh()
 
     def load() -> TrainState:
-        variables, _ = import_state_dict(weights, state_dict, model, "strict")
+        variables, _ = import_state_dict(weights, state_dict, model, "strict", RGB if judges else None)
         return jax.device_put(create_train_state(model, variables, optax.identity()), replicated(mesh))
 
     assert info.model is not None
@@ -180,7 +181,7 @@ def open_weights(
         prepared,
         default_image_size(info.model),
         class_names,
-        {"model": info.model, "weights": str(weights)},
+        {"model": info.model, "weights": str(weights), **(asdict(state_dict.taken) if state_dict.taken else {})},
     )
 
 

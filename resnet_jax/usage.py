@@ -72,13 +72,41 @@ class Parser(argparse.ArgumentParser):
                 near += f"; a file of that name is given as ./{word}"
             raise UserError(f"{option!r} is no option of {command}{near}")
 
+    def refuse_stray(self, command: str, words: Sequence[str], given: Sequence[str] = ()) -> None:
+        """Raise UserError if the first of `words` belongs to no option, where the command takes nothing of the kind.
+
+        given: all words of the command line, whose options are not suggested again.
+        """
+        if not words or words[0].startswith("-") or self.takes_images:
+            return
+        option = self._option_for(words[0])
+        if not option or option in {word.partition("=")[0] for word in given}:
+            raise UserError(f"{words[0]!r} is no option of {command}")
+        raise UserError(f"{words[0]!r} stands without an option of {command}; did you mean {option} {words[0]}?")
+
+    def _option_for(self, word: str) -> str:
+        """The option that a word alone was probably meant for: a config's name, a model's, weights, a run's folder."""
+        from resnet_jax.models import list_models
+
+        likely = []
+        if word.endswith((".pth", ".pt", ".th", ".safetensors")):
+            likely = ["--from", "--weights"]
+        elif word in list_models():
+            likely = ["--model"]
+        known = (option for option in (*likely, "--config", "--from", "--workdir", "--model") if option in self.options)
+        return next(known, "")
+
     def _nearest(self, option: str) -> str:
         """The suggestion for a mistyped option: an option, or the field of the config that bears its name."""
         near = suggestion(option, (known for known in self.options if known != ANY_FIELD))
-        if near or not self.takes_fields:
+        if not self.takes_fields:
             return near
-        from resnet_jax.config import PREFIX, default_config, flatten
+        from resnet_jax.config import OTHER_NAMES, PREFIX, default_config, flatten
 
+        if other := OTHER_NAMES.get(option.lstrip("-").lower().replace("-", "_")):
+            return f"; did you mean {PREFIX + other!r}?"
+        if near:
+            return near
         fields = {f"--{path.split('.')[-1]}": path for path in flatten(default_config())}
         whole = [PREFIX + path for path in fields.values()]
         if near := suggestion(option, whole):

@@ -38,7 +38,7 @@ CHECKOUT = ("configs", "examples", "train.py", "launch", "Makefile", "tests")
 LANGUAGES = ("bash", "python", "text")
 SMALL = (
     '--config.model_args.stage_sizes="(1,)" --config.model_args.num_filters=8 '
-    "--config.warmup_epochs=0 --config.num_epochs=1 --config.eval_every_epochs=1"
+    "--config.warmup_epochs=0 --config.num_epochs=1"
 )
 OURS = re.compile(r"(\w+=\S+ )*python3? (train\.py|-m resnet_jax)(?= |$)")
 SHELL = re.compile(r"[|><$;&*~`\[?{!]")

@@ -22,8 +22,9 @@ def test_every_config_loads_locked_and_survives_json(name):
 def test_overrides_take_the_fields_type():
     words = [
         "--config.learning_rate=1", "--config.nesterov=false", "--config.num_epochs", "3", "--config.mean=(0,0,0.5)",
-        "--config.decay_steps=(5, 9)", "--config.model_args.shortcut=B", "--config.model_args.stage_sizes=(1,2)",
-        "--config.augment.flip=True", "--config.data_dir=/a=b",
+        "--config.schedule=step", "--config.decay_steps=(5, 9)",
+        "--config.model_args.shortcut=B", "--config.model_args.stage_sizes=(1,2)",
+        "--config.augment.flip=True", "--config.dataset=cifar10", "--config.data_dir=/a=b",
     ]  # fmt: skip
     config = load_config("digits", words)
     assert type(config.learning_rate) is float
@@ -97,6 +98,9 @@ def test_duration_given_on_the_command_line_unsets_the_configs_other_one():
     assert (config.decay_epochs, config.decay_steps) == ((1, 2), ())
     assert load_config("digits", ["--config.warmup_steps=5"]).warmup_epochs == 0.0
     assert load_config("digits", ["--config.num_steps=5"]).num_epochs == 0
+    for words, expected in ((("num_steps=5", "num_epochs=2"), (2, 0)), (("num_epochs=2", "num_steps=5"), (0, 5))):
+        config = load_config("digits", [f"--config.{word}" for word in words])  # the last one counts
+        assert (config.num_epochs, config.num_steps) == expected
 
 
 @pytest.mark.parametrize(

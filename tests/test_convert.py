@@ -2,11 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from state_dicts import SMALL, assert_equal, random_variables, small, state_dict
 
-from resnet_jax import load_preprocess, load_weights
+from resnet_jax import create_model, load_preprocess, load_weights
 from resnet_jax.cli import main
 from resnet_jax.convert import convert
 from resnet_jax.data.transforms import PREPROCESS
@@ -199,34 +200,110 @@ def test_a_link_to_converted_weights_stays_a_link(source, tmp_path):
     assert load_preprocess(tmp_path / "out") == PREPROCESS["CIFAR"]
 
 
-def test_a_run_tells_its_model_class_names_and_normalisation(tmp_path):
+DIGITS = [str(digit) for digit in range(10)]
+
+
+def store_run(workdir, ema_decay=None, *, has_best=False):
+    """A run's folder with a checkpoint of step 7 and, if asked for, a best one of step 3; returns its train state."""
     import jax.numpy as jnp
     import optax
 
     from resnet_jax.config import load_config, to_json
-    from resnet_jax.training.checkpoint import open_newest
+    from resnet_jax.training.checkpoint import open_best, open_newest
     from resnet_jax.training.saves import BackgroundSaves
     from resnet_jax.training.state import create_train_state
 
     config = load_config("digits", ["--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8"])
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(to_json(config))
+    workdir.mkdir()
+    (workdir / "config.json").write_text(to_json(config))
     model = small("resnet20", stage_sizes=(1, 1), num_classes=10)
-    state = create_train_state(model, random_variables(model), optax.identity())
-    names = [str(digit) for digit in range(10)]
+    state = create_train_state(model, random_variables(model), optax.identity(), ema_decay=ema_decay)
+    if ema_decay is not None:
+        state = state.replace(ema_params=jax.tree.map(lambda leaf: 2 * leaf, state.params))
     position = {
         "normalization": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]},
-        "class_names": names,
+        "class_names": DIGITS,
         "preprocess": None,
     }
     with BackgroundSaves() as saves:
-        open_newest(tmp_path / "run").save(saves, state.replace(step=jnp.asarray(7)), {"position": position})
+        open_newest(workdir).save(saves, state.replace(step=jnp.asarray(7)), {"position": position})
+        if has_best:
+            best = state.replace(step=jnp.asarray(3), params=jax.tree.map(lambda leaf: 3 * leaf, state.params))
+            open_best(workdir).save(saves, best, {"position": position})
+    return state
+
+
+@pytest.mark.parametrize(
+    ("options", "factor", "line"),
+    [
+        ([], 2, "newest checkpoint, step 7, the moving average of the weights"),
+        (["--no_average"], 1, "newest checkpoint, step 7, the weights themselves"),
+        (["--checkpoint", "best", "--no_average"], 3, "best checkpoint, step 3, the weights themselves"),
+    ],
+)
+def test_of_a_run_it_says_which_checkpoint_it_takes_and_takes_that(tmp_path, capsys, options, factor, line):
+    state = store_run(tmp_path / "run", 0.5, has_best=True)
+    target = tmp_path / "out.safetensors"
+    assert main(["convert", "--from", str(tmp_path / "run"), "--to", str(target), *options]) == 0
+    assert ["checkpoint", *line.split()] in [row.split() for row in capsys.readouterr().out.splitlines()]
+    weights = load_weights(target, read_info(target).create_model())
+    np.testing.assert_array_equal(
+        weights["params"]["conv1"]["kernel"], factor * np.asarray(state.params["conv1"]["kernel"])
+    )
+
+
+def test_finetuning_says_which_checkpoint_of_a_run_it_begins_from(tmp_path, capsys):
+    from resnet_jax.config import load_config
+    from resnet_jax.training.initial import load_initial
+
+    store_run(tmp_path / "run", 0.5, has_best=True)
+    model = small("resnet20", stage_sizes=(1, 1), num_classes=10)
+    words = ["--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8"]
+    for path, checkpoint in (("run", "newest checkpoint, step 7"), ("run/best", "best checkpoint, step 3")):
+        config = load_config("digits", [*words, f"--config.finetune.weights={tmp_path / path}"])
+        load_initial(config, model, tuple(DIGITS))
+        line = f"beginning from {tmp_path / path}: {checkpoint}, the moving average of the weights"
+        assert line in capsys.readouterr().err.splitlines()
+
+
+def test_checkpoints_and_averages_that_there_are_not_are_refused(tmp_path, capsys):
+    store_run(tmp_path / "run")
+    run, target = str(tmp_path / "run"), str(tmp_path / "out.safetensors")
+    assert main(["convert", "--from", run, "--to", target, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["checkpoint"], result["step"], result["average"]) == ("newest", 7, False)
+    for source, option, message in (
+        (run, ["--no_average"], "keeps no moving average: leave out --no_average"),
+        (run, ["--checkpoint", "best"], "has no best/: leave it out"),
+        (target, ["--no_average"], "--checkpoint and --no_average belong to a run's folder"),
+    ):
+        assert main(["convert", "--from", source, "--to", str(tmp_path / "never"), *option]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_run_tells_its_model_class_names_and_normalisation(tmp_path):
+    store_run(tmp_path / "run")
+    model, names = small("resnet20", stage_sizes=(1, 1), num_classes=10), DIGITS
     convert(tmp_path / "run", tmp_path / "out.safetensors")
     info = read_info(tmp_path / "out.safetensors")
     assert (info.model, info.class_names) == ("resnet20", tuple(names))
     assert info.preprocess is not None
     assert info.preprocess.mean == (0.1, 0.2, 0.3)
     assert_equal(load_weights(tmp_path / "out.safetensors", info.create_model()), random_variables(model))
+
+
+@pytest.mark.parametrize(
+    "command", ["convert --from", "evaluate --data x --weights", "predict x --weights", "export --weights"]
+)
+def test_weights_that_do_not_say_their_model_are_answered_with_the_likely_one(tmp_path, capsys, command):
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, state_dict(create_model("resnet20", shortcut="B")), {})
+    (tmp_path / "x").mkdir()
+    to = ["--to", str(tmp_path / "out.stablehlo")] if "export" in command else []
+    to = ["--to", str(tmp_path / "out")] if "convert" in command else to
+    assert main([*command.split(), str(path), *to]) == 2
+    wanted = "name it with --model; it looks like --model resnet20 --model_args shortcut=B"
+    assert capsys.readouterr().err.splitlines() == [f"error: {path} does not tell which model it is of: {wanted}"]
 
 
 def test_half_precision_is_widened(tmp_path):

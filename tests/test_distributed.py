@@ -170,7 +170,7 @@ def folder_of_images(folder, count=16):
 
 def folder_words(folder):
     return [*WORDS, "--config.dataset=folder", f"--config.data_dir={folder}", "--config.batch_size=16",
-            "--config.checkpoint_every_steps=1", "--config.num_steps=400"]  # fmt: skip
+            "--config.test_every_epochs=0", "--config.checkpoint_every_steps=1", "--config.num_steps=400"]  # fmt: skip
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

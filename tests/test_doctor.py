@@ -273,11 +273,12 @@ def test_prepared_sets_are_those_that_can_be_read(tmp_path):
         ("cifar10/3.0.2", '{"fileFormat": "array_record"}'),
         ("mnist/3.0.1", '{"fileFormat": "tfrecord"}'),
         ("imagenet_v2/topimages/3.0.0", '{"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}'),
+        ("caltech101/3.0.1", '{"fileFormat": "riegeli"}'),
         ("broken/1.0.0", "{"),
     ):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "dataset_info.json").write_text(content)
-    assert prepared_sets(str(tmp_path)) == ["cifar10:3.0.2", "imagenet_v2/topimages:3.0.0"]
+    assert prepared_sets(str(tmp_path)) == ["cifar10:3.0.2", "imagenet_v2/topimages:3.0.0", "mnist:3.0.1"]
 
 
 def test_folder_is_judged_by_its_classes_and_a_decoded_image(tmp_path):

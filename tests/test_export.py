@@ -1,6 +1,8 @@
 """Networks in one file for other runtimes: the same logits, for any number of images."""
 
 import json
+import os
+import subprocess
 import sys
 from functools import partial
 
@@ -80,6 +82,64 @@ def test_run_is_exported_by_the_command(tmp_path, capsys):
     assert result["input"] == "images (batch, 8, 8, 3) uint8"
     assert result["bytes"] == target.stat().st_size
     assert result["difference"] <= 1e-6
+
+
+# The modules of the distributions that the package requires, and those that these require, are there; others are not.
+OWN_REQUIREMENTS_ALONE = """
+import importlib.metadata, re, sys
+
+def required(name, extras=()):
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:  # of another system
+        return
+    if name not in kept:
+        kept.add(name)
+        for line in distribution.requires or ():
+            if "extra ==" not in line:
+                required(re.match(r"[\\w.-]+", line)[0].lower().replace("_", "-"))
+
+kept = set()
+required("resnet-family-jax")
+owners = importlib.metadata.packages_distributions()
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        those = {owner.lower().replace("_", "-") for owner in owners.get(name.split(".")[0], ())}
+        if those and not those & kept:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_stablehlo_is_written_and_read_with_the_packages_own_requirements_alone(tmp_path):
+    saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)})
+    code = OWN_REQUIREMENTS_ALONE + (
+        "import jax, numpy as np\n"
+        "from resnet_jax.cli import main\n"
+        "assert main(['export', '--weights', 'w.safetensors', '--to', 'net.stablehlo']) == 0\n"
+        "network = jax.export.deserialize(bytearray(open('net.stablehlo', 'rb').read()))\n"
+        "print(network.call(np.zeros((3, 32, 32, 3), np.float32)).shape)\n"
+        "print(sorted({'torch', 'tensorflow', 'onnx'} & {*sys.modules}))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-2:] == ["(3, 10)", "[]"]
+
+
+def test_an_export_leaves_no_weights_in_the_cache_of_programs(tmp_path):
+    _, variables, path = saved(tmp_path, "resnet20", {"num_filters": 64, "stage_sizes": (1, 1)})
+    code = (
+        "from resnet_jax.cli import main\n"
+        f"main(['export', '--weights', {str(path)!r}, '--to', {str(tmp_path / 'net.stablehlo')!r}])"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"RESNET_JAX_HOME": str(tmp_path / "home"), "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
+    kept = sum(file.stat().st_size for file in (tmp_path / "home/compiled").rglob("*-cache"))
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    assert 0 < kept < weights / 2
 
 
 def test_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):

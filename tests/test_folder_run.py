@@ -14,8 +14,10 @@ WORDS = [
     "--config", "folder", "--config.model=resnet20", "--config.model_args.stage_sizes=(1,1)",
     "--config.model_args.num_filters=4", "--config.image_size=16", "--config.batch_size=8", "--config.num_epochs=3",
     "--config.warmup_epochs=0", "--config.log_every_steps=1", "--config.learning_rate=0.02",
-    "--config.augment.crop_scale=(0.5,1)", "--config.augment.policy=trivialaugment", "--config.schedule=constant",
+    "--config.augment.policy=trivialaugment", "--config.schedule=constant",
 ]  # fmt: skip
+CROP = "--config.augment.crop_scale=(0.5,1)"
+CROPPED = [*WORDS, CROP]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def pets(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unbroken(pets, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("unbroken") / "run"
-    code, output, errors = run("train", *WORDS, f"--config.data_dir={pets}", "--workdir", workdir)
+    code, output, errors = run("train", *CROPPED, f"--config.data_dir={pets}", "--workdir", workdir)
     assert code == 0, errors
     return workdir, output
 
@@ -52,7 +54,7 @@ def test_held_out_images_judge_the_run_and_the_best_model_is_kept(unbroken):
 
 
 def test_run_on_other_threads_and_broken_off_in_an_epoch_ends_the_same(pets, unbroken, tmp_path):
-    words = ["train", *WORDS, f"--config.data_dir={pets}", "--workdir", tmp_path, "--config.decode_threads=3"]
+    words = ["train", *CROPPED, f"--config.data_dir={pets}", "--workdir", tmp_path, "--config.decode_threads=3"]
     assert run(*words, "--config.checkpoint_every_steps=6", "--config.num_steps=6")[0] == 0
     # As if the run to its end had been killed there: what the shorter one does at its end is taken back.
     log = tmp_path / "metrics.jsonl"
@@ -69,12 +71,12 @@ def test_folder_that_has_changed_since_the_run_began_is_refused(pets, unbroken, 
     shutil.copytree(pets, tmp_path / "pets")
     shutil.copytree(unbroken[0], tmp_path / "run")
     (tmp_path / "pets/cat/0.jpg").unlink()
-    assert train(tmp_path / "pets", tmp_path / "run", "--config.num_epochs=4") == 2
+    assert train(tmp_path / "pets", tmp_path / "run", CROP, "--config.num_epochs=4") == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "began with other training images, 36 of 2 classes; now there are 35 of 2: bring them back" in line
     # As many, but another: its neighbour of the same class under a new name.
     shutil.copy(pets / "cat/2.jpg", tmp_path / "pets/cat/99.jpg")
-    assert train(tmp_path / "pets", tmp_path / "run", "--config.num_epochs=4") == 2
+    assert train(tmp_path / "pets", tmp_path / "run", CROP, "--config.num_epochs=4") == 2
     assert "began with other training images" in capsys.readouterr().err
 
 
@@ -128,7 +130,7 @@ def test_damaged_images_are_skipped_if_the_config_says_so(pets, tmp_path, capsys
         (["--config.data_dir=nowhere"], "error: nowhere cannot be read as a folder of images: No such file or"),
         (["--config.augment.crop_ratio=(2,1)"], "error: config.augment: crop_ratio=(2.0, 1.0) must be two growing"),
         (
-            ["--config.augment.random_resized_crop=0", "--config.augment.resampler=cv"],
+            ["--config.augment.resampler=cv"],
             "error: config.augment: resampler=",
         ),
         (["--config.augment.policy_num_ops=0"], "error: config.augment.policy_num_ops=0 must be positive"),
@@ -173,6 +175,14 @@ def test_preview_shows_the_batch_with_its_labels(pets, tmp_path, capsys):
     for name in ("batch.txt", "batch.psd"):
         assert main(["preview", *words, "--to", name]) == 2
         assert "must be an image file" in capsys.readouterr().err
+
+
+def test_preview_of_fewer_images_than_a_batch_shows_them(pets, tmp_path, capsys):
+    words = ["--num_images", "6", "--config.batch_size=64", "--to", str(tmp_path / "batch.png")]
+    assert main(["preview", *WORDS, f"--config.data_dir={pets}", *words]) == 0
+    output, errors = capsys.readouterr()
+    assert ["images", "6"] in [line.split() for line in output.splitlines()]
+    assert errors.splitlines() == ["warning: a run needs config.batch_size=64 training images, and there are 36"]
 
 
 def test_policy_works_on_images_that_are_cropped_as_in_evaluation(pets, tmp_path):

@@ -154,11 +154,20 @@ def test_a_headless_model_leaves_the_head_in_the_file(write):
     assert sorted(report.dropped) == ["fc.bias", "fc.weight"]
 
 
+def test_projections_of_another_shortcut_are_named(write):
+    wanted = (
+        r"has beyond the model layer2.0.downsample.0.weight .*; it looks like create_model\('resnet20', shortcut='B'\)"
+    )
+    tensors = state_dict(create_model("resnet20", shortcut="B"))
+    with pytest.raises(UserError, match=wanted):
+        load_weights(write(tensors), create_model("resnet20"))
+
+
 def test_missing_unexpected_and_misshapen_tensors_are_all_named(write):
     tensors = state_dict(small())
     del tensors["layer1.1.bn2.running_mean"]
     tensors["layer1.0.extra.weight"] = np.zeros((2, 3), np.float32)
-    tensors["conv1.weight"] = np.zeros((8, 4, 7, 7), np.float32)
+    tensors["conv1.weight"] = np.zeros((8, 4, 5, 5), np.float32)
     with pytest.raises(UserError) as error:
         load_weights(write(tensors), small())
     message = str(error.value)
@@ -166,7 +175,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_named(write):
     for part in (
         "lacks layer1.1.bn2.running_mean (8,)",
         "has beyond the model layer1.0.extra.weight (2, 3)",
-        "differs in conv1.weight (8, 4, 7, 7) there and (8, 3, 7, 7) here",
+        "differs in conv1.weight (8, 4, 5, 5) there and (8, 4, 7, 7) here",
     ):
         assert part in message
 

@@ -130,6 +130,20 @@ def test_finished_run_exits_0_and_can_be_prolonged(tmp_path, capfd):
     assert "is at step 22, past the config's 21" in errors
 
 
+def test_prolonged_cosine_says_how_the_learning_rate_jumps(tmp_path, capfd):
+    words = [capfd, *TINY, "--config.warmup_epochs=0", "--workdir", tmp_path / "run"]
+    assert run_here(*words, "--config.num_steps=4")[0] == 0
+    code, _, errors = run_here(*words, "--config.num_steps=8")
+    assert code == 0, errors
+    (line,) = [line for line in errors.splitlines() if line.startswith("warning")]
+    assert line == (
+        "warning: the cosine schedule follows the run's length, which was 4 steps and is now 8: the learning rate was "
+        "0.0146 in step 4 and is 0.05 in the next"
+    )
+    code, _, errors = run_here(*words, "--config.num_steps=8")
+    assert (code, [line for line in errors.splitlines() if "warning" in line]) == (0, [])
+
+
 def tiny_config(**fields):
     """A run of two epochs of one step on the simulated devices of this process."""
     config = load_config("digits", [word for word in TINY if word.startswith("--config.")])

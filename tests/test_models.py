@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import resnet_jax
 from resnet_jax import create_model, list_models
+from resnet_jax.errors import UserError
 from resnet_jax.models import (
     BatchNorm,
     Conv,
@@ -451,3 +453,63 @@ def test_batch_norm_has_the_formulas_first_and_second_derivatives():
             expected = derivative(loss(formula), (0, 1, 2))(x, scale, bias)
             for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
                 np.testing.assert_allclose(left, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50d", "seresnet50", "preact_resnet164", "plain20"])
+def test_a_model_is_tabulated(name):
+    model = create_model(name, stage_sizes=(1, 1), num_filters=8)
+    rows = model.tabulate(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=False, console_kwargs={"width": 200})
+    assert "layer2/0/conv2" in rows
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(variable_shapes(model)["params"]))
+    assert f"{parameters:,}" in rows
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16"), np.dtype("float32"), np.float32])
+def test_dtypes_are_given_as_jax_and_numpy_have_them(dtype):
+    name = jnp.dtype(dtype).name
+    assert create_model("resnet18", dtype=dtype) == create_model("resnet18", dtype=name)
+    assert ResNet(**TINY, dtype=dtype) == ResNet(**TINY, dtype=name)
+    with pytest.raises(ValueError, match="dtype='int32' must be one of float32, bfloat16, float64"):
+        create_model("resnet18", dtype=jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("pretrained", r"variables = resnet_jax.load_pretrained\('resnet50', 'IMAGENET1K_V1'\)"),
+        ("weights", "resnet_jax.load_pretrained"),
+        ("progress", "resnet_jax.load_pretrained"),
+        ("in_chans", "leave it out: the images given to model.init"),
+        ("drop_path_rate", "it is called stochastic_depth here"),
+        ("features_only", "features=True"),
+        ("replace_stride_with_dilation", "output_stride=16"),
+        ("trainble", "did you mean 'trainable'"),
+    ],
+)
+def test_arguments_of_torchvision_and_timm_are_answered_with_what_there_is(argument, message):
+    with pytest.raises(ValueError, match=f"'{argument}' is no argument of resnet50.*{message}"):
+        create_model("resnet50", **{argument: True})
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar", "deep"])
+def test_images_of_torchs_order_are_refused_in_our_words(stem):
+    model = ResNet(**{**TINY, "stem": stem})
+    channels_first = jnp.zeros((2, 3, 16, 24))
+    message = r"images.shape=\(2, 3, 16, 24\) must be \(batch, height, width, channels\).*transpose\(0, 2, 3, 1\)"
+    with pytest.raises(UserError, match=message):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), channels_first, train=False))
+    with pytest.raises(UserError, match=r"with 3 channels, as the variables have: transpose"):
+        jax.eval_shape(lambda v: model.apply(v, channels_first, train=False), variable_shapes(model))
+    with pytest.raises(
+        UserError, match=r"images.shape=\(2, 16, 16, 4\) must be .* with 3 channels, as the variables have\n"
+    ):
+        jax.eval_shape(lambda v: model.apply(v, jnp.zeros((2, 16, 16, 4)), train=False), variable_shapes(model))
+    for num_channels in (1, 4, 6):  # of any number of channels, of three rows, and of many channels
+        jax.eval_shape(lambda c=num_channels: model.init(jax.random.key(0), jnp.zeros((2, 16, 16, c)), train=False))
+    jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((2, 3, 16, 3)), train=False))
+    jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((2, 16, 16, 32)), train=False))
+
+
+def test_the_public_functions_are_listed():
+    assert {*resnet_jax.__all__} <= {*dir(resnet_jax)}
+    assert "Any" not in dir(resnet_jax)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from resnet_jax.process import remove_oldest
+
 CODE = "from resnet_jax.process import enable_compilation_cache; print(enable_compilation_cache())"
 
 
@@ -36,6 +38,23 @@ def test_folder_that_others_can_write_is_not_trusted(tmp_path):
     folder = cache_folder(tmp_path)
     os.chmod(folder, 0o777)
     assert cache_folder(tmp_path) == "None"
+
+
+def test_the_oldest_programs_are_removed_where_all_are_too_large(tmp_path):
+    for age, name in enumerate(("new/newest", "new/middle", "old/oldest")):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 - age, 1000 - age))
+    remove_oldest(tmp_path, 300)
+    assert len([*tmp_path.glob("*/*")]) == 3
+    remove_oldest(tmp_path, 250)
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["middle", "newest"]
+    code = f"import resnet_jax.process as process; process.MOST_CACHED_BYTES = 0; {CODE}"
+    cache_folder(tmp_path / "home", f"{CODE}; import jax; jax.jit(lambda x: x + 1)(1.0)")
+    assert [*(tmp_path / "home/compiled").rglob("*-cache")]
+    cache_folder(tmp_path / "home", code)
+    assert not [*(tmp_path / "home/compiled").rglob("*-cache")]
 
 
 def test_no_cache_is_no_error(tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,12 +15,13 @@ from PIL import Image
 from state_dicts import SMALL, small
 
 from resnet_jax import figures, save_weights
+from resnet_jax import report as report_module
 from resnet_jax.cli import main
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.evaluate import evaluate_weights
 from resnet_jax.judgement import Judgement
 from resnet_jax.report_figures import _largest_in, _short, draw_calibration, draw_confusion
-from resnet_jax.sheets import READABLE
+from resnet_jax.sheets import READABLE, draw_sheet
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.interruption import Interruption
 from resnet_jax.training.mesh import make_mesh, replicated
@@ -245,6 +247,20 @@ def test_report_holds_what_is_printed_and_what_lies_behind_it(weights, tmp_path,
     stored = json.loads((report / "report.json").read_text())
     sheet = np.array(Image.open(report / "mistakes.png"))[top : top + 224 : 14, READABLE.gap : READABLE.gap + 224 : 14]
     np.testing.assert_array_equal(sheet, preprocess.pixels(Image.open(stored["mistakes"][0]["image"])))
+
+
+def test_mistakes_are_captioned_by_file_class_and_prediction(weights, tmp_path, monkeypatch):
+    source, folder = weights
+    drawn = []
+    monkeypatch.setattr(
+        report_module, "draw_sheet", lambda cells, *more: drawn.extend(cells) or draw_sheet(cells, *more)
+    )
+    evaluate_weights(source, str(folder), batch_size=8, report=tmp_path / "report")
+    mistakes = json.loads((tmp_path / "report/report.json").read_text())["mistakes"]
+    assert [[line.text for line in cell.lines] for cell in drawn] == [
+        [Path(one["image"]).name, f"class: {one['class']}", f"predicted: {one['predicted']}"] for one in mistakes
+    ]
+    assert drawn[0].lines[2].right == f"{100 * mistakes[0]['confidence']:.0f} %"
 
 
 def test_a_table_tells_each_of_few_classes_and_a_line_where_to_find_many(weights, capsys):

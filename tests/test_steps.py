@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from resnet_jax import create_model
+from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet
 from resnet_jax.training import (
     accumulate,
@@ -303,3 +304,24 @@ def test_parts_of_a_batch_add_up_to_it_where_batch_norm_is_frozen():
                 assert float(of_parts[name]) == pytest.approx(float(value), abs=1e-12)
         for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_labels_out_of_range_are_refused_and_under_jit_make_the_loss_nan(label):
+    wrong = {**BATCH, "label": BATCH["label"].at[4].set(label)}
+    for a_step in (train_step, eval_step):
+        with pytest.raises(UserError, match=f"label {label} of row 4 must be from 0 to 2: count classes from 0"):
+            a_step(tiny_state(), wrong)
+    _, metrics = step(tiny_state(), wrong)
+    assert np.isnan(metrics["loss"])
+    for loss in (softmax_cross_entropy, binary_cross_entropy):
+        losses = loss(jnp.zeros((6, 3)), wrong["label"], label_smoothing=0.1)
+        assert np.isnan(losses).tolist() == [False] * 4 + [True, False]
+
+
+def test_labels_of_rows_that_do_not_count_may_be_anything():
+    mask = jnp.array([1, 1, 1, 1, 0, 1])
+    _, right = step(tiny_state(), {**BATCH, "mask": mask})
+    _, padded = step(tiny_state(), {**BATCH, "label": BATCH["label"].at[4].set(-1), "mask": mask})
+    assert float(padded["loss"]) == float(right["loss"])
+    assert float(padded["gradient_norm"]) == pytest.approx(float(right["gradient_norm"]), rel=1e-6)

@@ -15,7 +15,7 @@ SEES_CONFIGS = {
     "commands.py", "trained.py", "degradation.py", "describe.py", "preview.py", "benchmark/loop.py",
     "benchmark/saving.py", "benchmark/step_cost.py", "stand_in.py", "dry_run.py", "dry_run_command.py",
     "doctor_command.py", "doctor/examination.py", "doctor/data.py", "doctor/devices.py", "doctor/folders.py",
-    "usage.py",
+    "usage.py", "field_effects.py",
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -101,14 +100,6 @@ def test_no_network_is_told_in_seconds_with_where_to_put_the_archive(tmp_path):
     assert last.endswith(f"cannot be reached: put cifar-10-binary.tar.gz into {folder}")
     assert list(tmp_path.iterdir()) == []  # neither a workdir nor a half-prepared data set
     assert seconds < 60  # a retry loop would take minutes; the promise of 15 s is measured outside the suite
-
-
-def test_set_prepared_as_tfrecord_is_told_with_the_command_that_converts_it(prepared, tmp_path):
-    shutil.copytree(prepared[0] / "cifar10", tmp_path / "cifar10")
-    (facts,) = tmp_path.glob("cifar10/*/dataset_info.json")
-    facts.write_text(facts.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(ValueError, match=r"prepared as TFRecord.*tensorflow_datasets.scripts.convert_format"):
-        load_source("cifar10", "train", Reading(str(tmp_path)))
 
 
 def test_damaged_archive_is_named_with_what_it_should_be(tmp_path):

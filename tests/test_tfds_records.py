@@ -3,6 +3,7 @@
 import re
 import resource
 import shutil
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import imagenet_archive
 import pytest
 
 from resnet_jax.data.tfds import load_arrays, manual_dir, open_records, split_names
+from resnet_jax.data.tfrecord import TfRecords, masked_crc32c
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 import tensorflow_datasets as tfds
@@ -150,22 +152,107 @@ def test_other_versions_that_lie_prepared_are_told(copied):
         open_records("imagenet2012:5.0.0", "train", str(copied))
 
 
-@pytest.mark.parametrize("converted", [False, True])
-def test_tfrecord_is_told_with_the_command_that_converts_it_and_is_read_once_it_has_run(imagenet, copied, converted):
+def test_format_that_cannot_be_read_is_told_with_the_command_that_converts_it(copied):
     folder = copied / "imagenet2012" / "5.1.0"
     facts = folder / "dataset_info.json"
-    also = ', "alternativeFileFormats": ["array_record"]' if converted else ""
-    text = facts.read_text().replace('"fileFormat": "array_record"', f'"fileFormat": "tfrecord"{also}')
-    facts.write_text(text)
-    if converted:
-        assert len(read_all(open_records("imagenet2012", "train", str(copied)))) == len(imagenet[1])
-        return
+    facts.write_text(facts.read_text().replace('"fileFormat": "array_record"', '"fileFormat": "riegeli"'))
     command = (
         f"{sys.executable} -m tensorflow_datasets.scripts.convert_format --dataset_version_dir={folder} "
         "--out_file_format=array_record"
     )
-    with pytest.raises(ValueError, match=f"{folder} is prepared as TFRecord, which .*{re.escape(command)}"):
+    with pytest.raises(ValueError, match=f"{folder} is prepared as riegeli: convert it.*{re.escape(command)}"):
         open_records("imagenet2012", "train", str(copied))
+
+
+WRITE_TFRECORD = """
+import sys
+from pathlib import Path
+import tensorflow as tf
+from resnet_jax.data.tfds import open_records
+
+folder = Path(sys.argv[1]) / "imagenet2012/5.1.0"
+for split in ("train", "validation"):
+    records = open_records("imagenet2012", split, sys.argv[1])
+    with tf.io.TFRecordWriter(str(folder / f"imagenet2012-{split}.tfrecord-00000-of-00001")) as writer:
+        for i in range(len(records)):
+            writer.write(records.examples[i])
+for path in folder.glob("*array_record*"):
+    path.unlink()
+"""
+
+
+@pytest.fixture(scope="module")
+def as_tfrecord(imagenet, tmp_path_factory):
+    """The set as TensorFlow writes it in TFDS's default format, and no other."""
+    root = tmp_path_factory.mktemp("tfrecord")
+    shutil.copytree(imagenet[0] / "imagenet2012", root / "imagenet2012")
+    subprocess.run([sys.executable, "-c", WRITE_TFRECORD, str(root)], check=True, capture_output=True)
+    facts = root / "imagenet2012/5.1.0/dataset_info.json"
+    facts.write_text(facts.read_text().replace("array_record", "tfrecord"))
+    return root
+
+
+@pytest.fixture
+def tfrecord_copy(as_tfrecord, tmp_path):
+    shutil.copytree(as_tfrecord, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_set_prepared_as_tfrecord_is_read_as_one_prepared_as_array_record(imagenet, as_tfrecord):
+    for split in ("train", "validation"):
+        records, others = (open_records("imagenet2012", split, str(root)) for root in (as_tfrecord, imagenet[0]))
+        assert len(records) == len(others)
+        indices = range(len(others))
+        assert records.read_many(indices) == others.read_many(indices)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(records.read, indices)) == others.read_many(indices)
+        assert [records.name(i) for i in indices] == [others.name(i) for i in indices]
+        assert records.digest() == others.digest()
+
+
+def test_tfrecord_is_read_without_tensorflow(as_tfrecord):
+    code = (
+        "import sys; from resnet_jax.data.tfds import open_records; "
+        "print(len(open_records('imagenet2012', 'train', sys.argv[1]).read(1)[0]), 'tensorflow' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(as_tfrecord)], capture_output=True, text=True, check=True)
+    assert result.stdout.split()[1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data[:30] + bytes([data[30] ^ 1]) + data[31:], "record 0 is damaged"),
+        (lambda data: bytes([data[0] ^ 1]) + data[1:], "is damaged from record 0 of"),
+        (lambda data: data[:-100], r"record \d+ is damaged"),
+        (lambda data: data[: len(data) // 2], "is damaged from record"),
+    ],
+)
+def test_damaged_tfrecord_is_named(tfrecord_copy, damage, message):
+    (shard,) = tfrecord_copy.glob("imagenet2012/*/*train*")
+    shard.write_bytes(damage(shard.read_bytes()))
+
+    def read_all_of_it():
+        records = open_records("imagenet2012", "train", str(tfrecord_copy))
+        return [records.read(i) for i in range(len(records))]
+
+    with pytest.raises(ValueError, match=message):
+        read_all_of_it()
+
+
+def test_records_of_several_shards_are_one_sequence(tmp_path):
+    contents = [b"", b"one", bytes(300), b"three", b"four"]
+    for path, part in ((tmp_path / "0", contents[:2]), (tmp_path / "1", []), (tmp_path / "2", contents[2:])):
+        with path.open("wb") as file:
+            for data in part:
+                length = struct.pack("<Q", len(data))
+                file.write(length + struct.pack("<I", masked_crc32c(length)))
+                file.write(data + struct.pack("<I", masked_crc32c(data)))
+    records = TfRecords([tmp_path / "0", tmp_path / "1", tmp_path / "2"], [2, 0, 3])
+    assert len(records) == 5
+    assert records.__getitems__([4, 0, 2, 1, 3]) == [contents[i] for i in (4, 0, 2, 1, 3)]
+    with pytest.raises(IndexError):
+        records[5]
 
 
 def test_missing_shard_is_told_with_the_record(copied):

@@ -58,11 +58,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set's images; None for a split that it does not have."""
+    """A data set's images; None for a split that it does not have.
+
+    has_own_validation: the validation images are a split of the set, not held out of its training images.
+    """
 
     train: Source
     validation: Source | None
     test: Source | None
+    has_own_validation: bool = False
 
 
 def load_digits(split: str) -> ArraySource:
@@ -103,7 +107,7 @@ def load_splits(name: str, reading: Reading, validation_fraction: float = 0.0) -
     if "train" not in sources:
         raise UserError(f"{_where(name, reading)} has no training images: its splits are {', '.join(sources)}")
     if "validation" in sources:
-        return Splits(sources["train"], sources["validation"], sources.get("test"))
+        return Splits(sources["train"], sources["validation"], sources.get("test"), has_own_validation=True)
     return Splits(*hold_out(sources["train"], validation_fraction), sources.get("test"))
 
 

@@ -5,14 +5,16 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError
-from resnet_jax.data.tfds_builder import FILE_FORMAT, find_builder, one_line, prepared_variants
+from resnet_jax.data.tfds_builder import FILE_FORMAT, TFRECORD, find_builder, one_line, prepared_variants
 from resnet_jax.data.tfds_prepare import manual_dir, prepare, prepare_in_subprocess
+from resnet_jax.data.tfrecord import TfRecords
 from resnet_jax.errors import UserError, choose, shown
 
 __all__ = ["TfdsRecords", "load_arrays", "manual_dir", "open_records", "prepare", "split_names"]
@@ -38,7 +40,9 @@ class TfdsRecords:
     class_names: tuple[str, ...]
     fixed_shape: tuple[int, int, int] | None
     file_name_feature: str  # "" if the set has none
-    examples: Any  # serialized tf.train.Example by index: TFDS's data source, whose readers are shared by all threads
+    # Serialized tf.train.Example by index: TFDS's data source of array_record, whose readers are shared by all threads,
+    # or TfRecords.
+    examples: Any
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -56,7 +60,7 @@ class TfdsRecords:
         try:
             # One by one needs no threads.
             examples = [self.examples[indices[0]]] if len(indices) == 1 else self.examples.__getitems__(indices)
-        except RuntimeError as error:  # array_record's, whatever is wrong with the file
+        except RuntimeError as error:  # array_record's, whatever is wrong with the file, and TfRecords's
             place = f"{indices[0]}…" if len(indices) > 1 else indices[0]
             raise BadImageError(f"{self.title}[{place}]", one_line(error)) from error
         return [self._image_and_label(*pair) for pair in zip(indices, examples, strict=True)]
@@ -108,7 +112,6 @@ def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
     info = builder.info
     choose(f"{name}'s split", split, map(str, info.splits))
     _allow_open_files(info.splits[split].num_shards)
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
     image, text = info.features["image"], tfds.features.Text
     file_names = (key for key in FILE_NAME_FEATURES if key in info.features and isinstance(info.features[key], text))
     records = TfdsRecords(
@@ -116,10 +119,23 @@ def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
         class_names=tuple(info.features["label"].names),
         fixed_shape=image.shape if None not in image.shape else None,
         file_name_feature=next(file_names, ""),
-        examples=builder.as_data_source(split, deserialize_method=raw, file_format=FILE_FORMAT),
+        examples=_examples(builder, split),
     )
     records.read(0)  # tells a split without labels at once
     return records
+
+
+def _examples(builder: Any, split: str) -> Any:
+    """The serialized examples of a split, by index; of TFRecord where nothing else is prepared."""
+    import tensorflow_datasets as tfds
+
+    if FILE_FORMAT in {file_format.value for file_format in builder.info.available_file_formats()}:
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        return builder.as_data_source(split, deserialize_method=raw, file_format=FILE_FORMAT)
+    info = builder.info.splits[split]
+    template = info.filename_template.replace(filetype_suffix=TFRECORD)
+    paths = [Path(path) for path in template.sharded_filepaths(info.num_shards)]
+    return TfRecords(paths, info.shard_lengths)
 
 
 def load_arrays(name: str, split: str, data_dir: str = "") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

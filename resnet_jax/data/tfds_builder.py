@@ -13,7 +13,8 @@ import numpy as np
 
 from resnet_jax.errors import UserError, suggestion
 
-FILE_FORMAT = "array_record"  # the only one of TFDS's that is read by index and without TensorFlow
+FILE_FORMAT = "array_record"  # in which sets are prepared here
+TFRECORD = "tfrecord"  # TFDS's default
 # "set", "set/config", "set:1.2.3", "set/config:1.*.*"; neither another collection's ("kaggle:set") nor arguments.
 _NAME = re.compile(r"(?P<set>[A-Za-z]\w*)(/(?P<config>[\w+.-]+))?(:(\d+|\*)(\.(\d+|\*)){2})?", re.ASCII)
 _MOST_FEATURES_SHOWN = 12
@@ -117,9 +118,9 @@ def _check_features(name: str, builder: Any) -> None:
 
 def _check_file_format(name: str, builder: Any) -> None:
     formats = {file_format.value for file_format in builder.info.available_file_formats()}
-    if FILE_FORMAT in formats:
+    if formats & {FILE_FORMAT, TFRECORD}:
         return
-    described = "TFRecord, which only TensorFlow reads" if "tfrecord" in formats else " and ".join(sorted(formats))
+    described = " and ".join(sorted(formats))
     needed = {"tensorflow": "'resnet-family-jax[prepare]'", "apache_beam": "apache-beam"}  # by the script
     to_install = " ".join(package for module, package in needed.items() if find_spec(module) is None)
     command = [

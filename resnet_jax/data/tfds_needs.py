@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from resnet_jax.data.tfds_archives import manual_archives
-from resnet_jax.data.tfds_builder import FILE_FORMAT, data_root, find_builder, one_line, prepared_variants
+from resnet_jax.data.tfds_builder import FILE_FORMAT, TFRECORD, data_root, find_builder, one_line, prepared_variants
 from resnet_jax.data.tfds_prepare import manual_dir
 
 
@@ -69,7 +69,7 @@ def prepared_sets(data_dir: str = "") -> list[str]:
             formats = [info.get("fileFormat"), *info.get("alternativeFileFormats", [])]
         except (OSError, ValueError, AttributeError):
             continue
-        if FILE_FORMAT in formats:
+        if {FILE_FORMAT, TFRECORD} & {*formats}:
             *name, version = path.parent.relative_to(root).parts
             found.append(f"{'/'.join(name)}:{version}")
     return sorted(found)

@@ -20,7 +20,7 @@ from resnet_jax.models.layers import (
     stochastic_depth,
 )
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.shapes import variable_shapes
+from resnet_jax.models.shapes import num_input_channels, variable_shapes
 from resnet_jax.models.variants import create_model, default_image_size, list_models
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "global_average_pool",
     "list_models",
     "max_pool",
+    "num_input_channels",
     "stochastic_depth",
     "variable_shapes",
     "zero_padding_shortcut",

@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models.batch_axes import automatic_batch_axes, mapped_batch_axes
@@ -97,9 +98,10 @@ class DeepStem(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Residual network (He et al. 2015, arXiv:1512.03385) for images (B, H, W, 3), normalised.
+    """Residual network (He et al. 2015, arXiv:1512.03385) for images (B, H, W, C), normalised.
 
-    Also for their pooled features (B, C), of which the head alone is then computed.
+    C is 3, or what the images have that `init` is given. Also for their pooled features (B, C), of which the head alone
+    is then computed.
     Returns logits (B, num_classes), or the pooled features (B, C) if num_classes is None. With `features=True` a dict:
     "stem" (before the max-pool), "stage1" ..., each (B, h, w, C) after its last activation, of pre-activation networks
     the sum before the next norm, and "pooled" (B, C).
@@ -171,9 +173,11 @@ class ResNet(nn.Module):
     base_classes: int | None = None
 
     def __post_init__(self) -> None:
+        self.dtype = dtype_name(self.dtype)
         self._check_arguments()
         super().__post_init__()
 
+    @nn.nowrap  # tabulate would take it for a layer that is called
     def _check_arguments(self) -> None:
         choose("block_cls", self.block_cls, BLOCKS)
         choose("stem", self.stem, STEMS)
@@ -221,12 +225,31 @@ class ResNet(nn.Module):
         if not 0.0 < self.norm_epsilon < float("inf"):
             raise UserError(f"norm_epsilon={self.norm_epsilon} must be positive and finite")
 
+    @nn.nowrap
     def _check_batch_norm(self) -> None:
         if not GHOST.fullmatch(self.batch_norm):
             choose("batch_norm", self.batch_norm, ("global", "local", "ghost:N", "frozen", "folded"))
         if self.batch_norm == "ghost:N":
             raise UserError("batch_norm='ghost:N' needs a number of rows, for example ghost:32")
 
+    @nn.nowrap
+    def _check_images(self, images: Array) -> None:
+        """Raise UserError unless the images are those of the variables, or, in `init`, may be (B, H, W, C)."""
+        shape, order = images.shape, "(batch, height, width, channels)"
+        if len(shape) != 4:
+            raise UserError(f"images.shape={shape} must be {order}, or of pooled features (batch, channels)")
+        hint = ": transpose images of torch's order by images.transpose(0, 2, 3, 1)"
+        layer = self.variables.get("params", {}).get("conv1", {})
+        kernel = layer.get("0", layer).get("kernel")
+        if kernel is not None and kernel.shape[2] != shape[3]:
+            raise UserError(
+                f"images.shape={shape} must be {order} with {kernel.shape[2]} channels, as the variables have"
+                f"{hint if shape[1] == kernel.shape[2] else ''}"
+            )
+        if kernel is None and _looks_channels_first(shape):
+            raise UserError(f"images.shape={shape} must be {order}{hint}")
+
+    @nn.nowrap
     def _shares(self, images: Array) -> dict[str, Any]:
         """Over which rows and mapped axes batch norm takes its statistics, as arguments of BatchNorm."""
         if self.batch_norm == "global":
@@ -251,6 +274,7 @@ class ResNet(nn.Module):
         """Input pixels to one of the first stage's: 4, or 1 of a CIFAR stem."""
         return 1 if self.stem == "cifar" else 4
 
+    @nn.nowrap
     def _strides(self) -> list[tuple[int, int]]:
         """Of each stage its stride and its dilation."""
         result, total, dilation = [], self.stem_stride, 1
@@ -297,6 +321,7 @@ class ResNet(nn.Module):
             first = int(self.trainable.removeprefix("stage"))
         return tuple(name for group in groups[:first] for name in group)
 
+    @nn.nowrap
     def param_labels(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Labels each parameter "trainable" or "frozen", for `optax.multi_transform`.
 
@@ -311,6 +336,7 @@ class ResNet(nn.Module):
         labels = {name: "frozen" if name in self.frozen_layers else "trainable" for name in params}
         return {name: jax.tree.map(lambda _, label=labels[name]: label, layer) for name, layer in params.items()}
 
+    @nn.nowrap
     def _drop_branches(self) -> tuple[float, ...]:
         num_blocks = sum(self.stage_sizes)
         return tuple(self.stochastic_depth * i / max(num_blocks - 1, 1) for i in range(num_blocks))
@@ -319,11 +345,7 @@ class ResNet(nn.Module):
     def __call__(self, images: Array, *, train: bool, features: bool = False) -> Any:
         if images.ndim == 2:
             return self._logits(images, train)
-        if images.ndim != 4:
-            raise ValueError(
-                f"images.shape={images.shape} must be (batch, height, width, channels), or of pooled features "
-                "(batch, channels)"
-            )
+        self._check_images(images)
         frozen, param_dtype = self.frozen_layers, DTYPES[self.dtype][1]
         shares = self._shares(images) if train and not self.is_initializing() else {}
         layers = {trainable: self._constructors(shares, trainable=trainable) for trainable in (True, False)}
@@ -356,6 +378,7 @@ class ResNet(nn.Module):
         result = self._logits(pooled, train)
         return outputs if features else result
 
+    @nn.nowrap
     def _constructors(self, shares: dict[str, Any], *, trainable: bool) -> tuple[Layer, Layer, Layer, Layer]:
         """Returns those of convolutions, norms, norms of what no convolution has just made, and blocks.
 
@@ -402,6 +425,17 @@ class ResNet(nn.Module):
         for name, num_outputs in self.head_layers:
             result = make_dense(self, name, num_outputs)(result)
         return result
+
+
+def dtype_name(dtype: Any) -> Any:
+    """The name of a dtype that is given as one of JAX's or NumPy's; anything else as it is."""
+    return np.dtype(dtype).name if isinstance(dtype, np.dtype | type) else dtype
+
+
+def _looks_channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether (B, a, b, c) is rather (B, C, H, W): of three rows and many channels, or of few rows, as wide as deep."""
+    _, rows, columns, channels = shape
+    return (rows == 3 and min(columns, channels) >= 8) or (rows <= 6 and columns == channels >= 16)
 
 
 def make_dense(model: ResNet, name: str, num_outputs: int) -> Dense:

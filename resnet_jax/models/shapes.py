@@ -1,6 +1,7 @@
 """The shapes of a model's variables, without initialising or computing anything."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -8,19 +9,41 @@ import jax.numpy as jnp
 
 from resnet_jax.models.resnet import ResNet
 
+RGB = 3  # channels
 # A stage's blocks are alike from its second one on.
 DISTINCT_BLOCKS = 2
 
 
+def stem_kernel(model: ResNet) -> tuple[str, ...]:
+    """The path, within the parameters, of the one kernel (kh, kw, C, F) whose shape depends on the images' channels."""
+    return ("conv1", "0", "kernel") if model.stem == "deep" else ("conv1", "kernel")
+
+
+def num_input_channels(model: ResNet, variables: Mapping[str, Any]) -> int:
+    """The channels C of the images (B, H, W, C) that the model's variables are for; 3 if they have no such kernel."""
+    leaf: Any = variables.get("params")
+    for name in stem_kernel(model):
+        leaf = leaf.get(name) if isinstance(leaf, Mapping) else None
+    shape: tuple[int, ...] = getattr(leaf, "shape", ())
+    return shape[2] if len(shape) == 4 else RGB
+
+
 @functools.lru_cache(maxsize=32)
-def variable_shapes(model: ResNet) -> dict[str, Any]:
+def variable_shapes(model: ResNet, num_channels: int = RGB) -> dict[str, Any]:
     """What `model.init` returns, with a jax.ShapeDtypeStruct for each array: {"params": ..., "batch_stats": ...}.
 
-    Only the first two blocks of each stage are traced, so that a thousand layers take no longer than twenty. Do not
-    change the result: it is kept for the next call.
+    num_channels: of the images. Only the first two blocks of each stage are traced, so that a thousand layers take no
+    longer than twenty. Do not change the result: it is kept for the next call.
     """
+    if num_channels != RGB:
+        shapes = jax.tree.map(lambda leaf: leaf, variable_shapes(model))  # a copy
+        *parents, name = stem_kernel(model)
+        layer = functools.reduce(lambda tree, parent: tree[parent], parents, shapes["params"])
+        height, width, _, features = layer[name].shape
+        layer[name] = layer[name].update(shape=(height, width, num_channels, features))
+        return shapes
     short = model.clone(stage_sizes=tuple(min(num_blocks, DISTINCT_BLOCKS) for num_blocks in model.stage_sizes))
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, 32, 32, RGB), jnp.float32)
     key = jax.eval_shape(jax.random.key, 0)  # nothing is compiled
     shapes = jax.eval_shape(lambda key, x: short.init(key, x, train=False), key, images)
     for tree in shapes.values():

@@ -6,7 +6,7 @@ import typing
 from typing import Any
 
 from resnet_jax.errors import UserError, suggestion
-from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.resnet import ResNet, dtype_name
 
 IMAGENET_STAGES: dict[int, dict[str, Any]] = {
     18: {"stage_sizes": (2, 2, 2, 2), "block_cls": "basic"},
@@ -70,6 +70,36 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Arguments that torchvision and timm have for what is said otherwise here.
+_PUBLISHED = (
+    "published weights are loaded beside the model: variables = resnet_jax.load_pretrained({name!r}, 'IMAGENET1K_V1')"
+)
+_CHANNELS = "leave it out: the images given to model.init, or the weights that are loaded, decide"
+_FEATURES = "model.apply(variables, images, train=False, features=True) gives those of every stage"
+ELSEWHERE = {
+    **dict.fromkeys(("pretrained", "weights", "weights_backbone", "progress", "pretrained_cfg"), _PUBLISHED),
+    "checkpoint_path": "resnet_jax.load_weights(path, model) reads the variables of a file",
+    **dict.fromkeys(("in_chans", "in_channels", "input_channels", "num_channels"), _CHANNELS),
+    **dict.fromkeys(("features_only", "out_indices", "return_nodes"), _FEATURES),
+    **dict.fromkeys(("global_pool", "include_top"), "num_classes=None gives the pooled features"),
+    "drop_path_rate": "it is called stochastic_depth here",
+    **dict.fromkeys(("drop_rate", "dropout_rate"), "it is called dropout here"),
+    **dict.fromkeys(("zero_init_last", "zero_init_last_bn"), "it is called zero_init_residual here"),
+    "cardinality": "it is called groups here",
+    "base_width": "it is called width_per_group here",
+    "replace_stride_with_dilation": "output_stride=16 or output_stride=8 dilates the last stage, or the last two",
+    **dict.fromkeys(
+        ("norm_layer", "act_layer"), "batch_norm chooses the statistics; another layer is a model of one's own"
+    ),
+    **dict.fromkeys(("block", "layers"), "they are called block_cls and stage_sizes here"),
+    "stem_type": "stem is 'imagenet', 'deep' or 'cifar'",
+    "avg_down": "shortcut='D' pools before the projection",
+    **dict.fromkeys(("precision", "param_dtype"), "dtype is 'float32', 'bfloat16' or 'float64'"),
+    "device": "JAX computes where the variables lie: jax.device_put(variables, device)",
+    **dict.fromkeys(("scriptable", "exportable", "jit"), "jax.jit compiles what calls the model"),
+}
+
+
 def list_models() -> list[str]:
     """The names that `create_model` takes, family by family."""
     return list(VARIANTS)
@@ -83,16 +113,21 @@ def default_image_size(name: str) -> int:
 def create_model(name: str, /, **overrides: Any) -> ResNet:
     """The named model as a Linen module, any argument of `ResNet` overridden.
 
-    num_classes is 1000, or 10 for the models made for 32x32 images, unless given; None makes a headless model.
+    num_classes is 1000, or 10 for the models made for 32x32 images, unless given; None makes a headless model. dtype
+    may be one of JAX's or NumPy's as well, as jnp.bfloat16.
     Raises UserError (a ValueError) for an unknown name or argument, and for a value of the wrong type or range.
     """
     arguments = {**_arguments(name), **overrides}
+    if "dtype" in arguments:
+        arguments["dtype"] = dtype_name(arguments["dtype"])
     hints = typing.get_type_hints(ResNet)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(ResNet)}
     for internal in ("parent", "name"):
         fields.pop(internal, None)
     for key, value in arguments.items():
         if key not in fields:
+            if key in ELSEWHERE:
+                raise UserError(f"{key!r} is no argument of {name}: {ELSEWHERE[key].format(name=name)}")
             raise UserError(
                 f"{key!r} is no argument of {name}: use one of {', '.join(fields)}{suggestion(key, fields)}"
             )

@@ -141,8 +141,6 @@ def _build_optimizer(config: ConfigDict, model: ResNet, schedule: Schedule) -> o
     exempt = {"decay_norm_and_bias": config.decay_norm_and_bias, "decay_bias": config.decay_bias}
     options = {"momentum": config.momentum, "weight_decay": config.weight_decay, **exempt}
     if config.optimizer == "lamb":
-        if config.nesterov:
-            raise UserError("config.nesterov=True belongs to the optimizers 'sgd' and 'lars'")
         tx = lamb(schedule, **options)
     elif config.optimizer == "lars":
         tx = lars(schedule, nesterov=config.nesterov, trust_coefficient=config.trust_coefficient, **options)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from resnet_jax.config import check_effects
 from resnet_jax.data.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
 from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.policies import POLICIES, ColorJitter
@@ -19,6 +20,7 @@ from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.training_transform import Operation, RandomResizedCrop, TrainingTransform
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError, choose
+from resnet_jax.field_effects import KnownImages, warn_once
 
 Array = jax.Array
 
@@ -70,9 +72,21 @@ def load_images(config: ConfigDict) -> Splits:
     make_transform(config)  # its own errors, before a data set is prepared for hours
     splits = load_splits(config.dataset, make_reading(config), config.validation_fraction)
     _check_classes(config, splits.train)
+    ineffective = check_effects(config, _known_images(splits))
     check_options(config, splits.train)
+    if ineffective and jax.process_index() == 0:
+        warn_once(ineffective)
     whole = encoded_preprocess(config) if isinstance(splits.train, EncodedSource) else None
     return replace(splits, train=splits.train.transformed(make_transform(config, whole)))
+
+
+def _known_images(splits: Splits) -> KnownImages:
+    return KnownImages(
+        encoded=isinstance(splits.train, EncodedSource),
+        has_own_validation=splits.has_own_validation,
+        has_validation=splits.validation is not None,
+        has_test=splits.test is not None,
+    )
 
 
 def load_judging_images(config: ConfigDict, reading: Reading) -> tuple[Source, str]:
@@ -156,8 +170,6 @@ def check_options(config: ConfigDict, train: Source) -> None:
     options, side = config.augment, min(train.image_shape[:2])
     if options.random_resized_crop:
         side = options.crop_size or config.image_size or IMAGE_SIZE
-    elif options.crop_size:
-        raise UserError(f"config.augment.crop_size={options.crop_size} needs config.augment.random_resized_crop=True")
     if options.crop_padding_mode == "reflect" and options.crop_padding >= side:
         raise UserError(f"config.augment.crop_padding={options.crop_padding} must be less than the image size, {side}")
     if options.cutout_size > side:
@@ -168,8 +180,6 @@ def check_options(config: ConfigDict, train: Source) -> None:
             f"{config.batch_size}"
         )
     if not isinstance(train, EncodedSource):
-        if config.resize:
-            raise UserError(f"config.resize={config.resize} must be 0: the images of {config.dataset} are in memory")
         return
     if config.normalize == "pixel":
         raise UserError("config.normalize='pixel' needs a set of small images of one size: use 'channel'")

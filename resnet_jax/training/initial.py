@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from resnet_jax.describe import describe_weights, told_info
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet
+from resnet_jax.models.shapes import RGB
 from resnet_jax.weights.info import WeightsInfo, same_classes
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.names import HEADS, torch_arrays
@@ -39,6 +40,8 @@ def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]
     path, head = find_weights(config.finetune.weights, config.model), config.finetune.head
     told = told_info(path)
     weights, theirs, _ = describe_weights(path, config.model, {})
+    if weights.taken is not None and jax.process_index() == 0:
+        print(f"beginning from {path}: {weights.taken}", file=sys.stderr, flush=True)
     _check_network(path, told, theirs, model)
     _check_head(path, head, weights.shapes, model)
     if head == "keep" and told.class_names and not same_classes(told.class_names, class_names):
@@ -47,7 +50,7 @@ def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]
             f"…), and the images have {', '.join(class_names[:3])} …: use replace or add"
         )
     _check_normalization(path, told, config)
-    variables, _ = import_state_dict(path, weights, model, "strict" if head == "keep" else "reset")
+    variables, _ = import_state_dict(path, weights, model, "strict" if head == "keep" else "reset", RGB)
     variables = jax.tree.map(np.asarray, variables)
     for name, array in torch_arrays(variables).items():
         if not np.isfinite(array).all():

@@ -36,7 +36,14 @@ from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
 from resnet_jax.training.recorder import MetricSums, Recorder
-from resnet_jax.training.resume import best_accuracy_of, check_images, check_run, other_versions, restore_last
+from resnet_jax.training.resume import (
+    best_accuracy_of,
+    check_images,
+    check_run,
+    other_versions,
+    restore_last,
+    warn_of_another_schedule,
+)
 from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
 from resnet_jax.weights.items import load_orbax
@@ -108,6 +115,7 @@ def _run(
         sums = MetricSums(**position["since_log"])
         experiment.bad_images.add(position["bad_images"])
         experiment.bad_images.raise_if_too_many()
+        warn_of_another_schedule(manifest["config"], experiment, int(state.step))
     elif initial is None and config.finetune.weights:  # its only checkpoint has gone meanwhile
         raise RunError(f"{newest.directory} has lost its checkpoints since this start: the same command begins anew")
     step = int(state.step)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.errors import UserError, choose
 
@@ -16,15 +17,17 @@ LOSSES = {"softmax": "softmax", "sigmoid": "sigmoid", "ce": "softmax", "bce": "s
 def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
     """Cross-entropy of each row, (B,), in nats.
 
-    logits (B, K) float; labels (B,) int in [0, K), or (B, K) float, each row a distribution over the classes.
-    label_smoothing s in [0, 1): of the target 1 - s is kept, and s / K added everywhere (Szegedy et al. 2015,
-    arXiv:1512.00567; torch.nn.CrossEntropyLoss).
+    logits (B, K) float; labels (B,) int in [0, K), or (B, K) float, each row a distribution over the classes. A label
+    outside gives NaN. label_smoothing s in [0, 1): of the target 1 - s is kept, and s / K added everywhere (Szegedy et
+    al. 2015, arXiv:1512.00567; torch.nn.CrossEntropyLoss).
     """
     log_probabilities = jax.nn.log_softmax(logits)
     if labels.ndim == 2:
         smoothed = labels * (1.0 - label_smoothing) + label_smoothing / logits.shape[-1]
         return -jnp.sum(smoothed * log_probabilities, axis=-1)
-    at_label = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]
+    # Beyond the last class NaN is read; a negative label would count from the end.
+    labels = jnp.where(labels < 0, logits.shape[-1], labels)
+    at_label = jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1, mode="fill")[:, 0]
     if label_smoothing == 0.0:
         return -at_label
     return -(1.0 - label_smoothing) * at_label - label_smoothing * jnp.mean(log_probabilities, axis=-1)
@@ -35,7 +38,8 @@ def binary_cross_entropy(
 ) -> Array:
     """Binary cross-entropy of each row, (B,), in nats: the mean over the classes, each by its own sigmoid.
 
-    logits (B, K) float; labels (B,) int in [0, K), or (B, K) float in [0, 1] (torch.nn.BCEWithLogitsLoss).
+    logits (B, K) float; labels (B,) int in [0, K), or (B, K) float in [0, 1] (torch.nn.BCEWithLogitsLoss). A label
+    outside [0, K) gives NaN.
     target_threshold in [0, 1): where positive, targets above it count as 1 and the others as 0, so that each of two
     mixed classes is fully there (Wightman et al. 2021, arXiv:2110.00476). label_smoothing s in [0, 1): of a target
     1 - s is then kept, and s / K added everywhere (timm smooths first, so that its threshold undoes the smoothing).
@@ -46,7 +50,10 @@ def binary_cross_entropy(
         targets = (targets > target_threshold).astype(logits.dtype)
     targets = targets * (1.0 - label_smoothing) + label_smoothing / num_classes
     losses = targets * jax.nn.softplus(-logits) + (1.0 - targets) * jax.nn.softplus(logits)  # (B, K)
-    return jnp.mean(losses, axis=-1)
+    losses = jnp.mean(losses, axis=-1)
+    if labels.ndim == 2:
+        return losses
+    return jnp.where((labels >= 0) & (labels < num_classes), losses, jnp.nan)
 
 
 @dataclass(frozen=True)
@@ -94,4 +101,22 @@ def masked_mean(values: Array, mask: Array | None, axis_name: tuple[str, ...] = 
         return jnp.mean(values)
     mask = mask.astype(values.dtype)
     count = jnp.sum(mask)
-    return jnp.sum(values * mask) / (jax.lax.pmean(count, axis_name) if axis_name else count)
+    return jnp.sum(jnp.where(mask > 0, values * mask, 0.0)) / (jax.lax.pmean(count, axis_name) if axis_name else count)
+
+
+def check_labels(labels: Array, num_classes: int, mask: Array | None = None) -> None:
+    """Raise UserError (a ValueError) for a label (B,) int outside [0, num_classes) whose mask (B,) is not 0.
+
+    Under `jit` labels have no values yet, and of a global array a process sees but a part: nothing is checked, and the
+    loss of such a label is NaN.
+    """
+    arrays = [array for array in (labels, mask) if isinstance(array, jax.Array)]
+    if labels.ndim != 1 or any(isinstance(a, jax.core.Tracer) or not a.is_fully_addressable for a in arrays):
+        return
+    values = np.asarray(labels)
+    wrong = (values < 0) | (values >= num_classes)
+    if mask is not None:
+        wrong &= np.asarray(mask) > 0
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise UserError(f"label {values[row]} of row {row} must be from 0 to {num_classes - 1}: count classes from 0")

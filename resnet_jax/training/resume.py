@@ -1,16 +1,19 @@
 """What a run continues from: the last state that is what was saved, if config and images are those of its beginning."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
-from resnet_jax.config import default_config, flatten
+from resnet_jax.config import config_from_dict, default_config, flatten
 from resnet_jax.errors import UserError
+from resnet_jax.field_effects import KnownImages, fields_without_effect
 from resnet_jax.process import versions
 from resnet_jax.training.agreement import from_first
 from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest, warn_of_damage, warn_of_loss
-from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.experiment import Experiment, build_schedule
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.workdir import check_workdir
 from resnet_jax.weights.manifest import DamagedCheckpointError
@@ -20,6 +23,10 @@ MAY_CHANGE = (
     "num_epochs", "num_steps", "log_every_steps", "eval_every_epochs", "test_every_epochs", "checkpoint_every_steps",
     "stop_after_minutes", "data_dir", "decode_threads", "max_bad_images", "max_skipped_updates",
 )  # fmt: skip
+
+
+# The share of its peak by which the learning rate may be another than was planned, without a word.
+NOTABLE_CHANGE = 0.02
 
 
 def restore_last(
@@ -81,9 +88,11 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
 def check_run(workdir: Path, config: ConfigDict) -> None:
     """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes.
 
-    A run whose checkpoints were moved or removed is refused: it would begin anew.
+    A run whose checkpoints were moved or removed is refused: it would begin anew. Fields without effect make no other
+    run.
     """
-    check_workdir(workdir, _json_fields(config), MAY_CHANGE, _json_fields(default_config()))
+    may_change = (*MAY_CHANGE, *fields_without_effect(config, KnownImages.of_config(config)))
+    check_workdir(workdir, _json_fields(config), may_change, _json_fields(default_config()))
     newest, best = open_newest(workdir), open_best(workdir)
     lost = newest.lost_step()
     if lost is not None and not newest.list_steps():
@@ -95,6 +104,27 @@ def check_run(workdir: Path, config: ConfigDict) -> None:
             f"{newest.directory} {state}, where this run saved step {lost}: bring it back{from_best}, choose another "
             f"--workdir, or remove {workdir} to begin anew"
         )
+
+
+def warn_of_another_schedule(saved: dict[str, Any], experiment: Experiment, step: int) -> None:
+    """Warn if the run's new length gives the update after `step` another learning rate than it would have had.
+
+    saved: the config with which the checkpoint was written. A schedule that follows the run's length, such as a cosine,
+    goes on where a run of the new length would be.
+    """
+    before, steps_per_epoch = config_from_dict(saved), experiment.steps_per_epoch
+    num_steps = before.num_steps or before.num_epochs * steps_per_epoch
+    if num_steps == experiment.num_steps or step >= experiment.num_steps:
+        return
+    earlier = build_schedule(before, num_steps, steps_per_epoch)
+    planned, following = float(earlier(step)), float(experiment.schedule(step))
+    if abs(following - planned) > NOTABLE_CHANGE * before.learning_rate and jax.process_index() == 0:
+        print(
+            f"warning: the {before.schedule} schedule follows the run's length, which was {num_steps} steps and is now "
+            f"{experiment.num_steps}: the learning rate was {float(earlier(max(step - 1, 0))):.3g} in step {step} and "
+            f"is {following:.3g} in the next",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
 
 
 def _json_fields(config: ConfigDict) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import PartitionSpec
 
 from resnet_jax.models.batch_axes import automatic_batch_axes, mapped_batch_axes, vary_alike
-from resnet_jax.training.metrics import correct, masked_mean, softmax_cross_entropy
+from resnet_jax.training.metrics import check_labels, correct, masked_mean, softmax_cross_entropy
 from resnet_jax.training.state import TrainState
 
 Array = jax.Array
@@ -23,7 +23,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
 
     batch: "image" (B, H, W, 3) normalised, or (B, C), the pooled features of such, where the head alone is trained;
     "label" (B,) int in [0, K), or (B, K) float, distributions over the classes (mixed images); optional "mask" (B,):
-    rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same).
+    rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same). A label outside [0, K)
+    is a UserError (a ValueError); under `jit`, where values are not known, it makes the loss NaN.
     Metrics, all scalars: "loss" (mean, without the weight decay), "accuracy" in [0, 1], "gradient_norm" (L2, before
     the weight decay and any clipping; not finite if any gradient is not).
 
@@ -120,6 +121,7 @@ def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], d
     logits = state.apply_fn(state.variables, views, train=False)
     if images.ndim == 5:
         logits = logits.reshape(*images.shape[:2], -1).mean(axis=1)
+    check_labels(labels, logits.shape[-1], mask)
     weights = jnp.ones(labels.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
     losses = softmax_cross_entropy(logits, labels)
     sums = {
@@ -178,6 +180,7 @@ def _share_of_gradients(
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key},
         )
+        check_labels(labels, logits.shape[-1], mask)
         return masked_mean(state.loss(logits, labels), mask, axes), (logits, updated["batch_stats"])
 
     (loss, (logits, moved)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))

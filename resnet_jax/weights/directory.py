@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from resnet_jax.weights.manifest import (
     write_manifest,
 )
 from resnet_jax.weights.names import torch_arrays
-from resnet_jax.weights.state_dict import StateDict, name_tensors
+from resnet_jax.weights.state_dict import RunCheckpoint, StateDict, name_tensors
 from resnet_jax.weights.target import PARTIAL, check_parents, making_parents, sync_folder
 
 # As in a training checkpoint, where the optimizer's state lies beside it; and there, if the run has them, the moving
@@ -56,25 +56,28 @@ class ArrayTensor:
         return self.array
 
 
-def read_directory(path: Path) -> StateDict:
+def read_directory(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
     """The tensors in a checkpoint directory: of convert's, of a step, or of a run or its `checkpoints` or `best`.
 
-    Of several steps the newest; of a run that keeps a moving average of its weights, that. Raises UserError (a
-    ValueError) if there are none or they are damaged.
+    which: the "newest" or the "best" of a run's folder; None: the newest of what `path` is. average: of a run that
+    keeps a moving average of its weights, take that. Raises UserError (a ValueError) if there are none or they are
+    damaged, and for a choice that there is not.
     """
     for _ in range(NUM_LOOKS - 1):
-        folder = find_checkpoint(path)
+        folder = find_checkpoint(path, which)
         try:
-            return _read_checkpoint(path, folder)
+            return _read_checkpoint(path, folder, average)
         except DamagedCheckpointError:
             if folder.is_dir():
                 raise
-    return _read_checkpoint(path, find_checkpoint(path))
+    return _read_checkpoint(path, find_checkpoint(path, which), average)
 
 
-def _read_checkpoint(path: Path, folder: Path) -> StateDict:
+def _read_checkpoint(path: Path, folder: Path, average: bool) -> StateDict:
     leaves = read_manifest(folder)["leaves"]
-    item, prefix = (AVERAGE, OF_AVERAGE) if AVERAGE in leaves else (VARIABLES, "")
+    if not average and AVERAGE not in leaves:
+        raise UserError(f"{path} keeps no moving average: leave out --no_average")
+    item, prefix = (AVERAGE, OF_AVERAGE) if average and AVERAGE in leaves else (VARIABLES, "")
     if item not in leaves:
         raise UserError(f"{folder} holds no weights")
     stored = read_item(folder / item, leaves[item])
@@ -82,11 +85,20 @@ def _read_checkpoint(path: Path, folder: Path) -> StateDict:
         stored |= {name: tree for name, tree in read_item(folder / JUDGED, leaves[JUDGED]).items() if name in stored}
     variables = {name.removeprefix(prefix): tree for name, tree in stored.items()}
     tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
-    return name_tensors(path, tensors, "checkpoint")
+    state = name_tensors(path, tensors, "checkpoint")
+    if not folder.name.isdecimal():
+        return state
+    which = "best" if folder.absolute().parent.name == "best" else "newest"
+    return replace(state, taken=RunCheckpoint(which, int(folder.name), item == AVERAGE))
 
 
-def find_checkpoint(path: Path) -> Path:
+def find_checkpoint(path: Path, which: str | None = None) -> Path:
     """The folder that holds the variables in a checkpoint directory, as `read_directory` takes it."""
+    if which is not None:
+        folder = path / ("best" if which == "best" else "checkpoints")
+        if not folder.is_dir():
+            raise UserError(f"--checkpoint belongs to a run's folder, and {path} has no {folder.name}/: leave it out")
+        return find_checkpoint(folder)
 
     def is_one(folder: Path) -> bool:  # also what has lost one of them, which is then told
         return (folder / VARIABLES).is_dir() or (folder / MANIFEST_FILE).is_file()

@@ -3,11 +3,13 @@
 Whoever has several processes decides which of them writes; none waits here for another.
 """
 
+import gc
 import logging
 import os
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,13 +94,25 @@ def _without_late_callbacks() -> Iterator[None]:
         logger.setLevel(logging.CRITICAL)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         time.sleep(LATE_SECONDS)
+        # asyncio tells of a failed array when its future is collected, and the frames of the error hold some of them.
+        _clear_frames(error)
+        gc.collect()
         raise
     finally:
         sys.unraisablehook = hook
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Let the local variables go of the functions that an error, and what led to it, has left."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -27,6 +27,7 @@ ALIGNMENT = 64  # bytes
 def load_weights(path: str | Path, model: ResNet, head: str = "strict") -> dict[str, Any]:
     """The model's variables {"params": ..., "batch_stats": ...}, read from `path`.
 
+    How many channels the images have, the file decides: they are those of its first convolution.
     path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or a
     checkpoint directory: a run's, or what the convert command wrote. The names of torchvision, timm, transformers,
     akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
@@ -44,14 +45,19 @@ def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tup
     return import_state_dict(path, open_weights(path), model, head)
 
 
-def import_state_dict(path: Path, state: StateDict, model: ResNet, head: str) -> tuple[dict[str, Any], Report]:
-    """What `import_weights` returns, of weights at `path` that are open already."""
-    report = compare(path, state, model, head)
+def import_state_dict(
+    path: Path, state: StateDict, model: ResNet, head: str, num_channels: int | None = None
+) -> tuple[dict[str, Any], Report]:
+    """What `import_weights` returns, of weights at `path` that are open already.
+
+    num_channels: that the images have; None: as many as the weights are for.
+    """
+    report = compare(path, state, model, head, num_channels)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))
     dtype = np.dtype(DTYPES[model.dtype][1])
     flat = {}
-    for name, (leaf_path, shape) in torch_shapes(variable_shapes(model)).items():
+    for name, (leaf_path, shape) in torch_shapes(variable_shapes(model, report.num_channels)).items():
         if name in report.loaded:
             flat[leaf_path] = _in_our_order(path, name, state.tensors[name], shape, dtype)
         elif name in report.zeroed:
@@ -65,9 +71,16 @@ def import_state_dict(path: Path, state: StateDict, model: ResNet, head: str) ->
     return variables, report
 
 
-def open_weights(path: Path) -> StateDict:
-    """The tensors in a weights file or checkpoint directory. Raises UserError (a ValueError) if it is neither."""
-    return read_directory(path) if path.is_dir() else read_state_dict(path)
+def open_weights(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
+    """The tensors in a weights file or checkpoint directory.
+
+    which, average: of a run, as `read_directory` takes them. Raises UserError (a ValueError) if it is neither.
+    """
+    if path.is_dir():
+        return read_directory(path, which, average=average)
+    if which is not None or not average:
+        raise UserError(f"--checkpoint and --no_average belong to a run's folder, and {path} is none: leave them out")
+    return read_state_dict(path)
 
 
 def _in_our_order(

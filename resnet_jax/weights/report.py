@@ -11,7 +11,8 @@ import numpy as np
 from resnet_jax.errors import UserError, shown
 from resnet_jax.models import ResNet, variable_shapes
 from resnet_jax.models.resnet import HEAD
-from resnet_jax.weights.likely import architecture, describe_network, has_conv_bias
+from resnet_jax.models.shapes import RGB, stem_kernel
+from resnet_jax.weights.likely import agrees, architecture, describe_network, has_conv_bias
 from resnet_jax.weights.names import HEADS, torch_shapes
 from resnet_jax.weights.state_dict import StateDict
 from resnet_jax.weights.stored import Unreadable
@@ -28,7 +29,7 @@ class Report:
     missing: of the model, not in the file. unexpected: in the file, not of the model. misshapen: (shape there, here).
     zeroed: biases of convolutions that have none in the file, where others have: the same network.
     reset: the model's, initialised anew. dropped: what else the file holds. counters: how many of its entries count
-    something, batches or steps.
+    something, batches or steps. num_channels: of the images that the network takes.
     """
 
     path: str
@@ -43,12 +44,23 @@ class Report:
     reset: dict[str, Shape] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
     counters: int = 0
+    num_channels: int = RGB
 
 
-def compare(path: Path, state: StateDict, model: ResNet, head: str) -> Report:
-    """What of the state_dict goes where in the model. Raises UserError (a ValueError) for what cannot be a weight."""
-    report = Report(str(path), state.format, state.layout, counters=state.num_counters)
-    expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model)).items()}
+def compare(path: Path, state: StateDict, model: ResNet, head: str, num_channels: int | None = None) -> Report:
+    """What of the state_dict goes where in the model.
+
+    num_channels: of the images that it must take; None: as many as the file's stem has. Raises UserError (a
+    ValueError) for what cannot be a weight, and for a stem of other images.
+    """
+    there = _num_input_channels(state, model)
+    if num_channels not in (None, there):
+        raise UserError(
+            f"{path} is of a network for images of {_channels(there)}, and here they have {num_channels}: use weights "
+            f"for images of {num_channels}"
+        )
+    report = Report(str(path), state.format, state.layout, counters=state.num_counters, num_channels=there)
+    expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model, there)).items()}
     zeros = _absent_kinds_of_bias(expected, state)
     new = f"{model.head_layers[-1][0]}." if head == "reset" and model.head_layers else None
     for name, shape in expected.items():
@@ -79,6 +91,18 @@ def compare(path: Path, state: StateDict, model: ResNet, head: str) -> Report:
         else:
             report.unexpected[state.originals[name]] = tensor.shape
     return report
+
+
+def _num_input_channels(state: StateDict, model: ResNet) -> int:
+    """The channels of the file's stem, where it has one like the model's; else 3, whose shape then does not fit."""
+    *modules, _ = stem_kernel(model)
+    tensor = state.tensors.get(".".join((*modules, "weight")))
+    shape = () if tensor is None or isinstance(tensor, Unreadable) else tensor.shape
+    return shape[1] if len(shape) == 4 and shape[1] > 0 else RGB
+
+
+def _channels(count: int) -> str:
+    return f"{count} channel{'' if count == 1 else 's'}"
 
 
 def _absent_kinds_of_bias(expected: dict[str, Shape], state: StateDict) -> set[str]:
@@ -141,4 +165,5 @@ def _named(verb: str, tensors: dict[str, str]) -> list[str]:
 
 def _tells_same(state: StateDict, model: ResNet) -> bool:
     seen = architecture(state.shapes)
-    return all(getattr(model, name) == value for name, value in seen.items() if name != "shortcut")
+    # Where no projection is seen, one may be among what is missing.
+    return all(agrees(model, name, value) for name, value in seen.items() if (name, value) != ("shortcut", None))

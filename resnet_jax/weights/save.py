@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from resnet_jax.errors import UserError, choose
-from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.models import ResNet, num_input_channels, variable_shapes
 from resnet_jax.models.resnet import HEAD
 from resnet_jax.paths import expand
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
@@ -29,6 +29,7 @@ def save_weights(
 ) -> None:
     """Write the model's variables as a state_dict to `path`, which is replaced at once when the file is whole.
 
+    variables: of `model.init` for images of any number of channels.
     path: ending in .safetensors, or, where torch is installed, in .pth, .pt or .th. layout: whose names: "torchvision"
     (timm's as well, but for pre-activation networks), "timm", "transformers", "akamaster" (CIFAR; the head is
     `linear`) or "tutorial" (`shortcut` for `downsample`). Counters of batches are written as 0.
@@ -65,7 +66,8 @@ def check_target(path: Path) -> None:
 def state_dict_arrays(model: ResNet, variables: Mapping[str, Any], layout: str) -> dict[str, np.ndarray]:
     """The state_dict of `save_weights`: arrays in torch's order by the layout's names, counters included."""
     choose("layout", layout, LAYOUTS)
-    expected, actual = (jax.tree.map(np.shape, dict(tree)) for tree in (variable_shapes(model), variables))
+    shapes = variable_shapes(model, num_input_channels(model, variables))
+    expected, actual = (jax.tree.map(np.shape, dict(tree)) for tree in (shapes, variables))
     if expected != actual:
         raise UserError("the variables are not this model's: their names or shapes differ from those of model.init")
     arrays = torch_arrays(variables)

@@ -32,11 +32,24 @@ class Tensor(Protocol):
 
 
 @dataclass(frozen=True)
+class RunCheckpoint:
+    """What of a run was read: its "newest" or "best" checkpoint, of which step, and whether the moving average."""
+
+    checkpoint: str
+    step: int
+    average: bool
+
+    def __str__(self) -> str:
+        weights = "the moving average of the weights" if self.average else "the weights themselves"
+        return f"{self.checkpoint} checkpoint, step {self.step}, {weights}"
+
+
+@dataclass(frozen=True)
 class StateDict:
     """Tensors by torchvision's names.
 
     tensors: also what is no tensor, should a weight be expected in its place. originals: the names in the file, by
-    torchvision's. num_counters: how many entries count batches or steps.
+    torchvision's. num_counters: how many entries count batches or steps. taken: None if they are of no run.
     """
 
     tensors: dict[str, Tensor | Unreadable]
@@ -44,6 +57,7 @@ class StateDict:
     num_counters: int
     format: str
     layout: str
+    taken: RunCheckpoint | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -142,7 +142,7 @@ def configs(scratch):
     from resnet_jax.config import config_from_dict, configs_dir, load_config, to_json
     from resnet_jax.training.workdir import read_config
 
-    words = "--config.learning_rate=0.05 --config.augment.crop_scale=(0.5,1) --config.model_args.shortcut=B"
+    words = "--config.learning_rate=0.05 --config.mean=(0.5,0,1) --config.model_args.shortcut=B"
     files = [configs_dir() / f"{name}.py" for name in ("digits", "imagenet_v2", "cifar10_wrn")]
     sound = [to_json(load_config("digits")).encode(), words.encode(), *(file.read_bytes() for file in files)]
 

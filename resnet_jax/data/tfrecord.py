@@ -1,0 +1,105 @@
+"""TFRecord files read by index, without TensorFlow: each shard's offsets are found when it is first asked for.
+
+A record is its length (8 bytes, little-endian), a checksum of these, its bytes, and a checksum of those.
+"""
+
+import os
+import struct
+import threading
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import BinaryIO
+
+import google_crc32c
+
+_HEADER, _CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")
+
+
+class DamagedRecordError(RuntimeError):
+    """A file that is not there, cannot be read, or is not what was written."""
+
+
+class TfRecords:
+    """The records of TFRecord files, in their order, as bytes; any number of threads may read at once."""
+
+    def __init__(self, paths: Sequence[Path], lengths: Sequence[int]) -> None:
+        """lengths: how many records each of the files holds."""
+        self._shards = [_Shard(path, length) for path, length in zip(paths, lengths, strict=True)]
+        self._ends = list(accumulate(lengths))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> bytes:
+        """The record's bytes. Raises DamagedRecordError if they are not what was written."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        number = bisect_right(self._ends, index)
+        shard = self._shards[number]
+        return shard.read(index - self._ends[number] + shard.length)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[bytes]:
+        """The records' bytes."""
+        return [self[index] for index in indices]
+
+
+class _Shard:
+    """One file; it stays open once it has been read."""
+
+    def __init__(self, path: Path, length: int) -> None:
+        self.path, self.length = path, length
+        self._lock = threading.Lock()
+        self._file: BinaryIO | None = None
+        self._places: list[tuple[int, int]] = []  # where each record's bytes begin, and how many there are
+
+    def read(self, number: int) -> bytes:
+        """The bytes of a record, counted from 0."""
+        if self._file is None:
+            with self._lock:
+                if self._file is None:
+                    self._open()
+        start, size = self._places[number]
+        data = self._at(start, size + _CHECKSUM.size)
+        if len(data) != size + _CHECKSUM.size or _CHECKSUM.unpack(data[size:])[0] != masked_crc32c(data[:size]):
+            raise DamagedRecordError(f"{self.path}: record {number} is damaged")
+        return data[:size]
+
+    def _open(self) -> None:
+        """Open the file and find its records."""
+        try:
+            file = self.path.open("rb", buffering=0)
+        except OSError as error:
+            raise DamagedRecordError(f"{self.path}: {error.strerror or error}") from error
+        places, place = [], 0
+        for number in range(self.length):
+            header = self._at(place, _HEADER.size, file)
+            if len(header) < _HEADER.size or _HEADER.unpack(header)[1] != masked_crc32c(header[:8]):
+                file.close()
+                raise DamagedRecordError(f"{self.path} is damaged from record {number} of {self.length} on")
+            size = _HEADER.unpack(header)[0]
+            places.append((place + _HEADER.size, size))
+            place += _HEADER.size + size + _CHECKSUM.size
+        self._places, self._file = places, file
+
+    def _at(self, start: int, size: int, file: BinaryIO | None = None) -> bytes:
+        file = file or self._file
+        assert file is not None
+        try:
+            if hasattr(os, "pread"):
+                return os.pread(file.fileno(), size, start)
+            with _SEEK_LOCK:
+                file.seek(start)
+                return file.read(size)
+        except OSError as error:
+            raise DamagedRecordError(f"{self.path}: {error.strerror or error}") from error
+
+
+_SEEK_LOCK = threading.Lock()  # where a system cannot read at a place without moving the file's
+
+
+def masked_crc32c(data: bytes) -> int:
+    """The checksum that TFRecord has of `data`: CRC-32C, rotated, plus a constant."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

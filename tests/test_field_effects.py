@@ -1,0 +1,362 @@
+"""Every field of the config has an effect that can be seen, or is refused in a line that says what it needs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_jax.cli import main
+from resnet_jax.config import check_effects, configs_dir, default_config, flatten, load_config, to_json
+from resnet_jax.errors import NonFiniteError, UserError
+from resnet_jax.field_effects import CONDITIONS, KnownImages, fields_without_effect
+from resnet_jax.training.cadence import Cadence
+from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.finetune import check_finetune
+from resnet_jax.training.images import augmenter, load_images, make_reading
+from resnet_jax.training.loop import train
+from resnet_jax.training.programs import begin_state
+from resnet_jax.training.resume import check_run
+
+TINY = ("model=resnet20", "model_args.stage_sizes=(1,)", "model_args.num_filters=4", "batch_size=8")
+RUN = ("num_steps=4", "batch_size=64", "log_every_steps=2")
+FOLDER = ("dataset=folder", "data_dir={images}", "batch_size=2", "image_size=8")
+CROP = ("augment.random_resized_crop=True", "augment.crop_size=4")
+RANDAUGMENT = ("augment.policy=randaugment",)
+STEP, WARMUP = ("schedule=step", "decay_steps=(20,)"), ("warmup_steps=8",)
+HEAD = ("finetune.weights=some.pth", "finetune.trainable=head")
+MIXED = ("loss=sigmoid", "augment.mixup=0.5", "augment.cutmix=0.5")
+EMA, DIVERGING = ("ema_decay=0.9",), ("learning_rate=1e38", *RUN)
+
+# field: (what it changes, another value than the default's, the fields that it needs, fields under which it has no
+# effect: None where it always has one).
+CASES = {
+    "model": ("model", "plain20", (), None),
+    "model_args": ("model", "shortcut", (), None),
+    "num_classes": ("refusal", 7, (), None),
+    "dtype": ("model", "bfloat16", (), None),
+    "batch_norm": ("logits", "ghost:4", (), HEAD),
+    "precise_bn_batches": ("log", 2, RUN, None),
+    "dataset": ("batches", "folder", (), None),
+    "data_dir": ("batches", "{damaged}", FOLDER, ()),
+    "image_size": ("batches", 16, (), None),
+    "resize": ("evaluation", 12, FOLDER, ()),
+    "interpolation": ("evaluation", "bicubic", FOLDER, ()),
+    "exif_rotation": ("batches", True, FOLDER, ()),
+    "max_bad_images": ("batches", 1, (*FOLDER, "data_dir={damaged}"), ()),
+    "decode_threads": ("reading", 3, FOLDER, ()),
+    "repeated_augmentation": ("batches", 2, (), None),
+    "validation_fraction": ("batches", 0.25, FOLDER, (*FOLDER, "data_dir={splits}")),
+    "normalize": ("prepared", "pixel", (), None),
+    "mean": ("prepared", (0.4, 0.5, 0.5), (), ("normalize=pixel",)),
+    "std": ("prepared", (0.4, 0.5, 0.5), (), None),
+    "augment.crop_padding": ("prepared", 2, (), None),
+    "augment.crop_padding_mode": ("prepared", "reflect", ("augment.crop_padding=2",), ()),
+    "augment.flip": ("prepared", True, (), None),
+    "augment.random_resized_crop": ("batches", True, (), None),
+    "augment.crop_size": ("batches", 16, CROP, ()),
+    "augment.crop_scale": ("batches", (0.5, 0.6), CROP, ()),
+    "augment.crop_ratio": ("batches", (0.5, 0.6), CROP, ()),
+    "augment.resampler": ("batches", "pillow", CROP, ()),
+    "augment.antialias": ("batches", False, CROP, ()),
+    "augment.color_jitter": ("batches", (0.5, 0.0, 0.0, 0.0), (), None),
+    "augment.policy": ("batches", "trivialaugment", (), None),
+    "augment.policy_num_ops": ("batches", 1, RANDAUGMENT, ("augment.policy=trivialaugment",)),
+    "augment.policy_magnitude": ("batches", 20.0, RANDAUGMENT, ()),
+    "augment.cutout_size": ("prepared", 4, (), None),
+    "augment.random_erasing": ("prepared", 0.9, (), None),
+    "augment.mixup": ("prepared", 0.5, (), None),
+    "augment.cutmix": ("prepared", 0.5, (), None),
+    "finetune.weights": ("refusal", "absent.pth", (), None),
+    "finetune.head": ("model", "add", ("finetune.weights=some.pth",), ()),
+    "finetune.trainable": ("model", "stage1", ("finetune.weights=some.pth",), None),
+    "finetune.head_learning_rate": ("update", 0.5, (), ("learning_rate_factors.fc=0.5",)),
+    "finetune.layer_decay": ("update", 0.5, (), HEAD),
+    "batch_size": ("batches", 16, (), None),
+    "accumulation_steps": ("due", 2, ("batch_size=16",), None),
+    "num_epochs": ("due", 2, (), ("num_steps=10",)),
+    "num_steps": ("due", 30, (), None),
+    "stop_after_minutes": ("log", 1e-9, RUN, None),
+    "seed": ("batches", 1, (), None),
+    "optimizer": ("update", "lamb", (), None),
+    "learning_rate": ("update", 0.2, (), None),
+    "momentum": ("update", 0.5, (), None),
+    "nesterov": ("update", True, (), ("optimizer=lamb",)),
+    "weight_decay": ("update", 0.1, (), None),
+    "decay_norm_and_bias": ("update", False, (), ("weight_decay=0",)),
+    "decay_bias": ("update", True, ("decay_norm_and_bias=False",), ()),
+    "l1": ("update", 0.1, (), None),
+    "trust_coefficient": ("update", 0.01, ("optimizer=lars",), ("optimizer=lars", "weight_decay=0")),
+    "clip_gradient_norm": ("update", 2.0, (), ("optimizer=lamb",)),
+    "learning_rate_factors": ("update", "fc", (), None),
+    "loss": ("loss", "sigmoid", (), None),
+    "target_threshold": ("loss", 0.3, MIXED, ("loss=sigmoid",)),
+    "label_smoothing": ("loss", 0.1, (), None),
+    "ema_decay": ("state", 0.9, (), None),
+    "ema_every_steps": ("state", 2, EMA, ()),
+    "ema_warmup_epochs": ("state", 1.0, EMA, ()),
+    "schedule": ("rates", "polynomial", (), None),
+    "schedule_by": ("rates", "epoch", (), ("schedule=constant",)),
+    "decay_epochs": ("rates", (0.25,), ("schedule=step", "decay_steps=()"), ()),
+    "decay_steps": ("rates", (30,), STEP, ()),
+    "decay_factor": ("rates", 0.5, STEP, ()),
+    "warmup_epochs": ("rates", 0.1, (), WARMUP),
+    "warmup_steps": ("rates", 8, (), None),
+    "warmup_start_factor": ("rates", 0.5, WARMUP, ()),
+    "warmup_shape": ("rates", "constant", WARMUP, ()),
+    "log_every_steps": ("log", 1, RUN, None),
+    "eval_every_epochs": ("due", 2, ("validation_fraction=0.1",), ()),
+    "test_every_epochs": ("due", 1, (), FOLDER),
+    "checkpoint_every_steps": ("due", 5, (), None),
+    "on_nonfinite": ("log", "skip", DIVERGING, None),
+    "max_skipped_updates": ("log", 1, (*DIVERGING, "on_nonfinite=skip"), DIVERGING),
+}  # fmt: skip
+OPEN = {"model_args": ("shortcut", "B"), "learning_rate_factors": ("fc", 0.5)}
+CONDITIONAL = sorted({field for condition in CONDITIONS for field in condition.fields})
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of images by the names that CASES uses: eight good ones, one damaged among others, and two splits."""
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for where in ("images", "damaged", "splits/train", "splits/val"):
+        for name in ("cat", "dog"):
+            folder = root / where / name
+            folder.mkdir(parents=True)
+            for i in range(4):
+                exif = Image.Exif()
+                exif[0x0112] = 6  # turned by a quarter
+                picture = Image.fromarray(random.integers(0, 256, (20, 14, 3), np.uint8))
+                picture.save(folder / f"{i}.jpg", exif=exif)
+    (root / "damaged/cat/0.jpg").write_bytes(b"no image")
+    return {name: root / name for name in ("images", "damaged", "splits")}
+
+
+def config_with(words, folders):
+    """The default config with these `field=value` words, of which the last of a field counts."""
+    fields = dict(word.format(**folders).split("=", 1) for word in (*TINY, *words))
+    return load_config("default", [f"--config.{field}={value}" for field, value in fields.items()])
+
+
+def changed(config, field, value, folders):
+    """The config with another value of the field, given by nobody."""
+    config = config.copy_and_resolve_references()
+    for name in OPEN:
+        config[name].unlock()
+    if field in OPEN:
+        name, inner = OPEN[field]
+        config[field][name] = inner
+    else:
+        value = value.format(**folders) if isinstance(value, str) else value
+        config.update_from_flattened_dict({field: value})
+    return config
+
+
+def build(config):
+    return build_experiment(config, jax.devices()[:1])
+
+
+def batches_of(config):
+    batches = build(config).batches
+    return [batches[step] for step in range(3)]
+
+
+def evaluation_of(config):
+    return load_images(config).train.read(np.arange(4)).image
+
+
+def prepared_of(config):
+    made = build(config)
+    return augmenter(config, made.normalization, 10)(made.batches[0], jnp.asarray(0))
+
+
+def update_of(config):
+    model = build(config).model
+    params = {
+        name: {
+            "scale" if name == "bn1" else "kernel": jnp.full((2, 3) if name != "bn1" else (3,), 0.5),
+            "bias": jnp.ones(3),
+        }
+        for name in ("conv1", "bn1", "layer1", "fc")
+        if name not in model.frozen_layers
+    }
+    state, total = build(config).tx.init(params), params
+    for k in range(2):
+        gradients = jax.tree.map(lambda p, k=k: 2.0 * p + k, params)
+        updates, state = build(config).tx.update(gradients, state, params)
+        total = jax.tree.map(jnp.add, total, updates)
+    return total
+
+
+def loss_of(config):
+    state = begin_state(build(config), shapes_only=True)
+    logits, labels = jnp.array([[0.3, -1.0, 2.0]]), jnp.array([[0.6, 0.4, 0.0]])
+    mixes = config.augment.mixup or config.augment.cutmix
+    return state.loss(logits, labels if mixes else jnp.array([0]))
+
+
+def state_of(config):
+    state = begin_state(build(config), shapes_only=True)
+    return (str(state.averaging), state.on_nonfinite, state.seed)
+
+
+def due_of(config):
+    made = build(config)
+    return (str(Cadence.of(made)), made.batches.num_parts)
+
+
+def logits_of(config):
+    model, images = build(config).model, jax.random.normal(jax.random.key(0), (8, 8, 8, 3))
+    variables = model.init(jax.random.key(1), images, train=False)
+    return model.apply(variables, images, train=True, mutable=["batch_stats"])
+
+
+def refusal_of(config):
+    made = build(config)
+    check_finetune(config, made.model)
+    return config.finetune.weights
+
+
+ASPECTS = {
+    "batches": batches_of,
+    "evaluation": evaluation_of,
+    "prepared": prepared_of,
+    "update": update_of,
+    "loss": loss_of,
+    "state": state_of,
+    "due": due_of,
+    "reading": lambda config: make_reading(config).threads.num_threads,
+    "logits": logits_of,
+    "refusal": refusal_of,
+    "model": lambda config: repr(build(config).model),
+    "rates": lambda config: [float(build(config).schedule(step)) for step in range(0, 179, 3)],
+}
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """(aspect, config) -> what a run of the config shows of it; of runs of the same config one is made."""
+    logs = {}
+
+    def log(config):
+        key = to_json(config)
+        if key not in logs:
+            try:
+                result = train(config, tmp_path_factory.mktemp("runs") / "run", "run")
+                records = [{k: v for k, v in one.items() if k != "images_per_second"} for one in result.records]
+                logs[key] = str((records, result.interrupted_by, result.digest))
+            except NonFiniteError as error:
+                logs[key] = str(error)
+        return logs[key]
+
+    def see(aspect, config):
+        try:
+            return log(config) if aspect == "log" else ASPECTS[aspect](config)
+        except UserError as error:
+            return str(error)
+
+    return see
+
+
+def same(one, other):
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    return all(alike(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
+def alike(one, other):
+    if isinstance(one, str):
+        return one == other
+    return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=1e-6, atol=0)
+
+
+def test_every_field_has_a_case():
+    assert set(CASES) == {*flatten(default_config()), *OPEN}
+    assert {field for field, case in CASES.items() if case[3] is not None} == set(CONDITIONAL)
+
+
+@pytest.mark.parametrize("field", CASES)
+def test_changing_a_field_changes_what_it_is_said_to_change(field, folders, seen):
+    aspect, value, needs, _ = CASES[field]
+    config = config_with(needs, folders)
+    assert field not in fields_without_effect(config, KnownImages.of_config(config))
+    assert not same(seen(aspect, config), seen(aspect, changed(config, field, value, folders)))
+
+
+@pytest.mark.parametrize("field", CONDITIONAL)
+def test_fields_without_effect_change_nothing_and_are_refused_on_the_command_line(
+    field, folders, seen, capsys, tmp_path
+):
+    aspect, value, _, without = CASES[field]
+    config = config_with(without, folders)
+    other = changed(config, field, value, folders)
+    if field not in ("decode_threads", "finetune.head"):  # the time alone; refused in a file as well
+        assert same(seen(aspect, config), seen(aspect, other))
+    words = [f"--config.{word.format(**folders)}" for word in without if not word.startswith(f"{field}=")]
+    if field in ("num_epochs", "warmup_epochs"):  # given on the command line, they count instead of the others
+        return
+    capsys.readouterr()
+    written = value.format(**folders) if isinstance(value, str) else value
+    assert (
+        main(
+            [
+                "preview",
+                "--config",
+                "default",
+                *words,
+                f"--config.{field}={written}",
+                "--to",
+                str(tmp_path / "never.png"),
+            ]
+        )
+        == 2
+    )
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning")]
+    assert line.startswith(f"error: config.{field}=")
+    assert "has no effect in this run: it needs " in line
+
+
+def test_fields_may_be_turned_off_where_they_are():
+    words = ["--config.optimizer=lamb", "--config.nesterov=False", "--config.decay_steps=()", "--config.resize=0"]
+    assert load_config("digits", words).optimizer == "lamb"
+    with pytest.raises(UserError, match=r"config.augment.antialias=False has no effect"):
+        load_config("digits", ["--config.augment.antialias=False"])
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in configs_dir().glob("*.py")))
+def test_no_shipped_config_sets_a_field_without_effect(name):
+    config = load_config(name)
+    assert check_effects(config, KnownImages.of_config(config)) == ""
+
+
+def test_fields_that_a_file_sets_without_effect_are_warned_of_once(tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from resnet_jax.config import load_config\n\n"
+        "def get_config():\n"
+        "    config = load_config('digits', ['--config.schedule=step', '--config.decay_steps=(9,)'])\n"
+        "    config.schedule = 'cosine'\n    config.augment.crop_scale = (0.5, 1.0)\n"
+        "    config.ema_every_steps = 7\n    return config\n"
+    )
+    for _ in range(2):
+        load_images(load_config(str(path)))
+    load_images(load_config("digits", ["--config.nesterov=False", "--config.augment.crop_padding=0"]))
+    load_images(
+        load_config("cifar10_wrn", ["--config.dataset=digits", "--config.schedule=cosine"])
+    )  # no mistake of its
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "warning: without effect in this run: config.augment.crop_scale=(0.5, 1.0) needs "
+        "config.augment.random_resized_crop=True; config.decay_steps=(9,) needs config.schedule='step'; "
+        "config.ema_every_steps=7 needs config.ema_decay > 0"
+    )
+
+
+def test_runs_begun_with_a_field_without_effect_continue_without_it(tmp_path):
+    config = load_config("digits")
+    config.decay_factor = 0.5
+    (tmp_path / "config.json").write_text(to_json(config))
+    check_run(tmp_path, load_config("digits"))
+    with pytest.raises(UserError, match=r"config.momentum is 0.9 there and 0.8 here"):
+        check_run(tmp_path, load_config("digits", ["--config.momentum=0.8"]))
