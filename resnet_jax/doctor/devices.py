@@ -15,6 +15,9 @@ from resnet_jax.models import onednn
 from resnet_jax.results import format_bytes
 from resnet_jax.training.mesh import check_batch_size, make_mesh
 
+TYPICAL = onednn.Problem((8, 14, 14, 64), (3, 3, 64, 64), stride=1, groups=1)
+NO_IMPLEMENTATION = "XLA's: of oneDNN's implementations for this processor none was tried"
+
 
 def check_devices() -> Iterator[Finding]:
     """Platform, kind, number and memory of JAX's devices, and a GPU that is not among them."""
@@ -69,7 +72,8 @@ def _gpu_remedy() -> str:
 def _convolutions(num_devices: int) -> Finding:
     if onednn.available():
         if num_devices == 1:
-            return ok("convolutions", "oneDNN's, the fast ones")
+            names = dict.fromkeys(filter(None, (onednn.implementation(name, TYPICAL) for name in onednn.OPERATIONS)))
+            return ok("convolutions", f"oneDNN's, the fast ones: {', '.join(names)}" if names else NO_IMPLEMENTATION)
         return ok("convolutions", f"XLA's: oneDNN's are for one device, and there are {num_devices}")
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         return ok("convolutions", "XLA's: oneDNN's are for Linux on x86-64")

@@ -145,13 +145,14 @@ def _arguments(name: str) -> dict[str, Any]:
 def _checked(key: str, value: Any, hint: Any) -> Any:
     """`value` as the argument's type: whole numbers serve as floats, lists as tuples; nothing else is converted."""
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if typing.get_origin(hint) is tuple:
-        items = tuple(value) if isinstance(value, list | tuple) else ()
-        if items and all(type(item) is int for item in items):
-            return items
-    elif type(value) in allowed:
-        return value
-    elif float in allowed and type(value) is int:
+    for kind in allowed:
+        if typing.get_origin(kind) is tuple:
+            item_kind = typing.get_args(kind)[0]
+            if isinstance(value, list | tuple) and value and all(type(item) is item_kind for item in value):
+                return tuple(value)
+        elif type(value) is kind:
+            return value
+    if float in allowed and type(value) is int:
         return float(value)
     expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
     raise UserError(f"{key}={value!r} must be of type {expected}")

@@ -22,7 +22,7 @@ from resnet_jax.weights.pretrained import find_weights
 # The arguments of a model in which the weights' own may differ from the config's: they decide how it is trained.
 OF_TRAINING = (
     "num_classes", "base_classes", "trainable", "dtype", "batch_norm", "norm_momentum", "dropout", "dropout_in",
-    "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl", "output_stride",
+    "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl", "output_stride", "axis_name",
 )  # fmt: skip
 Variables = dict[str, Any]
 NEAR = 2e-3  # so far recipes round the same mean and std
