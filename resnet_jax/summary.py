@@ -95,7 +95,7 @@ def _macs(equation: Any) -> int | None:
     if name == "convolution_input_gradient":
         return operands[0].size * math.prod(operands[1].shape[:3])
     if name == "convolution_kernel_gradient":
-        return operands[1].size * math.prod(equation.params["kernel_shape"][:3])
+        return operands[1].size * math.prod(output.shape[:3])
     return None
 
 

@@ -169,7 +169,7 @@ def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Arr
 
     operation: one of onednn.OPERATIONS.
     """
-    primitive = Primitive(f"convolution_{operation}")
+    primitive = Primitive("convolution" if operation == "forward" else f"convolution_{operation}")
 
     @cache
     def compiled(**params: Any) -> Callable[..., Array]:
