@@ -34,7 +34,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # What lies in a checkout and is called by the pages.
-CHECKOUT = ("configs", "examples", "train.py", "launch", "Makefile", "tests")
+CHECKOUT = ("configs", "benchmarks", "examples", "train.py", "launch", "Makefile", "tests")
 LANGUAGES = ("bash", "python", "text")
 SMALL = (
     '--config.model_args.stage_sizes="(1,)" --config.model_args.num_filters=8 '

@@ -16,6 +16,8 @@ from resnet_jax import create_model
 from resnet_jax.models import convolution, onednn, xla_ffi
 from resnet_jax.models.convolution import convolve
 
+pytestmark = pytest.mark.numerics
+
 # size, kernel_size, stride, channels, features, groups and, if it is not 1, dilation
 SHAPES = pytest.mark.parametrize(
     "shape",
@@ -132,6 +134,15 @@ def test_an_error_in_onednn_fails_the_program():
     broken = jax.ffi.ffi_call("resnet_jax_test_error", jax.ShapeDtypeStruct((), jnp.float32))
     with pytest.raises(Exception, match="division by zero"):
         jax.block_until_ready(jax.jit(broken)(jnp.float32(1)))
+
+
+@pytest.mark.parametrize("with_onednn", [pytest.param(True, marks=needs_onednn), False])
+def test_an_empty_batch_is_convolved(monkeypatch, with_onednn):
+    monkeypatch.setattr(convolution.onednn, "available", lambda: with_onednn)
+    x, kernel = jnp.ones((0, 6, 6, 3)), jnp.ones((3, 3, 3, 5))
+    y, vjp = jax.vjp(lambda x, kernel: convolve(x, kernel, 2), x, kernel)
+    assert y.shape == (0, 3, 3, 5)
+    assert not np.any(vjp(y)[1])
 
 
 def test_nan_weights_give_nan_gradients_and_no_hang():

@@ -10,6 +10,8 @@ from golden import weights
 from resnet_jax import create_model
 from resnet_jax.models import variable_shapes
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_resnet50_is_torchvisions(output_stride):

@@ -65,6 +65,7 @@ def test_float64_logits_and_stage_means_are_the_frameworks_own(golden):
                 np.testing.assert_allclose(mean, arrays[f"layer{i}_mean"], rtol=0, atol=1e-9)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("golden", FAMILIES, indirect=True)
 def test_float32_error_is_like_the_frameworks_own(golden):
     facts, arrays, *_ = golden

@@ -14,6 +14,8 @@ from resnet_jax.models import ResNet
 from resnet_jax.models.batch_axes import automatic_batch_axes, mapped_batch_axes
 from resnet_jax.training import create_train_state, sgd, train_step
 
+pytestmark = pytest.mark.numerics
+
 ROWS = 16
 WHOLE = PartitionSpec()
 # Shape, names, how the images are split.

@@ -123,6 +123,7 @@ def test_parameter_names_and_shapes_are_torchvisions():
     assert jax.tree.map(jnp.shape, expected) == jax.tree.map(jnp.shape, actual)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("conv_impl", ["cpu", "xla"])
 def test_float32_error_is_like_torchs_own_whatever_computes_the_convolutions(conv_impl):
     facts, arrays = golden_files.load("torchvision-resnet18")

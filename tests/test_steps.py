@@ -110,6 +110,7 @@ def test_losses_weights_statistics_averages_and_logits_equal_torchs(name):
         np.testing.assert_allclose(actual, array, rtol=0, atol=1e-6, err_msg=torch_name)
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize("name", ["train-sgd", "train-nesterov-smoothing"])
 def test_float32_losses_drift_no_further_than_torchs_own(name):
     _, arrays, losses, _ = golden_run(name, "float32")

@@ -180,9 +180,8 @@ def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Arr
 
     def lower_on_the_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
         avals: Any = context.avals_in
-        # The formulations for the CPU reshape and slice in ways that an explicit mesh does not know.
-        is_explicit = any(aval.sharding.mesh.explicit_axes for aval in avals)
-        function = xla if is_explicit else cpu
+        # The formulations for the CPU reshape and slice as neither an explicit mesh nor an empty batch bears.
+        function = xla if any(aval.sharding.mesh.explicit_axes or aval.size == 0 for aval in avals) else cpu
         if all(aval.dtype in ONEDNN_DTYPES for aval in avals) and _is_for_one_device(context):
             problem = _problem(operation, *avals, **params)
             if onednn.available() and onednn.implementation(operation, problem):

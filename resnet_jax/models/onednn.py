@@ -71,7 +71,6 @@ def available() -> bool:
     return _library() is not None
 
 
-@functools.cache
 def implementation(operation: str, problem: Problem) -> str | None:
     """Returns the name of the code that computes this here, None where none is known to be right.
 
