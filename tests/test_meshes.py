@@ -257,3 +257,13 @@ def test_labels_of_parameters_freeze_them_in_an_optimizer_of_ones_own():
     updates, _ = tx.update(params, tx.init(params), params)
     for layer, leaves in updates.items():
         assert all(np.any(leaf) for leaf in jax.tree.leaves(leaves)) == (layer not in model.frozen_layers)
+
+
+def test_labels_of_another_tree_are_refused():
+    model = create_model("resnet20", stage_sizes=(1, 1, 1), trainable="stage3")
+    variables = plausible_variables(model)
+    for tree in (variables, {"backbone": variables["params"]}):
+        with pytest.raises(
+            ValueError, match=r"is no layer of this model \(conv1, bn1, layer1, .*: give it the model's own"
+        ):
+            model.param_labels(tree)

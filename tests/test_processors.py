@@ -87,7 +87,7 @@ def test_no_implementation_is_taken_where_it_was_found_wrong():
 def test_implementations_that_nobody_tried_are_left_to_xla(monkeypatch, name):
     monkeypatch.setattr(onednn, "implementations", lambda *_: iter([onednn.Implementation(name, "", None, None)]))
     problem = Problem((1, 3, 5, 2), (3, 3, 2, 2), 1, 1)
-    onednn._choose.cache_clear()
+    onednn._first_right.cache_clear()
     try:
         assert onednn.implementation("forward", problem) is None
         with pytest.raises(onednn.OneDNNError, match="no implementation is known to be right for the forward of"):
@@ -97,8 +97,8 @@ def test_implementations_that_nobody_tried_are_left_to_xla(monkeypatch, name):
         assert "onednn" not in lowered.as_text()
         np.testing.assert_array_equal(lowered.compile()(x, kernel), convolve(x, kernel, impl="xla"))
     finally:
-        onednn._choose.cache_clear()
-    
+        onednn._first_right.cache_clear()
+
 
 @needs_onednn
 def test_results_do_not_depend_on_what_the_scratchpad_holds():

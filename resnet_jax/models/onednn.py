@@ -85,7 +85,7 @@ def call(operation: str, problem: Problem, left: Array, right: Array) -> Array:
 
     Raises OneDNNError where `implementation` is None.
     """
-    with _registering:
+    with _preparing:
         target = _register(operation, problem)
     x, kernel, y = problem.arrays
     result_shape = {"forward": y, "input_gradient": x, "kernel_gradient": kernel}[operation]
@@ -110,8 +110,13 @@ def is_right(operation: str, problem: Problem, name: str) -> bool:
     return not (races and problem.kernel_shape[2] % 16)
 
 
-@functools.cache
 def _choose(operation: str, problem: Problem) -> "Implementation | None":
+    with _preparing:
+        return _first_right(operation, problem)
+
+
+@functools.cache
+def _first_right(operation: str, problem: Problem) -> "Implementation | None":
     right = (one for one in implementations(operation, problem) if is_right(operation, problem, one.name))
     return next(right, None)
 
@@ -152,7 +157,7 @@ class _Library:
         self.stream = self.create("stream", self.engine, c.c_uint(_IN_ORDER))
         self.attributes = self.create("primitive_attr")
         self.check("primitive_attr_set_scratchpad_mode", self.attributes, c.c_int(_USER_SCRATCHPAD))
-        self._scratchpad = mmap.mmap(-1, MIN_SCRATCHPAD_BYTES)
+        self._scratchpad = _anonymous_memory(MIN_SCRATCHPAD_BYTES)
 
     def status(self, function: str, *arguments: Any) -> int:
         return getattr(self._functions, f"dnnl_{function}")(*arguments)
@@ -198,7 +203,7 @@ class _Library:
         return c.c_void_p(self.status("primitive_desc_query_md", description, c.c_int(what), c.c_int(0)))
 
     def query_name(self, description: c.c_void_p) -> str:
-        """What oneDNN calls the implementation."""
+        """Returns oneDNN's name of the implementation."""
         name = c.c_char_p()
         self.check("primitive_desc_query", description, c.c_int(_QUERY_NAME), c.c_int(0), c.byref(name))
         return (name.value or b"").decode()
@@ -237,7 +242,7 @@ class _Library:
     def scratchpad_of(self, num_bytes: int) -> int:
         """The address of so many bytes, page-aligned."""
         if len(self._scratchpad) < num_bytes:
-            self._scratchpad = mmap.mmap(-1, num_bytes)
+            self._scratchpad = _anonymous_memory(num_bytes)
         return c.addressof(c.c_char.from_buffer(self._scratchpad))
 
 
@@ -249,8 +254,18 @@ def fill_scratchpad(value: int) -> None:
         c.memset(library.scratchpad_of(0), value, len(library._scratchpad))
 
 
-@functools.cache
+def _anonymous_memory(num_bytes: int) -> mmap.mmap:
+    """Allocates whole pages, which a forked process does not share."""
+    return mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def _library() -> _Library | None:
+    with _preparing:
+        return _load_library()
+
+
+@functools.cache
+def _load_library() -> _Library | None:
     try:
         return _Library()
     except (importlib.metadata.PackageNotFoundError, StopIteration, OSError, OneDNNError):
@@ -265,14 +280,15 @@ def _int64s(values: Sequence[int]) -> c.Array[c.c_int64]:
 
 # One convolution at a time: each uses all cores, and its memory objects hold the addresses of the current call.
 _running = threading.Lock()
-_registering = threading.Lock()  # programs may be lowered by several threads; XLA takes each name once
+# Programs may be lowered by several threads: there is one library, and XLA takes each name once.
+_preparing = threading.RLock()
 _handlers: list[Any] = []  # ctypes callbacks must outlive their registration
 
 
 @functools.cache
 def _register(operation: str, problem: Problem) -> str:
     """The name of the custom call, which XLA knows from now on."""
-    chosen = _choose(operation, problem)
+    chosen = _first_right(operation, problem)
     if chosen is None:
         raise OneDNNError(f"no implementation is known to be right for the {operation} of {problem}")
     shapes = "_".join("x".join(map(str, shape)) for shape in (problem.input_shape, problem.kernel_shape))

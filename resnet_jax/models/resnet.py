@@ -328,11 +328,21 @@ class ResNet(nn.Module):
         `optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, model.param_labels)` trains what
         `trainable` names and leaves the rest bit for bit, whatever decay or momentum `tx` has.
 
-        params: (a tree by layers of) the model's parameters.
+        Args:
+          params: the model's parameters, or some of its layers' only.
 
         Returns:
           A tree of strings of the same structure.
+
+        Raises:
+          UserError: (a ValueError) if the tree has other keys than the model's layers.
         """
+        known = [name for group in self.layer_groups for name in group]
+        if unknown := [name for name in params if name not in known]:
+            raise UserError(
+                f"param_labels: {unknown[0]!r} is no layer of this model ({', '.join(known)}): give it the model's own "
+                'params, such as params["backbone"] of a larger network'
+            )
         labels = {name: "frozen" if name in self.frozen_layers else "trainable" for name in params}
         return {name: jax.tree.map(lambda _, label=labels[name]: label, layer) for name, layer in params.items()}
 
