@@ -235,6 +235,25 @@ def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step
     assert records(workdir) == log
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_log_beyond_a_damaged_step_is_kept(tmp_path, capfd, monkeypatch, killed):
+    config, workdir = tiny_config(num_steps=3, checkpoint_every_steps=1, log_every_steps=1), tmp_path / "run"
+    config.validation_fraction = 0.0
+    loop.train(config, workdir, "run")
+    log = (workdir / "metrics.jsonl").read_bytes()
+    damage(workdir / "checkpoints" / "3")
+    config.num_steps = 2
+    if killed:  # after the step was set aside, and before the log was cut
+        monkeypatch.setattr(loop, "Recorder", lambda *words, **options: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            loop.train(config, workdir, "run")
+        monkeypatch.undo()
+    loop.train(config, workdir, "run")
+    assert max(record["step"] for record in records(workdir)) == 2
+    assert (workdir / "metrics-1.jsonl").read_bytes() == log
+    assert f"begins after step 2: it is kept as {workdir}/metrics-1.jsonl" in capfd.readouterr().err
+
+
 def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, monkeypatch):
     config = tiny_config(num_steps=4, checkpoint_every_steps=1)
     unbroken = loop.train(config, tmp_path / "unbroken", "run")

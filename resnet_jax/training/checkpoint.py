@@ -199,6 +199,11 @@ class CheckpointFolder:
         found = from_first(lambda: sorted(map(str, pattern.parent.glob(pattern.name))))
         return [Path(path) for path in found]
 
+    def newest_step_aside(self) -> int:
+        """The last of the steps that have been moved aside; -1 if there is none."""
+        names = (path.name.rpartition("-")[2] for path in self.aside())
+        return max((int(name) for name in names if name.isdecimal()), default=-1)
+
     def set_aside(self, step: int) -> Path:
         """Move `step` to where no run looks for it, beside this folder, and return its new place."""
         target = self._aside(step)

@@ -139,7 +139,7 @@ def _run(
         workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
         batch_size=config.batch_size, log_every_steps=experiment.log_every_steps,
         max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
-        keep_later=restored is None or lost_step is not None,
+        keep_later=restored is None or lost_step is not None or newest.newest_step_aside() > step,
     ) as recorder:  # fmt: skip
         if restored is not None:
             recorder.display.say(f"continuing {workdir} after step {step}{other_versions(manifest['versions'])}")
