@@ -303,6 +303,66 @@ def test_run_whose_checkpoints_are_gone_is_refused_and_loses_nothing(tmp_path, c
     assert records(workdir) == log
 
 
+def killed_write(name):
+    """CheckpointFolder._write of a process that is killed while it writes to the folder `name`."""
+    write = CheckpointFolder._write
+
+    def written(self, step, *rest):
+        if self.directory.name == name:
+            raise OSError(errno.EIO, "killed")
+        write(self, step, *rest)
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("every", "validation_fraction", "where"),
+    [(1, 0.1, "which is in .*/best"), (1, 0.0, "the last in metrics.jsonl"), (0, 0.0, "the last in metrics.jsonl")],
+)
+def test_run_of_an_older_version_whose_checkpoints_are_gone_is_refused(
+    tmp_path, monkeypatch, every, validation_fraction, where
+):
+    def ever_better(eval_fn, state, batches, *rest):
+        return {**evaluate(eval_fn, state, batches, *rest), "accuracy": int(state.step) / 10}
+
+    monkeypatch.setattr(loop, "evaluate", ever_better)
+    config, workdir = tiny_config(num_steps=3, log_every_steps=1, checkpoint_every_steps=every), tmp_path / "run"
+    config.validation_fraction = validation_fraction
+    loop.train(config, workdir, "run")
+    if validation_fraction:
+        (workdir / "metrics.jsonl").unlink()
+    for name in ("checkpoints.json", "best.json"):
+        (workdir / name).unlink(missing_ok=True)
+    newest = workdir / "checkpoints"
+    newest.rename(workdir.parent / "moved")
+    config.checkpoint_every_steps = 50
+    before = sorted(workdir.rglob("*"))
+    line = rf"checkpoints is gone, where this run saved checkpoints before step [23], {where}: bring it back, .*choose"
+    with pytest.raises(ValueError, match=line):
+        loop.train(config, workdir, "run")
+    assert sorted(workdir.rglob("*")) == before
+    (workdir.parent / "moved").rename(newest)
+    assert loop.train(config, workdir, "run").step == 3
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_run_killed_before_its_first_checkpoint_begins_anew_and_may_save_more_often(tmp_path, monkeypatch, noted):
+    config, workdir = tiny_config(num_steps=4, log_every_steps=1, checkpoint_every_steps=4), tmp_path / "run"
+    unbroken = loop.train(config, tmp_path / "unbroken", "run")
+    monkeypatch.setattr(CheckpointFolder, "_write", killed_write("checkpoints"))
+    with pytest.raises(RunError, match="could not be written"):
+        loop.train(config, workdir, "run")
+    assert open_best(workdir).list_steps()
+    if not noted:  # killed between the step and its note
+        (workdir / "best.json").unlink()
+    config.checkpoint_every_steps = 1
+    monkeypatch.setattr(loop, "Recorder", lambda *words, **options: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):  # after the config was written
+        loop.train(config, workdir, "run")
+    monkeypatch.undo()
+    assert loop.train(config, workdir, "run").digest == unbroken.digest
+
+
 def test_log_of_a_start_that_was_killed_before_its_first_checkpoint_is_kept(tmp_path, monkeypatch, capfd):
     def killed(self, step, *rest):
         raise OSError(errno.EIO, "killed")

@@ -111,6 +111,11 @@ class CheckpointFolder:
         is_there = place.is_dir() or place.with_suffix(REPLACED).is_dir() or self._aside(step).is_dir()
         return None if is_there else step
 
+    def is_bare(self) -> bool:
+        """Whether no step is there: none that `clean` brings back, and none set aside. As this process sees it."""
+        aside = self._aside("*")
+        return not (self.list_steps() or any(self.directory.glob(f"*{REPLACED}")) or any(aside.parent.glob(aside.name)))
+
     def save(
         self,
         saves: BackgroundSaves,

@@ -35,7 +35,7 @@ from resnet_jax.training.initial import Variables, load_initial
 from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
-from resnet_jax.training.recorder import MetricSums, Recorder
+from resnet_jax.training.recorder import MetricSums, Recorder, begin_log
 from resnet_jax.training.resume import (
     best_accuracy_of,
     check_images,
@@ -124,6 +124,9 @@ def _run(
             f"workdir {workdir} is at step {step}, past the config's {num_steps}: set config.num_epochs or "
             "config.num_steps higher, or choose another --workdir"
         )
+    if restored is None and from_first((workdir / folder.METRICS_FILE).exists):
+        # Before the new config is there: by the old one `check_run` knows how far a start without a checkpoint got.
+        from_first(lambda: begin_log(workdir, step, keep_later=True))
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
     best_accuracy = best_accuracy_of(best, state)
     missing = missing_classes(experiment.batches.source, experiment.validation)

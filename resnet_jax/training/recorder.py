@@ -50,7 +50,7 @@ class Recorder:
         """
         self.hurries = False
         self.sums = sums
-        self.log = MetricsLog(workdir, from_first(lambda: _begin_log(workdir, step, keep_later)))
+        self.log = MetricsLog(workdir, from_first(lambda: begin_log(workdir, step, keep_later)))
         self._writes = jax.process_index() == 0
         self.display = ProgressDisplay(step, num_steps, steps_per_epoch, quiet=not self._writes)
         self._events: EventLog | None = None
@@ -180,7 +180,7 @@ class Recorder:
             _warn(f"TensorBoard's events could not be written: {error.strerror or error}; the run goes on without")
 
 
-def _begin_log(workdir: Path, step: int, keep_later: bool) -> list[Record]:
+def begin_log(workdir: Path, step: int, keep_later: bool) -> list[Record]:
     """The records up to `step`; later ones are about to be made again and are dropped, on disk as well.
 
     Whatever else would be lost is kept under another name: damaged lines, and with `keep_later` the later records.

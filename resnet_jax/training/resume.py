@@ -1,5 +1,6 @@
 """What a run continues from: the last state that is what was saved, if config and images are those of its beginning."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from resnet_jax.training.agreement import from_first
 from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest, warn_of_damage, warn_of_loss
 from resnet_jax.training.experiment import Experiment, build_schedule
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.workdir import check_workdir
-from resnet_jax.weights.manifest import DamagedCheckpointError
+from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record, read_config
+from resnet_jax.weights.manifest import DamagedCheckpointError, read_manifest
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (
@@ -95,15 +96,41 @@ def check_run(workdir: Path, config: ConfigDict) -> None:
     check_workdir(workdir, _json_fields(config), may_change, _json_fields(default_config()))
     newest, best = open_newest(workdir), open_best(workdir)
     lost = newest.lost_step()
-    if lost is not None and not newest.list_steps():
+    if lost is None:
+        saved = _trace_of_checkpoint(workdir, best) if newest.is_bare() else ""
+    else:
+        saved = "" if newest.list_steps() else f"saved step {lost}"
+    if saved:
         state = "is empty" if newest.directory.is_dir() else "is gone"
         # As where all newest steps are damaged: see `restore_last`.
         steps = [] if config.precise_bn_batches else best.list_steps()
         from_best = f", or copy {best.directory / str(steps[-1])} into it" if steps else ""
         raise UserError(
-            f"{newest.directory} {state}, where this run saved step {lost}: bring it back{from_best}, choose another "
-            f"--workdir, or remove {workdir} to begin anew"
+            f"{newest.directory} {state}, where this run {saved}: bring it back{from_best}, choose another --workdir, "
+            f"or remove {workdir} to begin anew"
         )
+
+
+def _trace_of_checkpoint(workdir: Path, best: CheckpointFolder) -> str:
+    """The proof, after "this run", that a run without `checkpoints.json` has saved a checkpoint; empty without one.
+
+    A run that was killed before its first checkpoint gives none. Saves are written one after the other, so a best step
+    beyond the first checkpoint is written after it; and the loop waits for the first where it saves the second, so no
+    record is of a later step than that while the first is not written.
+    """
+    for step in best.list_steps():
+        with contextlib.suppress(UserError, KeyError):  # damaged, or of another format: it proves nothing
+            manifest = read_manifest(best.directory / str(step))
+            config = manifest["config"]  # of the start that saved it; a later one may save more often
+            steps_per_epoch = manifest["position"]["num_train"] // config["batch_size"]
+            if step > (config["checkpoint_every_steps"] or steps_per_epoch):
+                return f"saved checkpoints before step {step}, which is in {best.directory}"
+    last = last_record(workdir)
+    if last is not None:
+        every = config_from_dict(read_config(workdir)).checkpoint_every_steps
+        if last["step"] > 2 * every if every else last["epoch"] > 2:
+            return f"saved checkpoints before step {last['step']}, the last in {METRICS_FILE}"
+    return ""
 
 
 def warn_of_another_schedule(saved: dict[str, Any], experiment: Experiment, step: int) -> None:
