@@ -89,10 +89,14 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
 def check_run(workdir: Path, config: ConfigDict) -> None:
     """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes.
 
-    A run whose checkpoints were moved or removed is refused: it would begin anew. Fields without effect make no other
-    run.
+    A run whose checkpoints were moved or removed is refused: it would begin anew. Fields without effect, in the run as
+    it is there and as it would be, make no other run.
     """
-    may_change = (*MAY_CHANGE, *fields_without_effect(config, KnownImages.of_config(config)))
+    without_effect = set(fields_without_effect(config, KnownImages.of_config(config)))
+    with contextlib.suppress(UserError):  # no run, or a file of which `check_workdir` tells what is wrong
+        saved_config = config_from_dict(read_config(workdir))
+        without_effect &= set(fields_without_effect(saved_config, KnownImages.of_config(saved_config)))
+    may_change = (*MAY_CHANGE, *without_effect)
     check_workdir(workdir, _json_fields(config), may_change, _json_fields(default_config()))
     newest, best = open_newest(workdir), open_best(workdir)
     lost = newest.lost_step()
