@@ -294,6 +294,11 @@ def test_run_whose_checkpoints_are_gone_is_refused_and_loses_nothing(tmp_path, c
         assert f"{newest} {state}, where this run saved step 2" in output + errors
         assert advice in output + errors
         assert "Traceback" not in errors
+    code, _, errors = run_here(capfd, "evaluate", "--workdir", workdir)
+    assert code == 2
+    where = f"{newest} holds no checkpoint, where this run saved step 2"
+    assert f"{where}: bring it back, or give --checkpoint best" in errors
+    assert run_here(capfd, "evaluate", "--workdir", workdir, "--checkpoint", "best")[0] == 0
     assert before == {path: path.read_bytes() for path in before}
     # The advice is good: the run goes on to the same end.
     newest.mkdir(exist_ok=True)
