@@ -20,13 +20,14 @@ from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, default_image_size
 from resnet_jax.models.shapes import RGB
 from resnet_jax.training.agreement import from_first, together
-from resnet_jax.training.checkpoint import BEST_DIR, CheckpointFolder, open_best, open_newest, warn_of_damage
+from resnet_jax.training.checkpoint import BEST_DIR, CheckpointFolder, open_best, open_newest
 from resnet_jax.training.experiment import build_model
 from resnet_jax.training.images import Normalization
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.programs import initial_state
 from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
+from resnet_jax.warning import warn
 from resnet_jax.weights.directory import NUM_LOOKS
 from resnet_jax.weights.info import WeightsInfo, names_for
 from resnet_jax.weights.load import import_state_dict
@@ -236,7 +237,7 @@ def _restore(
                     break
                 if step == steps[0]:
                     raise
-                warn_of_damage(error, "the step before is taken")
+                warn(f"{error}; the step before is taken")
     raise UserError(f"{checkpoints.directory} holds no checkpoint{_remedy(checkpoints, others)}")
 
 

@@ -15,7 +15,6 @@ that was moved away or emptied is not taken for one in which nothing was saved y
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -280,18 +279,6 @@ def open_newest(workdir: Path) -> CheckpointFolder:
 def open_best(workdir: Path) -> CheckpointFolder:
     """The run's best checkpoint by validation accuracy."""
     return CheckpointFolder(workdir / BEST_DIR, num_kept=1)
-
-
-def warn_of_damage(error: DamagedCheckpointError, then: str) -> None:
-    """Tell of a damaged checkpoint, and what is done about it, on standard error of process 0."""
-    if jax.process_index() == 0:
-        print(f"warning: {error}; {then}", file=sys.stderr, flush=True)
-
-
-def warn_of_loss(what: str) -> None:
-    """Warn, on standard error of process 0, of what is no longer there."""
-    if jax.process_index() == 0:
-        print(f"warning: {what}", file=sys.stderr, flush=True)
 
 
 def digest(tree: Any) -> str:

@@ -27,7 +27,7 @@ from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.agreement import check_same, from_first, gather, together
 from resnet_jax.training.cadence import Cadence
-from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest, warn_of_loss
+from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.features import with_features
@@ -46,6 +46,7 @@ from resnet_jax.training.resume import (
 )
 from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
+from resnet_jax.warning import warn
 from resnet_jax.weights.items import load_orbax
 
 
@@ -147,7 +148,7 @@ def _run(
         if restored is not None:
             recorder.display.say(f"continuing {workdir} after step {step}{other_versions(manifest['versions'])}")
             if lost_step is not None:
-                warn_of_loss(f"{newest.directory} has lost step {lost_step}, which this run saved")
+                warn(f"{newest.directory} has lost step {lost_step}, which this run saved")
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
         for line in missing:

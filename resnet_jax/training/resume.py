@@ -1,11 +1,9 @@
 """What a run continues from: the last state that is what was saved, if config and images are those of its beginning."""
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.config import config_from_dict, default_config, flatten
@@ -13,10 +11,11 @@ from resnet_jax.errors import UserError
 from resnet_jax.field_effects import KnownImages, fields_without_effect
 from resnet_jax.process import versions
 from resnet_jax.training.agreement import from_first
-from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest, warn_of_damage, warn_of_loss
+from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest
 from resnet_jax.training.experiment import Experiment, build_schedule
 from resnet_jax.training.state import TrainState
 from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record, read_config
+from resnet_jax.warning import warn
 from resnet_jax.weights.manifest import DamagedCheckpointError, read_manifest
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
@@ -49,7 +48,7 @@ def restore_last(
                 return checkpoints.restore(template, step), checkpoints.manifest(step)
             except DamagedCheckpointError as error:
                 damaged.append(checkpoints.set_aside(step))
-                warn_of_damage(error, f"moved to {damaged[-1]}; the step before is taken")
+                warn(f"{error}; moved to {damaged[-1]}; the step before is taken")
     if damaged:
         raise UserError(
             f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, choose "
@@ -63,15 +62,13 @@ def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
     step = best.newest_step()
     if step is None:
         if (lost := from_first(best.lost_step)) is not None:
-            warn_of_loss(
-                f"{best.directory} has lost step {lost}, the best of this run; the next validation is the best"
-            )
+            warn(f"{best.directory} has lost step {lost}, the best of this run; the next validation is the best")
         return -1.0
     try:
         best.check(template, step)
         return best.position(step)["val_accuracy"]
     except DamagedCheckpointError as error:
-        warn_of_damage(error, f"moved to {best.set_aside(step)}; the next validation is the best")
+        warn(f"{error}; moved to {best.set_aside(step)}; the next validation is the best")
         return -1.0
 
 
@@ -149,13 +146,12 @@ def warn_of_another_schedule(saved: dict[str, Any], experiment: Experiment, step
         return
     earlier = build_schedule(before, num_steps, steps_per_epoch)
     planned, following = float(earlier(step)), float(experiment.schedule(step))
-    if abs(following - planned) > NOTABLE_CHANGE * before.learning_rate and jax.process_index() == 0:
-        print(
-            f"warning: the {before.schedule} schedule follows the run's length, which was {num_steps} steps and is now "
+    if abs(following - planned) > NOTABLE_CHANGE * before.learning_rate:
+        warn(
+            f"the {before.schedule} schedule follows the run's length, which was {num_steps} steps and is now "
             f"{experiment.num_steps}: the learning rate was {float(earlier(max(step - 1, 0))):.3g} in step {step} and "
-            f"is {following:.3g} in the next",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            f"is {following:.3g} in the next"
+        )
 
 
 def _json_fields(config: ConfigDict) -> dict[str, Any]:
