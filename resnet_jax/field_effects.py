@@ -1,7 +1,5 @@
 """When a field of the config has an effect: one table, by which fields that have none are refused or warned of."""
 
-import functools
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -207,12 +205,6 @@ def ineffective_line(
         if field in in_file and field not in (*given, *FALLBACKS) and value != usual and not _is_off(value, usual):
             parts.append(f"config.{field}={value!r} needs {needs}")
     return f"without effect in this run: {'; '.join(parts)}" if parts else ""
-
-
-@functools.cache
-def warn_once(line: str) -> None:
-    """Print a warning that this process has not printed yet."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 def _is_off(value: Any, default: Any) -> bool:

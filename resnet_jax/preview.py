@@ -11,9 +11,9 @@ from resnet_jax.config import load_config
 from resnet_jax.data.batches import EvalBatches, TrainBatches
 from resnet_jax.data.sources import SPLITS
 from resnet_jax.errors import UserError, choose
-from resnet_jax.field_effects import warn_once
 from resnet_jax.sheets import Cell, Line, check_picture, draw_sheet, save_picture
 from resnet_jax.training.images import Normalization, augmenter, load_images, make_normalization, normalizer
+from resnet_jax.warning import warn_once
 
 SHARE_SHOWN = 0.01  # of a mixed target
 

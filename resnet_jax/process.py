@@ -63,9 +63,9 @@ def enable_compilation_cache() -> Path | None:
 def remove_oldest(folder: Path, most_bytes: int) -> None:
     """Remove the oldest files in `folder` until the others have no more than `most_bytes`."""
     files: list[tuple[float, int, Path]] = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # another process removes them as well
-            if path.is_file():
+    for parent, _, names in os.walk(folder):  # passes over a folder that vanishes meanwhile
+        for path in (Path(parent) / name for name in names):
+            with contextlib.suppress(OSError):  # another process removes them as well
                 status = path.stat()
                 files.append((status.st_mtime, status.st_size, path))
     total = sum(size for _, size, _ in files)

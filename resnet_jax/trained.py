@@ -19,14 +19,15 @@ from resnet_jax.describe import describe_weights
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, default_image_size
 from resnet_jax.models.shapes import RGB
-from resnet_jax.training.agreement import together
-from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest, warn_of_damage
+from resnet_jax.training.agreement import from_first, together
+from resnet_jax.training.checkpoint import BEST_DIR, CheckpointFolder, open_best, open_newest
 from resnet_jax.training.experiment import build_model
 from resnet_jax.training.images import Normalization
 from resnet_jax.training.mesh import make_mesh, replicated
 from resnet_jax.training.programs import initial_state
 from resnet_jax.training.state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
+from resnet_jax.warning import warn
 from resnet_jax.weights.directory import NUM_LOOKS
 from resnet_jax.weights.info import WeightsInfo, names_for
 from resnet_jax.weights.load import import_state_dict
@@ -196,7 +197,7 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
     if which == "best":
         checkpoints, others = others, checkpoints
     try:
-        position, state, step = _restore(checkpoints, config, mesh)
+        position, state, step = _restore(checkpoints, others, config, mesh)
     except DamagedCheckpointError as error:
         remedy = "bring it back from a copy, or train anew in another --workdir"
         if others.steps():
@@ -218,7 +219,9 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
     )
 
 
-def _restore(checkpoints: CheckpointFolder, config: ConfigDict, mesh: Mesh) -> tuple[Any, TrainState, int]:
+def _restore(
+    checkpoints: CheckpointFolder, others: CheckpointFolder, config: ConfigDict, mesh: Mesh
+) -> tuple[Any, TrainState, int]:
     """The position and state of the last step that is what was saved, and its number; a run may be saving meanwhile."""
     for _ in range(NUM_LOOKS):
         steps = checkpoints.steps()
@@ -234,8 +237,18 @@ def _restore(checkpoints: CheckpointFolder, config: ConfigDict, mesh: Mesh) -> t
                     break
                 if step == steps[0]:
                     raise
-                warn_of_damage(error, "the step before is taken")
-    raise UserError(f"{checkpoints.directory} holds no checkpoint; train the run first")
+                warn(f"{error}; the step before is taken")
+    raise UserError(f"{checkpoints.directory} holds no checkpoint{_remedy(checkpoints, others)}")
+
+
+def _remedy(checkpoints: CheckpointFolder, others: CheckpointFolder) -> str:
+    lost, has_others = from_first(checkpoints.lost_step), bool(others.steps())
+    other = f"--checkpoint {'best' if others.directory.name == BEST_DIR else 'newest'}"
+    if lost is None and not has_others:
+        return "; train the run first"
+    if lost is None:
+        return f"; give {other}"
+    return f", where this run saved step {lost}: bring it back{f', or give {other}' if has_others else ''}"
 
 
 def _restore_variables(

@@ -360,3 +360,16 @@ def test_runs_begun_with_a_field_without_effect_continue_without_it(tmp_path):
     check_run(tmp_path, load_config("digits"))
     with pytest.raises(UserError, match=r"config.momentum is 0.9 there and 0.8 here"):
         check_run(tmp_path, load_config("digits", ["--config.momentum=0.8"]))
+
+
+@pytest.mark.parametrize("values", [(0.01, 5.0), (5.0, 0.01)])
+def test_field_that_has_an_effect_before_or_after_may_not_change(tmp_path, values):
+    before, after = (load_config("digits", ["--config.optimizer=lamb"]) for _ in values)
+    before.clip_gradient_norm, after.clip_gradient_norm = values
+    (tmp_path / "config.json").write_text(to_json(before))
+    with pytest.raises(UserError, match=rf"config.clip_gradient_norm is {values[0]} there and {values[1]} here"):
+        check_run(tmp_path, after)
+    after.clip_gradient_norm = 5.0
+    before.clip_gradient_norm = 2.0  # neither clips before lamb does
+    (tmp_path / "config.json").write_text(to_json(before))
+    check_run(tmp_path, after)

@@ -235,6 +235,25 @@ def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step
     assert records(workdir) == log
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_log_beyond_a_damaged_step_is_kept(tmp_path, capfd, monkeypatch, killed):
+    config, workdir = tiny_config(num_steps=3, checkpoint_every_steps=1, log_every_steps=1), tmp_path / "run"
+    config.validation_fraction = 0.0
+    loop.train(config, workdir, "run")
+    log = (workdir / "metrics.jsonl").read_bytes()
+    damage(workdir / "checkpoints" / "3")
+    config.num_steps = 2
+    if killed:  # after the step was set aside, and before the log was cut
+        monkeypatch.setattr(loop, "Recorder", lambda *words, **options: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            loop.train(config, workdir, "run")
+        monkeypatch.undo()
+    loop.train(config, workdir, "run")
+    assert max(record["step"] for record in records(workdir)) == 2
+    assert (workdir / "metrics-1.jsonl").read_bytes() == log
+    assert f"begins after step 2: it is kept as {workdir}/metrics-1.jsonl" in capfd.readouterr().err
+
+
 def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, monkeypatch):
     config = tiny_config(num_steps=4, checkpoint_every_steps=1)
     unbroken = loop.train(config, tmp_path / "unbroken", "run")
@@ -275,6 +294,11 @@ def test_run_whose_checkpoints_are_gone_is_refused_and_loses_nothing(tmp_path, c
         assert f"{newest} {state}, where this run saved step 2" in output + errors
         assert advice in output + errors
         assert "Traceback" not in errors
+    code, _, errors = run_here(capfd, "evaluate", "--workdir", workdir)
+    assert code == 2
+    where = f"{newest} holds no checkpoint, where this run saved step 2"
+    assert f"{where}: bring it back, or give --checkpoint best" in errors
+    assert run_here(capfd, "evaluate", "--workdir", workdir, "--checkpoint", "best")[0] == 0
     assert before == {path: path.read_bytes() for path in before}
     # The advice is good: the run goes on to the same end.
     newest.mkdir(exist_ok=True)
@@ -282,6 +306,66 @@ def test_run_whose_checkpoints_are_gone_is_refused_and_loses_nothing(tmp_path, c
     log = records(workdir)
     assert run_here(capfd, *words, "--workdir", workdir)[0] == 0
     assert records(workdir) == log
+
+
+def killed_write(name):
+    """CheckpointFolder._write of a process that is killed while it writes to the folder `name`."""
+    write = CheckpointFolder._write
+
+    def written(self, step, *rest):
+        if self.directory.name == name:
+            raise OSError(errno.EIO, "killed")
+        write(self, step, *rest)
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("every", "validation_fraction", "where"),
+    [(1, 0.1, "which is in .*/best"), (1, 0.0, "the last in metrics.jsonl"), (0, 0.0, "the last in metrics.jsonl")],
+)
+def test_run_of_an_older_version_whose_checkpoints_are_gone_is_refused(
+    tmp_path, monkeypatch, every, validation_fraction, where
+):
+    def ever_better(eval_fn, state, batches, *rest):
+        return {**evaluate(eval_fn, state, batches, *rest), "accuracy": int(state.step) / 10}
+
+    monkeypatch.setattr(loop, "evaluate", ever_better)
+    config, workdir = tiny_config(num_steps=3, log_every_steps=1, checkpoint_every_steps=every), tmp_path / "run"
+    config.validation_fraction = validation_fraction
+    loop.train(config, workdir, "run")
+    if validation_fraction:
+        (workdir / "metrics.jsonl").unlink()
+    for name in ("checkpoints.json", "best.json"):
+        (workdir / name).unlink(missing_ok=True)
+    newest = workdir / "checkpoints"
+    newest.rename(workdir.parent / "moved")
+    config.checkpoint_every_steps = 50
+    before = sorted(workdir.rglob("*"))
+    line = rf"checkpoints is gone, where this run saved checkpoints before step [23], {where}: bring it back, .*choose"
+    with pytest.raises(ValueError, match=line):
+        loop.train(config, workdir, "run")
+    assert sorted(workdir.rglob("*")) == before
+    (workdir.parent / "moved").rename(newest)
+    assert loop.train(config, workdir, "run").step == 3
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_run_killed_before_its_first_checkpoint_begins_anew_and_may_save_more_often(tmp_path, monkeypatch, noted):
+    config, workdir = tiny_config(num_steps=4, log_every_steps=1, checkpoint_every_steps=4), tmp_path / "run"
+    unbroken = loop.train(config, tmp_path / "unbroken", "run")
+    monkeypatch.setattr(CheckpointFolder, "_write", killed_write("checkpoints"))
+    with pytest.raises(RunError, match="could not be written"):
+        loop.train(config, workdir, "run")
+    assert open_best(workdir).list_steps()
+    if not noted:  # killed between the step and its note
+        (workdir / "best.json").unlink()
+    config.checkpoint_every_steps = 1
+    monkeypatch.setattr(loop, "Recorder", lambda *words, **options: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception):  # after the config was written
+        loop.train(config, workdir, "run")
+    monkeypatch.undo()
+    assert loop.train(config, workdir, "run").digest == unbroken.digest
 
 
 def test_log_of_a_start_that_was_killed_before_its_first_checkpoint_is_kept(tmp_path, monkeypatch, capfd):

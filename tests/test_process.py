@@ -57,6 +57,23 @@ def test_the_oldest_programs_are_removed_where_all_are_too_large(tmp_path):
     assert not [*(tmp_path / "home/compiled").rglob("*-cache")]
 
 
+def test_folder_that_vanishes_while_the_oldest_are_sought_is_no_error(tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def vanishing(path):
+        if os.fspath(path) == str(tmp_path / "gone"):
+            raise FileNotFoundError(path)
+        return scandir(path)
+
+    for name in ("gone", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(100))
+    monkeypatch.setattr(os, "scandir", vanishing)
+    remove_oldest(tmp_path, 0)
+    monkeypatch.undo()
+    assert [path.parent.name for path in tmp_path.glob("*/*")] == ["gone"]
+
+
 def test_no_cache_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
     assert cache_folder(tmp_path / "file") == "None"

@@ -15,7 +15,6 @@ that was moved away or emptied is not taken for one in which nothing was saved y
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -111,6 +110,11 @@ class CheckpointFolder:
         is_there = place.is_dir() or place.with_suffix(REPLACED).is_dir() or self._aside(step).is_dir()
         return None if is_there else step
 
+    def is_bare(self) -> bool:
+        """Whether no step is there: none that `clean` brings back, and none set aside. As this process sees it."""
+        aside = self._aside("*")
+        return not (self.list_steps() or any(self.directory.glob(f"*{REPLACED}")) or any(aside.parent.glob(aside.name)))
+
     def save(
         self,
         saves: BackgroundSaves,
@@ -199,6 +203,11 @@ class CheckpointFolder:
         found = from_first(lambda: sorted(map(str, pattern.parent.glob(pattern.name))))
         return [Path(path) for path in found]
 
+    def newest_step_aside(self) -> int:
+        """The last of the steps that have been moved aside; -1 if there is none."""
+        names = (path.name.rpartition("-")[2] for path in self.aside())
+        return max((int(name) for name in names if name.isdecimal()), default=-1)
+
     def set_aside(self, step: int) -> Path:
         """Move `step` to where no run looks for it, beside this folder, and return its new place."""
         target = self._aside(step)
@@ -270,18 +279,6 @@ def open_newest(workdir: Path) -> CheckpointFolder:
 def open_best(workdir: Path) -> CheckpointFolder:
     """The run's best checkpoint by validation accuracy."""
     return CheckpointFolder(workdir / BEST_DIR, num_kept=1)
-
-
-def warn_of_damage(error: DamagedCheckpointError, then: str) -> None:
-    """Tell of a damaged checkpoint, and what is done about it, on standard error of process 0."""
-    if jax.process_index() == 0:
-        print(f"warning: {error}; {then}", file=sys.stderr, flush=True)
-
-
-def warn_of_loss(what: str) -> None:
-    """Warn, on standard error of process 0, of what is no longer there."""
-    if jax.process_index() == 0:
-        print(f"warning: {what}", file=sys.stderr, flush=True)
 
 
 def digest(tree: Any) -> str:

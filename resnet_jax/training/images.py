@@ -20,7 +20,8 @@ from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.training_transform import Operation, RandomResizedCrop, TrainingTransform
 from resnet_jax.data.transforms import Preprocess
 from resnet_jax.errors import UserError, choose
-from resnet_jax.field_effects import KnownImages, warn_once
+from resnet_jax.field_effects import KnownImages
+from resnet_jax.warning import warn_once
 
 Array = jax.Array
 
@@ -74,7 +75,7 @@ def load_images(config: ConfigDict) -> Splits:
     _check_classes(config, splits.train)
     ineffective = check_effects(config, _known_images(splits))
     check_options(config, splits.train)
-    if ineffective and jax.process_index() == 0:
+    if ineffective:
         warn_once(ineffective)
     whole = encoded_preprocess(config) if isinstance(splits.train, EncodedSource) else None
     return replace(splits, train=splits.train.transformed(make_transform(config, whole)))

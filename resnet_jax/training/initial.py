@@ -14,6 +14,7 @@ from resnet_jax.describe import describe_weights, told_info
 from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet
 from resnet_jax.models.shapes import RGB
+from resnet_jax.warning import warn
 from resnet_jax.weights.info import WeightsInfo, same_classes
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.names import HEADS, torch_arrays
@@ -64,7 +65,7 @@ def _check_normalization(path: Path, told: WeightsInfo, config: ConfigDict) -> N
         return
     theirs, ours = (told.preprocess.mean, told.preprocess.std), (config.mean, config.std)
     if config.normalize != "channel" or not np.allclose(theirs, ours, atol=NEAR):
-        _warn(
+        warn(
             f"the images of {path} were normalised with mean {told.preprocess.mean} and std {told.preprocess.std}, "
             f"those of this run with config.normalize={config.normalize!r}, config.mean={config.mean} and "
             f"config.std={config.std}"
@@ -105,8 +106,3 @@ def _check_head(path: Path, head: str, shapes: Mapping[str, tuple[int, ...]], mo
             f"config.finetune.head='add' takes a head of {model.base_classes} classes and {path} has {num_classes}: "
             f"{advice}"
         )
-
-
-def _warn(text: str) -> None:
-    if jax.process_index() == 0:
-        print(f"warning: {text}", file=sys.stderr, flush=True)

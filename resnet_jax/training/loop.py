@@ -27,7 +27,7 @@ from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.agreement import check_same, from_first, gather, together
 from resnet_jax.training.cadence import Cadence
-from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest, warn_of_loss
+from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.features import with_features
@@ -35,7 +35,7 @@ from resnet_jax.training.initial import Variables, load_initial
 from resnet_jax.training.interruption import Interruption, catch_interruptions
 from resnet_jax.training.mesh import shard_batch
 from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
-from resnet_jax.training.recorder import MetricSums, Recorder
+from resnet_jax.training.recorder import MetricSums, Recorder, begin_log
 from resnet_jax.training.resume import (
     best_accuracy_of,
     check_images,
@@ -46,6 +46,7 @@ from resnet_jax.training.resume import (
 )
 from resnet_jax.training.saves import BackgroundSaves
 from resnet_jax.training.state import TrainState
+from resnet_jax.warning import warn
 from resnet_jax.weights.items import load_orbax
 
 
@@ -124,6 +125,9 @@ def _run(
             f"workdir {workdir} is at step {step}, past the config's {num_steps}: set config.num_epochs or "
             "config.num_steps higher, or choose another --workdir"
         )
+    if restored is None and from_first((workdir / folder.METRICS_FILE).exists):
+        # Before the new config is there: by the old one `check_run` knows how far a start without a checkpoint got.
+        from_first(lambda: begin_log(workdir, step, keep_later=True))
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
     best_accuracy = best_accuracy_of(best, state)
     missing = missing_classes(experiment.batches.source, experiment.validation)
@@ -139,12 +143,12 @@ def _run(
         workdir, name, step=step, sums=sums, num_steps=num_steps, steps_per_epoch=experiment.steps_per_epoch,
         batch_size=config.batch_size, log_every_steps=experiment.log_every_steps,
         max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
-        keep_later=restored is None or lost_step is not None,
+        keep_later=restored is None or lost_step is not None or newest.newest_step_aside() > step,
     ) as recorder:  # fmt: skip
         if restored is not None:
             recorder.display.say(f"continuing {workdir} after step {step}{other_versions(manifest['versions'])}")
             if lost_step is not None:
-                warn_of_loss(f"{newest.directory} has lost step {lost_step}, which this run saved")
+                warn(f"{newest.directory} has lost step {lost_step}, which this run saved")
         if experiment.validation is None:
             recorder.display.say("no validation split (config.validation_fraction=0): no best model is kept")
         for line in missing:

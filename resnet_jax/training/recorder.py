@@ -1,7 +1,6 @@
 """Where a run's numbers go: the metrics log, TensorBoard, the progress display and the curves."""
 
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from resnet_jax.training.agreement import from_first
 from resnet_jax.training.curves import CURVES_FILE, draw_curves
 from resnet_jax.training.progress import ProgressDisplay
 from resnet_jax.training.workdir import MetricsLog, Record
+from resnet_jax.warning import warn
 
 if TYPE_CHECKING:
     from resnet_jax.training.events import EventLog
@@ -50,7 +50,7 @@ class Recorder:
         """
         self.hurries = False
         self.sums = sums
-        self.log = MetricsLog(workdir, from_first(lambda: _begin_log(workdir, step, keep_later)))
+        self.log = MetricsLog(workdir, from_first(lambda: begin_log(workdir, step, keep_later)))
         self._writes = jax.process_index() == 0
         self.display = ProgressDisplay(step, num_steps, steps_per_epoch, quiet=not self._writes)
         self._events: EventLog | None = None
@@ -130,7 +130,7 @@ class Recorder:
         try:
             draw_curves(self.log.records, self._workdir / CURVES_FILE, self._title)
         except OSError as error:
-            _warn(f"{self._workdir / CURVES_FILE} could not be written: {error.strerror or error}")
+            warn(f"{self._workdir / CURVES_FILE} could not be written: {error.strerror or error}")
 
     def _take_nonfinite(self, what: str) -> None:
         if not self._max_skipped:
@@ -177,10 +177,10 @@ class Recorder:
             write()
         except OSError as error:
             self._events, self._writes_events = None, False
-            _warn(f"TensorBoard's events could not be written: {error.strerror or error}; the run goes on without")
+            warn(f"TensorBoard's events could not be written: {error.strerror or error}; the run goes on without")
 
 
-def _begin_log(workdir: Path, step: int, keep_later: bool) -> list[Record]:
+def begin_log(workdir: Path, step: int, keep_later: bool) -> list[Record]:
     """The records up to `step`; later ones are about to be made again and are dropped, on disk as well.
 
     Whatever else would be lost is kept under another name: damaged lines, and with `keep_later` the later records.
@@ -189,10 +189,6 @@ def _begin_log(workdir: Path, step: int, keep_later: bool) -> list[Record]:
     has_later = any(record["step"] > step for record in log.records)
     if log.num_damaged or (keep_later and has_later):
         reason = f"goes on to step {log.records[-1]['step']}" if has_later else "has damaged lines"
-        _warn(f"{log.path} {reason}, and this start begins after step {step}: it is kept as {log.keep_copy()}")
+        warn(f"{log.path} {reason}, and this start begins after step {step}: it is kept as {log.keep_copy()}")
     log.forget_after(step)
     return log.records
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr, flush=True)

@@ -1,10 +1,9 @@
 """What a run continues from: the last state that is what was saved, if config and images are those of its beginning."""
 
-import sys
+import contextlib
 from pathlib import Path
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.config import config_from_dict, default_config, flatten
@@ -12,11 +11,12 @@ from resnet_jax.errors import UserError
 from resnet_jax.field_effects import KnownImages, fields_without_effect
 from resnet_jax.process import versions
 from resnet_jax.training.agreement import from_first
-from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest, warn_of_damage, warn_of_loss
+from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest
 from resnet_jax.training.experiment import Experiment, build_schedule
 from resnet_jax.training.state import TrainState
-from resnet_jax.training.workdir import check_workdir
-from resnet_jax.weights.manifest import DamagedCheckpointError
+from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record, read_config
+from resnet_jax.warning import warn
+from resnet_jax.weights.manifest import DamagedCheckpointError, read_manifest
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (
@@ -48,7 +48,7 @@ def restore_last(
                 return checkpoints.restore(template, step), checkpoints.manifest(step)
             except DamagedCheckpointError as error:
                 damaged.append(checkpoints.set_aside(step))
-                warn_of_damage(error, f"moved to {damaged[-1]}; the step before is taken")
+                warn(f"{error}; moved to {damaged[-1]}; the step before is taken")
     if damaged:
         raise UserError(
             f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, choose "
@@ -62,15 +62,13 @@ def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
     step = best.newest_step()
     if step is None:
         if (lost := from_first(best.lost_step)) is not None:
-            warn_of_loss(
-                f"{best.directory} has lost step {lost}, the best of this run; the next validation is the best"
-            )
+            warn(f"{best.directory} has lost step {lost}, the best of this run; the next validation is the best")
         return -1.0
     try:
         best.check(template, step)
         return best.position(step)["val_accuracy"]
     except DamagedCheckpointError as error:
-        warn_of_damage(error, f"moved to {best.set_aside(step)}; the next validation is the best")
+        warn(f"{error}; moved to {best.set_aside(step)}; the next validation is the best")
         return -1.0
 
 
@@ -88,22 +86,52 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
 def check_run(workdir: Path, config: ConfigDict) -> None:
     """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes.
 
-    A run whose checkpoints were moved or removed is refused: it would begin anew. Fields without effect make no other
-    run.
+    A run whose checkpoints were moved or removed is refused: it would begin anew. Fields without effect, in the run as
+    it is there and as it would be, make no other run.
     """
-    may_change = (*MAY_CHANGE, *fields_without_effect(config, KnownImages.of_config(config)))
+    without_effect = set(fields_without_effect(config, KnownImages.of_config(config)))
+    with contextlib.suppress(UserError):  # no run, or a file of which `check_workdir` tells what is wrong
+        saved_config = config_from_dict(read_config(workdir))
+        without_effect &= set(fields_without_effect(saved_config, KnownImages.of_config(saved_config)))
+    may_change = (*MAY_CHANGE, *without_effect)
     check_workdir(workdir, _json_fields(config), may_change, _json_fields(default_config()))
     newest, best = open_newest(workdir), open_best(workdir)
     lost = newest.lost_step()
-    if lost is not None and not newest.list_steps():
+    if lost is None:
+        saved = _trace_of_checkpoint(workdir, best) if newest.is_bare() else ""
+    else:
+        saved = "" if newest.list_steps() else f"saved step {lost}"
+    if saved:
         state = "is empty" if newest.directory.is_dir() else "is gone"
         # As where all newest steps are damaged: see `restore_last`.
         steps = [] if config.precise_bn_batches else best.list_steps()
         from_best = f", or copy {best.directory / str(steps[-1])} into it" if steps else ""
         raise UserError(
-            f"{newest.directory} {state}, where this run saved step {lost}: bring it back{from_best}, choose another "
-            f"--workdir, or remove {workdir} to begin anew"
+            f"{newest.directory} {state}, where this run {saved}: bring it back{from_best}, choose another --workdir, "
+            f"or remove {workdir} to begin anew"
         )
+
+
+def _trace_of_checkpoint(workdir: Path, best: CheckpointFolder) -> str:
+    """The proof, after "this run", that a run without `checkpoints.json` has saved a checkpoint; empty without one.
+
+    A run that was killed before its first checkpoint gives none. Saves are written one after the other, so a best step
+    beyond the first checkpoint is written after it; and the loop waits for the first where it saves the second, so no
+    record is of a later step than that while the first is not written.
+    """
+    for step in best.list_steps():
+        with contextlib.suppress(UserError, KeyError):  # damaged, or of another format: it proves nothing
+            manifest = read_manifest(best.directory / str(step))
+            config = manifest["config"]  # of the start that saved it; a later one may save more often
+            steps_per_epoch = manifest["position"]["num_train"] // config["batch_size"]
+            if step > (config["checkpoint_every_steps"] or steps_per_epoch):
+                return f"saved checkpoints before step {step}, which is in {best.directory}"
+    last = last_record(workdir)
+    if last is not None:
+        every = config_from_dict(read_config(workdir)).checkpoint_every_steps
+        if last["step"] > 2 * every if every else last["epoch"] > 2:
+            return f"saved checkpoints before step {last['step']}, the last in {METRICS_FILE}"
+    return ""
 
 
 def warn_of_another_schedule(saved: dict[str, Any], experiment: Experiment, step: int) -> None:
@@ -118,13 +146,12 @@ def warn_of_another_schedule(saved: dict[str, Any], experiment: Experiment, step
         return
     earlier = build_schedule(before, num_steps, steps_per_epoch)
     planned, following = float(earlier(step)), float(experiment.schedule(step))
-    if abs(following - planned) > NOTABLE_CHANGE * before.learning_rate and jax.process_index() == 0:
-        print(
-            f"warning: the {before.schedule} schedule follows the run's length, which was {num_steps} steps and is now "
+    if abs(following - planned) > NOTABLE_CHANGE * before.learning_rate:
+        warn(
+            f"the {before.schedule} schedule follows the run's length, which was {num_steps} steps and is now "
             f"{experiment.num_steps}: the learning rate was {float(earlier(max(step - 1, 0))):.3g} in step {step} and "
-            f"is {following:.3g} in the next",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            f"is {following:.3g} in the next"
+        )
 
 
 def _json_fields(config: ConfigDict) -> dict[str, Any]:

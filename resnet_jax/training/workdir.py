@@ -221,6 +221,13 @@ class MetricsLog:
         return None
 
 
+def last_record(workdir: Path) -> Record | None:
+    """The record of the latest step in the metrics log; None without one."""
+    path = workdir / METRICS_FILE
+    records = _parse(path.read_bytes())[0] if path.exists() else []
+    return max(records, key=lambda record: record["step"], default=None)
+
+
 def _parse(text: bytes) -> tuple[list[Record], int]:
     """The records of a log, and how many of its whole lines are none."""
     records: list[Record] = []
