@@ -141,6 +141,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
     if (arguments.source is None) == (arguments.pretrained is None):
         raise UserError("give either --from, a file or checkpoint directory, or --pretrained, a published tag")
+    if arguments.pretrained is not None and (arguments.checkpoint is not None or arguments.no_average):
+        raise UserError("--checkpoint and --no_average belong to a run's folder: leave them out with --pretrained")
     if (arguments.mean is None) != (arguments.std is None):
         raise UserError("--mean and --std belong together: give both")
     if arguments.preprocess is not None and arguments.mean is not None:

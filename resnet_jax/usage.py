@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         for word in words:
             option = word.partition("=")[0]
             is_option = option.startswith("-") and option != "-" and not option[1:2].isdigit() and option[1:2] != "."
-            if not is_option or option in self.options or (self.takes_fields and option.startswith("--config.")):
+            if not is_option or self._takes(option):
                 continue
             near = self._nearest(option)
             if self.takes_images and not option.startswith("--"):
@@ -92,9 +92,14 @@ class Parser(argparse.ArgumentParser):
         if word.endswith((".pth", ".pt", ".th", ".safetensors")):
             likely = ["--from", "--weights"]
         elif word in list_models():
-            likely = ["--model"]
-        known = (option for option in (*likely, "--config", "--from", "--workdir", "--model") if option in self.options)
+            likely = ["--model"] if "--model" in self.options else ["--config.model"]
+        elif "/" in word and not word.endswith(".py"):
+            likely = ["--workdir"]
+        known = (option for option in (*likely, "--config", "--from", "--workdir", "--model") if self._takes(option))
         return next(known, "")
+
+    def _takes(self, option: str) -> bool:
+        return option in self.options or (self.takes_fields and option.startswith("--config."))
 
     def _nearest(self, option: str) -> str:
         """The suggestion for a mistyped option: an option, or the field of the config that bears its name."""

@@ -58,6 +58,8 @@ def test_summary_prints_a_table_or_one_object(capsys):
         (["evaluate", "--workdir", "runs/x", "more"], "'more' is no option of evaluate"),
         (["summary", "resnet20"], "'resnet20' stands without an option of summary; did you mean --model resnet20?"),
         (["train", "digits"], "did you mean --config digits?"),
+        (["train", "runs/x"], "did you mean --workdir runs/x?"),
+        (["train", "resnet20"], "did you mean --config.model resnet20?"),
         (["convert", "resnet18.pth", "--to", "x"], "did you mean --from resnet18.pth?"),
         (["train", "--config", "digits", "--lr", "0.1"], "did you mean '--config.learning_rate'?"),
         (["train", "--config", "digits", "--epochs=3"], "did you mean '--config.num_epochs'?"),

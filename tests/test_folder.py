@@ -193,6 +193,8 @@ def test_folder_in_a_tar_that_is_around_the_classes_is_refused(pets):
 @pytest.mark.parametrize(
     "names",
     [("bullet_train", "crash_test_dummy", "cat", "dog", "valley"), ("car", "train"), ("pretest", "posttest"),
+     ("bullet_train", "test_card"), ("train", "bus", "car", "test tube"), ("pred_prey", "train", "z"),
+     ("dev", "test", "prod"),
      ("benign/40X", "malignant/40X", "benign/100X", "malignant/100X")],
 )  # fmt: skip
 def test_classes_that_only_sound_like_splits_are_classes(tmp_path, names):

@@ -55,14 +55,16 @@ def test_held_out_images_are_a_fixed_part_of_the_training_images():
 
 def test_classes_of_which_no_image_is_left_are_named():
     source = ArraySource(np.zeros((7, 2, 2, 3), np.uint8), np.array([0, 0, 1, 1, 2, 2, 3], np.int32), tuple("abcd"))
-    assert missing_classes(source, None) == []
-    assert missing_classes(source, source) == []
-    (line,) = missing_classes(source, source.take(np.array([0, 2])))
+    assert missing_classes(source, None, held_out=True) == []
+    assert missing_classes(source, source, held_out=True) == []
+    (line,) = missing_classes(source, source.take(np.array([0, 2])), held_out=True)
     assert line.startswith("no validation image of 2 of the 4 classes (c, d): ")
-    (line,) = missing_classes(source.take(np.arange(6)), source)
+    (line,) = missing_classes(source.take(np.arange(6)), source, held_out=True)
     assert line.startswith("no training image of 1 of the 4 classes (d): ")
-    (line,) = missing_classes(numbered(100), numbered(100).take(np.arange(2)))
+    (line,) = missing_classes(numbered(100), numbered(100).take(np.arange(2)), held_out=True)
     assert "98 of the 100 classes (2, 3, 4, 5, 6, …)" in line
+    (line,) = missing_classes(source, source.take(np.array([0, 2])), held_out=False)
+    assert line.endswith("classes (c, d): add images")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ SPLIT_WORDS = {
     "validation": ("val", "valid", "validation", "valset", "dev"),
     "test": ("test", "testing", "testset", "eval", "holdout", "pred"),
 }
+NEUTRAL_WORDS = ("set", "data", "dataset", "split", "images", "image", "imgs", "img", "pictures", "photos", "folder")
 
 
 @dataclass(frozen=True)
@@ -219,17 +220,27 @@ class FolderTree:
             inside += f"{names[0]}/"
 
 
+def _words(name: str) -> list[str]:
+    """Returns the words of a folder's name in lower case: training and set of TrainingSet."""
+    return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+
+
 def _split_in(name: str) -> str | None:
-    """The split that a folder's name has a word of: "train" of seg_train, TrainingSet or train2017."""
-    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
-    words = {part.lower() for part in parts} | {name.lower()}
+    """Returns the split that a folder's name has a word of: "train" of seg_train, TrainingSet or train2017."""
+    words = {*_words(name), name.lower()}
     return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
 
 
 def _are_splits(names: tuple[str, ...]) -> bool:
-    """Whether folders are named like splits: two kinds of them or more, and at least half of the names."""
-    splits = [split for name in names if (split := _split_in(name)) is not None]
-    return len(set(splits)) > 1 and 2 * len(splits) >= len(names)
+    """Returns whether folders are named like splits: one for training and another, together at least half of them.
+
+    Such a name has no words besides those of splits and data, and the one that all begin with: seg_train, seg_test.
+    """
+    named = [name for name in names if _split_in(name) is not None]
+    common = set.intersection(*(set(_words(name)[:1]) for name in named)) if named else set()
+    usual = {*common, *NEUTRAL_WORDS, *(word for known in SPLIT_WORDS.values() for word in known)}
+    splits = [_split_in(name) for name in named if set(_words(name)) <= usual]
+    return "train" in splits and len(set(splits)) > 1 and 2 * len(splits) >= len(names)
 
 
 def scan_folder(root: Path) -> FolderTree:

@@ -162,11 +162,13 @@ def hold_out(source: Source, fraction: float) -> tuple[Source, Source | None]:
     return source.take(np.sort(order[num_held_out:])), source.take(np.sort(order[:num_held_out]))
 
 
-def missing_classes(train: Source, validation: Source | None) -> list[str]:
-    """A line for each of the two in which some class has no image, which names them; [] if all classes have.
+def missing_classes(train: Source, validation: Source | None, *, held_out: bool) -> list[str]:
+    """Returns a line for each of the two in which some class has no image, which names them; [] if all classes have.
 
-    Nothing is said of a source whose labels are only known when an image is read, as of TFDS.
+    Nothing is said of a source whose labels are only known when an image is read, as of TFDS. held_out: the validation
+    images are a fraction of the training images.
     """
+    advice = "add images, or choose another config.validation_fraction" if held_out else "add images"
     lines = []
     for split, source in (("training", train), ("validation", validation)):
         counts = _class_counts(source) if source is not None else None
@@ -174,10 +176,7 @@ def missing_classes(train: Source, validation: Source | None) -> list[str]:
             continue
         names = [name for name, count in zip(source.class_names, counts, strict=True) if not count]
         some = ", ".join(names[:MOST_CLASSES_NAMED]) + (", …" if len(names) > MOST_CLASSES_NAMED else "")
-        lines.append(
-            f"no {split} image of {len(names)} of the {source.num_classes} classes ({some}): add images, or choose "
-            "another config.validation_fraction"
-        )
+        lines.append(f"no {split} image of {len(names)} of the {source.num_classes} classes ({some}): {advice}")
     return lines
 
 

@@ -50,7 +50,7 @@ def check_images(config: ConfigDict, images: Images) -> Iterator[Finding]:
         yield warning(
             "validation", "there are no validation images: no best model is kept", "--config.validation_fraction=0.1"
         )
-    for line in missing_classes(splits.train, splits.validation):
+    for line in missing_classes(splits.train, splits.validation, held_out=not splits.has_own_validation):
         found, _, remedy = line.partition(": ")
         yield warning("classes", found, remedy)
 

@@ -46,6 +46,7 @@ class Experiment:
     num_steps: int
     from_features: bool  # batches, validation and test hold pooled features instead of images
     bad_images: BadImages  # those that were skipped so far; images in memory are all good
+    has_own_validation: bool = False  # the set brings its validation images, none are held out
 
     @property
     def steps_per_epoch(self) -> int:
@@ -105,6 +106,7 @@ def build_experiment(
         num_steps=num_steps,
         from_features=False,
         bad_images=splits.train.bad_images if isinstance(splits.train, EncodedSource) else BadImages(),
+        has_own_validation=splits.has_own_validation,
     )
 
 

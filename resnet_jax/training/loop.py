@@ -130,7 +130,8 @@ def _run(
         from_first(lambda: begin_log(workdir, step, keep_later=True))
     from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
     best_accuracy = best_accuracy_of(best, state)
-    missing = missing_classes(experiment.batches.source, experiment.validation)
+    held_out = not experiment.has_own_validation
+    missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
     if step < num_steps:
         experiment = with_features(experiment, state, interruption)
     train_fn = compile_train_fn(experiment, interruption.watch)

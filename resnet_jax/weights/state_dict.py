@@ -33,7 +33,10 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True)
 class RunCheckpoint:
-    """What of a run was read: its "newest" or "best" checkpoint, of which step, and whether the moving average."""
+    """Names what was read of a run: which step, and whether the moving average.
+
+    checkpoint: "newest" or "best"; "" where the step itself was named.
+    """
 
     checkpoint: str
     step: int
@@ -41,7 +44,8 @@ class RunCheckpoint:
 
     def __str__(self) -> str:
         weights = "the moving average of the weights" if self.average else "the weights themselves"
-        return f"{self.checkpoint} checkpoint, step {self.step}, {weights}"
+        which = f"{self.checkpoint} checkpoint, " if self.checkpoint else ""
+        return f"{which}step {self.step}, {weights}"
 
 
 @dataclass(frozen=True)
