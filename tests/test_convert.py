@@ -252,6 +252,15 @@ def test_of_a_run_it_says_which_checkpoint_it_takes_and_takes_that(tmp_path, cap
     )
 
 
+def test_of_a_step_that_is_named_itself_it_says_the_step_alone(tmp_path, capsys):
+    store_run(tmp_path / "run", has_best=True)
+    for folder, step in (("checkpoints/7", 7), ("best/3", 3)):
+        words = ["--from", tmp_path / "run" / folder, "--to", tmp_path / f"{step}.safetensors"]
+        assert run(*words, "--model", "resnet20", "--model_args", "stage_sizes=(1,1)") == 0
+        rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+        assert ["checkpoint", *f"step {step}, the weights themselves".split()] in rows
+
+
 def test_finetuning_says_which_checkpoint_of_a_run_it_begins_from(tmp_path, capsys):
     from resnet_jax.config import load_config
     from resnet_jax.training.initial import load_initial
