@@ -123,6 +123,12 @@ def test_exports_take_the_layouts_names(source, tmp_path):
         (["--model", "resnet18", "--from", "{source}", "--model_args", "name=x"], "'name' is no argument of resnet18"),
         (["--model", "resnet99", "--from", "{source}"], "model='resnet99' is not known"),
         (["--model", "resnet99", "--pretrained", "IMAGENET1K_V1"], "'resnet99' has no published weights"),
+        # Refused before anything is downloaded, and so before the model is looked up.
+        (["--model", "resnet99", "--pretrained", "IMAGENET1K_V1", "--no_average"], "leave them out with --pretrained"),
+        (
+            ["--model", "resnet99", "--pretrained", "IMAGENET1K_V1", "--checkpoint", "best"],
+            "leave them out with --pretrained",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_nothing_is_written(source, tmp_path, capsys, words, message):
