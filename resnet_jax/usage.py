@@ -122,9 +122,9 @@ class Parser(argparse.ArgumentParser):
         near = suggestion(option, (known for known in self.options if known != ANY_FIELD))
         if not self.takes_fields:
             return near
-        from resnet_jax.config import OTHER_NAMES, PREFIX, default_config, flatten
+        from resnet_jax.config import PREFIX, default_config, field_of_other_name, flatten
 
-        if other := OTHER_NAMES.get(option.lstrip("-").lower().replace("-", "_")):
+        if other := field_of_other_name(option):
             return f"; did you mean {PREFIX + other!r}?"
         if near:
             return near
