@@ -53,8 +53,13 @@ CHOICES = {
 
 def suggest_field(name: str, known: Sequence[str]) -> str:
     """The suggestion for an unknown field: what others call so, or the nearest name; empty if there is none."""
-    other = OTHER_NAMES.get(name.lower().replace("-", "_"))
+    other = field_of_other_name(name)
     return f"; did you mean {other!r}?" if other else suggestion(name, known)
+
+
+def field_of_other_name(name: str) -> str:
+    """Returns the field that other programs call `name`, or the option --name; empty if there is none."""
+    return OTHER_NAMES.get(name.lstrip("-").lower().replace("-", "_"), "")
 
 
 def configs_dir() -> Path:

@@ -40,7 +40,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if "images" in arguments:  # argparse takes those before an option or those behind it, not both
         given_back = getattr(arguments, GIVEN_BACK, [])
         arguments.images, rest = [*arguments.images, *given_back, *rest], []
-    if rest and not parser.commands[arguments.command].takes_fields:
+    if parser.commands[arguments.command].takes_fields:
+        parser.commands[arguments.command].refuse_stray_field(arguments.command, rest, before)
+    elif rest:
         parser.commands[arguments.command].refuse_stray(arguments.command, rest, before)
         raise UserError(f"{rest[0]!r} is no option of {arguments.command}")
     arguments.overrides = rest

@@ -1,6 +1,7 @@
 """Wrong usage of a command told in one line, with the name that was meant: all of it read off the parser itself."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -82,18 +83,33 @@ class Parser(argparse.ArgumentParser):
         option = self._option_for(words[0])
         if not option or option in {word.partition("=")[0] for word in given}:
             raise UserError(f"{words[0]!r} is no option of {command}")
-        raise UserError(f"{words[0]!r} stands without an option of {command}; did you mean {option} {words[0]}?")
+        joint = "=" if option.startswith("--config.") else " "
+        meant = f"{option}{joint}{words[0]}"
+        raise UserError(f"{words[0]!r} stands without an option of {command}; did you mean {meant}?")
+
+    def refuse_stray_field(self, command: str, words: Sequence[str], given: Sequence[str]) -> None:
+        """Raise UserError, as `refuse_stray` does, for the first of `words` that sets no field and is no field's value.
+
+        words: those that no option took, in a command that takes --config.field=value words.
+        """
+        is_value = False
+        for word in words:
+            if not is_value:
+                self.refuse_stray(command, [word], given)
+            is_value = not is_value and word.startswith("--config.") and "=" not in word
 
     def _option_for(self, word: str) -> str:
         """The option that a word alone was probably meant for: a config's name, a model's, weights, a run's folder."""
+        from resnet_jax.config import configs_dir
         from resnet_jax.models import list_models
 
+        configs = {path.stem for path in configs_dir().glob("*.py")}
         likely = []
         if word.endswith((".pth", ".pt", ".th", ".safetensors")):
             likely = ["--from", "--weights"]
         elif word in list_models():
             likely = ["--model"] if "--model" in self.options else ["--config.model"]
-        elif "/" in word and not word.endswith(".py"):
+        elif ("/" in word and not word.endswith(".py")) or (os.path.isdir(word) and word not in configs):
             likely = ["--workdir"]
         known = (option for option in (*likely, "--config", "--from", "--workdir", "--model") if self._takes(option))
         return next(known, "")
@@ -106,9 +122,9 @@ class Parser(argparse.ArgumentParser):
         near = suggestion(option, (known for known in self.options if known != ANY_FIELD))
         if not self.takes_fields:
             return near
-        from resnet_jax.config import OTHER_NAMES, PREFIX, default_config, flatten
+        from resnet_jax.config import PREFIX, default_config, field_of_other_name, flatten
 
-        if other := OTHER_NAMES.get(option.lstrip("-").lower().replace("-", "_")):
+        if other := field_of_other_name(option):
             return f"; did you mean {PREFIX + other!r}?"
         if near:
             return near

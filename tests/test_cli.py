@@ -59,7 +59,10 @@ def test_summary_prints_a_table_or_one_object(capsys):
         (["summary", "resnet20"], "'resnet20' stands without an option of summary; did you mean --model resnet20?"),
         (["train", "digits"], "did you mean --config digits?"),
         (["train", "runs/x"], "did you mean --workdir runs/x?"),
-        (["train", "resnet20"], "did you mean --config.model resnet20?"),
+        (["train", "resnet20"], "did you mean --config.model=resnet20?"),
+        (["train", "--config", "digits", "runs/x"], "option of train; did you mean --workdir runs/x?"),
+        (["train", "--config", "digits", "--config.seed", "1", "resnet20"], "did you mean --config.model=resnet20?"),
+        (["train", "--config", "digits", "--workdir", "a", "runs/x"], "'runs/x' is no option of train"),
         (["convert", "resnet18.pth", "--to", "x"], "did you mean --from resnet18.pth?"),
         (["train", "--config", "digits", "--lr", "0.1"], "did you mean '--config.learning_rate'?"),
         (["train", "--config", "digits", "--epochs=3"], "did you mean '--config.num_epochs'?"),
@@ -95,6 +98,15 @@ def test_bad_usage_is_one_line_and_writes_nothing(capsys, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert message in refused(capsys, *words)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_without_an_option_is_taken_for_a_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "digits"):
+        (tmp_path / name).mkdir()
+    for command in ("train", "doctor"):
+        assert "did you mean --workdir mine?" in refused(capsys, command, "mine")
+        assert "did you mean --config digits?" in refused(capsys, command, "digits")  # a config of that name, first
 
 
 def test_evaluate_refuses_what_is_no_run(capsys, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from resnet_jax.config import config_from_dict, configs_dir, load_config, to_json
+from resnet_jax.config import config_from_dict, configs_dir, field_of_other_name, load_config, to_json
 from resnet_jax.errors import UserError
 from resnet_jax.training.workdir import read_config
 
@@ -140,3 +140,9 @@ def test_config_json_that_is_no_config_is_one_line(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             read_config(tmp_path)
         assert "\n" not in str(error.value)
+
+
+def test_other_programs_names_are_known_however_they_are_written():
+    for name in ("batch_size", "--Train-Batch-Size", "train-batch-size"):
+        assert field_of_other_name(name) == ("" if name == "batch_size" else "batch_size")
+    assert field_of_other_name("lr") == field_of_other_name("--LR") == "learning_rate"

@@ -123,6 +123,12 @@ def test_exports_take_the_layouts_names(source, tmp_path):
         (["--model", "resnet18", "--from", "{source}", "--model_args", "name=x"], "'name' is no argument of resnet18"),
         (["--model", "resnet99", "--from", "{source}"], "model='resnet99' is not known"),
         (["--model", "resnet99", "--pretrained", "IMAGENET1K_V1"], "'resnet99' has no published weights"),
+        # Refused before anything is downloaded, and so before the model is looked up.
+        (["--model", "resnet99", "--pretrained", "IMAGENET1K_V1", "--no_average"], "leave them out with --pretrained"),
+        (
+            ["--model", "resnet99", "--pretrained", "IMAGENET1K_V1", "--checkpoint", "best"],
+            "leave them out with --pretrained",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_nothing_is_written(source, tmp_path, capsys, words, message):
@@ -250,6 +256,15 @@ def test_of_a_run_it_says_which_checkpoint_it_takes_and_takes_that(tmp_path, cap
     np.testing.assert_array_equal(
         weights["params"]["conv1"]["kernel"], factor * np.asarray(state.params["conv1"]["kernel"])
     )
+
+
+def test_of_a_step_that_is_named_itself_it_says_the_step_alone(tmp_path, capsys):
+    store_run(tmp_path / "run", has_best=True)
+    for folder, step in (("checkpoints/7", 7), ("best/3", 3)):
+        words = ["--from", tmp_path / "run" / folder, "--to", tmp_path / f"{step}.safetensors"]
+        assert run(*words, "--model", "resnet20", "--model_args", "stage_sizes=(1,1)") == 0
+        rows = [row.split() for row in capsys.readouterr().out.splitlines()]
+        assert ["checkpoint", *f"step {step}, the weights themselves".split()] in rows
 
 
 def test_finetuning_says_which_checkpoint_of_a_run_it_begins_from(tmp_path, capsys):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.config import default_config
+from resnet_jax.config import default_config, load_config
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.images import Normalization, augmenter
 from resnet_jax.training.mesh import make_mesh, shard_batch
@@ -172,3 +172,13 @@ def test_images_are_mixed_with_others_than_their_own_repetitions(num_repeats):
     labels = prepare(experiment.batches[0], jnp.asarray(0))["label"]
     mixed = float(((labels > 0).sum(axis=1) == 2).mean())
     assert mixed == pytest.approx(0.9, abs=0.1)  # one in ten has a partner of its own class
+
+
+def test_cadence_longer_than_an_epoch_is_warned_of_once_where_it_was_given(capfd):
+    for words in (["--config.log_every_steps=5000"], ["--config.log_every_steps=5000"], ["--config.log_every_steps=2"]):
+        build_experiment(load_config("digits", [*words, "--config.batch_size=64"]), jax.devices()[:1])
+    config = load_config("digits", ["--config.batch_size=640"])
+    config.log_every_steps = 5000  # as a file has it, for larger sets
+    assert build_experiment(config, jax.devices()[:1]).log_every_steps == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "log_every_steps" in line]
+    assert line.startswith("warning: config.log_every_steps=5000 is lowered to ")

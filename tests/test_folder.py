@@ -152,6 +152,11 @@ MISTAKEN = {
         [*(f"seg_{split}/seg_{split}/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog")),
          "seg_pred/seg_pred/1.png"], "seg_train/seg_train",
     ),
+    "splits with another word": (
+        [*(f"{split}_pets/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog")), "notes/1.png",
+         "figures/1.png"], "train_pets",
+    ),
+    "splits without classes, and unlabelled images": (["train/1.png", "test/1.png", "unlabelled/1.png"], None),
     "splits in capitals": (
         [f"{split}/{name}/1.png" for split in ("TrainImages", "ValImages") for name in ("cat", "dog")], "TrainImages"
     ),
@@ -194,7 +199,7 @@ def test_folder_in_a_tar_that_is_around_the_classes_is_refused(pets):
     "names",
     [("bullet_train", "crash_test_dummy", "cat", "dog", "valley"), ("car", "train"), ("pretest", "posttest"),
      ("bullet_train", "test_card"), ("train", "bus", "car", "test tube"), ("pred_prey", "train", "z"),
-     ("dev", "test", "prod"),
+     ("dev", "test", "prod"), ("train", "test", "bus", "test tube"), ("train", "test", "bus", "car"),
      ("benign/40X", "malignant/40X", "benign/100X", "malignant/100X")],
 )  # fmt: skip
 def test_classes_that_only_sound_like_splits_are_classes(tmp_path, names):

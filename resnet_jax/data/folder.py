@@ -177,7 +177,7 @@ class FolderTree:
     def _check_own_classes(self, folder: str, names: tuple[str, ...]) -> None:
         """Raise UserError if the folders `names`, of `folder`, can hardly be the classes."""
         where = self.root / folder
-        if _are_splits(names):
+        if _are_splits(self._paths_in(folder)):
             raise UserError(
                 f"{where} holds the folders {_abridged(names)}, which are named like splits and not like classes: "
                 f"{self._advice(folder)} (splits are folders train/, val/ and test/ of class folders)"
@@ -186,6 +186,10 @@ class FolderTree:
             raise UserError(
                 f"{where} holds one class, {names[0]}; a classifier needs two or more: {self._advice(folder)}"
             )
+
+    def _paths_in(self, folder: str) -> list[str]:
+        """Returns the paths of the images in `folder`, relative to it."""
+        return [file.path.removeprefix(folder) for file in self.files if file.path.startswith(folder)]
 
     def _advice(self, folder: str) -> str:
         """What to give instead of a folder whose own folders are not the classes."""
@@ -205,9 +209,9 @@ class FolderTree:
         """
         inside = folder
         while True:
-            paths = [file.path.removeprefix(inside) for file in self.files if file.path.startswith(inside)]
+            paths = self._paths_in(inside)
             names = tuple(sorted({path.partition("/")[0] for path in paths if "/" in path}))
-            if _are_splits(names):
+            if _are_splits(paths):
                 known = [name for names in SPLIT_FOLDERS.values() for name in names]
                 hold_classes = {path.split("/")[0].lower() for path in paths if path.count("/") >= 2}
                 if inside != folder and "train" in map(_split_in, names) and hold_classes & set(known):
@@ -231,16 +235,24 @@ def _split_in(name: str) -> str | None:
     return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
 
 
-def _are_splits(names: tuple[str, ...]) -> bool:
-    """Returns whether folders are named like splits: one for training and another, together at least half of them.
+def _are_splits(paths: list[str]) -> bool:
+    """Returns whether the folders that the images' paths begin with are named like splits, not like classes.
 
-    Such a name has no words besides those of splits and data, and the one that all begin with: seg_train, seg_test.
+    One is named for training and another for another split. Where they hold images alone, each that has a split's word
+    has no other words than those of splits and data, and the one that all begin with: seg_train, seg_test; and they
+    are more than half of the folders. Where one of them holds folders, half is enough, and other words may stand
+    beside: train_pets, test_pets.
     """
+    names = {path.partition("/")[0] for path in paths if "/" in path}
     named = [name for name in names if _split_in(name) is not None]
-    common = set.intersection(*(set(_words(name)[:1]) for name in named)) if named else set()
+    splits = {_split_in(name) for name in named}
+    if "train" not in splits or len(splits) < 2:
+        return False
+    if {path.partition("/")[0] for path in paths if path.count("/") >= 2} & set(named):
+        return 2 * len(named) >= len(names)
+    common = set.intersection(*(set(_words(name)[:1]) for name in named))
     usual = {*common, *NEUTRAL_WORDS, *(word for known in SPLIT_WORDS.values() for word in known)}
-    splits = [_split_in(name) for name in named if set(_words(name)) <= usual]
-    return "train" in splits and len(set(splits)) > 1 and 2 * len(splits) >= len(names)
+    return all(set(_words(name)) <= usual for name in named) and 2 * len(named) > len(names)
 
 
 def scan_folder(root: Path) -> FolderTree:

@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from resnet_jax.config import given_fields
 from resnet_jax.data.batches import TrainBatches
 from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.source import Source
@@ -25,6 +26,7 @@ from resnet_jax.training.images import (
 from resnet_jax.training.mesh import check_batch_size, make_mesh
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
 from resnet_jax.training.schedule import SCHEDULES, Schedule, make_schedule
+from resnet_jax.warning import warn_once
 
 Array = jax.Array
 
@@ -89,6 +91,7 @@ def build_experiment(
         config.repeated_augmentation,
         config.accumulation_steps,
     )
+    _warn_of_long_cadence(config, batches.steps_per_epoch)
     model = build_model(config, splits.train.num_classes)
     num_steps = config.num_steps or config.num_epochs * batches.steps_per_epoch
     schedule = build_schedule(config, num_steps, batches.steps_per_epoch)
@@ -125,6 +128,18 @@ def _check_schedule(config: ConfigDict) -> None:
     choose("config.schedule", config.schedule, SCHEDULES)
     if config.decay_epochs and config.decay_steps:
         raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")
+
+
+def _warn_of_long_cadence(config: ConfigDict, steps_per_epoch: int) -> None:
+    """Warn if config.log_every_steps was given on the command line and is more than an epoch, to which it is lowered.
+
+    A config file may set it for data sets of any size.
+    """
+    if "log_every_steps" in given_fields(config) and config.log_every_steps > steps_per_epoch:
+        warn_once(
+            f"config.log_every_steps={config.log_every_steps} is lowered to {steps_per_epoch}, the steps of an epoch: "
+            "the training loss is logged once an epoch at least"
+        )
 
 
 def _check_batch_norm(config: ConfigDict, model: ResNet) -> None:

@@ -88,7 +88,7 @@ def _read_checkpoint(path: Path, folder: Path, average: bool) -> StateDict:
     state = name_tensors(path, tensors, "checkpoint")
     if not folder.name.isdecimal():
         return state
-    which = "best" if folder.absolute().parent.name == "best" else "newest" if folder != path else ""
+    which = "" if folder == path else "best" if folder.absolute().parent.name == "best" else "newest"
     return replace(state, taken=RunCheckpoint(which, int(folder.name), item == AVERAGE))
 
 
