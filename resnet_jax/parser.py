@@ -232,7 +232,7 @@ def _add_trained_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_checkpoint_options(command: argparse.ArgumentParser) -> None:
-    """What of a run is taken."""
+    """Adds the options that say which checkpoint of a run is taken."""
     command.add_argument("--checkpoint", choices=("newest", "best"), help="which of the run's (default: newest)")
     command.add_argument("--no_average", action="store_true", help="the weights, not their moving average (EMA)")
 

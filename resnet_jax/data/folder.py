@@ -4,7 +4,7 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -177,7 +177,7 @@ class FolderTree:
     def _check_own_classes(self, folder: str, names: tuple[str, ...]) -> None:
         """Raise UserError if the folders `names`, of `folder`, can hardly be the classes."""
         where = self.root / folder
-        if _are_splits(self._paths_in(folder)):
+        if _are_splits(names, self._paths_in(folder)):
             raise UserError(
                 f"{where} holds the folders {_abridged(names)}, which are named like splits and not like classes: "
                 f"{self._advice(folder)} (splits are folders train/, val/ and test/ of class folders)"
@@ -187,12 +187,12 @@ class FolderTree:
                 f"{where} holds one class, {names[0]}; a classifier needs two or more: {self._advice(folder)}"
             )
 
-    def _paths_in(self, folder: str) -> list[str]:
-        """Returns the paths of the images in `folder`, relative to it."""
-        return [file.path.removeprefix(folder) for file in self.files if file.path.startswith(folder)]
+    def _paths_in(self, folder: str) -> Iterator[str]:
+        """Yields the paths of the images in `folder`, relative to it."""
+        return (file.path.removeprefix(folder) for file in self.files if file.path.startswith(folder))
 
     def _advice(self, folder: str) -> str:
-        """What to give instead of a folder whose own folders are not the classes."""
+        """Says what to give instead of a folder whose own folders are not the classes."""
         likely = self._likely_folder(folder)
         if likely is None:
             return f"sort the images into {self.root / folder}/<class>/<image>"
@@ -209,9 +209,9 @@ class FolderTree:
         """
         inside = folder
         while True:
-            paths = self._paths_in(inside)
+            paths = list(self._paths_in(inside))
             names = tuple(sorted({path.partition("/")[0] for path in paths if "/" in path}))
-            if _are_splits(paths):
+            if _are_splits(names, paths):
                 known = [name for names in SPLIT_FOLDERS.values() for name in names]
                 hold_classes = {path.split("/")[0].lower() for path in paths if path.count("/") >= 2}
                 if inside != folder and "train" in map(_split_in, names) and hold_classes & set(known):
@@ -235,15 +235,14 @@ def _split_in(name: str) -> str | None:
     return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
 
 
-def _are_splits(paths: list[str]) -> bool:
-    """Returns whether the folders that the images' paths begin with are named like splits, not like classes.
+def _are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
+    """Returns whether folders are named like splits, not like classes. paths: of the images in them, names first.
 
     One is named for training and another for another split. Where they hold images alone, each that has a split's word
     has no other words than those of splits and data, and the one that all begin with: seg_train, seg_test; and they
     are more than half of the folders. Where one of them holds folders, half is enough, and other words may stand
     beside: train_pets, test_pets.
     """
-    names = {path.partition("/")[0] for path in paths if "/" in path}
     named = [name for name in names if _split_in(name) is not None]
     splits = {_split_in(name) for name in named}
     if "train" not in splits or len(splits) < 2:

@@ -26,7 +26,7 @@ GPU_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 
 
 def examine_packages() -> list[Finding]:
-    """What is found of Python, the packages and the system."""
+    """Examines Python, the packages and the system."""
     return [*checked("packages", check_packages), *checked("system", check_system), *checked("jax", check_jax)]
 
 

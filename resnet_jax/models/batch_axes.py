@@ -44,7 +44,7 @@ def automatic_batch_axes(images: Array, axis_name: AxisName = None) -> tuple[str
 
 
 def varying_axes(x: Any) -> frozenset[str]:
-    """The axes of a surrounding `shard_map` with its checks along which `x` may differ."""
+    """Returns the axes of a surrounding `shard_map` with its checks along which `x` may differ."""
     return jax.typeof(x).manual_axis_type.varying
 
 
@@ -63,14 +63,14 @@ def vary_alike(tree: Any, *others: Array) -> Any:
 
 
 def _checks(manual: Sequence[str]) -> bool:
-    """Whether the surrounding `shard_map` checks what varies: then a device's own index does."""
+    """Returns whether the surrounding `shard_map` checks what varies: then a device's own index does."""
     return bool(varying_axes(jax.lax.axis_index(manual[0])))
 
 
 def _split(
     names: Sequence[str], mesh: AbstractMesh, axis_name: AxisName, known: tuple[str, ...] | None, where: str
 ) -> tuple[str, ...]:
-    """Which of the axes `names` split the images: `known` unless that is None, else `axis_name`, else the only one."""
+    """Returns which of `names` split the images: `known` unless that is None, else `axis_name`, else the only one."""
     given = (axis_name,) if isinstance(axis_name, str) else axis_name
     large = [name for name in names if mesh.shape[name] > 1]
     for name in given or ():

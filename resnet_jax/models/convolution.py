@@ -112,9 +112,8 @@ def _cpu_kernel_gradient(x: Array, cotangent: Array, *, result: Any, groups: int
     cotangent = _materialize(cotangent, x)
     if size == 3 and geometry == {"stride": 1, "dilation": 1} and channels >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
         return _kernel_gradient_by_rows(x, cotangent).astype(x.dtype)
-    return jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), _like(result))(cotangent)[
-        0
-    ]
+    transposed = jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), _like(result))
+    return transposed(cotangent)[0]
 
 
 def _kernel_gradient_by_rows(x: Array, cotangent: Array) -> Array:
@@ -176,7 +175,9 @@ def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Arr
         return jax.jit(partial(primitive.bind, **params))
 
     def type_of_result(*operands: Any, result: Any = None, **geometry: Any) -> Any:
-        return result or jax.make_jaxpr(partial(xla, **geometry))(*operands).out_avals[0]
+        if result is not None:
+            return result
+        return jax.make_jaxpr(partial(xla, **geometry))(*operands).out_avals[0]
 
     def lower_on_the_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
         avals: Any = context.avals_in

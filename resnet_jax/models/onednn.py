@@ -151,21 +151,24 @@ class _Library:
         files = importlib.metadata.files(PACKAGE) or []
         path = next(file.locate() for file in files if file.name == "libdnnl.so.3")
         self._functions = c.CDLL(str(path))
-        for function in ("primitive_desc_query_md", "memory_desc_get_size"):
-            getattr(self._functions, f"dnnl_{function}").restype = c.c_void_p if "query" in function else c.c_size_t
+        self._functions.dnnl_primitive_desc_query_md.restype = c.c_void_p
+        self._functions.dnnl_memory_desc_get_size.restype = c.c_size_t
         self.engine = self.create("engine", c.c_int(_CPU), c.c_size_t(0))
         self.stream = self.create("stream", self.engine, c.c_uint(_IN_ORDER))
         self.attributes = self.create("primitive_attr")
         self.check("primitive_attr_set_scratchpad_mode", self.attributes, c.c_int(_USER_SCRATCHPAD))
         self._scratchpad = _anonymous_memory(MIN_SCRATCHPAD_BYTES)
 
-    def status(self, function: str, *arguments: Any) -> int:
+    def call(self, function: str, *arguments: Any) -> int:
+        """Calls `dnnl_<function>` and returns what it returns."""
         return getattr(self._functions, f"dnnl_{function}")(*arguments)
 
-    def check(self, function: str, *arguments: Any) -> None:
-        status = self.status(function, *arguments)
-        if status:
+    def check(self, function: str, *arguments: Any, unless: int = 0) -> bool:
+        """Calls `dnnl_<function>`; returns False if its status is `unless`. Raises OneDNNError for any other error."""
+        status = self.call(function, *arguments)
+        if status not in (0, unless):
             raise OneDNNError(f"dnnl_{function} returned status {status}")
+        return status == 0
 
     def create(self, kind: str, *arguments: Any) -> c.c_void_p:
         """What `dnnl_<kind>_create` puts behind its first argument."""
@@ -184,23 +187,17 @@ class _Library:
         return self._out("memory_desc_create_with_strides", *arguments, _int64s(strides))
 
     def describe(self, kind: str, *arguments: Any) -> c.c_void_p | None:
-        """The description of a primitive as the preferred implementation computes it; None if none can."""
+        """Returns the description of a primitive as the preferred implementation computes it; None if none can."""
         result = c.c_void_p()
-        function = f"{kind}_primitive_desc_create"
-        status = self.status(function, c.byref(result), self.engine, *arguments, self.attributes)
-        if status not in (0, _UNIMPLEMENTED):
-            raise OneDNNError(f"dnnl_{function} returned status {status}")
-        return None if status else result
+        arguments = (c.byref(result), self.engine, *arguments, self.attributes)
+        return result if self.check(f"{kind}_primitive_desc_create", *arguments, unless=_UNIMPLEMENTED) else None
 
     def advance(self, description: c.c_void_p) -> bool:
         """Makes a description that of the next implementation; False if there is none."""
-        status = self.status("primitive_desc_next_impl", description)
-        if status not in (0, _LAST_IMPLEMENTATION):
-            raise OneDNNError(f"dnnl_primitive_desc_next_impl returned status {status}")
-        return not status
+        return self.check("primitive_desc_next_impl", description, unless=_LAST_IMPLEMENTATION)
 
     def query_layout(self, description: c.c_void_p, what: int) -> c.c_void_p:
-        return c.c_void_p(self.status("primitive_desc_query_md", description, c.c_int(what), c.c_int(0)))
+        return c.c_void_p(self.call("primitive_desc_query_md", description, c.c_int(what), c.c_int(0)))
 
     def query_name(self, description: c.c_void_p) -> str:
         """Returns oneDNN's name of the implementation."""
@@ -227,7 +224,7 @@ class _Library:
         """A function that runs what is described on these memories; one at a time may run."""
         primitive = self.create("primitive", description)
         layout = self.query_layout(description, _QUERY_SCRATCHPAD)
-        num_bytes = self.status("memory_desc_get_size", layout)
+        num_bytes = self.call("memory_desc_get_size", layout)
         if num_bytes:
             memories = {**memories, _SCRATCHPAD: self.borrow(layout)}
         arguments = (_Argument * len(memories))(*(_Argument(index, memory) for index, memory in memories.items()))
