@@ -1,14 +1,16 @@
 # make demo   trains the default network on the embedded digits and shows the result
 # make test   runs the test suite
 # make docs   makes the site of docs/ in build/site
+# make gpu    measures all that a GPU decides, in nine minutes, on a machine that has one (CIFAR10=FOLDER_OF_JPEGS)
 # They make .venv on their first call and start at once afterwards.
 
 VENV := .venv
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 RUN_DIR ?= runs/digits
+CUDA ?= cuda13
 
-.PHONY: demo test docs notebook faults lint clean
+.PHONY: demo test docs notebook faults gpu lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python train.py --config configs/digits.py --workdir $(RUN_DIR)
@@ -27,6 +29,9 @@ notebook: $(VENV)/.installed-docs
 # Processes killed, disks filled, bits flipped, and what becomes of the runs: half an hour, or FAULTS_MINUTES=2.
 faults: $(VENV)/.installed-test
 	$(VENV)/bin/python tests/faults/campaign.py $(if $(FAULTS_MINUTES),--minutes $(FAULTS_MINUTES))
+
+gpu: $(VENV)/.installed-test $(VENV)/.installed-$(CUDA)
+	$(VENV)/bin/python benchmarks/gpu.py --to build/gpu $(if $(CIFAR10),--cifar10 $(CIFAR10))
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

@@ -11,7 +11,7 @@ from PIL import Image
 from resnet_jax import benchmark as command
 from resnet_jax.benchmark import benchmark, data, measure_saving
 from resnet_jax.benchmark.side_process import SideProcess
-from resnet_jax.benchmark.work import Work
+from resnet_jax.benchmark.work import Work, torch_spec
 from resnet_jax.cli import main
 from resnet_jax.errors import UserError
 
@@ -49,7 +49,8 @@ def test_training_step_of_the_block_is_measured():
 def test_ratio_is_torchs_time_by_ours_pair_by_pair(monkeypatch):
     ours, torchs = iter([9.0, 2.0, 1.0, 4.0]), iter([4.0, 4.0, 4.0])
     monkeypatch.setattr(Work, "seconds_per_step", lambda self, num_steps: next(ours))
-    torch = SimpleNamespace(version="x", memory_format="y", seconds=[4.0, 4.0, 4.0], peak_memory=1, close=lambda: None)
+    torch = SimpleNamespace(version="x", variant="y", seconds=[4.0, 4.0, 4.0], peak_memory=1)
+    torch.wait_until_warm = torch.close = lambda: None
     torch.seconds_per_step = lambda: next(torchs)
     monkeypatch.setattr(command, "TorchProcess", lambda spec: torch)
     result = benchmark("resnet20", 1, 8, inference=True, against="torch", num_steps=1, num_pairs=3)
@@ -63,7 +64,7 @@ def test_torchs_network_has_as_many_parameters_as_ours():
     from resnet_jax.benchmark.torch_side import Network
 
     work = Work.of("resnet20", 1, 32, "float32", inference=False)
-    network = Network(work.model_args)
+    network = Network(torch_spec("resnet20", 1, 32, "float32", inference=False)["model_args"])
     ours = sum(leaf.size for leaf in jax.tree.leaves(work.state.params))
     assert sum(parameter.numel() for parameter in network.parameters()) == ours == 269_722
 
@@ -104,9 +105,8 @@ def test_json_is_one_object(capsys):
 def test_each_way_to_read_images_is_measured(tmp_path, monkeypatch):
     for i in range(3):
         Image.new("RGB", (40 + i, 30)).save(tmp_path / f"{i}.jpg")
-    monkeypatch.setattr(data, "CORES", (1,))
     monkeypatch.setattr(data, "is_installed", lambda module: False)  # TensorFlow takes seconds to import
-    result = data.measure_data(tmp_path, image_size=16, batch_size=4, num_pairs=2, num_batches=1)
+    result = data.measure_data(tmp_path, image_size=16, batch_size=4, num_pairs=2, num_batches=1, cores=(1,))
     assert (result["images"], result["image_size"], result["batch_size"]) == (3, 16, 4)
     rates = result["cores_1"]
     assert set(rates) == {"ours", "decode", "pillow", "ratio_to_decode", "ratio_to_pillow"}
@@ -119,6 +119,9 @@ def test_ratios_to_other_ways_are_medians_of_pairs(monkeypatch):
     class Process:
         def __init__(self, module, spec):
             self.rates = rates[spec["way"]]
+
+        def wait_until_warm(self):
+            pass
 
         def measure(self):
             return {"rate": next(self.rates)}
@@ -140,4 +143,4 @@ def test_benchmark_of_data_needs_jpegs_and_nothing_else(tmp_path, capsys):
 
 def test_side_process_that_ends_is_told_with_its_module():
     with pytest.raises(UserError, match=r"resnet_jax\.benchmark\.data_side ended with exit code 1"):
-        SideProcess("resnet_jax.benchmark.data_side", {"cores": 1, "way": "none"})
+        SideProcess("resnet_jax.benchmark.data_side", {"cores": 1, "way": "none"}).measure()

@@ -17,7 +17,7 @@ from resnet_jax.benchmark.saving import measure_saving
 from resnet_jax.benchmark.scaling import scaling
 from resnet_jax.benchmark.step_process import measure_step_cost
 from resnet_jax.benchmark.torch_process import TorchProcess
-from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second
+from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second, torch_spec
 from resnet_jax.errors import UserError, choose
 from resnet_jax.machine import peak_memory
 from resnet_jax.models.resnet import DTYPES
@@ -61,7 +61,10 @@ def benchmark(
         check_torch_has(model)
     mode = "inference" if inference else "training"
     work = Work.of(model, batch_size, image_size, dtype, inference=inference)
-    torch = TorchProcess({**work.torch_spec(), "num_steps": num_steps}) if against else None
+    spec = torch_spec(model, batch_size, image_size, dtype, inference=inference)
+    torch = TorchProcess({**spec, "num_steps": num_steps}) if against else None
+    if torch is not None:
+        torch.wait_until_warm()
     work.seconds_per_step(2)
     seconds, ratios = [], []
     for _ in range(num_pairs):
@@ -90,7 +93,7 @@ def benchmark(
         torch_median = statistics.median(torch.seconds)
         result["torch"] = {
             "version": torch.version,
-            "memory_format": torch.memory_format,
+            "variant": torch.variant,
             "images_per_second": batch_size / torch_median,
             "milliseconds": 1e3 * torch_median,
             "peak_memory": torch.peak_memory,

@@ -2,6 +2,7 @@
 
 import os
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,18 @@ from resnet_jax.benchmark.side_process import SideProcess
 from resnet_jax.benchmark.torch_process import is_installed
 from resnet_jax.errors import UserError
 
-CORES = (1, 2)
 SUFFIXES = (".jpg", ".jpeg")
 
 
 def measure_data(
-    folder: Path, image_size: int | None = None, batch_size: int = 128, num_pairs: int = 7, num_batches: int = 6
+    folder: Path,
+    image_size: int | None = None,
+    batch_size: int = 128,
+    num_pairs: int = 7,
+    num_batches: int = 6,
+    cores: Sequence[int] = (1, 2),
 ) -> dict[str, Any]:
-    """Images a second of each way to bring random crops of the folder's JPEGs to the device, on one core and two.
+    """Images a second of each way to bring random crops of the folder's JPEGs to the device, by the number of cores.
 
     All are measured in turn, each in a process of its own that is bound to the cores: "ours", the whole input pipeline
     with its threads, to the device; "decode", a full decode by simplejpeg alone; "pillow", as torchvision does it in
@@ -38,18 +43,20 @@ def measure_data(
         raise UserError("--data binds processes to cores, which this system cannot: run it on Linux")
     ways = ["ours", "decode", "pillow", *(["tf_data"] if is_installed("tensorflow") else [])]
     result: dict[str, Any] = {"images": len(files), "image_size": image_size, "batch_size": batch_size}
-    for cores in CORES:
-        if cores <= (os.cpu_count() or 1):
+    for num_cores in cores:
+        if num_cores <= (os.cpu_count() or 1):
             spec = {
                 "files": files, "image_size": image_size, "batch_size": batch_size, "num_batches": num_batches,
-                "cores": cores,
+                "cores": num_cores,
             }  # fmt: skip
-            result[f"cores_{cores}"] = _compare(ways, spec, num_pairs)
+            result[f"cores_{num_cores}"] = _compare(ways, spec, num_pairs)
     return result
 
 
 def _compare(ways: list[str], spec: dict[str, Any], num_pairs: int) -> dict[str, Any]:
     processes = {way: SideProcess("resnet_jax.benchmark.data_side", {**spec, "way": way}) for way in ways}
+    for process in processes.values():
+        process.wait_until_warm()
     rounds = [{way: process.measure()["rate"] for way, process in processes.items()} for _ in range(num_pairs)]
     for process in processes.values():
         process.close()

@@ -1,5 +1,7 @@
 """A process that measures at the other end of a pipe: one JSON line for its task, one for each measurement."""
 
+import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -9,18 +11,32 @@ from resnet_jax.errors import UserError
 
 
 class SideProcess:
-    """`python -m module`, given `spec` on its first line of standard input; `about` is what it answers, warmed up."""
+    """`python -m module`, given `spec` on its first line of standard input.
+
+    It prepares while this process goes on: `about` waits for what it answers when it is warm.
+    """
 
     def __init__(self, module: str, spec: dict[str, Any]):
         self._process = subprocess.Popen(
             [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._module = module
-        self.about = self._ask(json.dumps(spec))
+        self._send(json.dumps(spec))
+
+    @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """Its first answer. Raises UserError if the process ended."""
+        return self._receive()
+
+    def wait_until_warm(self) -> None:
+        """Wait until it has prepared: until then it takes time from whatever else is measured."""
+        assert self.about is not None
 
     def measure(self) -> dict[str, Any]:
         """One measurement: its "seconds" and whatever else the module tells. Raises UserError if the process ended."""
-        return self._ask("go")
+        self.wait_until_warm()
+        self._send("go")
+        return self._receive()
 
     def close(self) -> None:
         """End the process."""
@@ -28,13 +44,16 @@ class SideProcess:
         self._process.stdin.close()
         self._process.wait()
 
-    def _ask(self, line: str) -> dict[str, Any]:
-        stdin, stdout = self._process.stdin, self._process.stdout
+    def _send(self, line: str) -> None:
+        stdin = self._process.stdin
         assert stdin is not None
-        assert stdout is not None
-        stdin.write(line + "\n")
-        stdin.flush()
-        answer = stdout.readline()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: what is read next says so
+            stdin.write(line + "\n")
+            stdin.flush()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
         if not answer:
             raise UserError(f"{self._module} ended with exit code {self._process.wait()}; its message is above")
         return json.loads(answer)

@@ -25,5 +25,6 @@ def measure_step_cost(
     if batch_size % num_devices:
         raise UserError(f"batch_size={batch_size} must be divisible by num_devices={num_devices}")
     process = SideProcess("resnet_jax.benchmark.step_cost", {"model": model, "dtype": dtype, **counts})
+    cost = process.about
     process.close()
-    return process.about
+    return cost

@@ -1,6 +1,7 @@
 """The process in which torch does the same work."""
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.benchmark.side_process import SideProcess
@@ -8,18 +9,35 @@ from resnet_jax.errors import UserError
 
 
 class TorchProcess:
-    """torch_side.py at the other end of a pipe, warmed up; `seconds` are its measurements so far.
+    """torch_side.py at the other end of a pipe; `seconds` are its measurements so far.
 
-    spec: see `Work.torch_spec`, with "num_steps" a measurement. Raises UserError (a ValueError) if torch is missing.
+    spec: see `Work.torch_spec`, with "num_steps" a measurement. variants: of which the fastest is measured, each some
+    of torch_side.py's VARIANT_WORDS. device: "cpu" or "cuda". Raises UserError (a ValueError) if torch is missing.
     """
 
-    def __init__(self, spec: dict[str, Any]):
+    def __init__(
+        self, spec: dict[str, Any], variants: Sequence[str] = ("contiguous", "channels-last"), device: str = "cpu"
+    ):
         if not is_installed("torch"):
             raise UserError("--against torch needs torch in this environment: pip install torch")
+        spec = {**spec, "variants": list(variants), "device": device}
         self._process = SideProcess("resnet_jax.benchmark.torch_side", spec)
         self.seconds: list[float] = []
         self.peak_memory = 0
-        self.version, self.memory_format = self._process.about["version"], self._process.about["memory_format"]
+
+    @property
+    def version(self) -> str:
+        """Torch's."""
+        return self._process.about["version"]
+
+    @property
+    def variant(self) -> str:
+        """The fastest variant, which is measured."""
+        return self._process.about["variant"]
+
+    def wait_until_warm(self) -> None:
+        """Wait until it has prepared, and chosen its fastest variant."""
+        self._process.wait_until_warm()
 
     def seconds_per_step(self) -> float:
         """One measurement."""

@@ -5,6 +5,7 @@ standard input and answers with one line; every further line "go" makes it take 
 seconds per step.
 """
 
+import contextlib
 import json
 import sys
 import time
@@ -21,6 +22,8 @@ from resnet_jax.machine import peak_memory
 # So small that a benchmark's few steps on one batch stay in ordinary numbers: gradients that vanish become subnormal,
 # with which CPUs are slow.
 LEARNING_RATE = 1e-3
+# How a network can be run: in which memory format, in mixed precision, compiled.
+VARIANT_WORDS = ("contiguous", "channels-last", "autocast", "compile")
 
 
 class ConvNorm(nn.Module):
@@ -104,67 +107,91 @@ class Network(nn.Module):
         return self.head(self.blocks(self.pool(self.stem(x))).mean((2, 3)))
 
 
-def make_step(spec: dict[str, Any], memory_format: torch.memory_format) -> Callable[[], Any]:
-    """One step of the specified work: SGD with momentum and weight decay, or inference with batch norm folded."""
-    dtype = getattr(torch, spec["dtype"])
+def make_step(spec: dict[str, Any], variant: str) -> Callable[[], Any]:
+    """One step of the specified work: SGD with momentum and weight decay, or inference with batch norm folded.
+
+    variant: words of VARIANT_WORDS. With "autocast" the network stays in float32, and torch chooses what it computes in
+    spec["dtype"].
+    """
+    words = set(variant.split())
+    device, dtype = torch.device(spec["device"]), getattr(torch, spec["dtype"])
+    memory_format = torch.channels_last if "channels-last" in words else torch.contiguous_format
+    cast = torch.autocast(device.type, dtype) if "autocast" in words else contextlib.nullcontext()
+    kept = torch.float32 if "autocast" in words else dtype
     if spec["model_args"]["block_only"]:
         network: nn.Module = Block(spec["input_shape"][-1], spec["model_args"]["filters"], 1, spec["model_args"])
     else:
         network = Network(spec["model_args"])
-    network = network.to(dtype=dtype, memory_format=memory_format)
+    network = network.to(device=device, dtype=kept, memory_format=memory_format)
     batch, height, width, channels = spec["input_shape"]
-    images = torch.randn(batch, channels, height, width, dtype=dtype).to(memory_format=memory_format)
+    images = torch.randn(batch, channels, height, width, dtype=kept, device=device).to(memory_format=memory_format)
     if spec["inference"]:
         network.eval()
         for module in list(network.modules()):
             if isinstance(module, ConvNorm):
                 module.fold()
         network.to(memory_format=memory_format)
+        if "compile" in words:
+            network.compile(mode="reduce-overhead")  # with CUDA graphs, which small batches need
 
         def infer() -> torch.Tensor:
-            with torch.inference_mode():
+            with torch.inference_mode(), cast:
                 return network(images)
 
         return infer
-    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
-    labels = torch.arange(batch) % spec["model_args"].get("num_classes", 1)
+    if "compile" in words:
+        network.compile()
+    fused = {"fused": True} if device.type == "cuda" else {}
+    optimizer = torch.optim.SGD(network.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=1e-4, **fused)
+    labels = torch.arange(batch, device=device) % spec["model_args"].get("num_classes", 1)
 
-    def train() -> float:
+    def train() -> torch.Tensor:
         optimizer.zero_grad()
-        outputs = network(images)
-        loss = outputs.square().mean() if outputs.ndim == 4 else functional.cross_entropy(outputs, labels)
+        with cast:
+            outputs = network(images)
+            loss = outputs.square().mean() if outputs.ndim == 4 else functional.cross_entropy(outputs, labels)
         loss.backward()
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
     return train
 
 
-def measure(step: Callable[[], Any], num_steps: int) -> float:
+def measure(step: Callable[[], Any], num_steps: int, device: str) -> float:
     """Seconds per step."""
     started = time.perf_counter()
     for _ in range(num_steps):
         step()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return (time.perf_counter() - started) / num_steps
 
 
 def main() -> None:
     """Answer the benchmark's lines until there are no more."""
     spec = json.loads(sys.stdin.readline())
-    layouts = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
-    steps = {name: make_step(spec, layout) for name, layout in layouts.items()}
-    for step in steps.values():
-        measure(step, 2)
-    times = {name: min(measure(step, spec["num_steps"]) for _ in range(3)) for name, step in steps.items()}
-    best = min(times, key=times.__getitem__)
-    answer = {"version": torch.__version__, "memory_format": best, "num_threads": torch.get_num_threads()}
-    print(json.dumps(answer), flush=True)
-    step = steps[best]
-    steps.clear()
+    device, num_steps = spec["device"], spec["num_steps"]
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    best, fastest, times = None, "", {}
+    for variant in spec["variants"]:
+        step = make_step(spec, variant)
+        measure(step, 3, device)
+        times[variant] = min(measure(step, num_steps, device) for _ in range(3))
+        if best is None or times[variant] < times[fastest]:
+            best, fastest = step, variant
+        del step  # and with it its memory, unless it is the best
+    assert best is not None
+    print(json.dumps({"version": torch.__version__, "variant": fastest}), flush=True)
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     for line in sys.stdin:
         if line.strip() == "go":
-            seconds = measure(step, spec["num_steps"])
-            print(json.dumps({"seconds": seconds, "peak_memory": peak_memory()}), flush=True)
+            seconds = measure(best, num_steps, device)
+            memory = torch.cuda.max_memory_allocated() if device == "cuda" else peak_memory()
+            print(json.dumps({"seconds": seconds, "peak_memory": memory}), flush=True)
 
 
 if __name__ == "__main__":

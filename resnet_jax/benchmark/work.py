@@ -30,7 +30,6 @@ BLOCK_CHANNELS, BLOCK_SIZE = 256, 56
 class Work:
     """A compiled step and its state; `macs` are those of one image's forward pass, `program_memory` is in bytes."""
 
-    model_args: dict[str, Any]
     input_shape: tuple[int, ...]
     dtype: str
     inference: bool
@@ -45,14 +44,13 @@ class Work:
     def of(cls, name: str, batch_size: int, image_size: int | None, dtype: str, *, inference: bool) -> "Work":
         """The work of the named network. Raises UserError (a ValueError) for an unknown name or unusable shapes."""
         make = _block if name == BLOCK else _network
-        step, state, batch, forward, arguments = make(name, batch_size, image_size, dtype, inference)
+        step, state, batch, forward = make(name, batch_size, image_size, dtype, inference)
         one_image = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), batch["image"].dtype)
         started = time.perf_counter()
         compiled = jax.jit(step, donate_argnums=() if inference else 0).lower(state, batch).compile()
         compile_seconds = time.perf_counter() - started
         memory: Any = compiled.memory_analysis()
         return cls(
-            model_args={**arguments, "block_only": name == BLOCK},
             input_shape=batch["image"].shape,
             dtype=dtype,
             inference=inference,
@@ -90,18 +88,26 @@ class Work:
         jax.block_until_ready((results, self.state))
         return (time.perf_counter() - started) / num_steps
 
-    def torch_spec(self) -> dict[str, Any]:
-        """What torch_side.py needs to do the same."""
-        return {
-            "model_args": self.model_args,
-            "input_shape": self.input_shape,
-            "dtype": self.dtype,
-            "inference": self.inference,
-        }
+
+def torch_spec(name: str, batch_size: int, image_size: int | None, dtype: str, *, inference: bool) -> dict[str, Any]:
+    """Returns what torch_side.py needs to do the work that `Work.of` makes of the same arguments."""
+    if name == BLOCK:
+        arguments = {**BLOCK_ARGUMENTS, "block_cls": "bottleneck", "shortcut": "B", "stride_in": "3x3"}
+        size, channels = BLOCK_SIZE if image_size is None else image_size, BLOCK_CHANNELS
+    else:
+        model = create_model(name)
+        arguments = {field: getattr(model, field) for field in TORCH_ARGUMENTS}
+        size, channels = default_image_size(name) if image_size is None else image_size, 3
+    return {
+        "model_args": {**arguments, "block_only": name == BLOCK},
+        "input_shape": (batch_size, size, size, channels),
+        "dtype": dtype,
+        "inference": inference,
+    }
 
 
-# A step, its state, its batch, the forward pass whose MACs count, and the model's arguments for torch.
-Made = tuple[Callable[..., Any], Any, dict[str, Array], Callable[..., Any], dict[str, Any]]
+# A step, its state, its batch, and the forward pass whose MACs count.
+Made = tuple[Callable[..., Any], Any, dict[str, Array], Callable[..., Any]]
 
 
 def _network(name: str, batch_size: int, image_size: int | None, dtype: str, inference: bool) -> Made:
@@ -113,12 +119,11 @@ def _network(name: str, batch_size: int, image_size: int | None, dtype: str, inf
     variables = _initial_variables(model, images)
     counted = create_model(name, dtype=dtype, conv_impl="xla")
     forward = partial(counted.apply, variables, train=False)
-    arguments = {field: getattr(model, field) for field in TORCH_ARGUMENTS}
     if inference:
         folded, state = fold_batch_norm(model, variables)
-        return (lambda state, batch: folded.apply(state, batch["image"], train=False)), state, batch, forward, arguments
+        return (lambda state, batch: folded.apply(state, batch["image"], train=False)), state, batch, forward
     tx = sgd(LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
-    return train_step, create_train_state(model, variables, tx), batch, forward, arguments
+    return train_step, create_train_state(model, variables, tx), batch, forward
 
 
 TORCH_ARGUMENTS = (
@@ -164,7 +169,6 @@ def _block(name: str, batch_size: int, image_size: int | None, dtype: str, infer
     batch = {"image": jax.random.normal(jax.random.key(1), (batch_size, size, size, BLOCK_CHANNELS), computed)}
     variables = _initial_variables(model, batch["image"])
     forward = partial(block("xla").apply, variables, train=False)
-    arguments = {**BLOCK_ARGUMENTS, "block_cls": "bottleneck", "shortcut": "B", "stride_in": "3x3"}
     tx = sgd(LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
 
     def step(state: Any, batch: dict[str, Array]) -> tuple[Any, Array]:
@@ -180,16 +184,20 @@ def _block(name: str, batch_size: int, image_size: int | None, dtype: str, infer
         return (optax.apply_updates(params, updates), statistics, opt_state), loss
 
     state = (variables["params"], variables["batch_stats"], tx.init(variables["params"]))
-    return step, state, batch, forward, arguments
+    return step, state, batch, forward
 
 
 def _initial_variables(model: nn.Module, images: Array) -> Any:
     return jax.jit(partial(model.init, train=False))(jax.random.key(0), images[:1])
 
 
-def matmul_flops_per_second(dtype: str, size: int = 2048, repeats: int = 10) -> float:
-    """Floating-point operations a second of the best of `repeats` products of two size x size matrices."""
-    matrix = jnp.ones((size, size), dtype)
+def matmul_flops_per_second(dtype: str, size: int | None = None, repeats: int = 10) -> float:
+    """Floating-point operations a second of the best of `repeats` products of two size x size matrices.
+
+    size: None is 2048, or 8192 on a GPU, which a smaller product does not fill.
+    """
+    size = size or (8192 if jax.default_backend() == "gpu" else 2048)
+    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)
     product = jax.jit(jnp.matmul).lower(matrix, matrix).compile()
     seconds = []
     for _ in range(repeats):

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from resnet_jax.config import to_json
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
-from resnet_jax.data.sources import missing_classes
+from resnet_jax.data.sources import Splits, missing_classes
 from resnet_jax.errors import InterruptedRunError, RunError, UserError
 from resnet_jax.process import versions
 from resnet_jax.training import workdir as folder
@@ -63,10 +63,11 @@ class RunResult:
     interrupted_by: str
 
 
-def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
+def train(config: ConfigDict, workdir: Path, name: str, splits: Splits | None = None) -> RunResult:
     """Train as `config` says in `workdir`, from where an earlier start got to.
 
-    name: the run's, for the title of its curves. Raises UserError (a ValueError) for a config or folder that cannot be
+    name: the run's, for the title of its curves. splits: images to train and evaluate on, instead of those of
+    config.dataset. Raises UserError (a ValueError) for a config or folder that cannot be
     used, before anything is written; NonFiniteError when training diverges; InterruptedRunError if a signal comes
     before the first step, when there is nothing to save.
     """
@@ -78,7 +79,7 @@ def train(config: ConfigDict, workdir: Path, name: str) -> RunResult:
 
         def build() -> tuple[Experiment, Variables | None]:
             with interruption.by_itself():
-                experiment = build_experiment(config)
+                experiment = build_experiment(config, splits=splits)
                 begin_state(experiment, shapes_only=True)  # its own errors, before anything is written
                 return experiment, load_initial(config, experiment.model, experiment.class_names) if is_new else None
 
