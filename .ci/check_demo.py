@@ -9,8 +9,8 @@ REQUIRED_ACCURACY = 0.985
 
 def main(first: Path, second: Path) -> None:
     """Exit with a message unless both folders hold the same good run."""
-    from resnet_jax.trained import restore_run
-    from resnet_jax.training.checkpoint import digest
+    from resnet_jax.checkpoint.checkpointer import digest
+    from resnet_jax.inference.predictor import restore_run
 
     digests = [digest(restore_run(workdir).state.variables) for workdir in (first, second)]
     records = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]

@@ -23,10 +23,10 @@ from resnet_jax.benchmark.step_cost import step_config
 from resnet_jax.config import load_config
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
+from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.jit_steps import begin_state, compile_train_fn
 from resnet_jax.training.loop import train
-from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import begin_state, compile_train_fn
 
 NUM_LOSSES = 20
 SECONDS_TO_SAVE = 10.0

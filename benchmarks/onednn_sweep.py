@@ -33,9 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax import create_model, list_models
-from resnet_jax.models import layers, onednn
-from resnet_jax.models.convolution import convolve
+from resnet_jax.models import layers
 from resnet_jax.models.variants import default_image_size
+from resnet_jax.ops import onednn
+from resnet_jax.ops.convolution import convolve
 
 INSTRUCTION_SETS = ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_BF16")
 TOLERANCE = 1e-5  # of the largest value; float32 rounds to some 1e-7 of it

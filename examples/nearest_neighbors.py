@@ -17,7 +17,7 @@ from PIL import Image
 
 from resnet_jax.data.folder import list_images
 from resnet_jax.errors import UserError
-from resnet_jax.trained import TrainedModel, open_run, open_weights
+from resnet_jax.inference.predictor import TrainedModel, open_run, open_weights
 from resnet_jax.training.images import normalizer
 from resnet_jax.weights.pretrained import find_weights
 

@@ -6,16 +6,17 @@ import sys
 def main() -> int:
     """Run the command; where not even the commands can be imported, what a doctor can tell without them."""
     try:
-        from resnet_jax.cli import main as run
+        from resnet_jax.cli.main import main as run
     except (ImportError, RuntimeError) as reason:  # RuntimeError: of a jax that does not go with its jaxlib
-        from resnet_jax.doctor.packages import examine_packages, not_importable
-        from resnet_jax.doctor_command import EXIT_ERRORS, print_findings
+        from resnet_jax.cli.doctor import print_findings
+        from resnet_jax.cli.exit_codes import EXIT_USAGE
+        from resnet_jax.preflight.packages import examine_packages, not_importable
 
         if sys.argv[1:2] == ["doctor"]:
             return print_findings([*examine_packages(), not_importable(reason)], "--json" in sys.argv)
         line = (str(reason).splitlines() or [type(reason).__name__])[0]
         print(f"error: {line}: python -m resnet_jax doctor tells what to install", file=sys.stderr)
-        return EXIT_ERRORS
+        return EXIT_USAGE
     return run()
 
 

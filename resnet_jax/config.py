@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError, choose, suggestion
-from resnet_jax.field_effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
+from resnet_jax.training.field_effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
 
 PREFIX = "--config."
 # Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.

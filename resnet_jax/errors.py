@@ -2,6 +2,8 @@
 
 import difflib
 import errno
+import os
+import re
 from collections.abc import Iterable
 
 # What the operating system says where the disk or the network is at fault, and not what the user gave.
@@ -51,3 +53,22 @@ def choose(field: str, value: str, known: Iterable[str]) -> str:
     if value not in known:
         raise UserError(f"{field}={value!r} must be one of {', '.join(known)}{suggestion(str(value), known)}")
     return value
+
+
+_OS_ERROR = re.compile(r"\[os_error_code='(\d+)'\]")
+_MOST_CHARACTERS = 400
+
+
+def first_line(error: BaseException) -> str:
+    """Returns an exception's message in one line, without all that TensorStore adds to it; its type if it has none."""
+    if (code := os_error_code(error)) is not None:
+        return os.strerror(code)
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.partition(" [tensorstore_spec=")[0][:_MOST_CHARACTERS]
+
+
+def os_error_code(error: BaseException) -> int | None:
+    """Returns the number of what the operating system said, however it was wrapped; None if it was not it."""
+    if (code := _OS_ERROR.search(str(error))) is not None:
+        return int(code[1])
+    return error.errno if isinstance(error, OSError) else None

@@ -61,7 +61,7 @@ def main():
     os.open, os.fsync = open_file, fsync
 
     import resnet_jax
-    from resnet_jax.cli import main as run
+    from resnet_jax.cli.main import main as run
 
     for module in pkgutil.walk_packages(resnet_jax.__path__, "resnet_jax."):
         if module.name not in ("resnet_jax.__main__", "resnet_jax.benchmark.torch_side"):  # it needs torch

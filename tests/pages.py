@@ -145,7 +145,7 @@ def in_shell(code: str, words: str, where: str) -> str:
 
 def in_process(command: str, where: str) -> str:
     """What one of our commands prints, run in this process."""
-    from resnet_jax.cli import main
+    from resnet_jax.cli.main import main
 
     words = shlex.split(OURS.sub("", command), comments=True)
     printed, told = io.StringIO(), io.StringIO()

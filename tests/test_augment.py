@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.data.augment import (
+from resnet_jax.data.transforms.augment import (
     augment,
     batch_key,
     cutout,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from state_dicts import random_variables
 
+from resnet_jax.distributed.mesh import make_mesh, replicated, shard_batch
 from resnet_jax.models import BatchNorm, Conv, ResNet
 from resnet_jax.training import create_train_state, precise_batch_stats, sgd, train_step
-from resnet_jax.training.mesh import make_mesh, replicated, shard_batch
 
 ROWS = 16
 step = jax.jit(train_step)

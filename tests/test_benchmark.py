@@ -12,7 +12,7 @@ from resnet_jax import benchmark as command
 from resnet_jax.benchmark import benchmark, data, measure_saving
 from resnet_jax.benchmark.side_process import SideProcess
 from resnet_jax.benchmark.work import Work, torch_spec
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.errors import UserError
 
 

@@ -10,10 +10,10 @@ from PIL import Image
 from state_dicts import assert_equal, small
 
 from resnet_jax import load_weights, save_weights
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.config import load_config
 from resnet_jax.models import fold_batch_norm, num_input_channels
-from resnet_jax.training.initial import load_initial
+from resnet_jax.training.init_weights import load_initial
 
 NAMES = ("resnet18", "resnet50d", "cifar_resnet18", "resnetv2_50")
 CHANNELS = (1, 6)

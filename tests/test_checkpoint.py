@@ -15,12 +15,12 @@ import optax
 import pytest
 from state_dicts import plausible_variables
 
+from resnet_jax.checkpoint.background import BackgroundSaves
+from resnet_jax.checkpoint.checkpointer import digest, open_best, open_newest
+from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 from resnet_jax.errors import InterruptedRunError, RunError, UserError
 from resnet_jax.models import ResNet
 from resnet_jax.training import create_train_state, sgd
-from resnet_jax.training.checkpoint import digest, open_best, open_newest
-from resnet_jax.training.saves import BackgroundSaves
-from resnet_jax.weights.manifest import DamagedCheckpointError
 
 GOLDEN = Path(__file__).parent / "golden"
 

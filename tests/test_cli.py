@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
+from resnet_jax.cli.parser import make_parser
+from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.models import list_models
-from resnet_jax.parser import make_parser
-from resnet_jax.usage import ANY_FIELD
 
 COMMANDS = make_parser().commands
 

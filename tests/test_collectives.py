@@ -6,8 +6,8 @@ import pytest
 
 from resnet_jax.benchmark.collectives import Collective, collectives, total_by_kind
 from resnet_jax.benchmark.step_cost import step_cost, step_macs
-from resnet_jax.cli import main
-from resnet_jax.summary import summarize
+from resnet_jax.cli.main import main
+from resnet_jax.models.summary import summarize
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
 

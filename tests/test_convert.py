@@ -8,10 +8,10 @@ import pytest
 from state_dicts import SMALL, assert_equal, random_variables, small, state_dict
 
 from resnet_jax import create_model, load_preprocess, load_weights
-from resnet_jax.cli import main
-from resnet_jax.convert import convert
-from resnet_jax.data.transforms import PREPROCESS
+from resnet_jax.cli.main import main
+from resnet_jax.data.transforms.preprocess import PREPROCESS
 from resnet_jax.errors import UserError
+from resnet_jax.weights.convert import convert
 from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids, read_info
 from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors
 
@@ -214,10 +214,10 @@ def store_run(workdir, ema_decay=None, *, has_best=False):
     import jax.numpy as jnp
     import optax
 
+    from resnet_jax.checkpoint.background import BackgroundSaves
+    from resnet_jax.checkpoint.checkpointer import open_best, open_newest
     from resnet_jax.config import load_config, to_json
-    from resnet_jax.training.checkpoint import open_best, open_newest
-    from resnet_jax.training.saves import BackgroundSaves
-    from resnet_jax.training.state import create_train_state
+    from resnet_jax.training.train_state import create_train_state
 
     config = load_config("digits", ["--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8"])
     workdir.mkdir()
@@ -269,7 +269,7 @@ def test_of_a_step_that_is_named_itself_it_says_the_step_alone(tmp_path, capsys)
 
 def test_finetuning_says_which_checkpoint_of_a_run_it_begins_from(tmp_path, capsys):
     from resnet_jax.config import load_config
-    from resnet_jax.training.initial import load_initial
+    from resnet_jax.training.init_weights import load_initial
 
     store_run(tmp_path / "run", 0.5, has_best=True)
     model = small("resnet20", stage_sizes=(1, 1), num_classes=10)

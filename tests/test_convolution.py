@@ -13,8 +13,8 @@ import pytest
 from jax import export
 
 from resnet_jax import create_model
-from resnet_jax.models import convolution, onednn, xla_ffi
-from resnet_jax.models.convolution import convolve
+from resnet_jax.ops import convolution, onednn, xla_ffi
+from resnet_jax.ops.convolution import convolve
 
 pytestmark = pytest.mark.numerics
 
@@ -110,7 +110,7 @@ def test_programs_for_several_devices_and_for_export_hold_no_custom_call():
 @pytest.mark.parametrize("ending", ["pass", "del y", "raise SystemExit(3)"])
 def test_a_process_ends_while_convolutions_run(ending):
     code = (
-        "import jax, jax.numpy as jnp; from resnet_jax.models.convolution import convolve\n"
+        "import jax, jax.numpy as jnp; from resnet_jax.ops.convolution import convolve\n"
         "def f(x):\n    for _ in range(20): x = convolve(x, jnp.full((3, 3, 64, 64), 1e-3))\n    return x\n"
         f"y = jax.jit(f)(jnp.ones((16, 32, 32, 64)))\n{ending}"
     )

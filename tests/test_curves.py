@@ -5,8 +5,8 @@ import itertools
 import pytest
 from matplotlib.text import Text
 
-from resnet_jax.training import curves
-from resnet_jax.training.curves import draw_curves
+from resnet_jax.plotting import curves
+from resnet_jax.plotting.curves import draw_curves
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 
-from resnet_jax import degradation as room
-from resnet_jax.degradation import PICTURE_FILE, degradation, draw_degradation
+from resnet_jax.cli import degradation as room
+from resnet_jax.cli.degradation import PICTURE_FILE, degradation, draw_degradation
 from resnet_jax.errors import UserError
 from resnet_jax.training.loop import RunResult
 

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from processes import TINY, end, free_port, records, run, start_many, wait_for_step
 
-from resnet_jax import distributed
-from resnet_jax.cli import main
+from resnet_jax.checkpoint.checkpointer import open_newest
+from resnet_jax.cli.main import main
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.sources import Reading, load_source
-from resnet_jax.distributed import Processes, find_processes
-from resnet_jax.training.checkpoint import open_newest
+from resnet_jax.distributed import processes as distributed
+from resnet_jax.distributed.processes import Processes, find_processes
 
 # 20 steps an epoch; float64, so that sums in another order are no excuse.
 WORDS = [
@@ -271,8 +271,8 @@ AGREE = """
 import json, os, sys
 from resnet_jax import distributed
 from resnet_jax.errors import InterruptedRunError, RunError, UserError
-from resnet_jax.training.agreement import check_same, from_first, together
-from resnet_jax.weights.manifest import DamagedCheckpointError
+from resnet_jax.distributed.sync import check_same, from_first, together
+from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 
 address, number = sys.argv[1], int(sys.argv[2])
 distributed.start_processes(address, 2, number)

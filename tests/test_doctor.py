@@ -14,18 +14,20 @@ import pytest
 from PIL import Image
 from test_cli import refused
 
-from resnet_jax import dry_run, machine
-from resnet_jax.cli import main
+from resnet_jax import runtime as machine
+from resnet_jax.checkpoint.checkpointer import CheckpointFolder
+from resnet_jax.cli.main import main
 from resnet_jax.config import load_config, to_json
-from resnet_jax.data import tfds_needs
-from resnet_jax.data.tfds_needs import prepared_sets
-from resnet_jax.doctor import devices, examination, folders, packages, space
-from resnet_jax.doctor.examination import examine
-from resnet_jax.doctor.finding import ERROR, OK, WARNING, Finding, checked
-from resnet_jax.doctor.finding import refused as refusal
+from resnet_jax.data.tfds import requirements as tfds_needs
+from resnet_jax.data.tfds.requirements import prepared_sets
 from resnet_jax.errors import UserError
-from resnet_jax.models import create_model, onednn, variable_shapes
-from resnet_jax.training.checkpoint import CheckpointFolder
+from resnet_jax.models import create_model, variable_shapes
+from resnet_jax.ops import onednn
+from resnet_jax.preflight import devices, dry_run, folders, packages, space
+from resnet_jax.preflight import doctor as examination
+from resnet_jax.preflight.doctor import examine
+from resnet_jax.preflight.finding import ERROR, OK, WARNING, Finding, checked
+from resnet_jax.preflight.finding import refused as refusal
 from resnet_jax.training.workdir import lock_workdir
 from resnet_jax.weights import save_weights
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.batches import epoch_order
-from resnet_jax.data.draws import Draws
+from resnet_jax.data.transforms.keyed_random import Draws
 
 FIRST = [0.0405796555440866, 0.6359908703930329, 0.592954746868984, 0.9840532930704893]
 

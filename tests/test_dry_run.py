@@ -6,9 +6,9 @@ import shutil
 import pytest
 from test_cli import refused
 
-from resnet_jax.cli import main
-from resnet_jax.dry_run_command import format_seconds
-from resnet_jax.training.cadence import Cadence
+from resnet_jax.cli.dry_run import format_seconds
+from resnet_jax.cli.main import main
+from resnet_jax.training.periods import Cadence
 from resnet_jax.training.workdir import lock_workdir
 
 WORDS = [

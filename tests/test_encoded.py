@@ -9,11 +9,11 @@ from PIL import Image
 
 from resnet_jax.data.batches import EvalBatches, TrainBatches
 from resnet_jax.data.encoded import BadImages, EncodedSource
-from resnet_jax.data.policies import TrivialAugmentWide
 from resnet_jax.data.source import ArraySource, Keys
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.training_transform import RandomResizedCrop, TrainingTransform
-from resnet_jax.data.transforms import Preprocess, TenCrop
+from resnet_jax.data.transforms.policies import TrivialAugmentWide
+from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
+from resnet_jax.data.transforms.training import RandomResizedCrop, TrainingTransform
 from resnet_jax.errors import UserError
 
 PREPROCESS = Preprocess(20, 16, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -11,10 +11,10 @@ from PIL import Image
 from state_dicts import SMALL, random_variables, small, state_dict
 
 from resnet_jax import create_model, load_weights
-from resnet_jax.cli import main
-from resnet_jax.convert import convert
-from resnet_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess
-from resnet_jax.evaluate import evaluate_weights
+from resnet_jax.cli.main import main
+from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess
+from resnet_jax.inference.evaluate import evaluate_weights
+from resnet_jax.weights.convert import convert
 from resnet_jax.weights.info import CIFAR10_NAMES
 from resnet_jax.weights.safetensors_file import write_safetensors
 

@@ -9,10 +9,10 @@ import pytest
 
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.source import ArraySource
+from resnet_jax.distributed.mesh import make_mesh
+from resnet_jax.distributed.preemption import Interruption
 from resnet_jax.errors import InterruptedRunError
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.interruption import Interruption
-from resnet_jax.training.mesh import make_mesh
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (13, 2, 2, 3)).astype(np.uint8)
 SOURCE = ArraySource(IMAGES, np.arange(13, dtype=np.int32), tuple(map(str, range(13))))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from resnet_jax.config import default_config, load_config
+from resnet_jax.distributed.mesh import make_mesh, shard_batch
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.images import Normalization, augmenter
-from resnet_jax.training.mesh import make_mesh, shard_batch
-from resnet_jax.training.programs import begin_state, compile_train_fn
+from resnet_jax.training.jit_steps import begin_state, compile_train_fn
 
 
 def tiny_config(**fields):

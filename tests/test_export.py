@@ -14,12 +14,12 @@ from processes import TINY
 from state_dicts import plausible_variables
 
 import resnet_jax
-from resnet_jax.cli import main
-from resnet_jax.data.transforms import PREPROCESS
+from resnet_jax.cli.main import main
+from resnet_jax.data.transforms.preprocess import PREPROCESS
 from resnet_jax.errors import RunError
-from resnet_jax.export import export
-from resnet_jax.onnx_graph import to_onnx
-from resnet_jax.trained import open_weights
+from resnet_jax.inference.export import export
+from resnet_jax.inference.onnx_graph import to_onnx
+from resnet_jax.inference.predictor import open_weights
 from resnet_jax.weights.info import WeightsInfo
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -117,7 +117,7 @@ def test_stablehlo_is_written_and_read_with_the_packages_own_requirements_alone(
     saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)})
     code = OWN_REQUIREMENTS_ALONE + (
         "import jax, numpy as np\n"
-        "from resnet_jax.cli import main\n"
+        "from resnet_jax.cli.main import main\n"
         "assert main(['export', '--weights', 'w.safetensors', '--to', 'net.stablehlo']) == 0\n"
         "network = jax.export.deserialize(bytearray(open('net.stablehlo', 'rb').read()))\n"
         "print(network.call(np.zeros((3, 32, 32, 3), np.float32)).shape)\n"
@@ -131,7 +131,7 @@ def test_stablehlo_is_written_and_read_with_the_packages_own_requirements_alone(
 def test_an_export_leaves_no_weights_in_the_cache_of_programs(tmp_path):
     _, variables, path = saved(tmp_path, "resnet20", {"num_filters": 64, "stage_sizes": (1, 1)})
     code = (
-        "from resnet_jax.cli import main\n"
+        "from resnet_jax.cli.main import main\n"
         f"main(['export', '--weights', {str(path)!r}, '--to', {str(tmp_path / 'net.stablehlo')!r}])"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
@@ -150,7 +150,7 @@ def test_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
     def wrong(function, *arguments):
         return translate(lambda images: 1.001 * function(images), *arguments)
 
-    monkeypatch.setattr("resnet_jax.export.to_onnx", wrong)
+    monkeypatch.setattr("resnet_jax.inference.export.to_onnx", wrong)
     with pytest.raises(RunError, match="its logits differ from JAX's"):
         export(trained, tmp_path / "net.onnx")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["w.safetensors"]

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.config import check_effects, configs_dir, default_config, flatten, load_config, to_json
 from resnet_jax.errors import NonFiniteError, UserError
-from resnet_jax.field_effects import CONDITIONS, KnownImages, fields_without_effect
-from resnet_jax.training.cadence import Cadence
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.finetune import check_finetune
+from resnet_jax.training.field_effects import CONDITIONS, KnownImages, fields_without_effect
+from resnet_jax.training.finetuning import check_finetune
 from resnet_jax.training.images import augmenter, load_images, make_reading
+from resnet_jax.training.jit_steps import begin_state
 from resnet_jax.training.loop import train
-from resnet_jax.training.programs import begin_state
+from resnet_jax.training.periods import Cadence
 from resnet_jax.training.resume import check_run
 
 TINY = ("model=resnet20", "model_args.stage_sizes=(1,)", "model_args.num_filters=4", "batch_size=8")

@@ -16,12 +16,13 @@ from processes import TINY, records
 from state_dicts import plausible_variables
 
 import resnet_jax
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 from resnet_jax.config import load_config
-from resnet_jax.evaluate import evaluate_run
+from resnet_jax.distributed.mesh import make_mesh, shard_batch
+from resnet_jax.inference.evaluate import evaluate_run
+from resnet_jax.inference.predictor import restore_run
 from resnet_jax.models import ResNet
-from resnet_jax.summary import count_macs
-from resnet_jax.trained import restore_run
+from resnet_jax.models.summary import count_macs
 from resnet_jax.training import (
     create_train_state,
     experiment,
@@ -32,11 +33,10 @@ from resnet_jax.training import (
     sgd,
     train_step,
 )
-from resnet_jax.training.finetune import learning_rate_factors
-from resnet_jax.training.initial import load_initial
-from resnet_jax.training.mesh import make_mesh, shard_batch
+from resnet_jax.training.finetuning import learning_rate_factors
+from resnet_jax.training.init_weights import load_initial
+from resnet_jax.training.jit_steps import begin_state, compile_train_fn
 from resnet_jax.training.optimizer import scale_by_layer
-from resnet_jax.training.programs import begin_state, compile_train_fn
 from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
 
 ARGUMENTS = {"stage_sizes": (1, 1), "num_filters": 4}
@@ -440,7 +440,7 @@ def test_what_cannot_be_finetuned_is_told_before_anything_is_written(weights, tm
 
 
 def test_other_normalisation_than_that_of_the_weights_is_told(tmp_path, capfd):
-    from resnet_jax.data.transforms import PREPROCESS
+    from resnet_jax.data.transforms.preprocess import PREPROCESS
 
     model = resnet_jax.create_model("resnet20", **ARGUMENTS)
     info = WeightsInfo("resnet20", dict(ARGUMENTS), (), PREPROCESS["CIFAR"])

@@ -14,7 +14,7 @@ from resnet_jax.data.decoding import EncodedImage
 from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.folder import scan_folder
 from resnet_jax.data.sources import Reading, load_splits
-from resnet_jax.data.transforms import Preprocess
+from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
 
 WHOLE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from processes import records, run
 
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 
 WORDS = [
     "--config", "folder", "--config.model=resnet20", "--config.model_args.stage_sizes=(1,1)",

@@ -17,9 +17,9 @@ import pytest
 from resnet_jax.benchmark.collectives import collectives
 from resnet_jax.benchmark.step_cost import lower_step, make_experiment, shapes, step_config
 from resnet_jax.data.sources import Splits
+from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_train_fn
+from resnet_jax.training.jit_steps import begin_state, compile_eval_fn, compile_train_fn
 
 # JAX's own random numbers on a GPU, where its plugin is installed; everything else would be a call of ours.
 ALLOWED_CALLS = {"cu_threefry2x32_ffi"}

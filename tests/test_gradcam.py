@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from state_dicts import plausible_variables, small
 
-from resnet_jax.gradcam import OPACITY, explain, overlay
+from resnet_jax.inference.gradcam import OPACITY, explain, overlay
 from resnet_jax.models import fold_batch_norm
 
 IMAGES = jnp.asarray(np.random.RandomState(0).normal(size=(3, 1, 32, 32, 3)), jnp.float32)

@@ -6,8 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from resnet_jax.data import image_ops
-from resnet_jax.data.image_ops import ADJUSTMENTS, FILTERS, INCREASING, WARPS, WIDE_RANGES, apply_operator, magnitude_at
+from resnet_jax.data.transforms import image_ops
+from resnet_jax.data.transforms.image_ops import (
+    ADJUSTMENTS,
+    FILTERS,
+    INCREASING,
+    WARPS,
+    WIDE_RANGES,
+    apply_operator,
+    magnitude_at,
+)
 
 GREY = (124, 116, 104)
 AFFINE = Image.Transform.AFFINE

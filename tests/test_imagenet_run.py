@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from processes import records, run, without_tensorflow
 
-from resnet_jax.data import tfds
 from resnet_jax.data.sources import Reading, load_splits
-from resnet_jax.data.tfds_prepare import manual_dir
+from resnet_jax.data.tfds import records as tfds
+from resnet_jax.data.tfds.prepare import manual_dir
 from resnet_jax.weights.info import imagenet_wordnet_ids
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
+from resnet_jax.distributed.preemption import FAILED, Interruption, catch_interruptions
 from resnet_jax.errors import InterruptedRunError, NonFiniteError
-from resnet_jax.training.interruption import FAILED, Interruption, catch_interruptions
 
 WAIT = """
 import time
-from resnet_jax.training.interruption import catch_interruptions
+from resnet_jax.distributed.preemption import catch_interruptions
 
 with catch_interruptions() as interruption:
     interruption.at_once = False
@@ -91,7 +91,7 @@ def test_failure_is_raised_at_once_by_a_process_that_is_alone():
 
 def test_failure_of_one_of_many_goes_on_with_the_last_item_until_all_know(monkeypatch):
     interruption = Interruption(2)
-    monkeypatch.setattr("resnet_jax.training.interruption.together", lambda function: function())
+    monkeypatch.setattr("resnet_jax.distributed.preemption.together", lambda function: function())
 
     def items():
         yield "a"

@@ -1,4 +1,4 @@
-"""What stands in launch/ fits the commands and what `resnet_jax.distributed` reads."""
+"""What stands in launch/ fits the commands and what `resnet_jax.distributed.processes` reads."""
 
 import os
 import signal
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from resnet_jax.commands import EXIT_INTERRUPTED
+from resnet_jax.cli.exit_codes import EXIT_INTERRUPTED
+from resnet_jax.cli.parser import make_parser
 from resnet_jax.config import apply_overrides, load_config
-from resnet_jax.distributed import Processes, find_processes
-from resnet_jax.parser import make_parser
+from resnet_jax.distributed.processes import Processes, find_processes
 
 LAUNCH = Path(__file__).parent.parent / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.s*"))

@@ -12,10 +12,10 @@ import pytest
 from state_dicts import assert_equal, random_variables, small, state_dict
 
 from resnet_jax import create_model, load_weights
+from resnet_jax.checkpoint.directory import write_directory
 from resnet_jax.data.sources import load_source
 from resnet_jax.errors import UserError
 from resnet_jax.weights import import_weights
-from resnet_jax.weights.directory import write_directory
 from resnet_jax.weights.info import WeightsInfo, read_info
 from resnet_jax.weights.safetensors_file import write_safetensors
 
@@ -198,7 +198,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_named(write):
 )
 def test_the_likely_model_is_named(of, into, likely):
     from resnet_jax.models import variable_shapes
-    from resnet_jax.weights.likely import describe_network
+    from resnet_jax.weights.infer_architecture import describe_network
     from resnet_jax.weights.names import torch_shapes
 
     shapes = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(create_model(of))).items()}
@@ -302,9 +302,9 @@ def test_unknown_head_choice():
 def test_a_runs_checkpoints_are_read_from_any_of_its_folders(tmp_path):
     import optax
 
-    from resnet_jax.training.checkpoint import open_newest
-    from resnet_jax.training.saves import BackgroundSaves
-    from resnet_jax.training.state import create_train_state
+    from resnet_jax.checkpoint.background import BackgroundSaves
+    from resnet_jax.checkpoint.checkpointer import open_newest
+    from resnet_jax.training.train_state import create_train_state
 
     model = small()
     state = create_train_state(model, random_variables(model), optax.sgd(0.1))

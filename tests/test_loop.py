@@ -14,17 +14,17 @@ import pytest
 from PIL import Image
 from processes import TINY, records, run, start, wait_for_step
 
-from resnet_jax.cli import main
+from resnet_jax.checkpoint.checkpointer import CheckpointFolder, digest, open_best, open_newest
+from resnet_jax.cli.main import main
 from resnet_jax.config import config_from_dict, load_config
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.errors import InterruptedRunError, RunError
-from resnet_jax.evaluate import evaluate_run
-from resnet_jax.trained import restore_run
+from resnet_jax.inference.evaluate import evaluate_run
+from resnet_jax.inference.predictor import restore_run
 from resnet_jax.training import loop
-from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.programs import begin_state
+from resnet_jax.training.jit_steps import begin_state
 from resnet_jax.training.workdir import lock_workdir
 from resnet_jax.weights.load import load_weights
 

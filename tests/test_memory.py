@@ -3,10 +3,10 @@
 import jax
 import pytest
 
-from resnet_jax import memory
 from resnet_jax.benchmark.step_cost import QUICK, lower_step, make_experiment, step_config
-from resnet_jax.memory import estimate_memory, state_bytes
-from resnet_jax.training.programs import begin_state
+from resnet_jax.preflight import memory
+from resnet_jax.preflight.memory import estimate_memory, state_bytes
+from resnet_jax.training.jit_steps import begin_state
 
 TINY = {"stage_sizes": (1,), "num_filters": 4}
 # conv1 3*3*3*4, two convolutions 3*3*4*4, three norms of 2*4, fc 4*10 + 10

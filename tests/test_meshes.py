@@ -11,7 +11,7 @@ from state_dicts import plausible_variables
 
 from resnet_jax import create_model
 from resnet_jax.models import ResNet
-from resnet_jax.models.batch_axes import automatic_batch_axes, mapped_batch_axes
+from resnet_jax.ops.batch_axes import automatic_batch_axes, mapped_batch_axes
 from resnet_jax.training import create_train_state, sgd, train_step
 
 pytestmark = pytest.mark.numerics

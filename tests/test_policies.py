@@ -9,10 +9,10 @@ import pytest
 from golden_files import GOLDEN
 from PIL import Image
 
-from resnet_jax.data import image_ops, policies
-from resnet_jax.data.draws import Draws
-from resnet_jax.data.image_ops import INCREASING, WIDE_RANGES, magnitude_at
-from resnet_jax.data.policies import POLICIES, AutoAugment, ColorJitter, IncreasingRandAugment, RandAugment
+from resnet_jax.data.transforms import image_ops, policies
+from resnet_jax.data.transforms.image_ops import INCREASING, WIDE_RANGES, magnitude_at
+from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.policies import POLICIES, AutoAugment, ColorJitter, IncreasingRandAugment, RandAugment
 from resnet_jax.errors import UserError
 
 TrivialAugmentWide = policies.TrivialAugmentWide

@@ -16,22 +16,22 @@ from PIL import Image
 from processes import TINY
 from state_dicts import SMALL, small
 
-import resnet_jax.predict as prediction
+import resnet_jax.inference.predict as prediction
 from resnet_jax import save_weights
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
+from resnet_jax.cli.parser import parse
+from resnet_jax.cli.predict import _cell
 from resnet_jax.config import load_config
 from resnet_jax.data.decoding import BadImageError
+from resnet_jax.data.image_files import ImageFile, find_images
 from resnet_jax.data.sources import load_digits
-from resnet_jax.data.transforms import PREPROCESS, Preprocess
+from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
-from resnet_jax.evaluate import evaluate_run
-from resnet_jax.gradcam import explain, overlay
-from resnet_jax.image_files import ImageFile, find_images
-from resnet_jax.parser import parse
-from resnet_jax.predict import Failure, _num_rows, predict
-from resnet_jax.predict_command import _cell
-from resnet_jax.sheets import READABLE
-from resnet_jax.trained import open_run, open_weights, restore_run
+from resnet_jax.inference.evaluate import evaluate_run
+from resnet_jax.inference.gradcam import explain, overlay
+from resnet_jax.inference.predict import Failure, _num_rows, predict
+from resnet_jax.inference.predictor import open_run, open_weights, restore_run
+from resnet_jax.plotting.contact_sheet import READABLE
 from resnet_jax.training import loop
 from resnet_jax.weights.info import WeightsInfo
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resnet_jax.cli import main
-from resnet_jax.data.transforms import PREPROCESS
+from resnet_jax.cli.main import main
+from resnet_jax.data.transforms.preprocess import PREPROCESS
 from resnet_jax.errors import UserError
 from resnet_jax.weights import download, pretrained
 from resnet_jax.weights.pretrained import PRETRAINED, fetch_pretrained, find_weights, recipe_of

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from resnet_jax.process import remove_oldest
+from resnet_jax.runtime import remove_oldest
 
-CODE = "from resnet_jax.process import enable_compilation_cache; print(enable_compilation_cache())"
+CODE = "from resnet_jax.runtime import enable_compilation_cache; print(enable_compilation_cache())"
 
 
 def cache_folder(home, code=CODE, **more):
@@ -50,7 +50,7 @@ def test_the_oldest_programs_are_removed_where_all_are_too_large(tmp_path):
     assert len([*tmp_path.glob("*/*")]) == 3
     remove_oldest(tmp_path, 250)
     assert sorted(path.name for path in tmp_path.glob("*/*")) == ["middle", "newest"]
-    code = f"import resnet_jax.process as process; process.MOST_CACHED_BYTES = 0; {CODE}"
+    code = f"import resnet_jax.runtime as process; process.MOST_CACHED_BYTES = 0; {CODE}"
     cache_folder(tmp_path / "home", f"{CODE}; import jax; jax.jit(lambda x: x + 1)(1.0)")
     assert [*(tmp_path / "home/compiled").rglob("*-cache")]
     cache_folder(tmp_path / "home", code)
@@ -82,7 +82,7 @@ def test_no_cache_is_no_error(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
 def test_freed_memory_is_kept():
     code = (
-        "from resnet_jax.process import keep_freed_memory; keep_freed_memory()\n"
+        "from resnet_jax.runtime import keep_freed_memory; keep_freed_memory()\n"
         "import resource, ctypes\n"
         "def fill():\n    block = ctypes.create_string_buffer(2**27); ctypes.memset(block, 1, 2**27); del block\n"
         "fill(); before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
@@ -100,7 +100,7 @@ def test_a_run_compiles_few_programs(tmp_path):
         "def listen(event, seconds, **more):\n"
         "    if event.endswith('backend_compile_duration'): compiled.append(event)\n"
         "monitoring.register_event_duration_secs_listener(listen)\n"
-        "from resnet_jax.cli import main\n"
+        "from resnet_jax.cli.main import main\n"
         f"main(['train', '--config', 'digits', '--workdir', {str(tmp_path / 'run')!r}, '--config.num_steps=30',\n"
         "      '--config.model_args.stage_sizes=(1, 1)', '--config.validation_fraction=0.1'])\n"
         "print('compiled', len(compiled))"
@@ -113,8 +113,8 @@ def test_a_run_compiles_few_programs(tmp_path):
 
 def test_odd_images_and_letters_are_no_warnings_of_several_lines():
     code = (
-        "import io, resnet_jax.process as process; from PIL import Image; "
-        "from resnet_jax.figures import new_figure; process.prepare_process(); data = io.BytesIO(); "
+        "import io, resnet_jax.runtime as process; from PIL import Image; "
+        "from resnet_jax.plotting.figures import new_figure; process.prepare_process(); data = io.BytesIO(); "
         "Image.new('L', (40, 40)).save(data, 'PNG'); Image.MAX_IMAGE_PIXELS = 1000; Image.open(data); "
         "new_figure((1, 1), chr(0xe123)).savefig(io.BytesIO())"
     )

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.models import onednn
-from resnet_jax.models.convolution import convolve
-from resnet_jax.models.onednn import Problem
+from resnet_jax.ops import onednn
+from resnet_jax.ops.convolution import convolve
+from resnet_jax.ops.onednn import Problem
 
 needs_onednn = pytest.mark.skipif(not onednn.available(), reason="oneDNN is not installed for this machine")
 

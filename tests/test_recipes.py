@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from resnet_jax.config import configs_dir, flatten, load_config
+from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.training.experiment import build_experiment, build_schedule
-from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import begin_state, compile_train_fn
+from resnet_jax.training.jit_steps import begin_state, compile_train_fn
 
 IMAGENET = {
     "model": "resnet50", "dataset": "imagenet2012", "image_size": 224, "mean": (0.485, 0.456, 0.406),

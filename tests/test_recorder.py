@@ -9,9 +9,9 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from resnet_jax.errors import NonFiniteError, RunError
-from resnet_jax.training import recorder as module
+from resnet_jax.training import metric_writer as module
 from resnet_jax.training.events import EventLog
-from resnet_jax.training.recorder import MetricSums, Recorder
+from resnet_jax.training.metric_writer import MetricSums, Recorder
 
 
 def metrics(loss):

@@ -14,18 +14,19 @@ import pytest
 from PIL import Image
 from state_dicts import SMALL, small
 
-from resnet_jax import figures, save_weights
-from resnet_jax import report as report_module
-from resnet_jax.cli import main
-from resnet_jax.data.transforms import Preprocess
-from resnet_jax.evaluate import evaluate_weights
-from resnet_jax.judgement import Judgement
-from resnet_jax.report_figures import _largest_in, _short, draw_calibration, draw_confusion
-from resnet_jax.sheets import READABLE, draw_sheet
+from resnet_jax import save_weights
+from resnet_jax.cli.main import main
+from resnet_jax.data.transforms.preprocess import Preprocess
+from resnet_jax.distributed.mesh import make_mesh, replicated
+from resnet_jax.distributed.preemption import Interruption
+from resnet_jax.inference import report as report_module
+from resnet_jax.inference.classification_metrics import Judgement
+from resnet_jax.inference.evaluate import evaluate_weights
+from resnet_jax.plotting import figures
+from resnet_jax.plotting.contact_sheet import READABLE, draw_sheet
+from resnet_jax.plotting.report_figures import _largest_in, _short, draw_calibration, draw_confusion
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.interruption import Interruption
-from resnet_jax.training.mesh import make_mesh, replicated
-from resnet_jax.training.steps import eval_step, judge_step
+from resnet_jax.training.train_step import eval_step, judge_step
 from resnet_jax.weights.info import WeightsInfo
 
 # Its logits are the images' first row, whose channels are the same.

@@ -9,8 +9,8 @@ import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.weights.files import open_weights_file
+from resnet_jax.weights.lazy_tensor import DTYPES, ByteRange
 from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors
-from resnet_jax.weights.stored import DTYPES, ByteRange
 
 NUMBERS = np.arange(24, dtype=np.float32)
 

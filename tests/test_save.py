@@ -9,7 +9,7 @@ from golden import weights
 from state_dicts import assert_equal, random_variables, small, state_dict
 
 from resnet_jax import load_preprocess, load_weights, save_weights
-from resnet_jax.data.transforms import PREPROCESS
+from resnet_jax.data.transforms.preprocess import PREPROCESS
 from resnet_jax.errors import UserError
 from resnet_jax.weights.info import WeightsInfo, read_info
 from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors

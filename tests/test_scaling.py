@@ -17,7 +17,7 @@ from resnet_jax.benchmark.scaling import (
     scaling,
     step_times,
 )  # fmt: skip
-from resnet_jax.cli import main
+from resnet_jax.cli.main import main
 
 NET = Network(macs=4_000_000_000, activations=10_000_000, parameters=25_000_000, statistics=50_000, num_norms=50)
 

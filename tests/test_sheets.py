@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from resnet_jax.errors import UserError
-from resnet_jax.sheets import (
+from resnet_jax.plotting.contact_sheet import (
     BAR_COLOR,
     COMPACT,
     READABLE,

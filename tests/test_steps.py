@@ -25,8 +25,8 @@ from resnet_jax.training import (
     sgd,
     train_step,
 )
-from resnet_jax.training.metrics import Loss, binary_cross_entropy, masked_mean, softmax_cross_entropy
-from resnet_jax.training.state import Averaging
+from resnet_jax.training.losses import Loss, binary_cross_entropy, masked_mean, softmax_cross_entropy
+from resnet_jax.training.train_state import Averaging
 
 TINY = ResNet(stage_sizes=(1, 1), num_filters=4, stem="cifar", num_classes=3)
 BATCH = {

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from resnet_jax.summary import count_macs, summarize
+from resnet_jax.models.summary import count_macs, summarize
 
 
 @pytest.mark.parametrize(

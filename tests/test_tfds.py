@@ -15,7 +15,7 @@ from PIL import Image
 from processes import records, run, without_tensorflow
 
 from resnet_jax.data.sources import Reading, load_source
-from resnet_jax.data.tfds import manual_dir
+from resnet_jax.data.tfds.records import manual_dir
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 
@@ -112,7 +112,7 @@ def test_damaged_archive_is_named_with_what_it_should_be(tmp_path):
 
 
 def test_missing_tensorflow_is_told_with_how_to_install_it(tmp_path):
-    code = "import sys; from resnet_jax.data.tfds import prepare; prepare('cifar10', sys.argv[1], {})"
+    code = "import sys; from resnet_jax.data.tfds.records import prepare; prepare('cifar10', sys.argv[1], {})"
     environment = {**os.environ, "PYTHONPATH": str(without_tensorflow(tmp_path))}
     command = [sys.executable, "-c", code, str(tmp_path / "data")]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

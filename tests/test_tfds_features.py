@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data.tfds import load_arrays, open_records
+from resnet_jax.data.tfds.records import load_arrays, open_records
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 import tensorflow_datasets as tfds

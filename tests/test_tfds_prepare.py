@@ -9,7 +9,7 @@ import time
 import imagenet_archive
 import pytest
 
-from resnet_jax.data.tfds import manual_dir, open_records, split_names
+from resnet_jax.data.tfds.records import manual_dir, open_records, split_names
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 
@@ -46,7 +46,7 @@ def test_stopping_the_parent_ends_a_preparation_and_leaves_nothing_half_prepared
     wnids = ("n01440764", "n01443537", "n01484850", "n01491361")
     names = [f"{wnid}_{i}.JPEG" for wnid in wnids for i in range(2500)]  # takes seconds
     imagenet_archive.write(manual_dir(str(tmp_path)), dict.fromkeys(names, b"x"), [b"y"])
-    code = "import sys; from resnet_jax.data.tfds import split_names; split_names('imagenet2012', sys.argv[1])"
+    code = "import sys; from resnet_jax.data.tfds.records import split_names; split_names('imagenet2012', sys.argv[1])"
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL)
     wait_until(lambda: list(tmp_path.glob("imagenet2012/incomplete.*")))
     parent.send_signal(signal.SIGTERM)

@@ -12,8 +12,8 @@ from pathlib import Path
 import imagenet_archive
 import pytest
 
-from resnet_jax.data.tfds import load_arrays, manual_dir, open_records, split_names
-from resnet_jax.data.tfrecord import TfRecords, masked_crc32c
+from resnet_jax.data.tfds.records import load_arrays, manual_dir, open_records, split_names
+from resnet_jax.data.tfds.tfrecord import TfRecords, masked_crc32c
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 import tensorflow_datasets as tfds
@@ -106,7 +106,7 @@ def test_eight_threads_read_what_one_reads(imagenet):
 def test_reading_imports_no_tensorflow(imagenet):
     code = """
 import sys
-from resnet_jax.data.tfds import open_records
+from resnet_jax.data.tfds.records import open_records
 before = "tensorflow_datasets" in sys.modules
 records = open_records("imagenet2012", "train", sys.argv[1])
 records.read(0)
@@ -168,7 +168,7 @@ WRITE_TFRECORD = """
 import sys
 from pathlib import Path
 import tensorflow as tf
-from resnet_jax.data.tfds import open_records
+from resnet_jax.data.tfds.records import open_records
 
 folder = Path(sys.argv[1]) / "imagenet2012/5.1.0"
 for split in ("train", "validation"):
@@ -212,7 +212,7 @@ def test_set_prepared_as_tfrecord_is_read_as_one_prepared_as_array_record(imagen
 
 def test_tfrecord_is_read_without_tensorflow(as_tfrecord):
     code = (
-        "import sys; from resnet_jax.data.tfds import open_records; "
+        "import sys; from resnet_jax.data.tfds.records import open_records; "
         "print(len(open_records('imagenet2012', 'train', sys.argv[1]).read(1)[0]), 'tensorflow' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code, str(as_tfrecord)], capture_output=True, text=True, check=True)

@@ -18,8 +18,8 @@ from torch_files import Call, Name, Persistent, Raw, legacy_file, opcodes, pickl
 
 from resnet_jax.errors import UserError
 from resnet_jax.weights.files import open_weights_file
-from resnet_jax.weights.stored import ByteRange, StoredTensor, Unreadable
-from resnet_jax.weights.torch_file import open_torch_file
+from resnet_jax.weights.lazy_tensor import ByteRange, StoredTensor, Unreadable
+from resnet_jax.weights.torch.file import open_torch_file
 
 GOLDEN = Path(__file__).parent / "golden"
 DIGITS = GOLDEN / "digits-resnet20.pth"

@@ -8,10 +8,10 @@ from golden_files import GOLDEN
 from PIL import Image
 
 from resnet_jax.data.decoding import ArrayImage, EncodedImage
-from resnet_jax.data.draws import Draws
-from resnet_jax.data.resize import make_resize, resize_antialiased, resize_bilinear
-from resnet_jax.data.training_transform import RandomResizedCrop, TrainingTransform
-from resnet_jax.data.transforms import Preprocess
+from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.preprocess import Preprocess
+from resnet_jax.data.transforms.resize import make_resize, resize_antialiased, resize_bilinear
+from resnet_jax.data.transforms.training import RandomResizedCrop, TrainingTransform
 from resnet_jax.errors import UserError
 
 

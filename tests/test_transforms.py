@@ -8,7 +8,7 @@ import pytest
 from golden_files import GOLDEN
 from PIL import Image
 
-from resnet_jax.data.transforms import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess, TenCrop
+from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess, TenCrop
 from resnet_jax.errors import UserError
 
 V1, V2, CIFAR = (PREPROCESS[name] for name in ("IMAGENET1K_V1", "IMAGENET1K_V2", "CIFAR"))

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from resnet_jax.warning import warn, warn_once
+from resnet_jax.distributed.processes import warn, warn_once
 
 
 @pytest.mark.parametrize(("process", "line"), [(0, "warning: a\n"), (1, "")])

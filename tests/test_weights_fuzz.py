@@ -16,8 +16,8 @@ from resnet_jax import load_weights
 from resnet_jax.errors import UserError
 from resnet_jax.models import variable_shapes
 from resnet_jax.weights.files import open_weights_file
+from resnet_jax.weights.lazy_tensor import StoredTensor
 from resnet_jax.weights.safetensors_file import write_safetensors
-from resnet_jax.weights.stored import StoredTensor
 
 NUM_EXAMPLES = int(os.environ.get("RESNET_JAX_FUZZ_EXAMPLES", "500"))
 MAX_ELEMENTS = 10_000

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 from processes import TINY, records
 
-from resnet_jax.locking import _LOCKED_BYTE
+from resnet_jax.filesystem import _LOCKED_BYTE
 
 
 def test_a_run_trains_resumes_evaluates_and_predicts_without_what_windows_lacks(tmp_path):

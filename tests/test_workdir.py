@@ -10,7 +10,7 @@ import pytest
 
 from resnet_jax.errors import RunError
 from resnet_jax.training import workdir as module
-from resnet_jax.training.workdir import LOCK_FILE, MetricsLog, lock_workdir, write_atomically
+from resnet_jax.training.workdir import LOCK_FILE, MetricsLog, lock_workdir, write_text
 
 FIELDS = {"seed": 0, "augment.flip": True, "mean": [0.5, 0.5], "num_epochs": 3}
 STORED = {"seed": 0, "augment": {"flip": True}, "mean": [0.5, 0.5], "num_epochs": 3}
@@ -148,21 +148,21 @@ def test_workdir_that_is_made_is_the_users_alone(tmp_path, capsys):
 
 def test_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
-    write_atomically(path, "one")
+    write_text(path, "one")
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match=r"config.json could not be written: No space left on device"):
-        write_atomically(path, "two")
+        write_text(path, "two")
     assert path.read_text() == "one"
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_files_are_replaced_whole(tmp_path):
     path = tmp_path / "config.json"
-    write_atomically(path, "one")
-    write_atomically(path, "two")
+    write_text(path, "one")
+    write_text(path, "two")
     assert path.read_text() == "two"
     assert [re.sub("partial.*", "", file.name) for file in tmp_path.iterdir()] == ["config.json"]

@@ -19,8 +19,8 @@ from resnet_jax.benchmark.step_process import measure_step_cost
 from resnet_jax.benchmark.torch_process import TorchProcess
 from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second, torch_spec
 from resnet_jax.errors import UserError, choose
-from resnet_jax.machine import peak_memory
 from resnet_jax.models.resnet import DTYPES
+from resnet_jax.runtime import peak_memory
 
 __all__ = ["benchmark", "measure_data", "measure_loop", "measure_saving", "measure_step_cost", "scaling"]
 

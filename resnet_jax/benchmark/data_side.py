@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from resnet_jax.process import keep_freed_memory
+from resnet_jax.runtime import keep_freed_memory
 
 # The batches of a measurement, from its number: 1, 2, ...
 Run = Callable[[int], Iterable[Any]]
@@ -50,7 +50,7 @@ def ours(spec: dict[str, Any]) -> Run:
     from resnet_jax.data.prefetch import prefetch
     from resnet_jax.data.sources import Reading
     from resnet_jax.data.threads import DecodeThreads
-    from resnet_jax.data.training_transform import RandomResizedCrop, TrainingTransform
+    from resnet_jax.data.transforms.training import RandomResizedCrop, TrainingTransform
 
     files = _repeated(spec)
     none = np.zeros(len(files), np.int64)
@@ -98,8 +98,8 @@ def read_by_pillow(path: str, size: int, sample: int) -> int:
     """One image as torchvision makes it; the number of its bytes."""
     from PIL import Image
 
-    from resnet_jax.data.draws import Draws
-    from resnet_jax.data.training_transform import RandomResizedCrop
+    from resnet_jax.data.transforms.keyed_random import Draws
+    from resnet_jax.data.transforms.training import RandomResizedCrop
 
     with open(path, "rb") as file:
         image = Image.open(io.BytesIO(file.read())).convert("RGB")

@@ -10,12 +10,12 @@ import jax
 from ml_collections import ConfigDict
 
 from resnet_jax.config import default_config
+from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.errors import UserError
 from resnet_jax.models import default_image_size
 from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.jit_steps import begin_state, compile_train_fn
 from resnet_jax.training.loop import train
-from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import begin_state, compile_train_fn
 
 NUM_BATCHES = 50
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import jax
 
+from resnet_jax.checkpoint.background import BackgroundSaves
+from resnet_jax.checkpoint.checkpointer import open_newest
+from resnet_jax.checkpoint.manifest import leaf_digests
 from resnet_jax.config import default_config
+from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import UserError
 from resnet_jax.models import create_model
-from resnet_jax.training.checkpoint import open_newest
-from resnet_jax.training.mesh import make_mesh
+from resnet_jax.training.jit_steps import initial_state
 from resnet_jax.training.optimizer import sgd
-from resnet_jax.training.programs import initial_state
-from resnet_jax.training.saves import BackgroundSaves
-from resnet_jax.weights.manifest import leaf_digests
 
 
 def measure_saving(model: str, num_saves: int = 7, folder: Path | None = None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from resnet_jax.errors import choose
 from resnet_jax.models import create_model, variable_shapes
-from resnet_jax.summary import count_macs, num_elements, num_product_elements
+from resnet_jax.models.summary import count_macs, num_elements, num_product_elements
 
 GPUS_PER_NODE = 8
 NUM_GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)

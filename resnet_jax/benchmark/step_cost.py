@@ -19,12 +19,12 @@ from resnet_jax.benchmark.collectives import collectives, total_by_kind
 from resnet_jax.config import default_config
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
+from resnet_jax.distributed.mesh import replicated, split_by_rows
 from resnet_jax.errors import UserError
 from resnet_jax.models import create_model, default_image_size
-from resnet_jax.summary import count_macs, num_elements
+from resnet_jax.models.summary import count_macs, num_elements
 from resnet_jax.training.experiment import Experiment, build_experiment
-from resnet_jax.training.mesh import replicated, split_by_rows
-from resnet_jax.training.programs import begin_state, compile_train_fn
+from resnet_jax.training.jit_steps import begin_state, compile_train_fn
 
 BYTES = 4  # of a parameter, a statistic and a metric: float32 in every dtype but float64
 NUM_METRIC_SUMS = 2  # the sums over the batch that the metrics need beside the gradients: loss, correct rows

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from resnet_jax.machine import peak_memory
+from resnet_jax.runtime import peak_memory
 
 # So small that a benchmark's few steps on one batch stay in ordinary numbers: gradients that vanish become subnormal,
 # with which CPUs are slow.

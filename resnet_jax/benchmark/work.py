@@ -14,7 +14,7 @@ import optax
 from resnet_jax.errors import UserError
 from resnet_jax.models import BatchNorm, BottleneckBlock, Conv, create_model, default_image_size, fold_batch_norm
 from resnet_jax.models.resnet import DTYPES
-from resnet_jax.summary import count_macs
+from resnet_jax.models.summary import count_macs
 from resnet_jax.training import create_train_state, sgd, train_step
 
 Array = jax.Array

@@ -1,9 +1,9 @@
 """Where images come from and how a batch is made of them; knows nothing of models or training."""
 
-from resnet_jax.data.augment import augment, image_keys, normalize
 from resnet_jax.data.batches import EvalBatches, TrainBatches, epoch_order
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Reading, hold_out, load_source, load_splits
+from resnet_jax.data.transforms.augment import augment, image_keys, normalize
 
 __all__ = [
     "ArraySource",

@@ -1,6 +1,6 @@
 """Encoded images by index, decoded by threads when a batch asks for them; bad ones raise, or are counted."""
 
-import sys
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -11,11 +11,13 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError, EncodedImage
-from resnet_jax.data.draws import Draws
 from resnet_jax.data.source import Examples, Keys, Transform, digest_of
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.transforms import Preprocess, TenCrop
+from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
 from resnet_jax.errors import UserError, shown
+
+logger = logging.getLogger(__name__)
 
 NO_GOOD_IMAGE = "not one image of the data set can be read"
 
@@ -66,7 +68,7 @@ class BadImages:
                     f"the last: {error}"
                 ) from error
             self.names.add(error.name)
-            print(f"warning: skipped ({len(self.names)} of at most {self.limit}): {error}", file=sys.stderr, flush=True)
+            logger.warning(f"skipped ({len(self.names)} of at most {self.limit}): {error}")
 
     def known(self) -> list[str]:
         """The names of the bad ones so far, in order."""
@@ -91,10 +93,10 @@ class BadImages:
         with self._lock:
             told, self._rotation_told = self._rotation_told, True
         if not told:
-            print(
-                f"warning: {shown(name)} asks by EXIF to be rotated; it and others like it are left as they are, as "
-                f"torchvision does{self.rotation_hint}", file=sys.stderr, flush=True,
-            )  # fmt: skip
+            logger.warning(
+                f"{shown(name)} asks by EXIF to be rotated; it and others like it are left as they are, as torchvision "
+                f"does{self.rotation_hint}"
+            )
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.decoding import ArrayImage, DecodableImage
-from resnet_jax.data.draws import Draws
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.transforms import Preprocess, TenCrop
+from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
 
 
 class Transform(Protocol):

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.data import tfds
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
 from resnet_jax.data.folder import FolderImages, FolderTree, scan_folder
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.tfds_builder import UnknownSetError, set_names
+from resnet_jax.data.tfds import records as tfds
+from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.transforms import PREPROCESS, Preprocess, TenCrop
+from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess, TenCrop
 from resnet_jax.errors import UserError, choose, suggestion
 
 DIGITS_NAMES = tuple("0123456789")

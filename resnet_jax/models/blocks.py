@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from resnet_jax.models.convolution import subsample
 from resnet_jax.models.layers import BatchNorm, Conv, SqueezeExcite, average_pool, stochastic_depth
+from resnet_jax.ops.convolution import subsample
 
 Array = jax.Array
 Layer = Callable[..., nn.Module]

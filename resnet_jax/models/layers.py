@@ -14,7 +14,7 @@ from jax.lax import stop_gradient
 from jax.nn import initializers
 
 from resnet_jax.errors import UserError
-from resnet_jax.models.convolution import convolve
+from resnet_jax.ops.convolution import convolve
 
 Array = jax.Array
 Dtype = Any

@@ -15,9 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UserError, choose
-from resnet_jax.models.batch_axes import automatic_batch_axes, mapped_batch_axes
 from resnet_jax.models.blocks import BLOCKS, SHORTCUTS, Layer
-from resnet_jax.models.convolution import CONV_IMPLS
 from resnet_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -29,6 +27,8 @@ from resnet_jax.models.layers import (
     max_pool,
     torch_linear_init,
 )
+from resnet_jax.ops.batch_axes import automatic_batch_axes, mapped_batch_axes
+from resnet_jax.ops.convolution import CONV_IMPLS
 
 Array = jax.Array
 
@@ -134,7 +134,7 @@ class ResNet(nn.Module):
     dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
         JAX_ENABLE_X64=1).
     remat: the backward pass computes each block again instead of keeping its activations: less memory, more time.
-    conv_impl: "auto" | "xla" | "cpu", see resnet_jax.models.convolution.
+    conv_impl: "auto" | "xla" | "cpu", see resnet_jax.ops.convolution.
     trainable: "all" | "stage1" | "stage2" ... (that stage and what follows) | "head" (the last layer): what transfer
         learning trains. All before computes in training as in evaluation, statistics included; its variables get no
         gradient, and none is computed for them: `frozen_layers`, `param_labels`.

@@ -2,10 +2,10 @@
 
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
+from resnet_jax.training.precise_batch_norm import precise_batch_stats
 from resnet_jax.training.schedule import make_schedule
-from resnet_jax.training.state import TrainState, create_train_state
-from resnet_jax.training.statistics import precise_batch_stats
-from resnet_jax.training.steps import accumulate, begin_accumulation, eval_step, finish_accumulation, train_step
+from resnet_jax.training.train_state import TrainState, create_train_state
+from resnet_jax.training.train_step import accumulate, begin_accumulation, eval_step, finish_accumulation, train_step
 
 __all__ = [
     "TrainState",

@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
+from resnet_jax.distributed.mesh import shard_batch
+from resnet_jax.distributed.preemption import Interruption
 from resnet_jax.errors import UserError
-from resnet_jax.training.interruption import Interruption
-from resnet_jax.training.mesh import shard_batch
 
 Sums = Mapping[str, Any]
 

@@ -13,20 +13,15 @@ from resnet_jax.data.batches import TrainBatches
 from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.source import Source
 from resnet_jax.data.sources import Splits
-from resnet_jax.data.transforms import Preprocess
+from resnet_jax.data.transforms.preprocess import Preprocess
+from resnet_jax.distributed.mesh import check_batch_size, make_mesh
+from resnet_jax.distributed.processes import warn_once
 from resnet_jax.errors import UserError, choose
 from resnet_jax.models import ResNet, create_model
-from resnet_jax.training.finetune import check_finetune, finetune_arguments, learning_rate_factors
-from resnet_jax.training.images import (
-    Normalization,
-    encoded_preprocess,
-    load_images,
-    make_normalization,
-)
-from resnet_jax.training.mesh import check_batch_size, make_mesh
+from resnet_jax.training.finetuning import check_finetune, finetune_arguments, learning_rate_factors
+from resnet_jax.training.images import Normalization, encoded_preprocess, load_images, make_normalization
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
 from resnet_jax.training.schedule import SCHEDULES, Schedule, make_schedule
-from resnet_jax.warning import warn_once
 
 Array = jax.Array
 

@@ -1,6 +1,6 @@
 """Pooled features instead of images: what a run that trains the head alone, on images as they are, computes once."""
 
-import sys
+import logging
 import time
 from dataclasses import dataclass, replace
 from typing import Self
@@ -11,15 +11,17 @@ import numpy as np
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.encoded import NO_GOOD_IMAGE
 from resnet_jax.data.source import Examples, Keys, Source, Transform
+from resnet_jax.distributed.preemption import Interruption
 from resnet_jax.errors import UserError
 from resnet_jax.models import variable_shapes
 from resnet_jax.models.resnet import HEAD
 from resnet_jax.training.evaluation import batch_results
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import augments
-from resnet_jax.training.interruption import Interruption
-from resnet_jax.training.programs import compile_features_fn
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.jit_steps import compile_features_fn
+from resnet_jax.training.train_state import TrainState
+
+logger = logging.getLogger(__name__)
 
 # Features of more images are computed anew in each epoch: they lie in the memory of every process.
 MAX_BYTES = 2**32
@@ -97,7 +99,7 @@ def with_features(experiment: Experiment, state: TrainState, interruption: Inter
     config, mesh = experiment.config, experiment.mesh
     head = state.params[HEAD]["kernel"]
     began, num_images = time.monotonic(), sum(map(len, _sources(experiment)))
-    _say(f"the frozen network's features of {num_images:,} images are computed once, for all epochs")
+    _log(f"the frozen network's features of {num_images:,} images are computed once, for all epochs")
     program = compile_features_fn(experiment.model, experiment.normalization, config.dtype, mesh)
     watched = interruption.watch(program, mesh)
 
@@ -116,7 +118,7 @@ def with_features(experiment: Experiment, state: TrainState, interruption: Inter
 
     train = features_of(experiment.batches.source)
     validation, test = (source and features_of(source) for source in (experiment.validation, experiment.test))
-    _say(f"they took {time.monotonic() - began:.1f} s; the head is trained on them")
+    _log(f"they took {time.monotonic() - began:.1f} s; the head is trained on them")
     batches = replace(experiment.batches, source=train)
     return replace(experiment, batches=batches, validation=validation, test=test, from_features=True)
 
@@ -126,6 +128,6 @@ def _sources(experiment: Experiment) -> list[Source]:
     return [source for source in sources if source is not None]
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+        logger.info(text)

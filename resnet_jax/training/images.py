@@ -10,18 +10,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.config import check_effects
-from resnet_jax.data.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
 from resnet_jax.data.encoded import BadImages, EncodedSource
-from resnet_jax.data.policies import POLICIES, ColorJitter
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import Reading, Splits, load_source, load_splits, split_names
-from resnet_jax.data.tfds import NoLabelsError
+from resnet_jax.data.tfds.records import NoLabelsError
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.training_transform import Operation, RandomResizedCrop, TrainingTransform
-from resnet_jax.data.transforms import Preprocess
+from resnet_jax.data.transforms.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
+from resnet_jax.data.transforms.policies import POLICIES, ColorJitter
+from resnet_jax.data.transforms.preprocess import Preprocess
+from resnet_jax.data.transforms.training import Operation, RandomResizedCrop, TrainingTransform
+from resnet_jax.distributed.processes import warn_once
 from resnet_jax.errors import UserError, choose
-from resnet_jax.field_effects import KnownImages
-from resnet_jax.warning import warn_once
+from resnet_jax.training.field_effects import KnownImages
 
 Array = jax.Array
 

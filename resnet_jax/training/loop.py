@@ -18,24 +18,28 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from resnet_jax.checkpoint.arrays import load_orbax
+from resnet_jax.checkpoint.background import BackgroundSaves
+from resnet_jax.checkpoint.checkpointer import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.config import to_json
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.data.sources import Splits, missing_classes
+from resnet_jax.distributed.mesh import shard_batch
+from resnet_jax.distributed.preemption import Interruption, catch_interruptions
+from resnet_jax.distributed.processes import warn
+from resnet_jax.distributed.sync import check_same, from_first, gather, together
 from resnet_jax.errors import InterruptedRunError, RunError, UserError
-from resnet_jax.process import versions
+from resnet_jax.filesystem import write_text
+from resnet_jax.runtime import versions
 from resnet_jax.training import workdir as folder
-from resnet_jax.training.agreement import check_same, from_first, gather, together
-from resnet_jax.training.cadence import Cadence
-from resnet_jax.training.checkpoint import CheckpointFolder, digest, open_best, open_newest
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.features import with_features
-from resnet_jax.training.initial import Variables, load_initial
-from resnet_jax.training.interruption import Interruption, catch_interruptions
-from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
-from resnet_jax.training.recorder import MetricSums, Recorder, begin_log
+from resnet_jax.training.init_weights import Variables, load_initial
+from resnet_jax.training.jit_steps import begin_state, compile_eval_fn, compile_judged_fn, compile_train_fn
+from resnet_jax.training.metric_writer import MetricSums, Recorder, begin_log
+from resnet_jax.training.periods import Cadence
 from resnet_jax.training.resume import (
     best_accuracy_of,
     check_images,
@@ -44,10 +48,7 @@ from resnet_jax.training.resume import (
     restore_last,
     warn_of_another_schedule,
 )
-from resnet_jax.training.saves import BackgroundSaves
-from resnet_jax.training.state import TrainState
-from resnet_jax.warning import warn
-from resnet_jax.weights.items import load_orbax
+from resnet_jax.training.train_state import TrainState
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _run(
     if restored is None and from_first((workdir / folder.METRICS_FILE).exists):
         # Before the new config is there: by the old one `check_run` knows how far a start without a checkpoint got.
         from_first(lambda: begin_log(workdir, step, keep_later=True))
-    from_first(lambda: folder.write_atomically(workdir / folder.CONFIG_FILE, to_json(config)))
+    from_first(lambda: write_text(workdir / folder.CONFIG_FILE, to_json(config)))
     best_accuracy = best_accuracy_of(best, state)
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)

@@ -1,10 +1,15 @@
-"""What a run shows while it works, on standard error: a live bar on a terminal, plain lines elsewhere."""
+"""What a run shows while it works: a live bar where standard error is a terminal, logged lines elsewhere."""
 
+import logging
 import sys
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from resnet_jax.formatting import format_seconds
+
+logger = logging.getLogger(__name__)
 
 
 class ProgressDisplay:
@@ -43,8 +48,9 @@ class ProgressDisplay:
             self.say(f"{self._position(step)}  {self._status(loss, accuracy, images_per_second, seconds_left)}")
 
     def say(self, line: str) -> None:
-        """A line of its own, above the bar."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        """Logs a line; a handler that prints it on standard error finds it above the bar."""
+        if not self._console.quiet:
+            logger.info(line)
 
     def _position(self, step: int) -> str:
         num_epochs = -(-self._num_steps // self._steps_per_epoch)
@@ -55,10 +61,3 @@ class ProgressDisplay:
     def _status(loss: float, accuracy: float, images_per_second: float, seconds_left: float) -> str:
         rate = f"{images_per_second:.0f} images/s  {format_seconds(seconds_left)} left" if images_per_second else ""
         return f"loss {loss:.4f}  accuracy {accuracy:.4f}  {rate}".rstrip()
-
-
-def format_seconds(seconds: float) -> str:
-    """`1:02:03`, or `2:03` under an hour."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -6,17 +6,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from resnet_jax.checkpoint.checkpointer import CheckpointFolder, open_best, open_newest
+from resnet_jax.checkpoint.manifest import DamagedCheckpointError, read_manifest
 from resnet_jax.config import config_from_dict, default_config, flatten
+from resnet_jax.distributed.processes import warn
+from resnet_jax.distributed.sync import from_first
 from resnet_jax.errors import UserError
-from resnet_jax.field_effects import KnownImages, fields_without_effect
-from resnet_jax.process import versions
-from resnet_jax.training.agreement import from_first
-from resnet_jax.training.checkpoint import CheckpointFolder, open_best, open_newest
+from resnet_jax.runtime import versions
 from resnet_jax.training.experiment import Experiment, build_schedule
-from resnet_jax.training.state import TrainState
+from resnet_jax.training.field_effects import KnownImages, fields_without_effect
+from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record, read_config
-from resnet_jax.warning import warn
-from resnet_jax.weights.manifest import DamagedCheckpointError, read_manifest
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (

@@ -3,19 +3,20 @@
 import contextlib
 import itertools
 import json
+import logging
 import os
 import shutil
 import socket
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import RunError, UserError
-from resnet_jax.locking import try_lock, unlock
-from resnet_jax.weights.target import PARTIAL, sync_path
+from resnet_jax.errors import UserError
+from resnet_jax.filesystem import PARTIAL, sync_path, try_lock, unlock, write_text, writing
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -52,12 +53,7 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
     if not existing.is_dir():
         raise UserError(f"workdir {workdir}: {existing} is a file; choose another --workdir")
     if not (workdir / CONFIG_FILE).exists():
-        ours = (LOCK_FILE, CONFIG_FILE + PARTIAL)  # what a start that was killed at once leaves
-        others = [
-            path.name
-            for path in workdir.iterdir()
-            if path.name not in ours and not (path.is_dir() and not any(path.iterdir()))
-        ]
+        others = [path.name for path in workdir.iterdir() if not _is_left_by_a_start(path)]
         if others:
             raise UserError(
                 f"workdir {workdir} is no run's: it holds {others[0]!r} but no {CONFIG_FILE}; choose another --workdir"
@@ -89,10 +85,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
     try:
         workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid") and workdir.stat().st_mode & stat.S_IWOTH:
-            print(
-                f"warning: everybody may write in workdir {workdir}, and what is there is believed: chmod o-w",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            logger.warning(f"everybody may write in workdir {workdir}, and what is there is believed: chmod o-w")
         lock = (workdir / LOCK_FILE).open("a+")
     except OSError as error:
         raise UserError(f"workdir {workdir} cannot be written to ({error.strerror}): choose another") from None
@@ -147,31 +140,6 @@ def wait_for_workdir(workdir: Path, num_seconds: float = 120.0) -> None:
         time.sleep(0.5)
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into a RunError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise RunError(f"{path} could not be written: {error.strerror or error}") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file at once: after a crash it holds either the old text or the new. Raises RunError if it cannot."""
-    partial = path.with_name(path.name + PARTIAL)
-    with writing(path):
-        try:
-            with partial.open("w", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-            sync_path(path.parent)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-
-
 class MetricsLog:
     """The records of `metrics.jsonl`, one JSON object a line, each with "step" and "epoch"."""
 
@@ -186,9 +154,7 @@ class MetricsLog:
         if records is None and self.path.exists():
             self.records, self.num_damaged = _parse(self.path.read_bytes())
             if self.num_damaged:
-                print(
-                    f"warning: {self.path}: {self.num_damaged} damaged lines are left out", file=sys.stderr, flush=True
-                )
+                logger.warning(f"{self.path}: {self.num_damaged} damaged lines are left out")
 
     def keep_copy(self) -> Path:
         """Copies the file to the first free of `metrics-1.jsonl`, `metrics-2.jsonl` … and returns that."""
@@ -202,7 +168,7 @@ class MetricsLog:
     def forget_after(self, step: int) -> None:
         """Drop the records of later steps than `step`: they are about to be made again."""
         self.records = [record for record in self.records if record["step"] <= step]
-        write_atomically(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
+        write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def append(self, record: Record) -> None:
         """Add a record, on disk when this returns. Raises RunError if it cannot be written."""
@@ -219,6 +185,12 @@ class MetricsLog:
             if record["step"] == step and f"{prefix}accuracy" in record:
                 return {name.removeprefix(prefix): record[name] for name in record if name.startswith(prefix)}
         return None
+
+
+def _is_left_by_a_start(path: Path) -> bool:
+    """Returns whether a start that was killed at once may have left a file or folder of a workdir."""
+    is_partial_config = path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == PARTIAL
+    return path.name == LOCK_FILE or is_partial_config or (path.is_dir() and not any(path.iterdir()))
 
 
 def last_record(workdir: Path) -> Record | None:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import UserError
+from resnet_jax.weights.lazy_tensor import reading
 from resnet_jax.weights.safetensors_file import MAX_HEADER_BYTES, open_safetensors
-from resnet_jax.weights.stored import reading
-from resnet_jax.weights.torch_file import ZIP_MAGIC, open_torch_file
+from resnet_jax.weights.torch.file import ZIP_MAGIC, open_torch_file
 
 HEAD_BYTES = 64
 # How other files begin that are taken for checkpoints, and what to do about them.

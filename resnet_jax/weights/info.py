@@ -8,15 +8,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.data.transforms import PREPROCESS, Preprocess
+from resnet_jax.checkpoint.directory import read_info_text
+from resnet_jax.checkpoint.manifest import INFO_FILE
+from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
+from resnet_jax.filesystem import expand
 from resnet_jax.models import ResNet, create_model
-from resnet_jax.paths import expand
-from resnet_jax.weights.directory import read_info_text
 from resnet_jax.weights.files import open_weights_file
-from resnet_jax.weights.manifest import INFO_FILE
+from resnet_jax.weights.lazy_tensor import reading
 from resnet_jax.weights.pretrained import PRETRAINED, recipe_of
-from resnet_jax.weights.stored import reading
 
 METADATA_KEY = "resnet_jax"  # of a safetensors file
 FORMAT = 1

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from resnet_jax.checkpoint.directory import read_directory
 from resnet_jax.errors import UserError, choose
+from resnet_jax.filesystem import expand
 from resnet_jax.models import ResNet, create_model, variable_shapes
 from resnet_jax.models.resnet import DTYPES, make_dense
-from resnet_jax.paths import expand
-from resnet_jax.weights.directory import read_directory
+from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.pretrained import fetch_pretrained
 from resnet_jax.weights.report import Report, compare, complaint
 from resnet_jax.weights.state_dict import StateDict, Tensor, read_state_dict
-from resnet_jax.weights.stored import Unreadable
 
 HEAD_CHOICES = ("strict", "reset")
 ALIGNMENT = 64  # bytes

@@ -2,17 +2,18 @@
 
 import contextlib
 import hashlib
+import logging
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from resnet_jax.errors import UserError, suggestion
-from resnet_jax.locking import lock, try_lock, unlock
-from resnet_jax.paths import expand
-from resnet_jax.process import home
+from resnet_jax.filesystem import expand, lock, try_lock, unlock
+from resnet_jax.runtime import home
 from resnet_jax.weights.download import download, forget_partial, partial_of
+
+logger = logging.getLogger(__name__)
 
 # (name, tag) -> file, from torchvision/models/resnet.py; its last eight hex digits begin the file's SHA-256.
 PRETRAINED = {
@@ -150,7 +151,7 @@ def _lock(path: Path) -> Iterator[None]:
     """Hold the download of `path`, after whoever holds it now; the operating system frees it whatever happens."""
     with path.with_name(path.name + ".lock").open("w") as file:
         if not try_lock(file):
-            print(f"waiting for another process that downloads {path}", file=sys.stderr, flush=True)
+            logger.info(f"waiting for another process that downloads {path}")
             lock(file)
         try:
             yield

@@ -12,10 +12,10 @@ from resnet_jax.errors import UserError, shown
 from resnet_jax.models import ResNet, variable_shapes
 from resnet_jax.models.resnet import HEAD
 from resnet_jax.models.shapes import RGB, stem_kernel
-from resnet_jax.weights.likely import agrees, architecture, describe_network, has_conv_bias
+from resnet_jax.weights.infer_architecture import agrees, architecture, describe_network, has_conv_bias
+from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import HEADS, torch_shapes
 from resnet_jax.weights.state_dict import StateDict
-from resnet_jax.weights.stored import Unreadable
 
 Shape = tuple[int, ...]
 NUM_NAMED = 3  # how many tensors an error names

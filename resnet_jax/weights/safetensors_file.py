@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import UserError
-from resnet_jax.weights.stored import DTYPES, MAX_INT, MAX_NDIM, ByteRange, StoredTensor, reading
-from resnet_jax.weights.target import replacing
+from resnet_jax.filesystem import atomic_write
+from resnet_jax.weights.lazy_tensor import DTYPES, MAX_INT, MAX_NDIM, ByteRange, StoredTensor, reading
 
 # The format allows 100 MB. JSON takes up to 24 times its length in memory, and 16 MiB describe 100,000 tensors.
 MAX_HEADER_BYTES = 16 * 2**20
@@ -100,7 +100,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
             raise UserError(f"{path}: tensor {name!r} has dtype {array.dtype}: only {', '.join(DTYPES)} can be written")
     # The widest first, so that each tensor is aligned to its own size, which some readers need.
     names = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         header = _header(names, tensors, metadata)
         file.write(HEADER_LENGTH.pack(len(header)))
         file.write(header)

@@ -8,13 +8,12 @@ import jax
 import numpy as np
 
 from resnet_jax.errors import UserError, choose
+from resnet_jax.filesystem import atomic_write, check_parents, expand
 from resnet_jax.models import ResNet, num_input_channels, variable_shapes
 from resnet_jax.models.resnet import HEAD
-from resnet_jax.paths import expand
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
 from resnet_jax.weights.names import LAYOUTS, layout_names, torch_arrays
 from resnet_jax.weights.safetensors_file import write_safetensors
-from resnet_jax.weights.target import check_parents, replacing
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
@@ -83,5 +82,5 @@ def _write_torch(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
     # A copy: torch takes no read-only memory.
     tensors = {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         torch.save(tensors, file)

@@ -9,8 +9,8 @@ import numpy as np
 
 from resnet_jax.errors import UserError, shown
 from resnet_jax.weights.files import open_weights_file
+from resnet_jax.weights.lazy_tensor import StoredTensor, Unreadable
 from resnet_jax.weights.names import COUNTERS, recognize_layout
-from resnet_jax.weights.stored import StoredTensor, Unreadable
 
 # Under which names training scripts put the state_dict beside the optimizer's state, in order of preference.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")

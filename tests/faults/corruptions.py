@@ -8,8 +8,8 @@ import time
 
 from runs import WORDS, digest, load_config, open_newest, template
 
+from resnet_jax.checkpoint.checkpointer import open_best
 from resnet_jax.training import loop
-from resnet_jax.training.checkpoint import open_best
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.resume import restore_last
 

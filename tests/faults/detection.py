@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from runs import load_config
 
-from resnet_jax.training import steps
+from resnet_jax.distributed.mesh import shard_batch
+from resnet_jax.training import train_step as steps
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.mesh import shard_batch
-from resnet_jax.training.programs import begin_state, compile_train_fn
+from resnet_jax.training.jit_steps import begin_state, compile_train_fn
 
 NUM_STEPS = 4  # in each measurement
 

@@ -8,7 +8,7 @@ import time
 
 from runs import end, records, start
 
-from resnet_jax.weights.manifest import MANIFEST_FILE
+from resnet_jax.checkpoint.manifest import MANIFEST_FILE
 
 WORDS = [
     "train", "--config", "digits", "--config.image_size=32", "--config.batch_size=128", "--config.num_steps=10000",

@@ -88,9 +88,9 @@ def images(scratch):
     from PIL import Image
 
     from resnet_jax.data.decoding import EncodedImage
-    from resnet_jax.data.draws import Draws
-    from resnet_jax.data.training_transform import RandomResizedCrop
-    from resnet_jax.data.transforms import Preprocess
+    from resnet_jax.data.transforms.keyed_random import Draws
+    from resnet_jax.data.transforms.preprocess import Preprocess
+    from resnet_jax.data.transforms.training import RandomResizedCrop
 
     Image.MAX_IMAGE_PIXELS = 2**22  # what passes is decoded, here thousands of times
     pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8)
@@ -212,8 +212,8 @@ def checkpoints(scratch):
     """(sound inputs, what reads one): the manifest and the log of a run."""
     import numpy as np
 
+    from resnet_jax.checkpoint.manifest import leaf_digests, read_manifest, write_manifest
     from resnet_jax.training.workdir import MetricsLog
-    from resnet_jax.weights.manifest import leaf_digests, read_manifest, write_manifest
 
     folder = scratch / "step"
     folder.mkdir()

@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import jax
 from processes import TINY, end, records, start, start_many
 
+from resnet_jax.checkpoint.checkpointer import digest, open_best, open_newest
 from resnet_jax.config import load_config
-from resnet_jax.training.checkpoint import digest, open_best, open_newest
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.programs import begin_state
+from resnet_jax.training.jit_steps import begin_state
 
 __all__ = [
     "ENVIRONMENT", "NUM_STEPS", "WORDS", "digest", "end", "finish", "load_config", "newest_step", "open_newest",

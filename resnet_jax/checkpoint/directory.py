@@ -1,0 +1,187 @@
+"""Checkpoint directories: a run's, or those that the convert command writes."""
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.checkpoint.arrays import read_item, write_item
+from resnet_jax.checkpoint.manifest import (
+    INFO_FILE,
+    MANIFEST_FILE,
+    DamagedCheckpointError,
+    leaf_digests,
+    read_manifest,
+    write_manifest,
+)
+from resnet_jax.errors import UserError, first_line
+from resnet_jax.filesystem import PARTIAL, check_parents, making_parents, sync_folder
+from resnet_jax.weights.names import torch_arrays
+from resnet_jax.weights.state_dict import RunCheckpoint, StateDict, name_tensors
+
+# As in a training checkpoint, where the optimizer's state lies beside it; and there, if the run has them, the moving
+# average of the weights with its names for them, and the statistics computed anew before the model was judged.
+VARIABLES = "variables"
+AVERAGE = "average"
+JUDGED = "judged"
+OF_AVERAGE = "ema_"
+# How often a run's newest step is looked for while the run removes the one that was found.
+NUM_LOOKS = 5
+
+
+@dataclass(frozen=True)
+class ArrayTensor:
+    """A tensor in torch's order that is in memory."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its elements."""
+        return self.array.dtype
+
+    def read(self) -> np.ndarray:
+        """Its elements."""
+        return self.array
+
+
+def read_directory(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
+    """The tensors in a checkpoint directory: of convert's, of a step, or of a run or its `checkpoints` or `best`.
+
+    which: the "newest" or the "best" of a run's folder; None: the newest of what `path` is. average: of a run that
+    keeps a moving average of its weights, take that. Raises UserError (a ValueError) if there are none or they are
+    damaged, and for a choice that there is not.
+    """
+    for _ in range(NUM_LOOKS - 1):
+        folder = find_checkpoint(path, which)
+        try:
+            return _read_checkpoint(path, folder, average)
+        except DamagedCheckpointError:
+            if folder.is_dir():
+                raise
+    return _read_checkpoint(path, find_checkpoint(path, which), average)
+
+
+def _read_checkpoint(path: Path, folder: Path, average: bool) -> StateDict:
+    leaves = read_manifest(folder)["leaves"]
+    if not average and AVERAGE not in leaves:
+        raise UserError(f"{path} keeps no moving average: leave out --no_average")
+    item, prefix = (AVERAGE, OF_AVERAGE) if average and AVERAGE in leaves else (VARIABLES, "")
+    if item not in leaves:
+        raise UserError(f"{folder} holds no weights")
+    stored = read_item(folder / item, leaves[item])
+    if JUDGED in leaves:
+        stored |= {name: tree for name, tree in read_item(folder / JUDGED, leaves[JUDGED]).items() if name in stored}
+    variables = {name.removeprefix(prefix): tree for name, tree in stored.items()}
+    tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
+    state = name_tensors(path, tensors, "checkpoint")
+    if not folder.name.isdecimal():
+        return state
+    which = "" if folder == path else "best" if folder.absolute().parent.name == "best" else "newest"
+    return replace(state, taken=RunCheckpoint(which, int(folder.name), item == AVERAGE))
+
+
+def find_checkpoint(path: Path, which: str | None = None) -> Path:
+    """The folder that holds the variables in a checkpoint directory, as `read_directory` takes it."""
+    if which is not None:
+        folder = path / ("best" if which == "best" else "checkpoints")
+        if not folder.is_dir():
+            raise UserError(f"--checkpoint belongs to a run's folder, and {path} has no {folder.name}/: leave it out")
+        return find_checkpoint(folder)
+
+    def is_one(folder: Path) -> bool:  # also what has lost one of them, which is then told
+        return (folder / VARIABLES).is_dir() or (folder / MANIFEST_FILE).is_file()
+
+    for folder in (path, path / "checkpoints"):
+        if is_one(folder):
+            return folder
+        steps = [step for step in folder.glob("*") if step.name.isdecimal() and is_one(step)]
+        if steps:
+            return max(steps, key=lambda step: int(step.name))
+    raise UserError(f"{path} is no checkpoint directory: it has no {VARIABLES}/, and no checkpoints/ with one")
+
+
+def read_info_text(path: Path) -> str | None:
+    """What the convert command wrote of the weights in the checkpoint directory `path`; None if it did not write it.
+
+    Raises DamagedCheckpointError if it is not what was written.
+    """
+    if not (path / INFO_FILE).exists() and not (path / MANIFEST_FILE).exists():
+        return None
+    expected = read_manifest(path).get("files", {}).get(INFO_FILE)
+    if expected is None:
+        return None
+    try:
+        data = (path / INFO_FILE).read_bytes()
+    except OSError as error:
+        raise DamagedCheckpointError(f"{path} is damaged: {INFO_FILE} cannot be read ({error.strerror})") from None
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise DamagedCheckpointError(f"{path} is damaged: {INFO_FILE} is not what was saved; convert the weights again")
+    return data.decode()
+
+
+def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None:
+    """Writes the variables and `info` (JSON) as a checkpoint directory, which appears at once when it is whole.
+
+    An earlier one at `path` is replaced; anything else there is a UserError (a ValueError), as is a full disk.
+    """
+    path = path.resolve()
+    check_replaceable(path)
+    with (
+        _one_line(path),
+        making_parents(path),
+        tempfile.TemporaryDirectory(
+            dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, ignore_cleanup_errors=True
+        ) as scratch,
+    ):
+        new, old = Path(scratch) / "new", Path(scratch) / "old"
+        arrays = jax.tree.map(np.asarray, dict(variables))
+        new.mkdir()
+        write_item(new / VARIABLES, arrays)
+        (new / INFO_FILE).write_bytes(info.encode())
+        files = {INFO_FILE: hashlib.sha256(info.encode()).hexdigest()}
+        write_manifest(new, {"files": files}, {VARIABLES: leaf_digests(arrays)})
+        sync_folder(new)
+        if path.exists():
+            path.replace(old)
+        try:
+            new.replace(path)
+        except BaseException:
+            old.replace(path)
+            raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Raise UserError (a ValueError) if something other than converted weights is at `path`, or it cannot be made."""
+    check_parents(path)
+    if path.is_dir():
+        names = {entry.name for entry in path.iterdir()}
+        others = sorted(names - {VARIABLES, INFO_FILE, MANIFEST_FILE})
+        if others or len(names) == 1:
+            raise UserError(
+                f"{path} holds {(others or sorted(names))[0]!r}, no converted weights: choose another folder"
+            )
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: choose another name for the folder, or end the name with .safetensors")
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Orbax's many-line errors as one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # Orbax and TensorStore raise nearly every kind
+        raise UserError(f"{path} cannot be written as a checkpoint: {first_line(error)}") from error

@@ -1,0 +1,48 @@
+"""The doctor command: calls what looks, prints what it returns."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_USAGE
+from resnet_jax.cli.options import run_folder
+from resnet_jax.cli.printing import print_result
+from resnet_jax.errors import UserError
+from resnet_jax.preflight.finding import ERROR, OK, WARNING, Finding
+from resnet_jax.preflight.packages import examine_packages, not_importable
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    """What a run needs here, a line each."""
+    if arguments.config is None and (arguments.overrides or arguments.workdir is not None):
+        raise UserError("--workdir and --config.field=value belong to a config: give --config as well")
+    findings = examine_packages()
+    try:
+        findings += _examine(arguments)
+    except ImportError as reason:
+        findings.append(not_importable(reason))
+    return print_findings(findings, arguments.json)
+
+
+def _examine(arguments: argparse.Namespace) -> list[Finding]:
+    from resnet_jax.config import load_config
+    from resnet_jax.preflight.doctor import examine
+
+    if arguments.config is None:
+        return examine(None, None)
+    config = load_config(arguments.config, arguments.overrides)
+    return examine(config, run_folder(arguments.workdir, arguments.config))
+
+
+def print_findings(findings: Sequence[Finding], as_json: bool) -> int:
+    """The exit code that they ask for; they are printed, a line each or as one JSON object."""
+    num_errors, num_warnings = (sum(one.status == status for one in findings) for status in (ERROR, WARNING))
+    if as_json:
+        result = {"errors": num_errors, "warnings": num_warnings, "checks": [asdict(one) for one in findings]}
+        print_result(result, as_json=True)
+    else:
+        width = max(len(one.subject) for one in findings)
+        for one in findings:
+            remedy = "" if one.status == OK else f": {one.remedy}"
+            print(f"{one.status:<7}  {one.subject:<{width}}  {one.found}{remedy}")
+    return EXIT_USAGE if num_errors else EXIT_DONE

@@ -1,0 +1,21 @@
+"""How the commands print what the package logs: a line each on standard error, as it comes."""
+
+import logging
+import sys
+
+
+class StderrHandler(logging.Handler):
+    """Prints each record on what is standard error at that time: `warning: …`, and what is no warning as it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        print(f"{level}{record.getMessage()}", file=sys.stderr, flush=True)
+
+
+def install_log_handler() -> None:
+    """Has the logger `resnet_jax` print, unless it has a handler already."""
+    logger = logging.getLogger("resnet_jax")
+    if not logger.handlers:
+        logger.addHandler(StderrHandler())
+        logger.setLevel(logging.INFO)

@@ -1,0 +1,126 @@
+"""The predict command: calls what predicts, prints it, draws the sheet."""
+
+import argparse
+import csv
+import json
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from resnet_jax.cli.commands import given_model_args
+from resnet_jax.cli.evaluate import check_model_options
+from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_USAGE
+from resnet_jax.errors import UserError, printable
+from resnet_jax.filesystem import expand
+
+if TYPE_CHECKING:
+    from resnet_jax.inference.predict import Prediction
+    from resnet_jax.inference.predictor import TrainedModel
+    from resnet_jax.plotting.contact_sheet import Cell
+
+MAX_ON_SHEET = 60  # images
+CLASSES_ON_SHEET = 3
+SHARE_ON_SHEET = 0.005  # of a class's probability: what rounds to 0 % says nothing
+
+
+def run_predict(arguments: argparse.Namespace) -> int:
+    """The classes that a network sees in images."""
+    check_model_options(arguments)
+    if arguments.gradcam and arguments.to is None:
+        raise UserError("--gradcam is drawn on the sheet: name its file with --to, for example --to sheet.png")
+    target = None if arguments.to is None else expand(arguments.to)
+    from resnet_jax.data.image_files import find_images
+    from resnet_jax.plotting.contact_sheet import READABLE, check_picture, draw_sheet, save_picture
+
+    if target is not None:
+        check_picture(target)
+    images = find_images(arguments.images, sys.stdin.buffer.read)
+    from resnet_jax.inference.predict import Failure, predict
+
+    trained = open_trained(arguments)
+    results = predict(
+        trained, images, top=arguments.top, batch_size=arguments.batch_size, flip=arguments.flip,
+        gradcam=arguments.gradcam,
+    )  # fmt: skip
+    printed: dict[str, Any] = {**trained.origin, "images": [], "failed": []}
+    table = csv.writer(sys.stdout, lineterminator="\n") if arguments.csv else None
+    if table is not None:
+        table.writerow(["file", "rank", "label", "class", "probability"])
+    cells: list[Cell] = []
+    num_answered = 0
+    with closing(results):
+        for result in results:
+            if isinstance(result, Failure):
+                printed["failed"].append(result._asdict())
+                name = printable(result.file)
+                print(f"{name} cannot be read as an image: {result.reason}", file=sys.stderr, flush=True)
+                continue
+            num_answered += 1
+            predictions = _described(result, trained)
+            if arguments.json:
+                printed["images"].append({"file": result.file, "predictions": predictions})
+            elif table is not None:
+                table.writerows(
+                    (result.file, rank, *prediction.values()) for rank, prediction in enumerate(predictions, 1)
+                )
+            else:
+                print(printable(result.file))
+                for prediction in predictions:
+                    print(f"  {100 * prediction['probability']:6.2f} %  {prediction['class']}")
+            if target is not None and len(cells) < MAX_ON_SHEET:
+                cells.append(_cell(result, predictions))
+    if arguments.json:
+        print(json.dumps(printed))
+    if target is not None and cells:
+        save_picture(draw_sheet(cells, READABLE), target)
+        if num_answered > len(cells):
+            print(f"{target} shows the first {len(cells)} of {num_answered} images", file=sys.stderr)
+    return EXIT_USAGE if printed["failed"] else EXIT_DONE
+
+
+def open_trained(arguments: argparse.Namespace, *, judges: bool = True) -> "TrainedModel":
+    """The run or the weights that the options name. judges: as `open_weights` takes it."""
+    from resnet_jax.inference.predictor import open_run, open_weights
+    from resnet_jax.weights.pretrained import find_weights
+
+    if arguments.workdir is not None:
+        workdir, which = expand(arguments.workdir), arguments.checkpoint or "newest"
+        return open_run(workdir, which, average=not arguments.no_average)
+    return open_weights(
+        find_weights(arguments.weights, arguments.model),
+        model_name=arguments.model,
+        model_args=given_model_args(arguments),
+        preprocess=arguments.preprocess,
+        mean=arguments.mean,
+        std=arguments.std,
+        judges=judges,
+    )
+
+
+def _described(result: "Prediction", trained: "TrainedModel") -> list[dict[str, Any]]:
+    return [
+        {"label": label, "class": trained.class_name(label), "probability": probability}
+        for label, probability in zip(result.labels.tolist(), result.probabilities.tolist(), strict=True)
+    ]
+
+
+def _cell(result: "Prediction", predictions: list[dict[str, Any]]) -> "Cell":
+    """An image with its file's name, its Grad-CAM beside it if there is one, and its classes as bars."""
+    import numpy as np
+
+    from resnet_jax.inference.gradcam import overlay
+    from resnet_jax.plotting.contact_sheet import Cell, Line
+
+    pixels = result.pixels
+    if result.heat is not None:
+        pixels = np.concatenate([pixels, overlay(pixels, result.heat)], axis=1)
+    bars = [
+        Line(prediction["class"], _percent(prediction["probability"]), prediction["probability"])
+        for rank, prediction in enumerate(predictions[:CLASSES_ON_SHEET])
+        if rank == 0 or prediction["probability"] >= SHARE_ON_SHEET
+    ]
+    return Cell(pixels, (Line(result.file.rpartition("/")[2]), *bars))
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.0f} %" if probability >= SHARE_ON_SHEET else "<1 %"

@@ -1,0 +1,24 @@
+"""How the commands' results are printed, on standard output."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from resnet_jax.cli.exit_codes import EXIT_DONE
+from resnet_jax.formatting import format_number
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> int:
+    """The exit code of a command that is done, its result printed: one JSON object, or a line each."""
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print_table([(key.replace("_", " "), format_number(key, value)) for key, value in result.items()])
+    return EXIT_DONE
+
+
+def print_table(rows: Sequence[tuple[str, str]]) -> None:
+    """Prints labels and values in two columns."""
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
+        print(f"{label:<{width}}  {value}")

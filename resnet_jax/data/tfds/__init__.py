@@ -1,0 +1,1 @@
+"""Data sets of TensorFlow Datasets: prepared by its builders, read without TensorFlow."""

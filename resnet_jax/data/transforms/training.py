@@ -1,0 +1,106 @@
+"""What happens to a training image on the host: a random-resized crop and a policy, drawn by the image's own key."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from resnet_jax.data.decoding import Box, DecodableImage
+from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.preprocess import Preprocess
+from resnet_jax.data.transforms.resize import make_resize
+from resnet_jax.errors import UserError
+
+ATTEMPTS = 10
+
+Operation = Callable[[Image.Image, Draws], Image.Image]
+
+
+@dataclass(frozen=True)
+class RandomResizedCrop:
+    """A part of an image of random area and shape, resized (Szegedy et al. 2014, arXiv:1409.4842), as torchvision's.
+
+    size: pixels a side of what comes out. scale: the part's share of the area, uniform between two numbers in (0, 1].
+    ratio: its width by its height, uniform in the logarithm. resampler, interpolation, antialias: as in `make_resize`.
+    Raises UserError (a ValueError) for values outside these.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    resampler: str = "opencv"
+    interpolation: str = "bilinear"
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"crop size={self.size} must be at least 1 pixel")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"crop_scale={self.scale} must be two growing numbers in (0, 1]")
+        if len(self.ratio) != 2 or not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UserError(f"crop_ratio={self.ratio} must be two growing positive numbers")
+        object.__setattr__(self, "_resize", make_resize(self.resampler, self.interpolation, self.antialias))
+
+    def __call__(self, image: DecodableImage, draws: Draws) -> np.ndarray:
+        """The part, resized: (size, size, 3) uint8."""
+        box = self.box(*image.size, draws)
+        # Reducing while decoding is fast and antialiased, but not what Pillow does.
+        enough = (self.size, self.size) if self.resampler == "opencv" and self.antialias else None
+        return self._resize(image.region(box, enough), self.size)  # type: ignore[attr-defined]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of what comes out."""
+        return self.size, self.size, 3
+
+    def box(self, width: int, height: int, draws: Draws) -> Box:
+        """The part of an image of width x height pixels: (left, top, right, bottom).
+
+        If none of ten drawn ones lies within the image, the largest central one of an allowed ratio.
+        """
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for _ in range(ATTEMPTS):
+            area = width * height * draws.uniform(*self.scale)
+            ratio = math.exp(draws.uniform(low, high))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = draws.integer(width - w + 1), draws.integer(height - h + 1)
+                return left, top, left + w, top + h
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """All that the host does: a crop, then operations on the cropped image.
+
+    crop: random; or a `Preprocess`, whose resize and centre crop are as in evaluation; or None, the image as it is.
+    operations: a colour jitter, a policy, each called as operation(image, draws).
+    """
+
+    crop: RandomResizedCrop | Preprocess | None = None
+    operations: tuple[Operation, ...] = ()
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """The shape of what comes out; None if it depends on the image."""
+        return None if self.crop is None else self.crop.image_shape
+
+    def __call__(self, image: DecodableImage, draws: Draws) -> np.ndarray:
+        """The training image, (H, W, 3) uint8."""
+        if isinstance(self.crop, RandomResizedCrop):
+            pixels = self.crop(image, draws)
+        elif self.crop is not None:
+            pixels = self.crop.pixels(Image.fromarray(image.pixels()))
+        else:
+            pixels = image.pixels()
+        if not self.operations:
+            return pixels
+        picture = Image.fromarray(pixels)
+        for operation in self.operations:
+            picture = operation(picture, draws)
+        return np.asarray(picture)

@@ -1,0 +1,37 @@
+"""Numbers as results show them: percentages, sizes, durations."""
+
+from typing import Any
+
+
+def format_percent(share: float | None, digits: int = 2) -> str:
+    """Returns a share of 1 in percent, "98.75 %"; "-" for None."""
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def format_number(key: str, value: Any) -> str:
+    """The value as the ending of its name asks for: accuracies and the like in percent, memory in MiB."""
+    if key.endswith(("accuracy", "calibration_error")):
+        return format_percent(value)
+    if key.endswith("loss"):
+        return f"{value:.4f}"
+    if key.endswith("memory"):
+        return f"{value / 2**20:.0f} MiB"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def format_bytes(num_bytes: float) -> str:
+    """So many bytes, in units of 1024: "980 bytes", "1.5 KiB", "2.0 GiB"."""
+    if num_bytes < 1024:
+        return f"{num_bytes:.0f} bytes"
+    for unit in ("KiB", "MiB"):
+        num_bytes /= 1024
+        if num_bytes < 1024:
+            return f"{num_bytes:.1f} {unit}"
+    return f"{num_bytes / 1024:.1f} GiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """`1:02:03`, or `2:03` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

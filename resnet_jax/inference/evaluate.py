@@ -1,0 +1,205 @@
+"""The evaluate command: how well a trained run or imported weights judge labelled images."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.encoded import BadImages, EncodedSource
+from resnet_jax.data.folder import scan_folder
+from resnet_jax.data.source import ArraySource, Source
+from resnet_jax.data.sources import Reading, load_source, split_names
+from resnet_jax.data.transforms.preprocess import TenCrop
+from resnet_jax.distributed.preemption import Interruption
+from resnet_jax.distributed.sync import together
+from resnet_jax.errors import NonFiniteError, UserError
+from resnet_jax.filesystem import check_folder, expand
+from resnet_jax.inference.classification_metrics import Judgement
+from resnet_jax.inference.predictor import AS_THEY_ARE, Channels, TrainedModel, open_run, open_weights
+from resnet_jax.training.evaluation import evaluate
+from resnet_jax.training.images import load_judging_images, make_reading
+from resnet_jax.training.jit_steps import compile_judge_fn
+from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids
+
+# Sets that --data knows without tfds: before their names.
+PLAIN_NAMES = ("digits", "cifar10", "cifar100")
+
+
+def evaluate_run(
+    workdir: Path,
+    data: str | None = None,
+    which: str = "newest",
+    data_dir: str | None = None,
+    *,
+    ten_crop: bool = False,
+    average: bool = True,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """{"workdir", "checkpoint", "step", "average", "data", ...} and what `Judgement.summary` tells of a run's weights.
+
+    data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test
+    set, or its validation images if it has none. which: "newest" or "best" (by validation accuracy). data_dir: where
+    the run's images or TFDS's sets are, None: where the run had them. ten_crop: average ten views (`TenCrop`).
+    average: take the moving average of the weights, if the run keeps one. report: the folder for `write_report`.
+    Raises UserError (a ValueError) if there is no such run, checkpoint or data, or the report cannot be written.
+    """
+    _check_report(report)
+    trained = open_run(workdir, which, average=average)
+    config, mean = trained.config, trained.normalization.mean
+    assert config is not None
+    if data_dir is not None:
+        config.data_dir = data_dir
+    size = config.image_size if trained.preprocess == AS_THEY_ARE else 0  # to which only images in memory are enlarged
+    preprocess = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
+    reading = replace(make_reading(config), image_size=size, preprocess=preprocess)
+    if data is None:
+        source, split = load_judging_images(config, reading)
+        data = f"{config.dataset}:{split}"
+        if source.class_names != trained.class_names:
+            raise UserError(
+                f"{data} has the classes {', '.join(source.class_names[:3])} …, the run in {workdir} "
+                f"{', '.join(trained.class_names[:3])} …: they must be the same"
+            )
+    else:
+        source = open_images(data, trained.class_names, len(trained.class_names), reading)
+    if mean.ndim == 3 and mean.shape != source.image_shape:
+        raise UserError(
+            f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
+            f"--data {data} has images of shape {source.image_shape}"
+        )
+    return _evaluate(trained, source, data, config.batch_size, report)
+
+
+def evaluate_weights(
+    weights: Path,
+    data: str,
+    *,
+    model_name: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    preprocess: str | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    batch_size: int | None = None,
+    data_dir: str | None = None,
+    ten_crop: bool = False,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """{"model", "weights", "data", ...} and what `Judgement.summary` tells of imported weights.
+
+    weights, model_name, model_args, preprocess, mean, std: as for `open_weights`. data: as for `evaluate_run`.
+    batch_size: 128 if None. data_dir: where TFDS's sets are, None: its own default. ten_crop: average ten views
+    (`TenCrop`). report: the folder for `write_report`.
+    Raises UserError (a ValueError) if the weights do not fit, or nothing tells how images are prepared;
+    NonFiniteError if the loss is not finite.
+    """
+    batch_size = 128 if batch_size is None else batch_size
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size} must be at least 1")
+    _check_report(report)
+    trained = open_weights(
+        weights, model_name=model_name, model_args=model_args, preprocess=preprocess, mean=mean, std=std
+    )
+    prepared = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
+    reading = Reading(data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""))
+    source = open_images(data, trained.class_names, trained.num_classes, reading)
+    return _evaluate(trained, source, data, batch_size, report)
+
+
+def open_images(data: str, class_names: tuple[str, ...], num_classes: int, reading: Reading) -> Source:
+    """The images that --data names, labelled as the model labels them.
+
+    class_names: the model's, empty if unknown. Raises UserError (a ValueError) if there are none, or their classes are
+    not the model's.
+    """
+    name, split = _data_set(data)
+    folder = expand(data)
+    source: Source
+    if data.startswith("tfds:") or name in PLAIN_NAMES:
+        if not split:
+            split = "test" if "test" in split_names(name, reading.data_dir) else "validation"
+        source = load_source(name, split, reading)
+        if class_names and source.num_classes <= len(class_names):
+            source = _labelled_as(source, class_names, data)
+        if isinstance(source, ArraySource) and reading.preprocess.changes_pixels:
+            source = replace(source, preprocess=reading.preprocess)
+    elif folder.exists():
+        source = reading.source(scan_folder(folder).images(class_names=_stored_names(folder, class_names)))
+    else:
+        raise UserError(f"--data {data!r} must be a folder, a tar or tfds:NAME[:SPLIT], for example tfds:cifar10:test")
+    if source.num_classes != num_classes:
+        raise UserError(f"--data {data} has {source.num_classes} classes, the model {num_classes}")
+    return source
+
+
+def _data_set(data: str) -> tuple[str, str]:
+    """(name, split) of [tfds:]NAME[:VERSION][:SPLIT]; the split may be empty."""
+    name, *rest = data.removeprefix("tfds:").split(":")
+    split = rest.pop() if rest and rest[-1].isalpha() else ""
+    return ":".join([name, *rest]), split
+
+
+def _labelled_as(source: Source, class_names: tuple[str, ...], data: str) -> Source:
+    """`source` with the labels that `class_names` give its classes."""
+    names = class_names
+    if class_names == imagenet_names() and not {*source.class_names} & {*class_names}:
+        names = imagenet_wordnet_ids()
+    if source.class_names == names:
+        return source
+    unknown = [name for name in source.class_names if name not in names]
+    if unknown or not isinstance(source, EncodedSource):
+        raise UserError(
+            f"--data {data} has the classes {', '.join(source.class_names[:3])} ..., the model "
+            f"{', '.join(class_names[:3])} ...: they must be the same"
+        )
+    labels = np.array([names.index(name) for name in source.class_names], np.int32)
+    return replace(source, class_names=class_names, relabel=labels)
+
+
+def _stored_names(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """What the folder's class folders are named after: ImageNet's are WordNet ids, in the order of its classes."""
+    if class_names == imagenet_names() and any(folder.glob("n[0-9]*")):
+        return imagenet_wordnet_ids()
+    return class_names or None
+
+
+def _evaluate(trained: TrainedModel, source: Source, data: str, batch_size: int, report: Path | None) -> dict[str, Any]:
+    num_devices = trained.mesh.devices.size
+    batch_size = -(-batch_size // num_devices) * num_devices  # a run may have had other devices
+    batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
+    interruption = Interruption(jax.process_count())
+    judge_fn = compile_judge_fn(trained.normalization, trained.model.dtype, trained.mesh)
+    rows: list[dict[str, np.ndarray]] = []
+    sums = evaluate(
+        interruption.watch(judge_fn, trained.mesh), trained.state, batches, trained.mesh, interruption, rows.append
+    )
+    if not math.isfinite(sums["loss"]):
+        raise NonFiniteError(f"the loss is {sums['loss']}: the weights are not finite, or not those of this model")
+    judgement = Judgement.of_rows(rows, trained.class_names or source.class_names)
+    result = {**trained.origin, "data": data, **judgement.summary(sums)}
+    if report is not None:
+        from resnet_jax.inference.report import write_report
+
+        together(lambda: write_report(report, result, judgement, source) if jax.process_index() == 0 else None)
+        result["report"] = str(report)
+    return result
+
+
+def _check_report(report: Path | None) -> None:
+    """Raise UserError (a ValueError), in all processes, unless process 0 can write into the folder `report`, and what
+    lies there is a report, or nothing.
+    """
+
+    def check(folder: Path) -> None:
+        from resnet_jax.inference.report import REPORT_FILE
+
+        check_folder(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / REPORT_FILE).exists():
+            raise UserError(f"--report {folder} holds other files and no {REPORT_FILE}: name a new or an empty folder")
+
+    if report is not None:
+        together(lambda: check(report) if jax.process_index() == 0 else None)

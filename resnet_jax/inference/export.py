@@ -1,0 +1,149 @@
+"""The export command: a network for inference in one file, StableHLO or ONNX, which is loaded again and compared."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.errors import RunError, UserError
+from resnet_jax.filesystem import atomic_write, check_parents
+from resnet_jax.inference.onnx_graph import import_onnx, to_onnx
+from resnet_jax.inference.predictor import TrainedModel
+from resnet_jax.models import fold_batch_norm, num_input_channels
+from resnet_jax.runtime import programs_not_kept
+from resnet_jax.training.images import normalizer
+
+Array = jax.Array
+
+# How far the reloaded network's logits may be from JAX's, by the largest logit.
+LIMITS = {".stablehlo": 1e-6, ".onnx": 1e-4}
+BATCHES = (1, 7)  # that are compared
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def export(
+    trained: TrainedModel, target: Path, *, preprocessing: bool = False, image_size: int | None = None
+) -> dict[str, Any]:
+    """{..., "to", "format", "input", "output", "bytes", "difference"}: the network as a file, batch norm folded.
+
+    target: ends in .stablehlo (what `jax.export.deserialize` reads; for CPU, CUDA, ROCm and TPU) or .onnx (opset 17).
+    preprocessing: the input is (batch, H, W, C) uint8 and the normalisation is part of the network; otherwise it is
+    normalised float32. The batch may be of any size. image_size: H = W in pixels, None: the network's own. difference:
+    of the logits of the file, loaded again, from JAX's, the largest by the largest logit.
+    Raises UserError (a ValueError) for another ending, a place that cannot be written, and a network that has no
+    translation; RunError, with nothing written, if the file answers otherwise than the network.
+    """
+    check_export(target)
+    side = trained.input_shape[0] if image_size is None else image_size
+    if side < 1:
+        raise UserError(f"image_size={side} must be at least 1")
+    num_channels = num_input_channels(trained.model, trained.state.variables)
+    shape, dtype = (side, side, num_channels), np.dtype(np.uint8 if preprocessing else np.float32)
+    function = _inference(trained, preprocessing)
+    if target.suffix == ".onnx":
+        data, run = _onnx(function, shape, dtype, _described(trained, preprocessing))
+    else:
+        data, run = _stablehlo(function, shape, dtype)
+    with programs_not_kept():
+        difference = max(_difference(function, run, (batch, *shape), dtype) for batch in BATCHES)
+    if not difference <= LIMITS[target.suffix]:
+        raise RunError(f"{target} is not written: its logits differ from JAX's by {difference:.1e} of the largest")
+    with atomic_write(target) as file:
+        file.write(data)
+    return {
+        **trained.origin,
+        "to": str(target),
+        "format": target.suffix[1:],
+        "input": f"images (batch, {side}, {side}, {num_channels}) {dtype}{'' if preprocessing else ', normalised'}",
+        "output": f"logits (batch, {trained.num_classes}) float32",
+        "bytes": len(data),
+        "difference": difference,
+    }
+
+
+def check_export(target: Path) -> None:
+    """Raise UserError (a ValueError) if `target` cannot be written, or what it takes is not installed."""
+    if target.suffix not in LIMITS:
+        raise UserError(f"--to {target} must end in one of {', '.join(LIMITS)}")
+    if target.is_dir():
+        raise UserError(f"--to {target} is a folder: choose another name")
+    check_parents(target)
+    if target.suffix == ".onnx":
+        import_onnx()
+        _import_onnxruntime()
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(
+            "ONNX is compared by the package onnxruntime: pip install 'resnet-family-jax[export]'"
+        ) from None
+    return onnxruntime
+
+
+def _inference(trained: TrainedModel, preprocessing: bool) -> Callable[[Array], Array]:
+    """The function images -> logits in float32, of ordinary convolutions that every platform has."""
+    model = trained.model.clone(dtype="float32", conv_impl="xla", remat=False)
+    variables: Any = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(trained.state.variables))
+    if model.batch_norm != "folded":
+        model, variables = fold_batch_norm(model, variables)
+    variables = jax.tree.map(np.asarray, variables)
+    normalized = normalizer(trained.normalization, "float32") if preprocessing else lambda images: images
+
+    def infer(images: Array) -> Array:
+        return jnp.asarray(model.apply(variables, normalized(images), train=False))
+
+    return infer
+
+
+def _stablehlo(
+    function: Callable[[Array], Array], shape: tuple[int, ...], dtype: np.dtype
+) -> tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *shape), dtype))
+    data = bytes(exported.serialize())
+    reloaded = jax.jit(jax.export.deserialize(bytearray(data)).call)
+    return data, lambda images: np.asarray(reloaded(images))
+
+
+def _onnx(
+    function: Callable[[Array], Array], shape: tuple[int, int, int], dtype: np.dtype, description: dict[str, str]
+) -> tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
+    onnx, onnxruntime = import_onnx(), _import_onnxruntime()
+    model = to_onnx(function, shape, dtype)
+    onnx.helper.set_model_props(model, description)
+    data = model.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return data, lambda images: session.run(None, {"images": images})[0]
+
+
+def _described(trained: TrainedModel, preprocessing: bool) -> dict[str, str]:
+    """What travels in an ONNX file's metadata: class names, and how images are prepared."""
+    preprocess = trained.preprocess.to_json() if trained.preprocess.changes_pixels else None
+    return {
+        "class_names": json.dumps(list(trained.class_names)),
+        "preprocess": json.dumps(preprocess),
+        "normalization": "in the network" if preprocessing else json.dumps(trained.normalization.to_json()),
+    }
+
+
+def _difference(
+    function: Callable[[Array], Array],
+    run: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+) -> float:
+    """The largest difference of two functions' logits on random images, by the largest logit."""
+    random = np.random.default_rng(shape[0])
+    if dtype == np.uint8:
+        images = random.integers(0, 256, shape, np.uint8)
+    else:
+        images = random.standard_normal(shape, np.float32)
+    expected = np.asarray(jax.jit(function)(images))
+    return float(np.max(np.abs(run(images) - expected)) / max(np.max(np.abs(expected)), np.finfo(np.float32).tiny))

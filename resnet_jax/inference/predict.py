@@ -1,0 +1,158 @@
+"""The predict command: the classes that a network sees in image files."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from resnet_jax.data.decoding import BadImageError, EncodedImage
+from resnet_jax.data.encoded import BadImages
+from resnet_jax.data.image_files import ImageFile
+from resnet_jax.data.prefetch import prefetch
+from resnet_jax.data.threads import DecodeThreads
+from resnet_jax.distributed.mesh import replicated, shard_batch, split_by_rows
+from resnet_jax.errors import NonFiniteError, UserError
+from resnet_jax.inference.gradcam import explain
+from resnet_jax.inference.predictor import TrainedModel
+from resnet_jax.models import fold_batch_norm
+from resnet_jax.training.images import normalizer
+
+Array = jax.Array
+
+
+class Prediction(NamedTuple):
+    """What a network sees in an image: labels (k,) int32 and their probabilities (k,), the most probable first.
+
+    pixels: (H, W, 3) uint8, what the network was given. heat: (H, W) in [0, 1], its Grad-CAM for the first label; None
+    if not asked for.
+    """
+
+    file: str
+    labels: np.ndarray
+    probabilities: np.ndarray
+    pixels: np.ndarray
+    heat: np.ndarray | None
+
+
+class Failure(NamedTuple):
+    """An image that cannot be read, and why."""
+
+    file: str
+    reason: str
+
+
+def predict(
+    trained: TrainedModel,
+    images: Sequence[ImageFile],
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    flip: bool = False,
+    gradcam: bool = False,
+) -> Generator[Prediction | Failure, None, None]:
+    """What `trained` sees in each of `images`, in their order, as soon as it is known.
+
+    top: how many classes, at most all there are. batch_size: at most so many images at once, rounded up to a multiple
+    of the devices; whatever the number of images, the network is compiled once. flip: the logits of an image and its
+    mirror are averaged.
+    Raises UserError (a ValueError) for numbers out of range, and a run that needs images of another shape;
+    NonFiniteError if the network's answer is not finite.
+    """
+    if top < 1 or batch_size < 1:
+        raise UserError(f"top={top} and batch_size={batch_size} must be at least 1")
+    mean = trained.normalization.mean
+    if mean.ndim == 3 and mean.shape != trained.input_shape:
+        raise UserError(f"the run subtracts a mean image of shape {mean.shape}, which is not square: use evaluate")
+    return _predict(trained, images, min(top, trained.num_classes), batch_size, flip, gradcam)
+
+
+def _predict(
+    trained: TrainedModel, images: Sequence[ImageFile], top: int, batch_size: int, flip: bool, gradcam: bool
+) -> Generator[Prediction | Failure, None, None]:
+    num_rows = _num_rows(len(images), batch_size, trained.mesh.devices.size)
+    threads, bad_images = DecodeThreads(), BadImages(rotation_hint="")
+    predict_fn = _compile(trained, top, flip, gradcam)
+
+    def prepare(start: int) -> tuple[np.ndarray, list[str | None], Any]:
+        """The pixels of the images from `start` on, why they cannot be read (None: they can), and all on the mesh."""
+        files = images[start : start + num_rows]
+        pixels = np.zeros((num_rows, *trained.input_shape), np.uint8)
+        reasons: list[str | None] = [None] * len(files)
+
+        def read(i: int) -> None:
+            try:
+                pixels[i] = _read(files[i], trained, bad_images)
+            except BadImageError as error:
+                reasons[i] = error.reason
+            except OSError as error:
+                reasons[i] = error.strerror or str(error)
+
+        threads.for_each(read, len(files))
+        readable = any(reason is None for reason in reasons)
+        return pixels, reasons, shard_batch({"image": pixels}, trained.mesh) if readable else None
+
+    def finish(
+        start: int, pixels: np.ndarray, reasons: list[str | None], result: Any
+    ) -> Iterator[Prediction | Failure]:
+        fetched = {} if result is None else jax.device_get(result)
+        for i, reason in enumerate(reasons):
+            name = images[start + i].name
+            if reason is not None:
+                yield Failure(name, reason)
+            elif not np.all(np.isfinite(fetched["probability"][i])):
+                raise NonFiniteError(f"{name}: the logits are not finite: the weights are not, or are another model's")
+            else:
+                heat = fetched["heat"][i] if gradcam else None
+                yield Prediction(name, fetched["label"][i], fetched["probability"][i], pixels[i], heat)
+
+    starts = range(0, len(images), num_rows)
+    previous: Iterator[Prediction | Failure] = iter(())
+    with closing(prefetch(prepare, starts)) as batches:
+        for start, (pixels, reasons, batch) in zip(starts, batches, strict=True):
+            result = None if batch is None else predict_fn(trained.state.variables, batch)
+            yield from previous  # of the batch before, while this one is computed
+            previous = finish(start, pixels, reasons, result)
+    yield from previous
+
+
+def _num_rows(num_images: int, batch_size: int, num_devices: int) -> int:
+    """How many rows a batch has: few images are not padded to batch_size, but to a power of two."""
+    rows = min(batch_size, 1 << (num_images - 1).bit_length())
+    return -(-rows // num_devices) * num_devices
+
+
+def _read(file: ImageFile, trained: TrainedModel, bad_images: BadImages) -> np.ndarray:
+    image = EncodedImage(file.read(), file.name, upright=trained.upright)
+    if not trained.upright and image.orientation != 1:
+        bad_images.tell_rotation(file.name)
+    return trained.pixels(Image.fromarray(image.pixels()))
+
+
+def _compile(trained: TrainedModel, top: int, flip: bool, gradcam: bool) -> Callable[[Any, Any], dict[str, Array]]:
+    """(variables, {"image": (B, H, W, 3) uint8}) -> {"label", "probability" (B, top); with gradcam "heat" (B, H, W)}.
+
+    One program: batch norm folded, normalisation, network and map.
+    """
+    normalized = normalizer(trained.normalization, trained.model.dtype)
+    fold = trained.model.batch_norm != "folded"
+
+    def predict_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        model, folded = fold_batch_norm(trained.model, variables) if fold else (trained.model, variables)
+        images = batch["image"]
+        views = normalized(jnp.stack([images, images[:, :, ::-1]] if flip else [images], axis=1))  # (B, V, H, W, 3)
+        if gradcam:
+            logits, maps = explain(model, folded, views)
+            heat = {"heat": jax.image.resize(maps, images.shape[:3], "bilinear")}
+        else:
+            apply: Callable[..., Any] = model.apply
+            logits, heat = apply(folded, views.reshape(-1, *views.shape[2:]), train=False), {}
+            logits = logits.reshape(*views.shape[:2], -1).mean(axis=1)
+        probabilities, labels = jax.lax.top_k(jax.nn.softmax(logits), top)
+        return {"label": labels, "probability": probabilities, **heat}
+
+    whole, rows = replicated(trained.mesh), split_by_rows(trained.mesh)
+    return jax.jit(predict_step, in_shardings=(whole, rows), out_shardings=rows)

@@ -1,0 +1,275 @@
+"""A trained network to judge images with: a run's, or imported weights', and how images are prepared for it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from PIL import Image
+
+from resnet_jax.checkpoint.checkpointer import BEST_DIR, CheckpointFolder, open_best, open_newest
+from resnet_jax.checkpoint.directory import NUM_LOOKS
+from resnet_jax.checkpoint.manifest import DamagedCheckpointError
+from resnet_jax.config import config_from_dict
+from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
+from resnet_jax.distributed.mesh import make_mesh, replicated
+from resnet_jax.distributed.processes import warn
+from resnet_jax.distributed.sync import from_first, together
+from resnet_jax.errors import UserError, choose
+from resnet_jax.inference.describe import describe_weights
+from resnet_jax.models import ResNet, default_image_size
+from resnet_jax.models.shapes import RGB
+from resnet_jax.training.experiment import build_model
+from resnet_jax.training.images import Normalization
+from resnet_jax.training.jit_steps import initial_state
+from resnet_jax.training.train_state import TrainState, create_train_state
+from resnet_jax.training.workdir import read_config
+from resnet_jax.weights.info import WeightsInfo, names_for
+from resnet_jax.weights.load import import_state_dict
+
+Channels = tuple[float, float, float]
+# Images as they are: nothing but the normalisation, which happens on the device, is left to do.
+AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's model with its trained weights, and what it takes to feed it."""
+
+    config: ConfigDict
+    model: ResNet
+    mesh: Mesh
+    state: TrainState  # without the optimizer's; with the moving average, if the run keeps one
+    step: int
+    normalization: Normalization
+    preprocess: Preprocess  # of encoded images
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network with the weights that it is judged by, on every device of `mesh`, and what it takes to feed it.
+
+    load: reads the weights, when `state` is first asked for. preprocess: of encoded images. image_size: side in pixels
+    of the images that the network was trained with. class_names: empty if unknown. origin: what results say of where it
+    comes from, of plain values. upright: images are rotated as EXIF says. config: the run's; None of imported weights.
+    """
+
+    model: ResNet
+    load: Callable[[], TrainState]
+    mesh: Mesh
+    normalization: Normalization
+    preprocess: Preprocess
+    image_size: int
+    class_names: tuple[str, ...]
+    origin: dict[str, Any]
+    upright: bool = False
+    config: ConfigDict | None = None
+
+    @cached_property
+    def state(self) -> TrainState:
+        """The train state without the optimizer's part; its variables are the moving average if that was asked for.
+
+        Raises UserError (a ValueError) if imported weights do not fit the model.
+        """
+        return self.load()
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the network tells apart."""
+        assert self.model.num_classes is not None
+        return self.model.num_classes
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(H, W, 3) of what `pixels` gives."""
+        side = self.preprocess.crop or self.preprocess.resize or self.image_size
+        return side, side, 3
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """`image` as the network is given it, but for the normalisation: `input_shape` uint8, whatever its size.
+
+        As in evaluation; where that takes images as they are, small ones are enlarged pixel by pixel as for training,
+        and others resized and cropped to the side that the network was trained with.
+        """
+        side = self.input_shape[0]
+        if not self.preprocess.changes_pixels and image.width == image.height and side % image.width == 0:
+            factor = side // image.width
+            return np.array(image.convert("RGB")).repeat(factor, axis=0).repeat(factor, axis=1)
+        preprocess = self.preprocess
+        if preprocess.crop is None:
+            preprocess = replace(preprocess, resize=side, crop=side)
+        return preprocess.pixels(image)
+
+    def class_name(self, label: int) -> str:
+        """The class's name, or its number where names are unknown."""
+        return self.class_names[label] if self.class_names else f"class {label}"
+
+
+def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> TrainedModel:
+    """The network of the run in `workdir`, with its "newest" weights or its "best" by validation accuracy.
+
+    average: take the moving average of the weights, if the run keeps one.
+    Raises UserError (a ValueError) if there is no such run or checkpoint, or no average to leave out.
+    """
+    run = restore_run(workdir, which)
+    if not average and run.state.averaging is None:
+        raise UserError(f"the run in {workdir} keeps no moving average: leave out --no_average")
+    average = average and run.state.averaging is not None
+    mean_image = run.normalization.mean.shape if run.normalization.mean.ndim == 3 else (0,)
+    image_size = mean_image[0] or run.config.image_size or default_image_size(run.config.model)
+    return TrainedModel(
+        run.model,
+        run.state.averaged if average else lambda: run.state,
+        run.mesh,
+        run.normalization,
+        run.preprocess,
+        image_size,
+        run.class_names,
+        {"workdir": str(workdir), "checkpoint": which, "step": run.step, "average": average},
+        upright=run.config.exif_rotation,
+        config=run.config,
+    )
+
+
+def open_weights(
+    weights: Path,
+    *,
+    model_name: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    preprocess: str | None = None,
+    mean: Channels | None = None,
+    std: Channels | None = None,
+    judges: bool = True,
+) -> TrainedModel:
+    """The network of imported weights: a file or checkpoint directory, as `load_weights` takes it.
+
+    model_name, model_args: what the weights do not tell. preprocess: a name in PREPROCESS, instead of what travels with
+    the weights; it brings its data set's class names where the weights tell none. mean, std: of the channels, in
+    [0, 1], over either. judges: False where nobody needs to know how images are prepared.
+    Raises UserError (a ValueError) if the weights have no head, or nothing tells what they are of and how images are
+    prepared.
+    """
+    if preprocess is not None:
+        choose("preprocess", preprocess, PREPROCESS)
+    state_dict, model, info = describe_weights(weights, model_name, model_args or {})
+    if model.num_classes is None:
+        raise UserError(f"{weights} has no head: there is nothing to judge images by")
+    class_names = info.class_names
+    if preprocess is not None:
+        info = replace(info, preprocess=PREPROCESS[preprocess])
+        class_names = class_names or names_for(preprocess, model.num_classes)
+    is_known = info.preprocess is not None or (mean is not None and std is not None)
+    prepared = _preprocess(weights, info, mean, std) if judges or is_known else AS_THEY_ARE
+    mesh = make_mesh()
+
+    def load() -> TrainState:
+        variables, _ = import_state_dict(weights, state_dict, model, "strict", RGB if judges else None)
+        return jax.device_put(create_train_state(model, variables, optax.identity()), replicated(mesh))
+
+    assert info.model is not None
+    return TrainedModel(
+        model,
+        load,
+        mesh,
+        Normalization(np.asarray(prepared.mean), np.asarray(prepared.std)),
+        prepared,
+        default_image_size(info.model),
+        class_names,
+        {"model": info.model, "weights": str(weights), **(asdict(state_dict.taken) if state_dict.taken else {})},
+    )
+
+
+def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
+    """The run in `workdir` with its "newest" weights, or its "best" by validation accuracy.
+
+    Raises UserError (a ValueError) if there is no such run or checkpoint.
+    """
+    config = config_from_dict(together(lambda: read_config(workdir)))
+    mesh = make_mesh()
+    checkpoints, others = open_newest(workdir), open_best(workdir)
+    if which == "best":
+        checkpoints, others = others, checkpoints
+    try:
+        position, state, step = _restore(checkpoints, others, config, mesh)
+    except DamagedCheckpointError as error:
+        remedy = "bring it back from a copy, or train anew in another --workdir"
+        if others.steps():
+            other = "newest" if which == "best" else "best"
+            remedy = f"give --checkpoint {other}, or train on, which sets the damaged one aside"
+        raise UserError(f"{error}; {remedy}") from error
+    class_names = tuple(position["class_names"])
+    model = build_model(config, len(class_names))
+    stored = position["preprocess"]
+    return TrainedRun(
+        config,
+        model,
+        mesh,
+        state,
+        step,
+        Normalization.from_json(position["normalization"]),
+        Preprocess.from_json(stored) if stored else AS_THEY_ARE,
+        class_names,
+    )
+
+
+def _restore(
+    checkpoints: CheckpointFolder, others: CheckpointFolder, config: ConfigDict, mesh: Mesh
+) -> tuple[Any, TrainState, int]:
+    """The position and state of the last step that is what was saved, and its number; a run may be saving meanwhile."""
+    for _ in range(NUM_LOOKS):
+        steps = checkpoints.steps()
+        if not steps:
+            break
+        for step in reversed(steps):
+            try:
+                position = checkpoints.position(step)
+                model = build_model(config, len(position["class_names"]))
+                return position, _restore_variables(checkpoints, step, model, config, mesh), step
+            except DamagedCheckpointError as error:
+                if step not in checkpoints.steps():  # the run has saved another one and removed it
+                    break
+                if step == steps[0]:
+                    raise
+                warn(f"{error}; the step before is taken")
+    raise UserError(f"{checkpoints.directory} holds no checkpoint{_remedy(checkpoints, others)}")
+
+
+def _remedy(checkpoints: CheckpointFolder, others: CheckpointFolder) -> str:
+    lost, has_others = from_first(checkpoints.lost_step), bool(others.steps())
+    other = f"--checkpoint {'best' if others.directory.name == BEST_DIR else 'newest'}"
+    if lost is None and not has_others:
+        return "; train the run first"
+    if lost is None:
+        return f"; give {other}"
+    return f", where this run saved step {lost}: bring it back{f', or give {other}' if has_others else ''}"
+
+
+def _restore_variables(
+    checkpoints: CheckpointFolder, step: int, model: ResNet, config: ConfigDict, mesh: Mesh
+) -> TrainState:
+    """The state of `step` without the optimizer's part, replicated on the mesh; nothing is drawn or compiled."""
+    whole = replicated(mesh)
+    shapes = initial_state(model, optax.identity(), config, mesh, shapes_only=True)
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+    restored = checkpoints.restore_variables(template, step)
+    start = np.zeros((), shapes.step.dtype)
+    return restored.replace(step=jax.make_array_from_callback((), whole, lambda index: start[index]))
+
+
+def _preprocess(weights: Path, info: WeightsInfo, mean: Channels | None, std: Channels | None) -> Preprocess:
+    """How images are prepared for the weights: as they tell, with `mean` and `std` where those are given."""
+    if info.preprocess is not None:
+        return replace(info.preprocess, mean=mean or info.preprocess.mean, std=std or info.preprocess.std)
+    if mean is None or std is None:
+        raise UserError(
+            f"{weights} does not tell how its images were prepared: give --mean and --std, or --preprocess "
+            f"{'|'.join(PREPROCESS)}"
+        )
+    return replace(AS_THEY_ARE, mean=mean, std=std)

@@ -1,0 +1,81 @@
+"""The preview command: a batch as the network sees it, with its labels, in one picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.config import load_config
+from resnet_jax.data.batches import EvalBatches, TrainBatches
+from resnet_jax.data.sources import SPLITS
+from resnet_jax.distributed.processes import warn_once
+from resnet_jax.errors import UserError, choose
+from resnet_jax.plotting.contact_sheet import Cell, Line, check_picture, draw_sheet, save_picture
+from resnet_jax.training.images import Normalization, augmenter, load_images, make_normalization, normalizer
+
+SHARE_SHOWN = 0.01  # of a mixed target
+
+
+def preview(
+    config_name: str,
+    overrides: Sequence[str],
+    target: Path,
+    *,
+    split: str = "train",
+    step: int = 0,
+    num_images: int = 32,
+) -> dict[str, object]:
+    """{"picture", "split", "step", "images", "size"}: a picture of the first images of a batch, written to `target`.
+
+    The batch is that of `step` (from 0) of the config's run, augmented and normalised as there, and shown with the
+    normalisation undone; of "validation" and "test" it is the step'th batch of the evaluation. Mixed images are
+    labelled with both classes and their shares. Raises UserError (a ValueError) for a config that makes no batch, a
+    split or batch that there is not, and a target that is no image file.
+    """
+    choose("split", split, SPLITS)
+    check_picture(target)
+    if step < 0 or num_images < 1:
+        raise UserError(f"step={step} must be at least 0 and num_images={num_images} at least 1")
+    config = load_config(config_name, overrides)
+    splits = load_images(config)
+    source = getattr(splits, split)
+    if source is None:
+        raise UserError(f"{config.dataset} has no {split} images")
+    normalization = make_normalization(config, splits.train)
+    if split == "train":
+        size = min(config.batch_size, len(source))
+        if size < config.batch_size:
+            warn_once(f"a run needs config.batch_size={config.batch_size} training images, and there are {size}")
+        batch = TrainBatches(source, size, config.seed, num_repeats=config.repeated_augmentation)[step]
+        prepare = jax.jit(augmenter(config, normalization, source.num_classes))
+        prepared = jax.device_get(prepare(batch, step))
+        images, labels = prepared["image"], prepared["label"]
+    else:
+        batches = EvalBatches(source, config.batch_size)
+        if step >= len(batches):
+            raise UserError(f"step={step} must be less than the {len(batches)} batches of the {split} images")
+        batch = batches[step]
+        shown = batch["mask"] > 0
+        normalized = normalizer(normalization, config.dtype)
+        images, labels = normalized(jnp.asarray(batch["image"][shown])), batch["label"][shown]
+    pixels = _displayed(np.asarray(images[:num_images]), normalization)
+    captions = [_caption(label, source.class_names) for label in labels[:num_images]]
+    cells = [Cell(image, (Line(caption),)) for image, caption in zip(pixels, captions, strict=True)]
+    save_picture(draw_sheet(cells), target)
+    size = f"{pixels.shape[2]}x{pixels.shape[1]}"
+    return {"picture": str(target), "split": split, "step": step, "images": len(pixels), "size": size}
+
+
+def _displayed(images: np.ndarray, normalization: Normalization) -> np.ndarray:
+    scaled = images * normalization.std + normalization.mean
+    return np.clip(np.round(scaled * 255), 0, 255).astype(np.uint8)
+
+
+def _caption(label: np.ndarray, class_names: Sequence[str]) -> str:
+    if label.ndim == 0:
+        return class_names[int(label)]
+    shares = sorted(zip(label.tolist(), class_names, strict=True), reverse=True)
+    shown = [(share, name) for share, name in shares if share >= SHARE_SHOWN]
+    return " + ".join(f"{share:.2f} {name}" for share, name in shown) if len(shown) > 1 else shown[0][1]

@@ -1,0 +1,88 @@
+"""An evaluation's report: a folder of pictures and tables that show what a network confuses, and how it errs."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.source import Source
+from resnet_jax.filesystem import write_text
+from resnet_jax.inference.classification_metrics import Judgement
+from resnet_jax.plotting.contact_sheet import READABLE, Cell, Line, draw_sheet, save_picture
+from resnet_jax.plotting.report_figures import draw_calibration, draw_confusion
+
+REPORT_FILE = "report.json"  # which tells a report's folder from others
+NUM_MISTAKES = 24
+CENTRE_VIEW = 4  # of ten crops
+
+
+def write_report(folder: Path, result: dict[str, Any], judgement: Judgement, source: Source) -> None:
+    """Writes an evaluation's report into `folder`, made if missing; files there are replaced one by one, each at once.
+
+    confusion.csv, a row a class; classes.csv; report.json: `result`, each class with what it was taken for, the bins
+    of the calibration and the most confident mistakes; confusion.png, calibration.png, and mistakes.png, which is
+    not there where all was right. result: of `evaluate_run` or `evaluate_weights`. source: the images.
+    Raises RunError, UserError (a ValueError) or OSError if something cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names, classes = judgement.class_names, judgement.classes()
+    mistakes = judgement.mistakes(NUM_MISTAKES)
+    details = {
+        **result,
+        "classes": classes,
+        "calibration": judgement.calibration,
+        "mistakes": [_mistake(judgement, int(row), source) for row in mistakes],
+    }
+    # First: a folder that has it is known to be a report's, also where this one is broken off.
+    write_text(folder / REPORT_FILE, json.dumps(details, indent=1) + "\n")
+    counts = ((name, *row) for name, row in zip(names, judgement.confusion.tolist(), strict=True))
+    _write_csv(folder / "confusion.csv", ["class", *names], counts)
+    header = ["class", "count", "correct", "accuracy", "precision", "most_frequent_confusion"]
+    _write_csv(folder / "classes.csv", header, (row.values() for row in classes))
+    title = f"{100 * result['accuracy']:.2f} % of {result['count']:,} images right"
+    draw_confusion(judgement, folder / "confusion.png", title)
+    draw_calibration(judgement, folder / "calibration.png", title)
+    if len(mistakes):
+        _draw_mistakes(judgement, mistakes, source, folder / "mistakes.png")
+    else:
+        (folder / "mistakes.png").unlink(missing_ok=True)
+
+
+def _draw_mistakes(judgement: Judgement, mistakes: np.ndarray, source: Source, path: Path) -> None:
+    """Writes a sheet of the images of the rows `mistakes`, as the network was given them."""
+    images = source.read(judgement.index[mistakes]).image
+    if images.ndim == 5:
+        images = images[:, CENTRE_VIEW]
+    names = judgement.class_names
+    cells = []
+    for row, image in zip(mistakes.tolist(), images, strict=True):
+        index = int(judgement.index[row])
+        file = source.name(index).rpartition("/")[2] if isinstance(source, EncodedSource) else f"image {index}"
+        predicted = f"predicted: {names[judgement.predicted[row]]}", f"{100 * judgement.confidence[row]:.0f} %"
+        cells.append(Cell(image, (Line(file), Line(f"class: {names[judgement.label[row]]}"), Line(*predicted))))
+    total = int(np.sum(judgement.rank > 0))
+    title = f"The {len(cells)} most confident of {total:,} mistakes" if total > len(cells) else f"Mistakes: {total}"
+    save_picture(draw_sheet(cells, READABLE, title), path)
+
+
+def _mistake(judgement: Judgement, row: int, source: Source) -> dict[str, Any]:
+    index = int(judgement.index[row])
+    return {
+        "image": source.name(index) if isinstance(source, EncodedSource) else index,
+        "class": judgement.class_names[judgement.label[row]],
+        "predicted": judgement.class_names[judgement.predicted[row]],
+        "confidence": float(judgement.confidence[row]),
+    }
+
+
+def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())

@@ -1,0 +1,1 @@
+"""Convolutions, and what their programs need of the process: nothing of networks."""

@@ -1,0 +1,237 @@
+"""The 2-D convolution, in XLA's form and in one that is faster on the CPU; equal to rounding.
+
+The convolution and its two gradients are three bilinear functions, each of which has the other two as its gradients.
+They are JAX primitives here, so that each platform gets its own lowering and all of JAX's transformations hold:
+- "xla": XLA's convolution, on every platform.
+- "cpu": on the CPU oneDNN's (resnet_jax.ops.onednn) for a program on one device, or, where that is not to be had,
+  ordinary formulations of the same sums that XLA runs faster than its own; elsewhere XLA's convolution.
+"""
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from resnet_jax.ops import onednn
+from resnet_jax.ops.batch_axes import vary_alike
+
+Array = jax.Array
+
+CONV_IMPLS = ("auto", "xla", "cpu")
+
+# From this many input channels on, matrix products beat XLA's convolution as weight gradient; measured on two cores.
+MIN_CHANNELS_FOR_MATMUL_GRADIENT = 64
+# oneDNN computes in float32 here; half precision is widened, as XLA does for its own convolutions on the CPU.
+ONEDNN_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
+
+
+def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: str = "auto", dilation: int = 1) -> Array:
+    """`x` (B, H, W, C) convolved by `kernel` (k, k, C / groups, F): (B, ceil(H/s), ceil(W/s), F).
+
+    It is padded by k // 2 * dilation. impl: "xla" or "cpu" as above; "auto" is "cpu", which other platforms than the
+    CPU do not see. dilation: how far apart the pixels lie that the kernel's elements meet.
+    """
+    if impl == "xla":
+        return _xla(x, kernel, stride, groups, dilation)
+    x, kernel = vary_alike((x, kernel), x, kernel)  # a kernel that all devices share has the sum as its gradient
+    return _forward.bind(x, kernel, stride=stride, groups=groups, dilation=dilation)
+
+
+def subsample(x: Array, stride: int) -> Array:
+    """Every `stride`-th pixel: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C).
+
+    As a slice also where the number of rows is a symbol; indexing would gather then.
+    """
+    return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
+
+
+def _xla(x: Array, kernel: Array, stride: int, groups: int, dilation: int) -> Array:
+    pad = kernel.shape[0] // 2 * dilation
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _xla_input_gradient(cotangent: Array, kernel: Array, *, result: Any, **geometry: int) -> Array:
+    return jax.linear_transpose(lambda x: _xla(x, kernel, **geometry), _like(result))(cotangent)[0]
+
+
+def _xla_kernel_gradient(x: Array, cotangent: Array, *, result: Any, **geometry: int) -> Array:
+    return jax.linear_transpose(lambda kernel: _xla(x, kernel, **geometry), _like(result))(cotangent)[0]
+
+
+def _like(result: Any) -> jax.ShapeDtypeStruct:
+    """An array of a type: its shape and dtype, how it lies on an explicit mesh, and along which axes it varies."""
+    return jax.ShapeDtypeStruct(
+        result.shape,
+        result.dtype,
+        sharding=None if result.sharding.mesh.empty else result.sharding,
+        manual_axis_type=result.manual_axis_type,
+    )
+
+
+# --- XLA's CPU backend without oneDNN --------------------------------------------------------------------------------
+# It is slow in four places, each met here by an ordinary formulation of the same sum:
+# - A 1x1 convolution takes several times as long as the matrix product that it is.
+# - Before a weight gradient it transposes the cotangent, and fuses that transpose with the whole chain of batch-norm
+#   and ReLU gradients that makes it, which it then recomputes with strided access. `_materialize` ends that.
+# - The weight gradient itself is slow where a 3x3 convolution has 64 channels or more: three matrix products, one for
+#   each row of the kernel, take less than half the time.
+# - The weight gradient of a grouped convolution takes a hundred times as long as those of its groups one by one.
+
+
+def _cpu_forward(x: Array, kernel: Array, *, stride: int, groups: int, dilation: int) -> Array:
+    if kernel.shape[:2] == (1, 1) and groups == 1:
+        return subsample(x, stride) @ kernel[0, 0]
+    return _xla(x, kernel, stride, groups, dilation)
+
+
+def _cpu_input_gradient(cotangent: Array, kernel: Array, *, result: Any, **geometry: int) -> Array:
+    cotangent = _materialize(cotangent, kernel)
+    return jax.linear_transpose(lambda x: _cpu_forward(x, kernel, **geometry), _like(result))(cotangent)[0]
+
+
+def _cpu_kernel_gradient(x: Array, cotangent: Array, *, result: Any, groups: int, **geometry: int) -> Array:
+    size, _, channels, features = result.shape
+    if groups > 1:
+        pairs = zip(jnp.split(x, groups, axis=-1), jnp.split(cotangent, groups, axis=-1), strict=True)
+        result = result.update(shape=(size, size, channels, features // groups))
+        parts = [_cpu_kernel_gradient(x, y, result=result, groups=1, **geometry) for x, y in pairs]
+        return jnp.concatenate(parts, axis=-1)
+    cotangent = _materialize(cotangent, x)
+    if size == 3 and geometry == {"stride": 1, "dilation": 1} and channels >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
+        return _kernel_gradient_by_rows(x, cotangent).astype(x.dtype)
+    transposed = jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), _like(result))
+    return transposed(cotangent)[0]
+
+
+def _kernel_gradient_by_rows(x: Array, cotangent: Array) -> Array:
+    """Gradient of a 3x3 stride-1 kernel, (3, 3, C, F): for each kernel row a product (F, B*H*W) x (B*H*W, 3*C)."""
+    _, height, width, channels = x.shape
+    features = cotangent.shape[-1]
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    columns = jnp.concatenate([padded[:, :, j : j + width] for j in range(3)], axis=-1)  # (B, H + 2, W, 3C)
+    transposed = cotangent.reshape(-1, features).T  # (F, BHW)
+    accumulated = jnp.promote_types(x.dtype, jnp.float32)
+    rows = [
+        jnp.matmul(transposed, columns[:, i : i + height].reshape(-1, 3 * channels), preferred_element_type=accumulated)
+        for i in range(3)
+    ]
+    return jnp.stack(rows).reshape(3, features, 3, channels).transpose(0, 2, 3, 1)
+
+
+def _materialize(value: Array, other: Array) -> Array:
+    """`value`, written to memory before anything reads it: XLA fuses nothing across a loop.
+
+    The loop runs zero times, by a bound that the compiler cannot fold; if `other` begins with NaN once, which adds 1 to
+    gradients that are NaN anyway. `lax.optimization_barrier` would say this better, but is dropped before fusion on the
+    CPU.
+    """
+    first = other.reshape(-1)[0]
+    num_trips = (first != first).astype(jnp.int32)
+    _, value = lax.while_loop(
+        lambda carry: carry[0] < num_trips, lambda carry: (carry[0] + 1, carry[1] + 1), (jnp.int32(0), value)
+    )
+    return value
+
+
+# --- oneDNN ----------------------------------------------------------------------------------------------------------
+
+
+def _problem(operation: str, left: Any, right: Any, *, result: Any = None, **geometry: int) -> onednn.Problem:
+    """The convolution that an operation belongs to, by the types of its operands and, of a gradient, its result."""
+    x = result if operation == "input_gradient" else left
+    kernel = result if operation == "kernel_gradient" else right
+    return onednn.Problem(x.shape, kernel.shape, **geometry)
+
+
+def _by_onednn(operation: str, problem: onednn.Problem, left: Array, right: Array) -> Array:
+    return onednn.call(operation, problem, left.astype(jnp.float32), right.astype(jnp.float32)).astype(left.dtype)
+
+
+# --- the primitives --------------------------------------------------------------------------------------------------
+
+
+def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
+    """A function of two arrays that lowers to `xla`, but on the CPU to oneDNN's or `cpu`.
+
+    operation: one of onednn.OPERATIONS.
+    """
+    primitive = Primitive("convolution" if operation == "forward" else f"convolution_{operation}")
+
+    @cache
+    def compiled(**params: Any) -> Callable[..., Array]:
+        return jax.jit(partial(primitive.bind, **params))
+
+    def type_of_result(*operands: Any, result: Any = None, **geometry: Any) -> Any:
+        if result is not None:
+            return result
+        return jax.make_jaxpr(partial(xla, **geometry))(*operands).out_avals[0]
+
+    def lower_on_the_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
+        avals: Any = context.avals_in
+        # The formulations for the CPU reshape and slice as neither an explicit mesh nor an empty batch bears.
+        function = xla if any(aval.sharding.mesh.explicit_axes or aval.size == 0 for aval in avals) else cpu
+        if all(aval.dtype in ONEDNN_DTYPES for aval in avals) and _is_for_one_device(context):
+            problem = _problem(operation, *avals, **params)
+            if onednn.available() and onednn.implementation(operation, problem):
+                function = partial(_by_onednn, operation, problem)
+                params = {}
+        return mlir.lower_fun(function, multiple_results=False)(context, *operands, **params)
+
+    def batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
+        return jax.vmap(partial(xla, **params), in_axes=axes)(*operands), 0
+
+    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    primitive.def_abstract_eval(type_of_result)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
+    mlir.register_lowering(primitive, lower_on_the_cpu, platform="cpu")
+    return primitive
+
+
+def _is_for_one_device(context: mlir.LoweringRuleContext) -> bool:
+    """Whether this part of the program sees one device's data: XLA would not split a custom call over several."""
+    module = context.module_context
+    if getattr(module.lowering_parameters, "for_export", False):
+        return False
+    axes: Any = module.axis_context
+    if manual := getattr(axes, "manual_axes", None):  # inside shard_map
+        return manual == frozenset(axes.mesh.axis_names)
+    return getattr(axes, "num_devices", None) == 1
+
+
+_forward = _primitive("forward", lambda x, kernel, **geometry: _xla(x, kernel, **geometry), _cpu_forward)
+_input_gradient = _primitive("input_gradient", _xla_input_gradient, _cpu_input_gradient)
+_kernel_gradient = _primitive("kernel_gradient", _xla_kernel_gradient, _cpu_kernel_gradient)
+
+ad.defbilinear(
+    _forward,
+    lambda cotangent, x, kernel, **geometry: _input_gradient.bind(cotangent, kernel, result=x.aval, **geometry),
+    lambda cotangent, x, kernel, **geometry: _kernel_gradient.bind(x, cotangent, result=kernel.aval, **geometry),
+)
+ad.defbilinear(
+    _input_gradient,
+    lambda gradient, cotangent, kernel, *, result, **geometry: _forward.bind(gradient, kernel, **geometry),
+    lambda gradient, cotangent, kernel, *, result, **geometry: _kernel_gradient.bind(
+        gradient, cotangent, result=kernel.aval, **geometry
+    ),
+)
+ad.defbilinear(
+    _kernel_gradient,
+    lambda gradient, x, cotangent, *, result, **geometry: _input_gradient.bind(
+        cotangent, gradient, result=x.aval, **geometry
+    ),
+    lambda gradient, x, cotangent, *, result, **geometry: _forward.bind(x, gradient, **geometry),
+)

@@ -1,0 +1,62 @@
+"""Figures that need no display, all in one style; matplotlib is imported when the first is made."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+# Fonts of systems for what matplotlib's own does not have: Chinese, Japanese and Korean letters.
+FALLBACK_FAMILIES = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC",
+    "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic", "PingFang SC", "Hiragino Sans",
+    "Arial Unicode MS", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Unifont",
+)  # fmt: skip
+
+MOST_TICKS = 5  # along x: more would run into each other where they have several decimals
+
+
+def new_figure(size: tuple[float, float], title: str) -> "Figure":
+    """An empty figure of `size` inches that needs no display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    return figure
+
+
+def _use_fallbacks(figure: "Figure") -> None:
+    """Has letters that the figure's fonts do not have drawn by those of FALLBACK_FAMILIES that are there."""
+    from matplotlib import font_manager
+    from matplotlib.text import Text
+
+    known = {font.name for font in font_manager.fontManager.ttflist}
+    fallbacks = [name for name in FALLBACK_FAMILIES if name in known]
+    if fallbacks:
+        for text in figure.findobj(Text):
+            assert isinstance(text, Text)
+            text.set(fontfamily=[*text.get_fontfamily(), *fallbacks])
+
+
+def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
+    """Labels, few numbers along x, whole ones if it is long enough, a faint grid, a legend for more than one line."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS, steps=(1, 2, 5, 10), integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(axes.lines) > 1:
+        axes.legend(frameon=False)
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Writes the figure as PNG, atomic_write `path` at once."""
+    _use_fallbacks(figure)
+    partial = path.with_suffix(".partial.png")
+    figure.savefig(partial, dpi=110)
+    partial.replace(path)

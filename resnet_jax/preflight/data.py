@@ -1,0 +1,73 @@
+"""The images: there, prepared, readable. Nothing is downloaded or prepared."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.source import Source
+from resnet_jax.data.sources import Splits, load_digits, missing_classes
+from resnet_jax.data.tfds.builder import data_root
+from resnet_jax.data.tfds.requirements import Needs, prepared_sets
+from resnet_jax.preflight.dummy_data import missing_needs
+from resnet_jax.preflight.finding import Finding, error, ok, warning
+from resnet_jax.training.images import load_images
+
+MOST_CLASSES_SHOWN = 5
+
+
+@dataclass
+class Images:
+    """What is known of the config's images after `check_images`: they themselves, or what they would need."""
+
+    splits: Splits | None = None
+    needs: Needs | None = None
+
+
+def check_images(config: ConfigDict, images: Images) -> Iterator[Finding]:
+    """The config's images; fills `images`. Raises UserError (a ValueError) as train for what cannot be used."""
+    images.needs = missing_needs(config)
+    if (needs := images.needs) is not None:
+        tell = warning if needs.by_itself else error
+        yield tell("data", f"{config.dataset} is not prepared in {needs.where}", needs.remedy)
+        return
+    if config.dataset == "folder" and not config.data_dir:
+        yield error(
+            "data", "config.dataset='folder' and no config.data_dir", "--config.data_dir=DIR, of DIR/<class>/<image>"
+        )
+        return
+    images.splits = splits = load_images(config)
+    sources = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    counts = ", ".join(f"{len(source):,} {name}" for name, source in sources.items() if source is not None)
+    yield ok("data", f"{_place(config)}: {counts} images of {_classes(splits.train)}")
+    for source in sources.values():
+        if isinstance(source, EncodedSource):
+            pixels = source.read(np.array([0])).image[0]
+            yield ok("sample", f"{source.name(0)} decoded, cropped to {pixels.shape[1]}x{pixels.shape[0]}")
+    if splits.validation is None:
+        yield warning(
+            "validation", "there are no validation images: no best model is kept", "--config.validation_fraction=0.1"
+        )
+    for line in missing_classes(splits.train, splits.validation, held_out=not splits.has_own_validation):
+        found, _, remedy = line.partition(": ")
+        yield warning("classes", found, remedy)
+
+
+def check_known_sets() -> Iterator[Finding]:
+    """What there is to train on without a config: the digits, and the sets that TFDS has prepared."""
+    yield ok("digits", f"{len(load_digits('train')):,} training and {len(load_digits('test'))} test images come along")
+    names = prepared_sets()
+    yield ok("tfds", f"prepared in {data_root('')}: {', '.join(names) or 'none'}")
+
+
+def _place(config: ConfigDict) -> str:
+    if config.dataset == "folder":
+        return config.data_dir
+    return config.dataset if config.dataset == "digits" else f"{config.dataset} in {data_root(config.data_dir)}"
+
+
+def _classes(source: Source) -> str:
+    names = source.class_names[:MOST_CLASSES_SHOWN]
+    return f"{source.num_classes} classes ({', '.join(names)}{', …' if source.num_classes > len(names) else ''})"

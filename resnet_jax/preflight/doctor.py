@@ -1,0 +1,68 @@
+"""All checks but those of the packages, which all of these need."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from resnet_jax.preflight.data import Images, check_images, check_known_sets
+from resnet_jax.preflight.devices import check_batch, check_devices
+from resnet_jax.preflight.dummy_data import stand_in
+from resnet_jax.preflight.finding import ERROR, Finding, checked, ok
+from resnet_jax.preflight.folders import check_cache, check_home, check_workdir
+from resnet_jax.preflight.space import check_disk, check_memory
+from resnet_jax.preflight.weights import check_weights
+from resnet_jax.training.experiment import Experiment, build_experiment
+
+
+def examine(config: ConfigDict | None, workdir: Path | None) -> list[Finding]:
+    """What is found of this machine besides its packages, and of what `config`, if given, needs for a run in `workdir`.
+
+    A check that fails in a way that nobody foresaw is an error among the others.
+    """
+    devices = checked("devices", check_devices)
+    findings = [
+        *devices,
+        *checked("compiled", check_cache),
+        *checked("home", check_home),
+    ]
+    if config is None:
+        return findings + checked("data", check_known_sets)
+    assert workdir is not None
+    images = Images()
+    findings += checked("data", lambda: check_images(config, images))
+    if devices[0].status == ERROR:  # without them nothing else can be told
+        return findings
+    findings += checked("batch", lambda: check_batch(config))
+    experiments: list[Experiment] = []
+
+    def check_config() -> Iterator[Finding]:
+        experiments.append(_build(config, images))
+        model = experiments[0].model
+        yield ok("config", f"{config.model} of {model.num_classes} classes, {config.dtype}, {config.optimizer}")
+
+    told = [finding.found for finding in findings]
+    findings += [finding for finding in checked("config", check_config) if finding.found not in told]
+    for experiment in experiments:
+        findings += _examine_needs(experiment, workdir, images)
+    own = experiments[0] if experiments and images.splits is not None else None
+    return findings + checked("workdir", lambda: check_workdir(config, workdir, own))
+
+
+def _examine_needs(experiment: Experiment, workdir: Path, images: Images) -> list[Finding]:
+    """What a run needs besides its images."""
+    known = images.splits is not None  # then the experiment's classes and number of steps are the run's
+    to_prepare = images.needs is not None
+    return [
+        *checked("weights", lambda: check_weights(experiment, workdir, classes_known=known)),
+        *checked("memory", lambda: check_memory(experiment)),
+        *checked("disk", lambda: check_disk(experiment, workdir, counts_known=known, to_prepare=to_prepare)),
+    ]
+
+
+def _build(config: ConfigDict, images: Images) -> Experiment:
+    if images.splits is not None:
+        return build_experiment(config, splits=images.splits)
+    if images.needs is not None:
+        return stand_in(config, images.needs.num_classes, images.needs.image_shape)
+    return stand_in(config)

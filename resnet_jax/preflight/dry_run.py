@@ -1,0 +1,212 @@
+"""What a run would be, without beginning it: its shapes, memory and length, and its time by that of ten steps."""
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from resnet_jax.checkpoint.checkpointer import open_best, open_newest
+from resnet_jax.checkpoint.manifest import DamagedCheckpointError
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.prefetch import DEPTH, prefetch
+from resnet_jax.distributed.mesh import shard_batch
+from resnet_jax.errors import UserError
+from resnet_jax.models.summary import num_elements, summarize_model
+from resnet_jax.preflight.dummy_data import missing_needs, missing_weights, stand_in
+from resnet_jax.preflight.memory import estimate_memory, state_bytes, training_image_shape
+from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.features import has_fixed_features
+from resnet_jax.training.init_weights import load_initial
+from resnet_jax.training.jit_steps import TrainFn, begin_state, compile_eval_fn, compile_train_fn
+from resnet_jax.training.periods import Cadence
+from resnet_jax.training.resume import check_images, check_run
+from resnet_jax.training.train_state import TrainState
+from resnet_jax.training.workdir import check_unlocked
+
+logger = logging.getLogger(__name__)
+
+NUM_STEPS = 10
+NUM_EVAL_BATCHES = 3
+MOST_SECONDS = 60.0  # then fewer steps must do
+# The first may still warm up; the others use up what is made ahead, which is not there when data come too slowly.
+NUM_UNTIMED = 1 + DEPTH
+
+
+def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """What `train` of this config in `workdir` would take; nothing is written, prepared or downloaded.
+
+    Returns "model", "image_shape", "shapes" (of the stages), "parameters", "trainable" (numbers of them), "macs" (of
+    one image's forward pass), "images" by split, "num_classes", "steps_per_epoch", "num_steps", "continues_after" (the
+    step from which the run in `workdir` goes on, 0 if there is none), "due": how often each of "validation", "test" and
+    "checkpoint" is until the end, and "every": how many steps lie between; "memory", in bytes: of `estimate_memory`,
+    "program" of what XLA tells of the compiled step (None where a step is several programs), and "checkpoint";
+    "on_features": whether train computes the frozen network's features once, to train the head alone on them;
+    "seconds": to "compile", of a "step" on images, of an "evaluation_batch" (0.0 if there is none), of an "evaluation"
+    by split, and of the "rest" of the run, evaluations included, checkpoints and precise statistics not, nor the steps
+    on features; "num_timed": how many steps that is from.
+    Errors are those of `train`, and a UserError for a set that is not prepared or weights that are not downloaded.
+    """
+    if jax.process_count() > 1:
+        raise UserError("--dry_run is of one process: leave out --num_processes and what starts the others")
+    check_run(workdir, config)
+    check_unlocked(workdir)
+    if (needs := missing_needs(config)) is not None:
+        stand_in(config, needs.num_classes, needs.image_shape)  # its own errors come first, as in training
+        raise UserError(
+            f"config.dataset={config.dataset!r} is not prepared in {needs.where}, which a dry run leaves to train: "
+            f"{needs.remedy}"
+        )
+    experiment = build_experiment(config)
+    done = continues_after(experiment, workdir)
+    is_new = open_newest(workdir).newest_step() is None  # only then does train need the weights to begin from
+    if is_new and (missing := missing_weights(config)) is not None:
+        raise UserError(
+            f"config.finetune.weights={config.finetune.weights!r} is not downloaded, which a dry run leaves to train: "
+            f"run that, or put {missing.name} into {missing.parent}"
+        )
+    cadence = Cadence.of(experiment)
+    every = {"validation": cadence.validate_every, "test": cadence.test_every, "checkpoint": cadence.save_every}
+    due = {name: cadence.num_due(steps, done) for name, steps in every.items()}
+    images = {"train": experiment.batches.source, "validation": experiment.validation, "test": experiment.test}
+    image_shape = training_image_shape(experiment)
+    initial = load_initial(config, experiment.model, experiment.class_names) if is_new else None
+    state = begin_state(experiment, begin_with=initial)
+    memory = {**asdict(estimate_memory(experiment)), "checkpoint": state_bytes(state)}
+    trainable = num_elements(state.trained(state.params))
+    seconds, program, num_timed = _time(experiment, state)
+    on_features = has_fixed_features(experiment)
+    if on_features and done < experiment.num_steps:  # each image passes the network once, as in an evaluation
+        each = seconds["evaluation_batch"] or seconds["step"]
+        rest = each * sum(-(-len(source) // config.batch_size) for source in images.values() if source is not None)
+    else:
+        rest = (experiment.num_steps - done) * seconds["step"]
+        rest += sum(due[split] * taken for split, taken in seconds["evaluation"].items())
+    return {
+        "model": config.model,
+        "image_shape": image_shape,
+        **summarize_model(experiment.model, image_shape),
+        "trainable": trainable,
+        "images": {split: len(source) if source is not None else 0 for split, source in images.items()},
+        "num_classes": experiment.batches.source.num_classes,
+        "batch_size": config.batch_size,
+        "steps_per_epoch": experiment.steps_per_epoch,
+        "num_steps": experiment.num_steps,
+        "continues_after": done,
+        "due": due,
+        "every": every,
+        "memory": {**memory, "program": program},
+        "on_features": on_features,
+        "seconds": {**seconds, "rest": rest},
+        "num_timed": num_timed,
+    }
+
+
+def continues_after(experiment: Experiment, workdir: Path) -> int:
+    """The step of the last whole checkpoint in `workdir`, from which a run would go on; 0 if there is none.
+
+    Raises UserError (a ValueError) as train does: if it is of other images or another model, or past the experiment's
+    end, or if none is whole of those there, or of those that an earlier start has set aside.
+    """
+    step = _last_whole_step(experiment, workdir)
+    if step > experiment.num_steps:
+        raise UserError(
+            f"workdir {workdir} is at step {step}, past the config's {experiment.num_steps}: set config.num_epochs or "
+            "config.num_steps higher, or choose another --workdir"
+        )
+    return step
+
+
+def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
+    newest, best = open_newest(workdir), open_best(workdir)
+    aside = newest.aside()
+    template = begin_state(experiment, shapes_only=True)
+    damaged: DamagedCheckpointError | None = None
+    for folder in [newest] if experiment.config.precise_bn_batches else [newest, best]:
+        if folder is best and damaged is None and not aside:  # the best is older than what would have been the newest
+            break
+        for step in reversed(folder.steps()):
+            try:
+                folder.check(template, step)
+                position = folder.position(step)
+            except DamagedCheckpointError as error:
+                damaged = error
+                continue
+            check_images(experiment, experiment.batches.source.digest(), position, workdir)
+            return step
+    if damaged is not None or aside:
+        what = f"{damaged}, and no other in {workdir} is whole" if damaged else f"no checkpoint in {workdir} is whole"
+        raise UserError(
+            f"{what}, and train would end: bring one back from a copy, choose another --workdir, or remove {workdir} "
+            "to begin anew"
+        )
+    return 0
+
+
+def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], dict[str, int] | None, int]:
+    """Seconds to compile, of a step and of the evaluations; the step's memory; of how many steps. Uses `state` up."""
+    config, mesh, num_parts = experiment.config, experiment.mesh, experiment.config.accumulation_steps
+    train_fn, program = compile_train_fn(experiment), None
+    first = shard_batch(experiment.batches[0], mesh, num_parts)
+    logger.info("compiling the step")
+    started = time.perf_counter()
+    if num_parts == 1:
+        train_fn, program = _compile(train_fn, state, first)
+    else:  # several programs, which compile as they are called
+        state, _ = jax.block_until_ready(train_fn(state, first))
+    seconds: dict[str, Any] = {"compile": time.perf_counter() - started}
+    logger.info(f"timing {NUM_STEPS} steps")
+    make = lambda k: shard_batch(experiment.batches[k], mesh, num_parts)  # noqa: E731
+    (state, _), seconds["step"], num_timed = _seconds_each(
+        lambda carried, batch: train_fn(carried[0], batch), (state, None), make, NUM_UNTIMED, NUM_STEPS
+    )
+    eval_fn = compile_eval_fn(experiment.normalization, config.dtype, mesh)
+    seconds |= {"evaluation": {}, "evaluation_batch": 0.0}
+    for split, source in (("validation", experiment.validation), ("test", experiment.test)):
+        if source is None:
+            continue
+        batches = EvalBatches(source, config.batch_size)
+        one = lambda k, batches=batches: shard_batch(batches[k % len(batches)], mesh)  # noqa: E731
+        logger.info(f"timing {NUM_EVAL_BATCHES} batches of the {split} images")
+        _, each, _ = _seconds_each(lambda _, batch: eval_fn(state, batch), None, one, 1, NUM_EVAL_BATCHES)
+        seconds["evaluation_batch"] = each
+        seconds["evaluation"][split] = each * len(batches) * (1 if state.averaging is None else 2)
+    return seconds, program, num_timed
+
+
+def _compile(train_fn: Any, state: TrainState, batch: Any) -> tuple[TrainFn, dict[str, int]]:
+    compiled = train_fn.lower(state, batch).compile()
+    analysis = compiled.memory_analysis()
+    sizes = {name: int(getattr(analysis, f"{name}_size_in_bytes")) for name in ("argument", "output", "temp", "alias")}
+    return compiled, {**sizes, "total": sizes["argument"] + sizes["output"] + sizes["temp"] - sizes["alias"]}
+
+
+def _seconds_each(
+    function: Callable[[Any, Any], Any], carried: Any, make: Callable[[int], Any], num_untimed: int, num_timed: int
+) -> tuple[Any, float, int]:
+    """(what the last call returned, seconds of a call, of how many): carried = function(carried, make(k)), with one
+    call in flight as in training; fewer than `num_timed` of them where they take more than MOST_SECONDS.
+    """
+    previous: Any = None
+    started, count = time.perf_counter(), 0
+    with closing(prefetch(make, range(num_untimed + num_timed))) as batches:
+        for k, batch in enumerate(batches):
+            carried = function(carried, batch)
+            # The last of what a step returns are its metrics: its state will have been given away by then.
+            current = jax.tree.leaves(carried)[-1]
+            if previous is not None:
+                previous.block_until_ready()
+            previous = current
+            if k + 1 == num_untimed:
+                current.block_until_ready()
+                started = time.perf_counter()
+            count = k + 1 - num_untimed
+            if count > 0 and time.perf_counter() - started > MOST_SECONDS:
+                break
+    jax.block_until_ready(carried)
+    return carried, (time.perf_counter() - started) / count, count

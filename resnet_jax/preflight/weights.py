@@ -1,0 +1,36 @@
+"""The weights that a run begins from."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from resnet_jax.checkpoint.checkpointer import open_newest
+from resnet_jax.preflight.dummy_data import missing_weights
+from resnet_jax.preflight.finding import Finding, ok, warning
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.init_weights import load_initial
+from resnet_jax.weights.load import open_weights
+from resnet_jax.weights.pretrained import find_weights
+
+
+def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool) -> Iterator[Finding]:
+    """Whether the weights of config.finetune can be read, and, if the images' classes are known, fit the network.
+
+    Raises UserError (a ValueError) as train if not. A run that goes on in `workdir` needs none any more.
+    """
+    config = experiment.config
+    if not config.finetune.weights or open_newest(workdir).newest_step() is not None:
+        return
+    if (missing := missing_weights(config)) is not None:
+        yield warning(
+            "weights",
+            f"{config.finetune.weights} of {config.model} is not downloaded yet",
+            f"train downloads it, once; without a network put {missing.name} into {missing.parent}",
+        )
+        return
+    if not classes_known:
+        path = find_weights(config.finetune.weights, config.model, download=False)
+        num_tensors = len(open_weights(path).tensors)
+        yield ok("weights", f"{config.finetune.weights} can be read, and holds {num_tensors} tensors")
+        return
+    load_initial(config, experiment.model, experiment.class_names)
+    yield ok("weights", f"{config.finetune.weights} fits, with config.finetune.head={config.finetune.head}")

@@ -1,0 +1,211 @@
+"""What a command settles for its process before JAX finds its devices, and what its machine gives it.
+
+The cache of compiled programs, malloc, warnings; cores, memory, GPUs, versions. None changes a number. A program that
+imports resnet_jax as a library decides for itself: importing runs none of it.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+import resnet_jax
+
+# malloc's parameters, from glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
+# The compiled programs of all versions together; a network's training and evaluation take some 10 MB.
+MOST_CACHED_BYTES = 2**30
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+NVIDIA_DEVICE = Path("/dev/nvidia0")
+
+
+def prepare_process() -> None:
+    """Settle all; to be called before JAX touches its devices."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's C++ start-up messages are no use to whoever trains
+    enable_compilation_cache()
+    keep_freed_memory()
+    silence_libraries()
+
+
+def silence_libraries() -> None:
+    """Have what is told of images and letters be one line of ours, not warnings with the source line that gave them.
+
+    Pillow's of odd files, the size of large images among them, which are refused in a line where they matter; and
+    matplotlib's of letters that its fonts do not have. For good: a filter for a while would be other threads' as well.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
+
+
+def enable_compilation_cache() -> Path | None:
+    """Keep compiled programs on disk, so that the next start compiles nothing; returns the folder, None if off.
+
+    The folder is the user's alone, under RESNET_JAX_HOME (default: ~/.cache/resnet_jax), and named by JAX's versions
+    and the processor, for which alone compiled programs are right. RESNET_JAX_COMPILATION_CACHE=0 turns it off;
+    JAX_COMPILATION_CACHE_DIR, where set, is left to JAX. A folder that others could write, or that cannot be made, is
+    no error: nothing is kept. Beyond MOST_CACHED_BYTES the oldest programs are removed.
+    """
+    if cache_is_off() or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return None
+    folder = cache_folder()
+    if cache_fault(folder):
+        return None
+    remove_oldest(folder.parent, MOST_CACHED_BYTES)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    return folder
+
+
+def remove_oldest(folder: Path, most_bytes: int) -> None:
+    """Remove the oldest files in `folder` until the others have no more than `most_bytes`."""
+    files: list[tuple[float, int, Path]] = []
+    for parent, _, names in os.walk(folder):  # passes over a folder that vanishes meanwhile
+        for path in (Path(parent) / name for name in names):
+            with contextlib.suppress(OSError):  # another process removes them as well
+                status = path.stat()
+                files.append((status.st_mtime, status.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= most_bytes:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size
+
+
+@contextlib.contextmanager
+def programs_not_kept() -> Iterator[None]:
+    """Keep no program on disk that is compiled inside: for those that hold a network's weights, and are as large."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+def cache_is_off() -> bool:
+    """Whether the user has turned the cache of compiled programs off."""
+    return os.environ.get("RESNET_JAX_COMPILATION_CACHE") == "0"
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept, of these versions and this processor."""
+    return home() / "compiled" / _compiler()
+
+
+def cache_fault(folder: Path) -> str:
+    """Why nothing can be kept in `folder`, which is made if need be; empty if all is well."""
+    try:
+        home().parent.mkdir(parents=True, exist_ok=True)
+        for path in (home(), folder.parent, folder):
+            path.mkdir(mode=0o700, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        return f"{error.filename} cannot be made: {error.strerror}"
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o022):
+        return f"others could write in {folder}"
+    if not os.access(folder, os.W_OK):
+        return f"{folder} cannot be written"
+    return ""
+
+
+def home() -> Path:
+    """The user's folder for what resnet_jax keeps between runs."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("RESNET_JAX_HOME") or Path(cache) / "resnet_jax").expanduser()
+
+
+def _compiler() -> str:
+    versions = "-".join(f"{name}{importlib.metadata.version(name)}" for name in ("jax", "jaxlib"))
+    return f"{versions}-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
+
+
+def _processor() -> str:
+    """The processor's model and instruction sets."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))})
+    )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides a run's numbers: Python, resnet_jax and the libraries that it computes with."""
+    libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "python": platform.python_version(),
+        "resnet_jax": resnet_jax.__version__,
+        **{name: importlib.metadata.version(name) for name in libraries},
+    }
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep the memory that it frees, where training runs on the CPU under glibc; elsewhere do nothing.
+
+    A step's temporaries are one allocation of hundreds of megabytes, which malloc would give back to the kernel after
+    each step and get anew, page by page: a fifth of a ResNet-20 step. With several arenas each thread would keep some.
+    """
+    if importlib.metadata.entry_points(group="jax_plugins"):  # an accelerator: its memory is not malloc's
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # not glibc
+        return
+    mallopt(_M_ARENA_MAX, 1)
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def num_cores() -> float:
+    """The cores that the process may use, a container's share of them included."""
+    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _read(CGROUP / "cpu.max").partition(" ")
+    return min(cores, int(quota) / int(period)) if quota.isdecimal() and period.strip().isdecimal() else cores
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that the process can still take, a container's limit included; None if nothing tells."""
+    free = [1024 * int(line.split()[1]) for line in _read(MEMINFO).splitlines() if line.startswith("MemAvailable:")]
+    limit, used = _read(CGROUP / "memory.max").strip(), _read(CGROUP / "memory.current").strip()
+    if limit.isdecimal() and used.isdecimal():
+        free.append(int(limit) - int(used))
+    return min(free, default=None)
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil  # type: ignore[import-untyped]
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether the machine has a GPU of NVIDIA's, whoever can use it."""
+    return NVIDIA_DEVICE.exists() or shutil.which("nvidia-smi") is not None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,234 @@
+"""A run's train state and its compiled functions: the update, the evaluation, the statistics computed anew."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from resnet_jax.data.prefetch import prefetch
+from resnet_jax.distributed.mesh import replicated, shard_batch, split_by_rows
+from resnet_jax.distributed.preemption import Interruption
+from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.images import Normalization, augmenter, normalizer
+from resnet_jax.training.precise_batch_norm import precise_batch_stats
+from resnet_jax.training.train_state import TrainState, create_train_state
+from resnet_jax.training.train_step import (
+    Accumulated,
+    accumulate,
+    begin_accumulation,
+    eval_step,
+    finish_accumulation,
+    judge_step,
+    train_step,
+)
+
+Array = jax.Array
+TrainFn = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
+EvalFn = Callable[[TrainState, dict[str, Array]], dict[str, Any]]
+Watch = Callable[[Callable[..., Any], Mesh, tuple[int, ...]], Callable[..., Any]]
+
+
+def _unwatched(function: Callable[..., Any], mesh: Mesh, donated: tuple[int, ...]) -> Callable[..., Any]:
+    del mesh, donated
+    return function
+
+
+def initial_state(
+    model: ResNet,
+    tx: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+    steps_per_epoch: int = 1,
+    *,
+    shapes_only: bool = False,
+    begin_with: Mapping[str, Any] | None = None,
+) -> TrainState:
+    """The train state at step 0, drawn from config.seed and replicated on the mesh; with shapes_only its shapes.
+
+    steps_per_epoch: where it is to be trained. begin_with: variables instead of drawn ones; but with
+    config.finetune.head other than "keep" the last layer is drawn all the same.
+    """
+
+    def state_of(variables: Any) -> TrainState:
+        return create_train_state(
+            model,
+            variables,
+            tx,
+            label_smoothing=config.label_smoothing,
+            loss=config.loss,
+            target_threshold=config.target_threshold,
+            ema_decay=config.ema_decay or None,
+            ema_every_steps=config.ema_every_steps,
+            ema_warmup_steps=round(config.ema_warmup_epochs * steps_per_epoch),
+            on_nonfinite=config.on_nonfinite,
+            seed=config.seed,
+        )
+
+    if shapes_only:
+        return jax.eval_shape(state_of, variable_shapes(model))
+
+    def create(key: Array, given: Mapping[str, Any]) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+        if not given:
+            return state_of(variables)
+        params, (new, _) = dict(given["params"]), model.head_layers[-1]
+        if config.finetune.head != "keep":
+            params[new] = variables["params"][new]
+        return state_of({**given, "params": params})
+
+    # It runs once: optimised fully, each kernel's random numbers would take seconds to compile and nothing to draw.
+    options = {"xla_backend_optimization_level": 1}
+    compiled = jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)
+    return compiled(jax.random.key(config.seed), begin_with or {})
+
+
+def begin_state(
+    experiment: Experiment, *, shapes_only: bool = False, begin_with: Mapping[str, Any] | None = None
+) -> TrainState:
+    """The experiment's train state at step 0, as `initial_state`."""
+    return initial_state(
+        experiment.model,
+        experiment.tx,
+        experiment.config,
+        experiment.mesh,
+        experiment.steps_per_epoch,
+        shapes_only=shapes_only,
+        begin_with=begin_with,
+    )
+
+
+def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> TrainFn:
+    """(state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
+
+    The state is donated: its buffers are the new state's. Metrics are `train_step`'s and "learning_rate". With
+    config.accumulation_steps > 1 three programs, of which one runs for each part of the batch. watch: of an
+    `Interruption`, around the program that ends the step.
+    """
+    prepare = _preparation(experiment)
+    num_parts = experiment.config.accumulation_steps
+    whole, rows = replicated(experiment.mesh), split_by_rows(experiment.mesh, num_parts)
+
+    def with_learning_rate(
+        state: TrainState, result: tuple[TrainState, dict[str, Array]]
+    ) -> tuple[TrainState, dict[str, Array]]:
+        new_state, metrics = result
+        return new_state, {**metrics, "learning_rate": jnp.asarray(experiment.schedule(state.step))}
+
+    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        return with_learning_rate(state, train_step(state, prepare(batch, state.step, 0)))
+
+    def add(state: TrainState, accumulated: Accumulated, batch: dict[str, Array]) -> Accumulated:
+        return accumulate(state, accumulated, prepare(batch, state.step, accumulated.num_parts))
+
+    def finish(state: TrainState, accumulated: Accumulated) -> tuple[TrainState, dict[str, Array]]:
+        return with_learning_rate(state, finish_accumulation(state, accumulated))
+
+    if num_parts == 1:
+        step_fn = jax.jit(step, donate_argnums=0, in_shardings=(whole, rows), out_shardings=(whole, whole))
+        return watch(step_fn, experiment.mesh, (0,))
+    begin_fn = jax.jit(begin_accumulation, out_shardings=whole)
+    add_fn = jax.jit(add, donate_argnums=1, in_shardings=(whole, whole, rows), out_shardings=whole)
+    finish_jit = jax.jit(finish, donate_argnums=0, out_shardings=(whole, whole))
+    finish_fn = watch(finish_jit, experiment.mesh, (0,))
+
+    def step_by_parts(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, Array]]:
+        accumulated = begin_fn(state)
+        for _ in range(num_parts):
+            accumulated = add_fn(state, accumulated, batch)
+        return finish_fn(state, accumulated)
+
+    return step_by_parts
+
+
+def compile_judged_fn(experiment: Experiment, interruption: Interruption) -> Callable[[TrainState], TrainState]:
+    """(state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and those of
+    the moving average, are computed anew over the training batches that come next; else it is the state itself.
+    """
+    config, mesh, batches = experiment.config, experiment.mesh, experiment.batches
+    if not config.precise_bn_batches:
+        return lambda state: state
+    num_parts = config.accumulation_steps
+    prepare = jax.jit(_preparation(experiment))
+
+    def images(first: int) -> Generator[Array, None, None]:
+        """Of config.precise_bn_batches batches from step `first` on, in the parts in which they are trained on."""
+        places = range(first, first + config.precise_bn_batches)
+        with closing(prefetch(lambda k: shard_batch(batches[k], mesh, num_parts), places)) as sharded:
+            for k, batch in zip(places, interruption.attempt_each(sharded, len(places)), strict=True):
+                for part in range(num_parts):
+                    yield prepare(batch, jnp.asarray(k), jnp.asarray(part))["image"]
+
+    def judged(state: TrainState) -> TrainState:
+        def recomputed(variables: dict[str, Any]) -> Any:
+            with closing(images(int(state.step))) as batches_of_images:
+                statistics = precise_batch_stats(experiment.model, variables, batches_of_images, config.seed)
+            interruption.raise_together()  # an image that one process cannot read
+            return statistics
+
+        state = state.replace(batch_stats=recomputed(state.variables))
+        if state.averaging is None:
+            return state
+        return state.replace(ema_batch_stats=recomputed(state.averaged().variables))
+
+    return judged
+
+
+def compile_eval_fn(
+    normalization: Normalization | None, dtype: str, mesh: Mesh, eval_step: Callable[..., Any] = eval_step
+) -> EvalFn:
+    """(state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program.
+
+    normalization: None for pooled features instead of images.
+    """
+    normalized = normalizer(normalization, dtype) if normalization else lambda features: features
+
+    def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Any]:
+        return eval_step(state, {**batch, "image": normalized(batch["image"])})
+
+    whole, rows = replicated(mesh), split_by_rows(mesh)
+    return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
+
+
+def compile_judge_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalFn:
+    """As `compile_eval_fn`, of `judge_step`: sums, and rows that every process has of all of them."""
+    return compile_eval_fn(normalization, dtype, mesh, judge_step)
+
+
+def compile_features_fn(
+    model: ResNet, normalization: Normalization, dtype: str, mesh: Mesh
+) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
+    """(variables of `model`, batch of `EvalBatches` on the mesh) -> "image" (B, C), its pooled features, "label" and
+    "mask" of all rows, for every process.
+    """
+    headless, normalized = model.clone(num_classes=None, base_classes=None), normalizer(normalization, dtype)
+
+    def features(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        pooled = jnp.asarray(headless.apply(variables, normalized(batch["image"]), train=False))
+        return {**batch, "image": pooled}
+
+    whole, rows = replicated(mesh), split_by_rows(mesh)
+    return jax.jit(features, in_shardings=(whole, rows), out_shardings=whole)
+
+
+def _preparation(experiment: Experiment) -> Callable[..., dict[str, Array]]:
+    """(batch of `TrainBatches` on the mesh, step, part) -> batch of `train_step`, of that part."""
+    prepare: Callable[[dict[str, Array], Array], dict[str, Array]]
+    if experiment.from_features:
+        prepare = lambda batch, step: {name: batch[name] for name in ("image", "label")}  # noqa: E731
+    else:
+        prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
+    num_parts = experiment.config.accumulation_steps
+
+    def prepare_part(batch: dict[str, Array], step: Array, part: Array | int) -> dict[str, Array]:
+        if num_parts == 1:
+            return prepare(batch, step)
+        rows = {name: parts[part] for name, parts in batch.items()}
+        return prepare(rows, step * num_parts + part)  # each part is mixed by a draw of its own
+
+    return prepare_part

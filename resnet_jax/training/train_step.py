@@ -1,0 +1,231 @@
+"""The pure functions on a train state: `train_step`, the same in parts, `eval_step` and `judge_step`."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec
+
+from resnet_jax.ops.batch_axes import automatic_batch_axes, mapped_batch_axes, vary_alike
+from resnet_jax.training.losses import check_labels, correct, masked_mean, softmax_cross_entropy
+from resnet_jax.training.train_state import TrainState
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+
+
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    """The state after one update, and the batch's metrics before it; pure, to be jitted.
+
+    batch: "image" (B, H, W, 3) normalised, or (B, C), the pooled features of such, where the head alone is trained;
+    "label" (B,) int in [0, K), or (B, K) float, distributions over the classes (mixed images); optional "mask" (B,):
+    rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same). A label outside [0, K)
+    is a UserError (a ValueError); under `jit`, where values are not known, it makes the loss NaN.
+    Metrics, all scalars: "loss" (mean, without the weight decay), "accuracy" in [0, 1], "gradient_norm" (L2, before
+    the weight decay and any clipping; not finite if any gradient is not).
+
+    Inside `shard_map` batch is a device's share, and the update and the metrics are those of the whole batch.
+    """
+    dropout_key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    return _update(state, *_gradients(state, state.batch_stats, batch, dropout_key))
+
+
+class Accumulated(flax.struct.PyTreeNode):
+    """What the parts of a batch have given so far: sums of their gradients and metrics, and the newest statistics.
+
+    num_parts: () int32.
+    """
+
+    num_parts: Array
+    gradients: Any
+    batch_stats: Any
+    metrics: dict[str, Array]
+
+
+def begin_accumulation(state: TrainState) -> Accumulated:
+    """The sums before the first part of a batch; pure."""
+    zero = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
+    return Accumulated(
+        num_parts=jnp.zeros((), jnp.int32),
+        gradients=jax.tree.map(jnp.zeros_like, state.trained(state.params)),
+        batch_stats=state.trained(state.batch_stats),
+        metrics={"loss": zero, "accuracy": zero},
+    )
+
+
+def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Accumulated:
+    """The sums with those of one more part of a batch, a `batch` as `train_step` takes it; pure, to be jitted.
+
+    Batch norm normalises each part by itself and moves its running statistics with each part.
+    """
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), accumulated.num_parts)
+    before = {**state.batch_stats, **accumulated.batch_stats}
+    gradients, batch_stats, metrics = _gradients(state, before, batch, key)
+    return Accumulated(
+        num_parts=accumulated.num_parts + 1,
+        gradients=jax.tree.map(jnp.add, accumulated.gradients, gradients),
+        batch_stats=batch_stats,
+        metrics=jax.tree.map(jnp.add, accumulated.metrics, metrics),
+    )
+
+
+def finish_accumulation(state: TrainState, accumulated: Accumulated) -> tuple[TrainState, dict[str, Array]]:
+    """What `train_step` returns, from the mean over the parts; pure, to be jitted."""
+    gradients, metrics = jax.tree.map(
+        lambda total: total / accumulated.num_parts.astype(total.dtype), (accumulated.gradients, accumulated.metrics)
+    )
+    return _update(state, gradients, accumulated.batch_stats, metrics)
+
+
+def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
+    """Sums over a batch in evaluation mode; the division happens once, on the host. Pure, to be jitted.
+
+    batch as in `train_step`, or "image" (B, V, H, W, 3): V views of each image, whose logits are averaged. Returns
+    "loss_sum" (cross-entropy without smoothing, whatever the training loss), "correct" and "count", scalars over the
+    rows whose mask is not 0.
+    """
+    _, sums, _ = _judged(state, batch)
+    return sums
+
+
+def judge_step(state: TrainState, batch: Batch) -> dict[str, Any]:
+    """What `eval_step` returns, and under "rows" how each row was judged, (B,) each; pure, to be jitted.
+
+    "label" and "predicted", int32; "confidence", the largest probability, in (0, 1]; "rank", int32: how many classes
+    stand before the label's, of equal logits the earlier class first, so that 0 is a correct answer; "loss" in nats;
+    "counted", bool: whether the row's mask is not 0. "label" of the batch is (B,) int.
+    """
+    logits, sums, rows = _judged(state, batch)
+    labels = batch["label"]
+    at_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # (B, 1)
+    earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
+    before = (logits > at_label) | ((logits == at_label) & earlier)  # (B, K)
+    rows = {
+        "label": labels,
+        "predicted": jnp.argmax(logits, axis=-1).astype(jnp.int32),
+        "confidence": jnp.max(jax.nn.softmax(logits), axis=-1),
+        "rank": jnp.sum(before, axis=-1, dtype=jnp.int32),
+        **rows,
+    }
+    return {**sums, "rows": rows}
+
+
+def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+    """(logits (B, K), the sums of `eval_step`, "loss" and "counted" of each row) in evaluation mode."""
+    labels, mask, images = batch["label"], batch.get("mask"), batch["image"]
+    views = images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images
+    logits = state.apply_fn(state.variables, views, train=False)
+    if images.ndim == 5:
+        logits = logits.reshape(*images.shape[:2], -1).mean(axis=1)
+    check_labels(labels, logits.shape[-1], mask)
+    weights = jnp.ones(labels.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
+    losses = softmax_cross_entropy(logits, labels)
+    sums = {
+        "loss_sum": jnp.sum(jnp.where(weights > 0, losses, 0.0)),
+        "correct": jnp.sum(correct(logits, labels) * weights),
+        "count": jnp.sum(weights),
+    }
+    return logits, sums, {"loss": losses, "counted": weights > 0}
+
+
+def _gradients(
+    state: TrainState, batch_stats: Any, batch: Batch, dropout_key: Array
+) -> tuple[Any, Any, dict[str, Array]]:
+    """(gradients, batch statistics after the batch, metrics but for the gradients' norm), of the trained layers."""
+    images = batch["image"]
+    mapped = mapped_batch_axes(images, state.axis_name)
+    if mapped:  # inside a shard_map of the caller's
+        return _mean_of_gradients(state, mapped, state.params, batch_stats, batch, dropout_key)
+    axes = automatic_batch_axes(images, state.axis_name) if state.local_batch_norm else ()
+    if not axes:
+        return _share_of_gradients(state, state.params, batch_stats, batch, dropout_key, ())
+    # Each device computes by itself, and one all-reduce brings all of it together, as torch's data parallelism does.
+    whole, rows = PartitionSpec(), PartitionSpec(axes)
+    compute = jax.shard_map(
+        partial(_mean_of_gradients, state, axes),
+        mesh=jax.typeof(images).sharding.mesh,
+        in_specs=(whole, whole, rows, whole),
+        out_specs=whole,
+        check_vma=False,
+    )
+    return compute(state.params, batch_stats, dict(batch), dropout_key)
+
+
+def _mean_of_gradients(
+    state: TrainState, axes: tuple[str, ...], params: Any, batch_stats: Any, batch: Batch, dropout_key: Array
+) -> tuple[Any, Any, dict[str, Array]]:
+    """`_gradients` by the shares of the batch that lie along mapped axes, the same on all devices."""
+    for name in axes:
+        dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(name))
+    # As a device's own, the parameters get the gradient of its share alone, whether shard_map checks or not.
+    params = vary_alike(params, batch["image"])
+    return jax.lax.pmean(_share_of_gradients(state, params, batch_stats, batch, dropout_key, axes), axes)
+
+
+def _share_of_gradients(
+    state: TrainState, params: Any, batch_stats: Any, batch: Batch, dropout_key: Array, axes: tuple[str, ...]
+) -> tuple[Any, Any, dict[str, Array]]:
+    """`_gradients` of the rows that one device sees; their mean over the mapped axes, if any, is that of all rows."""
+    labels, mask = batch["label"], batch.get("mask")
+
+    def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any]]:
+        logits, updated = state.apply_fn(
+            {"params": {**params, **trained}, "batch_stats": batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key},
+        )
+        check_labels(labels, logits.shape[-1], mask)
+        return masked_mean(state.loss(logits, labels), mask, axes), (logits, updated["batch_stats"])
+
+    (loss, (logits, moved)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))
+    accuracy = masked_mean(correct(logits, labels).astype(loss.dtype), mask, axes)
+    # Without those of frozen layers, of which even a mean over devices is not the same to the last bit.
+    return gradients, state.trained(moved), {"loss": loss, "accuracy": accuracy}
+
+
+def _update(
+    state: TrainState, gradients: Any, batch_stats: Any, metrics: dict[str, Array]
+) -> tuple[TrainState, dict[str, Array]]:
+    """The state after the optimizer's step along `gradients`, and the metrics with the gradients' norm.
+
+    batch_stats: those of the trained layers.
+    """
+    trained = state.trained(state.params)
+    updates, opt_state = state.tx.update(gradients, state.opt_state, trained)
+    metrics = {**metrics, "gradient_norm": optax.tree.norm(gradients)}
+    params = {**state.params, **optax.apply_updates(trained, updates)}
+    batch_stats = {**state.batch_stats, **batch_stats}
+    ema_params, ema_batch_stats = state.ema_params, state.ema_batch_stats
+    if state.averaging is not None:
+        # Of frozen layers the average is the layer itself, to the last bit: not decay * x + (1 - decay) * x.
+        old = state.trained(ema_params), state.trained(ema_batch_stats)
+        moved = state.averaging(old, (state.trained(params), state.trained(batch_stats)), state.step)
+        ema_params, ema_batch_stats = {**ema_params, **moved[0]}, {**ema_batch_stats, **moved[1]}
+    new_state = state.replace(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=ema_params,
+        ema_batch_stats=ema_batch_stats,
+    )
+    if state.on_nonfinite == "skip":
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        new_state = _unless_skipped(finite, new_state, state)
+    return new_state, metrics
+
+
+def _unless_skipped(finite: Array, new: TrainState, old: TrainState) -> TrainState:
+    """`new` if `finite`, else `old` but for the step number and the learning rate's schedule, which follows it."""
+    is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)  # noqa: E731
+
+    def choose_one(one: Any, other: Any) -> Any:
+        return one if is_schedule(one) else jnp.where(finite, one, other)
+
+    return jax.tree.map(choose_one, new, old, is_leaf=is_schedule).replace(step=new.step)

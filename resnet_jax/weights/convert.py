@@ -1,0 +1,80 @@
+"""The convert command: weights from one file or checkpoint directory into another, with a report."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.checkpoint.directory import check_replaceable, write_directory
+from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
+from resnet_jax.errors import UserError, choose
+from resnet_jax.inference.describe import describe_weights
+from resnet_jax.models import ResNet
+from resnet_jax.weights.info import WeightsInfo, names_for
+from resnet_jax.weights.load import import_state_dict
+from resnet_jax.weights.names import LAYOUTS
+from resnet_jax.weights.save import SUFFIXES, TORCH_SUFFIXES, check_target, save_weights
+
+# What ends a folder's name, if anything does: a version.
+FOLDER_SUFFIX = re.compile(r"(\.\d.*)?")
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    model_name: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    head: str = "strict",
+    layout: str = "torchvision",
+    preprocess: Preprocess | str | None = None,
+    which: str | None = None,
+    average: bool = True,
+) -> dict[str, Any]:
+    """Writes the weights of `source` as `target` and returns the report on it, of plain values.
+
+    target: a name ending in .safetensors, .pth, .pt or .th, in `layout`; any other is a checkpoint directory, in which
+    weights.json tells the model, class names and preprocessing. So does the metadata of a .safetensors file; a torch
+    file tells nothing. preprocess: a name in PREPROCESS; None keeps what is known of `source`. which: of a run's folder
+    the "newest" checkpoint, as None, or the "best". average: take the moving average of the weights, if it keeps one.
+    Raises UserError (a ValueError) before anything is written.
+    """
+    choose("layout", layout, LAYOUTS)
+    if isinstance(preprocess, str):
+        choose("preprocess", preprocess, PREPROCESS)
+    if target.suffix in TORCH_SUFFIXES and preprocess is not None:
+        raise UserError(f"{target} holds weights alone, no preprocessing: write a .safetensors file or a folder")
+    to_file = target.suffix in SUFFIXES
+    if to_file:
+        check_target(target)
+    elif not FOLDER_SUFFIX.fullmatch(target.suffix):
+        raise UserError(f"{target} must end in one of {', '.join(SUFFIXES)}, or be the name of a folder")
+    else:
+        check_replaceable(target)
+    state, model, info = describe_weights(source, model_name, model_args or {}, which, average=average)
+    variables, report = import_state_dict(source, state, model, head)
+    info = _prepared(info, model, preprocess, head)
+    info = dataclasses.replace(info, source=source.name)
+    if to_file:
+        save_weights(target, model, variables, layout, info)
+    else:
+        write_directory(target, variables, info.to_json())
+    kept = None if target.suffix in TORCH_SUFFIXES else info.preprocess  # a state_dict has no place for it
+    return dataclasses.asdict(report) | {
+        **(dataclasses.asdict(state.taken) if state.taken else {}),
+        "to": str(target),
+        "model": info.model,
+        "model_args": info.model_args,
+        "preprocess": kept.to_json() if kept else None,
+    }
+
+
+def _prepared(info: WeightsInfo, model: ResNet, preprocess: Preprocess | str | None, head: str) -> WeightsInfo:
+    """`info` with the preprocessing asked for, and class names that a new head has not made meaningless."""
+    if head == "reset":
+        info = dataclasses.replace(info, class_names=())
+    if isinstance(preprocess, str):
+        names = () if head == "reset" else names_for(preprocess, model.num_classes)
+        return dataclasses.replace(info, preprocess=PREPROCESS[preprocess], class_names=info.class_names or names)
+    return dataclasses.replace(info, preprocess=preprocess or info.preprocess)
