@@ -9,7 +9,7 @@ REQUIRED_ACCURACY = 0.985
 
 def main(first: Path, second: Path) -> None:
     """Exit with a message unless both folders hold the same good run."""
-    from resnet_jax.checkpoint.checkpointer import digest
+    from resnet_jax.checkpoint.folder import digest
     from resnet_jax.inference.predictor import restore_run
 
     digests = [digest(restore_run(workdir).state.variables) for workdir in (first, second)]

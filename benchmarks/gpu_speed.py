@@ -26,7 +26,7 @@ from resnet_jax.config import default_config
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
 from resnet_jax.errors import UserError
-from resnet_jax.training.loop import train
+from resnet_jax.training.run import train
 
 GIB = 2**30
 TINY_PRODUCT = 256
@@ -282,8 +282,8 @@ def read_trace(folder: Path) -> Trace:
 
     Raises ValueError if there is nothing.
     """
-    newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
-    planes = list(jax.profiler.ProfileData.from_file(str(newest)).planes)
+    latest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    planes = list(jax.profiler.ProfileData.from_file(str(latest)).planes)
     gpus = [plane for plane in planes if plane.name.startswith("/device:GPU")]
     events = [
         (event.name, event.start_ns, event.start_ns + event.duration_ns)

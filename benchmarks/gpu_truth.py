@@ -25,8 +25,8 @@ from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.jit_steps import begin_state, compile_train_fn
-from resnet_jax.training.loop import train
+from resnet_jax.training.jit_steps import init_run_state, jit_train_step
+from resnet_jax.training.run import train
 
 NUM_LOSSES = 20
 SECONDS_TO_SAVE = 10.0
@@ -198,7 +198,7 @@ def _losses(part: Part, dtype: str, precision: str, device: jax.Device) -> np.nd
     splits = Splits(ArraySource(images, labels, tuple(map(str, range(10)))), None, None)
     experiment = build_experiment(config, [device], splits)
     with jax.default_device(device), jax.default_matmul_precision(precision):
-        state, step = begin_state(experiment), compile_train_fn(experiment)
+        state, step = init_run_state(experiment), jit_train_step(experiment)
         losses = []
         for k in range(NUM_LOSSES):
             state, metrics = step(state, shard_batch(experiment.batches[k], experiment.mesh))

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import UserError, choose, suggestion
+from resnet_jax.errors import UserError, check_choice, suggestion
 from resnet_jax.training.field_effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
 
 PREFIX = "--config."
@@ -224,7 +224,7 @@ def check_values(config: ConfigDict) -> None:
             if not holds(values[field]):
                 raise UserError(f"config.{field}={values[field]!r} must {rule}")
     for field, known in CHOICES.items():
-        choose(f"config.{field}", values[field], known)
+        check_choice(f"config.{field}", values[field], known)
     if config.num_steps == 0 and config.num_epochs == 0:
         raise UserError("config.num_epochs=0 needs config.num_steps > 0")
 

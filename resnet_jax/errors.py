@@ -22,14 +22,14 @@ class NonFiniteError(RunError):
     """The loss or a gradient is not finite: the run stops and this state is not saved. Exit code 1."""
 
 
-class InterruptedRunError(BaseException):
+class Preempted(BaseException):
     """A signal, whose name it carries, asked the run to stop where it cannot go on to the next step. Exit code 75.
 
     No Exception: it may be raised anywhere, and nothing that reads a file may take it for a fault of that file.
     """
 
 
-def shown(name: object) -> str:
+def truncate(name: object) -> str:
     """A name out of a file as a message shows it: printable, and no longer than 100 characters."""
     text = printable(str(name))
     return text if len(text) <= 100 else f"{text[:99]}…"
@@ -47,7 +47,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {words[near[0]]!r}?" if near else ""
 
 
-def choose(field: str, value: str, known: Iterable[str]) -> str:
+def check_choice(field: str, value: str, known: Iterable[str]) -> str:
     """`value` itself if it is among `known`; otherwise a UserError that lists them and the nearest."""
     known = list(known)
     if value not in known:

@@ -20,3 +20,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="resn
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from resnet_jax.cli.log_handler import install_log_handler  # noqa: E402 - after the environment is set
+
+install_log_handler()  # as the commands do, so that tests of functions see the same lines

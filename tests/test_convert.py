@@ -214,9 +214,10 @@ def store_run(workdir, ema_decay=None, *, has_best=False):
     import jax.numpy as jnp
     import optax
 
-    from resnet_jax.checkpoint.background import BackgroundSaves
-    from resnet_jax.checkpoint.checkpointer import open_best, open_newest
+    from resnet_jax.checkpoint.background_writer import BackgroundWriter
+    from resnet_jax.checkpoint.folder import open_best, open_latest
     from resnet_jax.config import load_config, to_json
+    from resnet_jax.training.checkpointer import save_state
     from resnet_jax.training.train_state import create_train_state
 
     config = load_config("digits", ["--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8"])
@@ -231,11 +232,11 @@ def store_run(workdir, ema_decay=None, *, has_best=False):
         "class_names": DIGITS,
         "preprocess": None,
     }
-    with BackgroundSaves() as saves:
-        open_newest(workdir).save(saves, state.replace(step=jnp.asarray(7)), {"position": position})
+    with BackgroundWriter() as saves:
+        save_state(open_latest(workdir), saves, state.replace(step=jnp.asarray(7)), {"position": position})
         if has_best:
             best = state.replace(step=jnp.asarray(3), params=jax.tree.map(lambda leaf: 3 * leaf, state.params))
-            open_best(workdir).save(saves, best, {"position": position})
+            save_state(open_best(workdir), saves, best, {"position": position})
     return state
 
 

@@ -105,11 +105,11 @@ def test_rotation_in_exif_is_applied_if_asked_for(photo, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(photo, exif=exif)
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    image = EncodedImage(data, "x", upright=True)
-    assert (image.orientation, image.size) == (orientation, upright.shape[1::-1])
-    np.testing.assert_array_equal(image.pixels(), upright)
-    np.testing.assert_array_equal(image.region((3, 4, 100, 120)), upright[4:120, 3:100])
+    apply_exif_orientation = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    image = EncodedImage(data, "x", apply_exif_orientation=True)
+    assert (image.orientation, image.size) == (orientation, apply_exif_orientation.shape[1::-1])
+    np.testing.assert_array_equal(image.pixels(), apply_exif_orientation)
+    np.testing.assert_array_equal(image.region((3, 4, 100, 120)), apply_exif_orientation[4:120, 3:100])
     np.testing.assert_array_equal(EncodedImage(data, "x").pixels(), pillow_pixels(data))
 
 
@@ -195,7 +195,7 @@ def test_one_scan_a_component_is_decoded_as_a_whole(photo):
 def test_tiff_that_pillow_turns_by_itself_is_turned_once(photo):
     exif = Image.Exif()
     exif[0x0112] = 6
-    image = EncodedImage(encode(photo, "TIFF", exif=exif), "x", upright=True)
+    image = EncodedImage(encode(photo, "TIFF", exif=exif), "x", apply_exif_orientation=True)
     pixels = image.pixels()
     assert image.size == pixels.shape[1::-1] == (151, 203)
     np.testing.assert_array_equal(image.region((10, 20, 100, 180)), pixels[20:180, 10:100])

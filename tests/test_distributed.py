@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 from processes import TINY, end, free_port, records, run, start_many, wait_for_step
 
-from resnet_jax.checkpoint.checkpointer import open_newest
+from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.cli.main import main
 from resnet_jax.data.batches import epoch_order
-from resnet_jax.data.sources import Reading, load_source
+from resnet_jax.data.sources import DatasetOptions, load_source
 from resnet_jax.distributed import processes as distributed
 from resnet_jax.distributed.processes import Processes, find_processes
 
@@ -202,7 +202,7 @@ def test_image_that_is_damaged_for_one_of_two_stops_both_with_its_name_and_saves
 
 def test_image_that_only_the_precise_statistics_meet_stops_both(tmp_path, ends_them):
     images = folder_of_images(tmp_path / "images", count=20)
-    source = load_source("folder", "train", Reading(str(images)))
+    source = load_source("folder", "train", DatasetOptions(str(images)))
     (first_of_next, *_) = (i for i in epoch_order(0, 1, 80)[:16] if i in epoch_order(0, 0, 80)[64:])
     bad = Path(source.name(int(first_of_next)))
     bad.write_bytes(bad.read_bytes()[:200])
@@ -224,7 +224,7 @@ def test_bad_images_of_both_count_together(tmp_path, ends_them):
     ends_them += start_many(2, *words, "--config.max_bad_images=12", "--workdir", tmp_path / "enough", **TWO_BY_TWO)
     results = [end(process) for process in ends_them]
     assert [code for code, *_ in results] == [0, 0], results
-    with_position = open_newest(tmp_path / "enough")
+    with_position = open_latest(tmp_path / "enough")
     assert with_position.position(8)["bad_images"] == sorted(map(str, names))
     # A start that continues knows them, and one that may not have so many stops.
     code, _, errors = run(*words, "--config.num_steps=9", "--config.max_bad_images=12", "--workdir",
@@ -269,9 +269,9 @@ def test_time_that_is_up_stops_both_at_one_step(tmp_path, ends_them):
 
 AGREE = """
 import json, os, sys
-from resnet_jax import distributed
-from resnet_jax.errors import InterruptedRunError, RunError, UserError
-from resnet_jax.distributed.sync import check_same, from_first, together
+from resnet_jax.distributed import processes as distributed
+from resnet_jax.errors import Preempted, RunError, UserError
+from resnet_jax.distributed.sync import assert_equal_across_processes, broadcast_from_process_0, sync_errors
 from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 
 address, number = sys.argv[1], int(sys.argv[2])
@@ -290,23 +290,23 @@ def fail(error, where):
 def attempt(decide, *arguments):
     try:
         seen.append(decide(*arguments))
-    except (Exception, InterruptedRunError) as error:
+    except (Exception, Preempted) as error:
         seen.append(f"{type(error).__name__}: {error}")
 
-attempt(together, fail(UserError(), 2))
-attempt(together, fail(UserError("no such " + "ü" * 3000), 1))
-attempt(together, fail(KeyError("x"), 0))
-attempt(together, fail(InterruptedRunError("SIGTERM"), 1))
-attempt(from_first, lambda: {"records": [0.1, None, "ü" * 1000]})
-attempt(from_first, lambda: None)
-attempt(from_first, fail(UserError("locked"), 0))
-attempt(check_same, "the images", "a")
-attempt(check_same, "the images", f"b{number}")
-attempt(together, fail(UserError("caf\\udce9.jpg"), 1))
-attempt(together, fail(OSError(13, "Permission denied", "/x"), 0))
-attempt(together, fail(OSError(28, "No space left on device"), 1))
+attempt(sync_errors, fail(UserError(), 2))
+attempt(sync_errors, fail(UserError("no such " + "ü" * 3000), 1))
+attempt(sync_errors, fail(KeyError("x"), 0))
+attempt(sync_errors, fail(Preempted("SIGTERM"), 1))
+attempt(broadcast_from_process_0, lambda: {"records": [0.1, None, "ü" * 1000]})
+attempt(broadcast_from_process_0, lambda: None)
+attempt(broadcast_from_process_0, fail(UserError("locked"), 0))
+attempt(assert_equal_across_processes, "the images", "a")
+attempt(assert_equal_across_processes, "the images", f"b{number}")
+attempt(sync_errors, fail(UserError("caf\\udce9.jpg"), 1))
+attempt(sync_errors, fail(OSError(13, "Permission denied", "/x"), 0))
+attempt(sync_errors, fail(OSError(28, "No space left on device"), 1))
 errors = DamagedCheckpointError("40 is damaged"), UserError("40 is of another model")
-attempt(together, lambda: fail(errors[number], number)())
+attempt(sync_errors, lambda: fail(errors[number], number)())
 print(json.dumps(seen), file=sys.stderr)
 print("result")
 if sys.argv[3] == "together":
@@ -315,7 +315,7 @@ if number == 1:
     print(distributed.prefix() + "error: alone", file=sys.stderr)
     sys.exit(distributed.leave(2))
 try:
-    together(lambda: None)
+    sync_errors(lambda: None)
 except RunError as error:
     print(f"RunError: {error}", file=sys.stderr)
 sys.exit(distributed.leave(1))
@@ -345,7 +345,7 @@ def test_what_one_process_finds_wrong_all_refuse(ends_them):
     assert first[0].startswith("UserError: process 1: no such üüü")
     assert second[0].startswith("UserError: no such üüü")
     assert (first[1], second[1]) == ("KeyError: 'x'", "RuntimeError: process 0: 'x'")
-    assert first[2] == second[2] == "InterruptedRunError: SIGTERM"
+    assert first[2] == second[2] == "Preempted: SIGTERM"
     assert first[3] == second[3] == {"records": [0.1, None, "ü" * 1000]}
     assert first[4] is None
     assert second[4] is None
@@ -387,7 +387,7 @@ def test_coordinator_listens_where_the_user_said_and_nowhere_else(ends_them):
 LISTEN = """
 import json, sys
 from pathlib import Path
-from resnet_jax import distributed
+from resnet_jax.distributed import processes as distributed
 
 address, number = sys.argv[1], int(sys.argv[2])
 distributed.start_processes(address, 2, number)

@@ -15,7 +15,7 @@ from PIL import Image
 from test_cli import refused
 
 from resnet_jax import runtime as machine
-from resnet_jax.checkpoint.checkpointer import CheckpointFolder
+from resnet_jax.checkpoint.folder import CheckpointFolder
 from resnet_jax.cli.main import main
 from resnet_jax.config import load_config, to_json
 from resnet_jax.data.tfds import requirements as tfds_needs
@@ -391,9 +391,9 @@ def test_workdir_tells_whether_the_run_goes_on_is_finished_or_past_the_end(digit
     assert shorter.remedy.startswith("set config.num_epochs or config.num_steps higher")
     (tmp_path / "runs/digits/damaged").mkdir()
     (tmp_path / "runs/digits/checkpoints/20").rename(tmp_path / "runs/digits/damaged/checkpoints-20")
-    aside = digits(*words)["workdir"]
-    assert aside.status == ERROR
-    assert aside.remedy == damaged.remedy
+    quarantined = digits(*words)["workdir"]
+    assert quarantined.status == ERROR
+    assert quarantined.remedy == damaged.remedy
 
 
 def test_cache_of_compiled_programs_is_told_with_its_faults(monkeypatch, tmp_path):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.batches import epoch_order
-from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.keyed_random import KeyedRandom
 
 FIRST = [0.0405796555440866, 0.6359908703930329, 0.592954746868984, 0.9840532930704893]
 
 
 def numbers(*key, n=4):
-    draws = Draws(*key)
-    return [draws.uniform() for _ in range(n)]
+    rng = KeyedRandom(*key)
+    return [rng.uniform() for _ in range(n)]
 
 
 def test_numbers_are_the_same_everywhere_for_ever():
@@ -32,29 +32,29 @@ def test_numbers_are_none_of_the_orders():
 
 
 def test_uniform_numbers_fill_their_range():
-    values = np.array([Draws(1, 2, sample).uniform(-2.0, 6.0) for sample in range(2000)])
+    values = np.array([KeyedRandom(1, 2, sample).uniform(-2.0, 6.0) for sample in range(2000)])
     assert values.min() >= -2.0
     assert values.max() < 6.0
     np.testing.assert_allclose(np.quantile(values, [0.25, 0.5, 0.75]), [0, 2, 4], atol=0.35)
 
 
 def test_integers_are_all_chosen_equally_often():
-    draws = Draws(0, 0, 7)
-    counts = np.bincount([draws.integer(5) for _ in range(5000)], minlength=5)
+    rng = KeyedRandom(0, 0, 7)
+    counts = np.bincount([rng.integer(5) for _ in range(5000)], minlength=5)
     assert counts.shape == (5,)
     assert np.abs(counts - 1000).max() < 5 * np.sqrt(800)
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
 def test_chance_is_as_likely_as_it_says(probability):
-    draws = Draws(0, 1, 7)
-    share = np.mean([draws.chance(probability) for _ in range(4000)])
+    rng = KeyedRandom(0, 1, 7)
+    share = np.mean([rng.chance(probability) for _ in range(4000)])
     assert abs(share - probability) <= 5 * np.sqrt(probability * (1 - probability) / 4000)
 
 
 def test_normal_numbers_have_their_mean_and_spread():
-    draws = Draws(0, 2, 7)
-    values = np.array([draws.normal(3.0, 0.5) for _ in range(4000)])
+    rng = KeyedRandom(0, 2, 7)
+    values = np.array([rng.normal(3.0, 0.5) for _ in range(4000)])
     assert abs(values.mean() - 3.0) < 0.04
     assert abs(values.std() - 0.5) < 0.03
     assert abs(np.mean(np.abs(values - 3.0) < 0.5) - 0.6827) < 0.04

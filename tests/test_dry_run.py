@@ -8,7 +8,7 @@ from test_cli import refused
 
 from resnet_jax.cli.dry_run import format_seconds
 from resnet_jax.cli.main import main
-from resnet_jax.training.periods import Cadence
+from resnet_jax.training.periods import Periods
 from resnet_jax.training.workdir import lock_workdir
 
 WORDS = [
@@ -150,9 +150,9 @@ def test_json_is_of_the_dry_run_alone(capsys):
 @pytest.mark.parametrize("every", [None, 0, 3, 5, 30])
 @pytest.mark.parametrize("after", [0, 3, 4, 10])
 def test_number_due_is_that_of_the_steps_that_are(every, after):
-    cadence = Cadence(num_steps=10, validate_every=every, test_every=None, save_every=1)
-    due = [step for step in range(after + 1, 11) if cadence.validates(step)]
-    assert cadence.num_due(every, after) == len(due)
+    periods = Periods(num_steps=10, validate_every=every, test_every=None, save_every=1)
+    due = [step for step in range(after + 1, 11) if periods.validates(step)]
+    assert periods.num_due(every, after) == len(due)
 
 
 def test_durations_are_told_in_units_that_people_use():

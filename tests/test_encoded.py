@@ -191,7 +191,7 @@ def test_rotation_that_is_not_applied_is_told_once(capsys):
     assert "asks by EXIF to be rotated" in line
     assert "config.exif_rotation=True" in line
     whole = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    assert source([turned], preprocess=whole, upright=True).image_shape == (31, 27, 3)
+    assert source([turned], preprocess=whole, apply_exif_orientation=True).image_shape == (31, 27, 3)
     assert capsys.readouterr().err == ""
 
 

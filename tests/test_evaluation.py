@@ -10,8 +10,8 @@ import pytest
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.source import ArraySource
 from resnet_jax.distributed.mesh import make_mesh
-from resnet_jax.distributed.preemption import Interruption
-from resnet_jax.errors import InterruptedRunError
+from resnet_jax.distributed.preemption import PreemptionGuard
+from resnet_jax.errors import Preempted
 from resnet_jax.training.evaluation import evaluate
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (13, 2, 2, 3)).astype(np.uint8)
@@ -32,21 +32,21 @@ def eval_fn(state, batch):
 @pytest.mark.parametrize(("batch_size", "num_devices"), [(13, 1), (1, 1), (4, 1), (4, 2), (8, 8), (16, 8)])
 def test_padded_and_sharded_evaluation_equals_the_plain_mean(batch_size, num_devices):
     mesh = make_mesh(jax.devices()[:num_devices])
-    result = evaluate(jax.jit(eval_fn), jnp.float32(1), EvalBatches(SOURCE, batch_size), mesh, Interruption(1))
+    result = evaluate(jax.jit(eval_fn), jnp.float32(1), EvalBatches(SOURCE, batch_size), mesh, PreemptionGuard(1))
     assert result == {"loss": IMAGES.sum() / 13, "accuracy": 7 / 13, "count": 13}
 
 
 def test_evaluation_can_be_stopped_between_batches():
-    interruption = Interruption(1)
-    interruption.at_once = False
+    preemption = PreemptionGuard(1)
+    preemption.interrupt_immediately = False
     calls = []
 
     def signalled(state, batch):
         calls.append(1)
         if len(calls) == 3:
-            interruption.take(signal.SIGTERM)
+            preemption.receive(signal.SIGTERM)
         return eval_fn(state, batch)
 
-    with pytest.raises(InterruptedRunError, match="SIGTERM"):
-        evaluate(signalled, jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), interruption)
+    with pytest.raises(Preempted, match="SIGTERM"):
+        evaluate(signalled, jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), preemption)
     assert len(calls) == 3

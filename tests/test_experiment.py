@@ -9,7 +9,7 @@ from resnet_jax.config import default_config, load_config
 from resnet_jax.distributed.mesh import make_mesh, shard_batch
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.images import Normalization, augmenter
-from resnet_jax.training.jit_steps import begin_state, compile_train_fn
+from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 
 
 def tiny_config(**fields):
@@ -29,8 +29,8 @@ def tiny_config(**fields):
 
 def train_losses(config, num_devices, num_steps=20):
     experiment = build_experiment(config, jax.devices()[:num_devices])
-    state = begin_state(experiment)
-    step = compile_train_fn(experiment)
+    state = init_run_state(experiment)
+    step = jit_train_step(experiment)
     losses = []
     for k in range(num_steps):
         batch = shard_batch(experiment.batches[k], experiment.mesh, config.accumulation_steps)
@@ -54,10 +54,10 @@ def test_losses_are_the_same_on_1_2_4_and_8_devices():
 def test_no_second_copy_of_the_state_remains_after_a_step():
     config = tiny_config()
     experiment = build_experiment(config, jax.devices()[:1])
-    state = begin_state(experiment)
+    state = init_run_state(experiment)
     batch = shard_batch(experiment.batches[0], experiment.mesh)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    step = compile_train_fn(experiment)
+    step = jit_train_step(experiment)
     # The program writes every byte of the new state into the old one's memory ...
     assert step.lower(state, batch).compile().memory_analysis().alias_size_in_bytes >= size
     new_state, _ = step(state, batch)
@@ -79,8 +79,8 @@ def test_pixel_normalisation_subtracts_the_training_images_mean():
 def test_learning_rate_metric_is_the_one_applied():
     config = tiny_config(schedule="step", decay_steps=(1,), learning_rate=0.5)
     experiment = build_experiment(config, jax.devices()[:1])
-    state = begin_state(experiment)
-    step = compile_train_fn(experiment)
+    state = init_run_state(experiment)
+    step = jit_train_step(experiment)
     rates = []
     for k in range(2):
         state, metrics = step(state, shard_batch(experiment.batches[k], experiment.mesh))
@@ -123,7 +123,7 @@ def test_layers_that_do_not_exist_are_refused_before_the_run_begins():
     config = tiny_config(**{"learning_rate_factors.layer9": 0.1})
     experiment = build_experiment(config)
     with pytest.raises(ValueError, match="no layer 'layer9' is trained, to be given a learning rate: use bn1, conv1"):
-        begin_state(experiment)
+        init_run_state(experiment)
 
 
 def test_reserved_model_arguments_are_refused():

@@ -12,11 +12,11 @@ from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.field_effects import CONDITIONS, KnownImages, fields_without_effect
 from resnet_jax.training.finetuning import check_finetune
-from resnet_jax.training.images import augmenter, load_images, make_reading
-from resnet_jax.training.jit_steps import begin_state
-from resnet_jax.training.loop import train
-from resnet_jax.training.periods import Cadence
+from resnet_jax.training.images import augmenter, load_images, make_dataset_options
+from resnet_jax.training.jit_steps import init_run_state
+from resnet_jax.training.periods import Periods
 from resnet_jax.training.resume import check_run
+from resnet_jax.training.run import train
 
 TINY = ("model=resnet20", "model_args.stage_sizes=(1,)", "model_args.num_filters=4", "batch_size=8")
 RUN = ("num_steps=4", "batch_size=64", "log_every_steps=2")
@@ -190,20 +190,20 @@ def update_of(config):
 
 
 def loss_of(config):
-    state = begin_state(build(config), shapes_only=True)
+    state = init_run_state(build(config), shapes_only=True)
     logits, labels = jnp.array([[0.3, -1.0, 2.0]]), jnp.array([[0.6, 0.4, 0.0]])
     mixes = config.augment.mixup or config.augment.cutmix
     return state.loss(logits, labels if mixes else jnp.array([0]))
 
 
 def state_of(config):
-    state = begin_state(build(config), shapes_only=True)
+    state = init_run_state(build(config), shapes_only=True)
     return (str(state.averaging), state.on_nonfinite, state.seed)
 
 
 def due_of(config):
     made = build(config)
-    return (str(Cadence.of(made)), made.batches.num_parts)
+    return (str(Periods.of(made)), made.batches.num_parts)
 
 
 def logits_of(config):
@@ -226,7 +226,7 @@ ASPECTS = {
     "loss": loss_of,
     "state": state_of,
     "due": due_of,
-    "reading": lambda config: make_reading(config).threads.num_threads,
+    "reading": lambda config: make_dataset_options(config).threads.num_threads,
     "logits": logits_of,
     "refusal": refusal_of,
     "model": lambda config: repr(build(config).model),

@@ -35,7 +35,7 @@ from resnet_jax.training import (
 )
 from resnet_jax.training.finetuning import learning_rate_factors
 from resnet_jax.training.init_weights import load_initial
-from resnet_jax.training.jit_steps import begin_state, compile_train_fn
+from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 from resnet_jax.training.optimizer import scale_by_layer
 from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
 
@@ -319,9 +319,9 @@ def test_rates_of_the_config_reach_the_layers(weights):
         words = ["--config.schedule=constant", "--config.weight_decay=0", *words]
         made = experiment.build_experiment(config_of(weights, *words), jax.devices()[:1])
         start = load_initial(made.config, made.model, made.class_names)
-        state = begin_state(made, begin_with=start)
+        state = init_run_state(made, begin_with=start)
         before = jax.tree.map(np.array, state.params)  # the state is donated
-        after, _ = compile_train_fn(made)(state, shard_batch(made.batches[0], made.mesh))
+        after, _ = jit_train_step(made)(state, shard_batch(made.batches[0], made.mesh))
         return jax.tree.map(lambda new, old: np.asarray(new) - old, dict(after.params), before)
 
     plain = first_update("--config.learning_rate=0.1")

@@ -13,7 +13,7 @@ from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.decoding import EncodedImage
 from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.folder import scan_folder
-from resnet_jax.data.sources import Reading, load_splits
+from resnet_jax.data.sources import DatasetOptions, load_splits
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
 
@@ -22,7 +22,7 @@ CROP = Preprocess(8, 4, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def load_folder(root, preprocess, class_names=None, **reading):
-    return Reading(preprocess=preprocess, **reading).source(scan_folder(root).images(class_names=class_names))
+    return DatasetOptions(preprocess=preprocess, **reading).source(scan_folder(root).images(class_names=class_names))
 
 
 def pixels(source, *indices):
@@ -168,10 +168,10 @@ def test_folders_that_can_hardly_be_the_classes_are_refused_with_the_likely_path
     save_all(tmp_path, *paths)
     advice = f": did you mean {tmp_path}/{likely}?" if likely else "sort the images into "
     with pytest.raises(UserError) as info:
-        load_splits("folder", Reading(str(tmp_path), preprocess=CROP))
+        load_splits("folder", DatasetOptions(str(tmp_path), preprocess=CROP))
     assert advice in str(info.value)
     if likely:
-        assert load_splits("folder", Reading(f"{tmp_path}/{likely}", preprocess=CROP)).train.class_names == (
+        assert load_splits("folder", DatasetOptions(f"{tmp_path}/{likely}", preprocess=CROP)).train.class_names == (
             "cat",
             "dog",
         )
@@ -328,7 +328,7 @@ def test_class_that_is_called_train_is_a_class(tmp_path):
 
 
 def test_split_folder_gives_training_validation_and_test_images(tmp_path):
-    splits = load_splits("folder", Reading(str(split_pets(tmp_path)), preprocess=WHOLE), validation_fraction=0.1)
+    splits = load_splits("folder", DatasetOptions(str(split_pets(tmp_path)), preprocess=WHOLE), validation_fraction=0.1)
     assert [len(source) for source in (splits.train, splits.validation, splits.test)] == [3, 2, 1]
     assert splits.train.class_names == splits.test.class_names == ("cat", "dog")
     assert labels(splits.test) == [1]  # a dog, though the only class of that split
@@ -337,13 +337,13 @@ def test_split_folder_gives_training_validation_and_test_images(tmp_path):
 def test_class_of_validation_that_training_lacks_is_refused(tmp_path):
     save(split_pets(tmp_path) / "val/emu/1.png")
     with pytest.raises(UserError, match=r"val/emu must be named as one of the model's 2 classes: cat, dog"):
-        load_splits("folder", Reading(str(tmp_path), preprocess=WHOLE))
+        load_splits("folder", DatasetOptions(str(tmp_path), preprocess=WHOLE))
 
 
 def test_folder_without_splits_is_divided_by_the_fraction(pets):
     for i in range(7):
         save(pets / f"cat/{i}.png", i)
-    splits = load_splits("folder", Reading(str(pets), preprocess=WHOLE), validation_fraction=0.2)
+    splits = load_splits("folder", DatasetOptions(str(pets), preprocess=WHOLE), validation_fraction=0.2)
     assert (len(splits.train), len(splits.validation), splits.test) == (8, 2, None)
     names = {source.name(i) for source in (splits.train, splits.validation) for i in range(len(source))}
     assert len(names) == 10
@@ -351,7 +351,7 @@ def test_folder_without_splits_is_divided_by_the_fraction(pets):
 
 def test_folder_needs_its_place():
     with pytest.raises(UserError, match="dataset='folder' needs data_dir"):
-        load_splits("folder", Reading())
+        load_splits("folder", DatasetOptions())
 
 
 def test_nested_folders_belong_to_their_class(pets):
@@ -379,7 +379,7 @@ def test_tar_stands_for_what_is_in_it(tmp_path, layout):
     expected, tree = scan_folder(plain), scan_folder(packed)
     assert set(tree.splits) == {"train", "validation"}
     for split in tree.splits:
-        ours, theirs = (Reading(preprocess=WHOLE).source(t.images(split)) for t in (tree, expected))
+        ours, theirs = (DatasetOptions(preprocess=WHOLE).source(t.images(split)) for t in (tree, expected))
         assert ours.class_names == theirs.class_names
         np.testing.assert_array_equal(ours.read(np.arange(len(ours))).image, theirs.read(np.arange(len(theirs))).image)
         assert labels(ours) == labels(theirs)

@@ -19,7 +19,7 @@ from resnet_jax.benchmark.step_cost import lower_step, make_experiment, shapes, 
 from resnet_jax.data.sources import Splits
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.jit_steps import begin_state, compile_eval_fn, compile_train_fn
+from resnet_jax.training.jit_steps import init_run_state, jit_eval_step, jit_train_step
 
 # JAX's own random numbers on a GPU, where its plugin is installed; everything else would be a call of ours.
 ALLOWED_CALLS = {"cu_threefry2x32_ffi"}
@@ -82,7 +82,7 @@ def test_the_evaluation_step_is_bfloat16_too():
     made = experiment()
     state, batch = shapes(made)
     batch = {"image": batch["image"], "label": batch["label"], "mask": jax.ShapeDtypeStruct((8,), jnp.float32)}
-    step = compile_eval_fn(made.normalization, "bfloat16", made.mesh)
+    step = jit_eval_step(made.normalization, "bfloat16", made.mesh)
     program = step.trace(state, batch).lower(lowering_platforms=("cuda",)).as_text()
     assert convolution_types(program) == [{"bf16"}] * 53
     assert "f64" not in program
@@ -123,7 +123,7 @@ def losses(dtype, devices, num_steps=5):
     """The losses of some steps on random images, from the same weights on every device."""
     made = tiny_experiment(dtype, devices)
     with jax.default_device(devices[0]), jax.default_matmul_precision("highest"):  # no TF32
-        state, step = begin_state(made), compile_train_fn(made)
+        state, step = init_run_state(made), jit_train_step(made)
         results = []
         for _ in range(num_steps):
             state, metrics = step(state, shard_batch(random_batch(16, 32), made.mesh))
@@ -165,7 +165,7 @@ def test_two_gpus_train_as_one():
 def test_the_compiled_step_donates_its_state_and_stays_on_the_gpu(dtype):
     made = tiny_experiment(dtype, gpus())
     state, batch = shapes(made)
-    compiled = compile_train_fn(made).lower(state, batch).compile()
+    compiled = jit_train_step(made).lower(state, batch).compile()
     num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     assert compiled.memory_analysis().alias_size_in_bytes >= num_bytes
     program = compiled.as_text()

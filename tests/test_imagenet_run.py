@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from processes import records, run, without_tensorflow
 
-from resnet_jax.data.sources import Reading, load_splits
+from resnet_jax.data.sources import DatasetOptions, load_splits
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.prepare import manual_dir
 from resnet_jax.weights.info import imagenet_wordnet_ids
@@ -29,12 +29,12 @@ def data_dir(request, tmp_path_factory):
     train = {f"{imagenet_wordnet_ids()[i % 5 * 200]}_{i}.JPEG": image for i, image in enumerate(images)}
     folder = tmp_path_factory.mktemp("imagenet")
     imagenet_archive.write(manual_dir(str(folder)), train, images[:NUM_VALIDATION])
-    load_splits("imagenet2012", Reading(str(folder)))  # prepares it
+    load_splits("imagenet2012", DatasetOptions(str(folder)))  # prepares it
     return folder
 
 
 def test_splits_have_the_labels_of_the_wordnet_ids(data_dir):
-    splits = load_splits("imagenet2012", Reading(str(data_dir)))
+    splits = load_splits("imagenet2012", DatasetOptions(str(data_dir)))
     assert (len(splits.train), len(splits.validation), splits.test) == (40, NUM_VALIDATION, None)
     assert splits.train.class_names == imagenet_wordnet_ids()
     assert sorted(set(splits.train.read(np.arange(40)).label.tolist())) == [0, 200, 400, 600, 800]
@@ -64,5 +64,5 @@ def test_test_images_without_labels_are_left_out(data_dir, monkeypatch):
     open_all = tfds.open_records
     monkeypatch.setattr(tfds, "split_names", lambda name, folder: ("test", "train", "validation"))
     monkeypatch.setattr(tfds, "open_records", open_records)
-    splits = load_splits("imagenet2012", Reading(str(data_dir)))
+    splits = load_splits("imagenet2012", DatasetOptions(str(data_dir)))
     assert (len(splits.validation), splits.test) == (NUM_VALIDATION, None)

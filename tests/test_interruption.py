@@ -8,17 +8,17 @@ import time
 
 import pytest
 
-from resnet_jax.distributed.preemption import FAILED, Interruption, catch_interruptions
-from resnet_jax.errors import InterruptedRunError, NonFiniteError
+from resnet_jax.distributed.preemption import FAILED, PreemptionGuard, catch_preemption
+from resnet_jax.errors import NonFiniteError, Preempted
 
 WAIT = """
 import time
-from resnet_jax.distributed.preemption import catch_interruptions
+from resnet_jax.distributed.preemption import catch_preemption
 
-with catch_interruptions() as interruption:
-    interruption.at_once = False
+with catch_preemption() as preemption:
+    preemption.interrupt_immediately = False
     print("ready", flush=True)
-    while not interruption.requested():
+    while not preemption.requested():
         time.sleep(0.01)
     print("requested", flush=True)
     time.sleep(60)
@@ -57,60 +57,60 @@ def test_other_signals_may_come_again_and_again(waiting):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_signal_is_named_and_handlers_come_back(number):
     before = signal.getsignal(number)
-    with catch_interruptions() as interruption:
-        interruption.at_once = False
-        assert not interruption.requested()
+    with catch_preemption() as preemption:
+        preemption.interrupt_immediately = False
+        assert not preemption.requested()
         os.kill(os.getpid(), number)
-        assert interruption.requested()
-        with pytest.raises(InterruptedRunError, match=number.name):
-            interruption.raise_if_requested()
+        assert preemption.requested()
+        with pytest.raises(Preempted, match=number.name):
+            preemption.stop_if_requested()
     assert signal.getsignal(number) is before
 
 
 def test_time_that_is_up_stops_after_the_first_step(monkeypatch):
-    interruption = Interruption(1, stop_after_minutes=2.0)
+    preemption = PreemptionGuard(1, stop_after_minutes=2.0)
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 125.0)
-    assert not interruption.requested()
-    interruption.has_progressed = True
-    with pytest.raises(InterruptedRunError, match=r"config.stop_after_minutes=2$"):
-        interruption.raise_if_requested()
+    assert not preemption.requested()
+    preemption._has_progressed = True
+    with pytest.raises(Preempted, match=r"config.stop_after_minutes=2$"):
+        preemption.stop_if_requested()
     monkeypatch.setattr(time, "monotonic", lambda: now + 115.0)
-    interruption = Interruption(1, stop_after_minutes=2.0)
-    interruption.has_progressed = True
-    assert not interruption.requested()
+    preemption = PreemptionGuard(1, stop_after_minutes=2.0)
+    preemption._has_progressed = True
+    assert not preemption.requested()
 
 
 def test_failure_is_raised_at_once_by_a_process_that_is_alone():
-    interruption = Interruption(1)
+    preemption = PreemptionGuard(1)
     with pytest.raises(KeyError):
-        interruption.attempt(lambda: {}["x"])
-    assert interruption.attempt(lambda: 3) == 3
-    assert list(interruption.attempt_each(iter("abc"), 3)) == ["a", "b", "c"]
+        preemption.defer_errors(lambda: {}["x"])
+    assert preemption.defer_errors(lambda: 3) == 3
+    assert list(preemption.defer_errors_of(iter("abc"), 3)) == ["a", "b", "c"]
 
 
 def test_failure_of_one_of_many_goes_on_with_the_last_item_until_all_know(monkeypatch):
-    interruption = Interruption(2)
-    monkeypatch.setattr("resnet_jax.distributed.preemption.together", lambda function: function())
+    preemption = PreemptionGuard(2)
+    monkeypatch.setattr("resnet_jax.distributed.preemption.sync_errors", lambda function: function())
 
     def items():
         yield "a"
         yield "b"
         raise OSError("no disk")
 
-    assert list(interruption.attempt_each(items(), 5)) == ["a", "b", "b", "b", "b"]
-    assert not interruption.requested()  # no step has carried it yet
-    interruption._maxima.extend([0, signal.SIGTERM, FAILED, 0])
+    assert list(preemption.defer_errors_of(items(), 5)) == ["a", "b", "b", "b", "b"]
+    assert not preemption.requested()  # no step has carried it yet
+    preemption._flags.extend([0, signal.SIGTERM, FAILED, 0])
     with pytest.raises(OSError, match="no disk"):
-        interruption.requested()
+        preemption.requested()
     # What all find in the same numbers, all raise at once.
     with pytest.raises(NonFiniteError):
-        Interruption(2).attempt(lambda: (_ for _ in ()).throw(NonFiniteError("step 3")))
+        PreemptionGuard(2).defer_errors(lambda: (_ for _ in ()).throw(NonFiniteError("step 3")))
 
 
 def test_request_is_read_a_step_later_unless_all_steps_are_waited_for():
-    interruption = Interruption(2)
-    interruption._maxima.extend([0, signal.SIGTERM])
-    assert not interruption.requested()
-    interruption.raise_if_failed()
-    assert interruption.requested()
+    preemption = PreemptionGuard(2)
+    preemption._flags.extend([0, signal.SIGTERM])
+    assert not preemption.requested()
+    preemption.raise_deferred_errors()
+    assert preemption.requested()

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from resnet_jax.checkpoint.arrays import _without_late_callbacks
+from resnet_jax.checkpoint.serialization import _without_late_callbacks
 
 
 def test_nothing_is_said_of_failed_arrays_after_the_error_of_one_has_been_raised(caplog):

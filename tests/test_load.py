@@ -12,7 +12,7 @@ import pytest
 from state_dicts import assert_equal, random_variables, small, state_dict
 
 from resnet_jax import create_model, load_weights
-from resnet_jax.checkpoint.directory import write_directory
+from resnet_jax.checkpoint.weights_directory import write_directory
 from resnet_jax.data.sources import load_source
 from resnet_jax.errors import UserError
 from resnet_jax.weights import import_weights
@@ -302,16 +302,16 @@ def test_unknown_head_choice():
 def test_a_runs_checkpoints_are_read_from_any_of_its_folders(tmp_path):
     import optax
 
-    from resnet_jax.checkpoint.background import BackgroundSaves
-    from resnet_jax.checkpoint.checkpointer import open_newest
+    from resnet_jax.checkpoint.background_writer import BackgroundWriter
+    from resnet_jax.checkpoint.folder import open_latest
     from resnet_jax.training.train_state import create_train_state
 
     model = small()
     state = create_train_state(model, random_variables(model), optax.sgd(0.1))
     later = jax.tree.map(lambda leaf: leaf + 1, random_variables(model))
-    with BackgroundSaves() as saves:
-        open_newest(tmp_path).save(saves, state.replace(step=jnp.asarray(9)), {})
-        open_newest(tmp_path).save(saves, dataclasses.replace(state, step=jnp.asarray(10), **later), {})
+    with BackgroundWriter() as saves:
+        open_latest(tmp_path).save(saves, state.replace(step=jnp.asarray(9)), {})
+        open_latest(tmp_path).save(saves, dataclasses.replace(state, step=jnp.asarray(10), **later), {})
     for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "10"):
         assert_equal(load_weights(path, model), later)
     assert_equal(load_weights(tmp_path / "checkpoints" / "9", model), random_variables(model))

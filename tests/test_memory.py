@@ -6,7 +6,7 @@ import pytest
 from resnet_jax.benchmark.step_cost import QUICK, lower_step, make_experiment, step_config
 from resnet_jax.preflight import memory
 from resnet_jax.preflight.memory import estimate_memory, state_bytes
-from resnet_jax.training.jit_steps import begin_state
+from resnet_jax.training.jit_steps import init_run_state
 
 TINY = {"stage_sizes": (1,), "num_filters": 4}
 # conv1 3*3*3*4, two convolutions 3*3*4*4, three norms of 2*4, fc 4*10 + 10
@@ -27,7 +27,7 @@ def test_state_of_a_tiny_model_by_hand():
     assert memory.optimizer == 1880 + 4  # the momentum, and the schedule's count
     assert memory.average == 0
     assert memory.images == 8 * 8 * 8 * 3 * (4 + 1)  # normalised, and as they come
-    assert state_bytes(begin_state(tiny, shapes_only=True)) == 1880 + 96 + 1884 + 4  # and the step
+    assert state_bytes(init_run_state(tiny, shapes_only=True)) == 1880 + 96 + 1884 + 4  # and the step
     averaging = estimate_memory(experiment(fields={"ema_decay": 0.9}, **TINY))
     assert averaging.average == 1880 + 96
 
@@ -54,7 +54,7 @@ def test_long_stages_are_counted_by_their_first_blocks_as_if_traced_whole(monkey
     blocks = []
     monkeypatch.setattr(memory, "_kept_bytes", lambda state, *_: blocks.append(len(jax.tree.leaves(state.params))) or 0)
     estimate_memory(long)
-    assert max(blocks) < len(jax.tree.leaves(begin_state(long, shapes_only=True).params)) / 2
+    assert max(blocks) < len(jax.tree.leaves(init_run_state(long, shapes_only=True).params)) / 2
 
 
 def test_frozen_layers_keep_nothing_but_what_passes_through_them():

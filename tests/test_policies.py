@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnet_jax.data.transforms import image_ops, policies
 from resnet_jax.data.transforms.image_ops import INCREASING, WIDE_RANGES, magnitude_at
-from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.policies import POLICIES, AutoAugment, ColorJitter, IncreasingRandAugment, RandAugment
 from resnet_jax.errors import UserError
 
@@ -42,7 +42,7 @@ def chosen(monkeypatch):
         monkeypatch.setattr(image_ops, "apply_operator", record)
         for sample in range(num_samples):
             applied.append([])
-            policy(SMALL, Draws(3, 1, sample))
+            policy(SMALL, KeyedRandom(3, 1, sample))
         return applied
 
     return run
@@ -183,7 +183,7 @@ def test_color_jitter_draws_factors_from_their_ranges_and_all_orders_alike(monke
         monkeypatch.setattr(image_ops, name, lambda image, factor, name=name: applied.append((name, factor)) or image)
     policy = ColorJitter(brightness=0.4, contrast=1.5, saturation=0.2, hue=0.1)
     for sample in range(2400):
-        policy(SMALL, Draws(3, 1, sample))
+        policy(SMALL, KeyedRandom(3, 1, sample))
     orders = [tuple(name for name, _ in applied[i : i + 4]) for i in range(0, len(applied), 4)]
     assert_alike(orders, permutations(["brightness", "contrast", "saturation", "hue"]))
     ranges = {"brightness": (0.6, 1.4), "contrast": (0.0, 2.5), "saturation": (0.8, 1.2), "hue": (-0.1, 0.1)}
@@ -194,14 +194,14 @@ def test_color_jitter_draws_factors_from_their_ranges_and_all_orders_alike(monke
 
 def test_color_jitter_leaves_out_what_is_zero(photo):
     assert image_ops.hue(photo, 0.0) != photo
-    assert ColorJitter()(photo, Draws(0, 0, 0)) == photo
+    assert ColorJitter()(photo, KeyedRandom(0, 0, 0)) == photo
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_draws_alone_decide_the_image(name, photo):
     policy, before = POLICIES[name](), photo.tobytes()
-    results = [policy(photo, Draws(5, 2, sample)) for sample in range(20)]
-    assert results == [policy(photo, Draws(5, 2, sample)) for sample in range(20)]
+    results = [policy(photo, KeyedRandom(5, 2, sample)) for sample in range(20)]
+    assert results == [policy(photo, KeyedRandom(5, 2, sample)) for sample in range(20)]
     assert len({result.tobytes() for result in results}) >= 8
     assert {(result.size, result.mode) for result in results} == {((64, 48), "RGB")}
     assert photo.tobytes() == before

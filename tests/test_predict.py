@@ -32,7 +32,7 @@ from resnet_jax.inference.gradcam import explain, overlay
 from resnet_jax.inference.predict import Failure, _num_rows, predict
 from resnet_jax.inference.predictor import open_run, open_weights, restore_run
 from resnet_jax.plotting.contact_sheet import READABLE
-from resnet_jax.training import loop
+from resnet_jax.training.run import train
 from resnet_jax.weights.info import WeightsInfo
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
@@ -342,7 +342,7 @@ def digits_run(tmp_path_factory):
         config[name] = value
     config.warmup_epochs = 0.0
     workdir = tmp_path_factory.mktemp("run") / "run"
-    loop.train(config, workdir, "run")
+    train(config, workdir, "run")
     return workdir
 
 
@@ -389,10 +389,10 @@ def test_images_are_rotated_as_exif_says_where_the_run_did_so(weights, tmp_path,
     Image.fromarray(np.rot90(pixels, -1)).save(tmp_path / "upright.png")
     files = [ImageFile(str(tmp_path / name)) for name in ("turned.png", "turned.png", "upright.png")]
     trained = open_weights(weights)
-    for upright in (False, True):
-        turned, _, other = predict(replace(trained, upright=upright), files)
-        assert np.array_equal(turned.pixels, other.pixels) is upright
-        assert capsys.readouterr().err.count("asks by EXIF to be rotated") == (not upright)
+    for apply_exif_orientation in (False, True):
+        turned, _, other = predict(replace(trained, apply_exif_orientation=apply_exif_orientation), files)
+        assert np.array_equal(turned.pixels, other.pixels) is apply_exif_orientation
+        assert capsys.readouterr().err.count("asks by EXIF to be rotated") == (not apply_exif_orientation)
 
 
 def test_weights_that_are_not_finite_end_with_code_1(network, folder, tmp_path, capsys):
@@ -463,14 +463,21 @@ def test_words_that_are_neither_arguments_nor_the_fourth_number_are_images(tmp_p
         parse(["convert", "--to", "x", "--mean", ".1", ".2", ".3", ".4"])
 
 
-@pytest.mark.parametrize("upright", [False, True])
-def test_rotation_is_told_in_one_line_without_a_field_that_cannot_be_set(weights, tmp_path, capsys, upright):
+@pytest.mark.parametrize("apply_exif_orientation", [False, True])
+def test_rotation_is_told_in_one_line_without_a_field_that_cannot_be_set(
+    weights, tmp_path, capsys, apply_exif_orientation
+):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (40, 40)).save(tmp_path / "a\nb.png", exif=exif)
-    list(predict(replace(open_weights(weights), upright=upright), [ImageFile(str(tmp_path / "a\nb.png"))]))
+    list(
+        predict(
+            replace(open_weights(weights), apply_exif_orientation=apply_exif_orientation),
+            [ImageFile(str(tmp_path / "a\nb.png"))],
+        )
+    )
     errors = capsys.readouterr().err
-    assert errors.count("\n") == (not upright)
+    assert errors.count("\n") == (not apply_exif_orientation)
     assert "config" not in errors
 
 

@@ -8,7 +8,7 @@ import pytest
 from resnet_jax.config import configs_dir, flatten, load_config
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.training.experiment import build_experiment, build_schedule
-from resnet_jax.training.jit_steps import begin_state, compile_train_fn
+from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 
 IMAGENET = {
     "model": "resnet50", "dataset": "imagenet2012", "image_size": 224, "mean": (0.485, 0.456, 0.406),
@@ -161,9 +161,9 @@ def test_recipe_runs_three_steps_on_tiny_images(name, image_folder):
     config.warmup_epochs, config.warmup_steps = 0.0, min(config.warmup_steps, 20)
     config.model_args.stage_sizes, config.model_args.num_filters = (1,), 8  # the recipe's network, with one block
     experiment = build_experiment(config, jax.devices()[:1])
-    state = begin_state(experiment)
+    state = init_run_state(experiment)
     before = jax.tree.map(np.asarray, state.params)
-    step = compile_train_fn(experiment)
+    step = jit_train_step(experiment)
     losses = []
     for k in range(3):
         state, metrics = step(state, shard_batch(experiment.batches[k], experiment.mesh))

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.errors import NonFiniteError, RunError
 from resnet_jax.training import metric_writer as module
 from resnet_jax.training.events import EventLog
-from resnet_jax.training.metric_writer import MetricSums, Recorder
+from resnet_jax.training.metric_writer import MetricSums, MetricWriter
 
 
 def metrics(loss):
@@ -22,23 +23,23 @@ def metrics(loss):
 
 
 def make(workdir, **options):
-    return Recorder(
+    return MetricWriter(
         workdir, "run", num_steps=100, steps_per_epoch=10, batch_size=4, log_every_steps=3,
-        **{"step": 0, "sums": MetricSums(), **options},
+        preemption=PreemptionGuard(1), **{"step": 0, "sums": MetricSums(), **options},
     )  # fmt: skip
 
 
 def test_loss_that_is_not_finite_stops_and_names_the_step(tmp_path):
     with make(tmp_path) as recorder:
-        recorder.take_step(1, metrics(1.0))
+        recorder.write_train(1, metrics(1.0))
         with pytest.raises(NonFiniteError, match=r"step 2: loss nan, gradient norm 1\.0"):
-            recorder.take_step(2, metrics(float("nan")))
+            recorder.write_train(2, metrics(float("nan")))
 
 
 def test_skipped_updates_are_told_counted_and_left_out_of_the_means(tmp_path, capsys):
     with make(tmp_path, max_skipped=100) as recorder:
         for step, loss in enumerate((1.0, float("inf"), 2.0, 4.0, 4.0, 4.0), start=1):
-            recorder.take_step(step, metrics(loss))
+            recorder.write_train(step, metrics(loss))
     first, second = (json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert (first["train_loss"], first["skipped_updates"]) == (1.5, 1)
     assert second["train_loss"] == 4.0
@@ -49,7 +50,7 @@ def test_skipped_updates_are_told_counted_and_left_out_of_the_means(tmp_path, ca
 def test_record_of_nothing_but_skipped_updates_has_no_loss(tmp_path):
     with make(tmp_path, max_skipped=100) as recorder:
         for step in (1, 2, 3):
-            recorder.take_step(step, metrics(float("nan")))
+            recorder.write_train(step, metrics(float("nan")))
     (record,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert "train_loss" not in record
     assert record["skipped_updates"] == 3
@@ -58,7 +59,7 @@ def test_record_of_nothing_but_skipped_updates_has_no_loss(tmp_path):
 def test_run_that_only_skips_stops(tmp_path):
     with make(tmp_path, max_skipped=3) as recorder:
         for step, loss in enumerate((float("nan"), float("nan"), 1.0, float("nan"), float("nan")), start=1):
-            recorder.take_step(step, metrics(loss))
+            recorder.write_train(step, metrics(loss))
         sums = recorder.sums
     # A start that continues goes on counting.
     with (
@@ -67,17 +68,17 @@ def test_run_that_only_skips_stops(tmp_path):
             NonFiniteError, match=r"step 6: .* the 3 last updates were skipped \(config.max_skipped_updates\)"
         ),
     ):
-        recorder.take_step(6, metrics(float("nan")))
+        recorder.write_train(6, metrics(float("nan")))
 
 
 def test_log_that_cannot_be_written_stops_the_run_with_the_reason(tmp_path):
     with make(tmp_path) as recorder:
         recorder.log.path.unlink()
         recorder.log.path.mkdir()
-        recorder.take_step(1, metrics(1.0))
-        recorder.take_step(2, metrics(1.0))
+        recorder.write_train(1, metrics(1.0))
+        recorder.write_train(2, metrics(1.0))
         with pytest.raises(RunError, match=r"metrics.jsonl could not be written: Is a directory"):
-            recorder.take_step(3, metrics(1.0))
+            recorder.write_train(3, metrics(1.0))
 
 
 def test_damaged_lines_of_the_log_are_kept_under_another_name(tmp_path, capsys):
@@ -101,7 +102,7 @@ def test_events_and_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeyp
     monkeypatch.setattr(module, "draw_curves", full)
     with make(tmp_path) as recorder:
         for step in range(1, 10):
-            recorder.take_step(step, metrics(1.0))
+            recorder.write_train(step, metrics(1.0))
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert len(warnings) == 2
@@ -122,8 +123,8 @@ def test_title_of_the_curves_has_the_workdirs_name(tmp_path, monkeypatch, folder
 def test_events_are_what_tensorboard_reads(tmp_path):
     with make(tmp_path) as recorder:
         for step in range(1, 7):
-            recorder.take_step(step, metrics(float(step)))
-        recorder.take_evaluation(6, "val", {"loss": 2.5, "accuracy": 0.25, "count": 4})
+            recorder.write_train(step, metrics(float(step)))
+        recorder.write_eval(6, "val", {"loss": 2.5, "accuracy": 0.25, "count": 4})
     (path,) = tmp_path.glob("events.out.tfevents.*")
     data, events = path.read_bytes(), []
     while data:  # length (8), its checksum (4), the event, its checksum (4)

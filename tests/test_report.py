@@ -18,15 +18,15 @@ from resnet_jax import save_weights
 from resnet_jax.cli.main import main
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import make_mesh, replicated
-from resnet_jax.distributed.preemption import Interruption
+from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.inference import report as report_module
-from resnet_jax.inference.classification_metrics import Judgement
+from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.evaluate import evaluate_weights
 from resnet_jax.plotting import figures
 from resnet_jax.plotting.contact_sheet import READABLE, draw_sheet
 from resnet_jax.plotting.report_figures import _largest_in, _short, draw_calibration, draw_confusion
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.train_step import eval_step, judge_step
+from resnet_jax.training.train_step import eval_step, per_example_eval_step
 from resnet_jax.weights.info import WeightsInfo
 
 # Its logits are the images' first row, whose channels are the same.
@@ -48,16 +48,16 @@ def as_images(logits):
     return jnp.repeat(jnp.asarray(logits)[:, None, :, None], 3, axis=-1)  # (B, 1, K, 3)
 
 
-def judgement(label, predicted, confidence, names=NAMES, rank=None):
+def classification(label, predicted, confidence, names=NAMES, rank=None):
     label, predicted = np.array(label, np.int32), np.array(predicted, np.int32)
     rank = (label != predicted).astype(np.int32) if rank is None else np.array(rank, np.int32)
     confidence = np.array(confidence, np.float32)
-    return Judgement(np.arange(len(label)), label, predicted, confidence, rank, -np.log(confidence), names)
+    return ClassificationMetrics(np.arange(len(label)), label, predicted, confidence, rank, -np.log(confidence), names)
 
 
 def test_each_row_is_judged_and_the_sums_are_those_of_eval_step():
     batch = {"image": as_images(LOGITS), "label": LABELS, "mask": MASK}
-    judged = judge_step(STATE, batch)
+    judged = per_example_eval_step(STATE, batch)
     rows = judged.pop("rows")
     for name, value in eval_step(STATE, batch).items():
         assert judged[name] == value
@@ -71,7 +71,7 @@ def test_each_row_is_judged_and_the_sums_are_those_of_eval_step():
 
 def test_views_are_averaged_before_a_row_is_judged():
     views = jnp.stack([as_images(LOGITS), as_images(np.zeros_like(LOGITS))], axis=1)
-    rows = judge_step(STATE, {"image": views, "label": LABELS})["rows"]
+    rows = per_example_eval_step(STATE, {"image": views, "label": LABELS})["rows"]
     half = np.sqrt([0.7, 0.1, 0.2])
     assert float(rows["confidence"][0]) == pytest.approx(half[0] / half.sum(), rel=1e-5)
     assert rows["counted"].all()
@@ -95,9 +95,9 @@ def test_rows_of_padded_and_sharded_batches_are_every_image_once_in_order(batch_
             return {"image": np.asarray(as_images(logits))[within], "label": labels[within], "mask": mask * 1.0}
 
     rows = []
-    judge_fn = jax.jit(lambda state, batch: judge_step(STATE, batch), out_shardings=replicated(mesh))
-    result = evaluate(judge_fn, 0, Batches(), mesh, Interruption(1), rows.append)
-    judged = Judgement.of_rows(rows, NAMES)
+    judge_fn = jax.jit(lambda state, batch: per_example_eval_step(STATE, batch), out_shardings=replicated(mesh))
+    result = evaluate(judge_fn, 0, Batches(), mesh, PreemptionGuard(1), rows.append)
+    judged = ClassificationMetrics.of_rows(rows, NAMES)
     assert result["count"] == 12
     assert judged.index.tolist() == [i for i in range(13) if i != bad]
     np.testing.assert_array_equal(judged.label, labels[judged.index])
@@ -107,7 +107,7 @@ def test_rows_of_padded_and_sharded_batches_are_every_image_once_in_order(batch_
 
 def test_calibration_error_is_the_gap_in_each_bin_weighted_by_its_images():
     # Bins are a fifteenth wide: 0.9 and 0.92 are in (13/15, 14/15], 1.0 in the last, 0.375 in (5/15, 6/15].
-    judged = judgement([0, 1, 1, 2], [0, 0, 1, 2], [0.9, 0.92, 1.0, 0.375])
+    judged = classification([0, 1, 1, 2], [0, 0, 1, 2], [0.9, 0.92, 1.0, 0.375])
     filled = {round(15 * bin["to"]): bin for bin in judged.calibration if bin["count"]}
     assert {place: bin["count"] for place, bin in filled.items()} == {14: 2, 15: 1, 6: 1}
     assert filled[14]["confidence"] == pytest.approx(0.91)
@@ -117,28 +117,28 @@ def test_calibration_error_is_the_gap_in_each_bin_weighted_by_its_images():
 
 def test_classes_tell_recall_precision_and_what_they_are_taken_for():
     names = ("ant", "bee", "cat", "dog")
-    judged = judgement([0, 0, 0, 0, 1, 1, 2], [0, 0, 1, 2, 1, 2, 1], [0.5] * 7, names)
+    judged = classification([0, 0, 0, 0, 1, 1, 2], [0, 0, 1, 2, 1, 2, 1], [0.5] * 7, names)
     ant, bee, cat, dog = judged.classes()
     assert ant == {"class": "ant", "count": 4, "correct": 2, "accuracy": 0.5, "precision": 1.0, "confusion": "bee"}
     assert (bee["accuracy"], bee["precision"], bee["confusion"]) == (0.5, pytest.approx(1 / 3), "cat")
     assert (cat["accuracy"], cat["precision"], cat["confusion"]) == (0.0, 0.0, "bee")
     assert dog == {"class": "dog", "count": 0, "correct": 0, "accuracy": None, "precision": None, "confusion": None}
     assert judged.confusion.tolist() == [[2, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
-    more = judgement([2, 2, 0, 1, 1], [1, 1, 1, 0, 1], [0.5] * 5)
+    more = classification([2, 2, 0, 1, 1], [1, 1, 1, 0, 1], [0.5] * 5)
     assert more.confused_pairs() == [(2, 1, 2), (0, 1, 1), (1, 0, 1)]
 
 
 def test_mistakes_are_the_most_confident_first():
-    judged = judgement([0, 0, 1, 1, 2], [1, 0, 0, 2, 0], [0.5, 0.99, 0.9, 0.7, 0.9])
+    judged = classification([0, 0, 1, 1, 2], [1, 0, 0, 2, 0], [0.5, 0.99, 0.9, 0.7, 0.9])
     assert judged.mistakes(10).tolist() == [2, 4, 3, 0]
     assert judged.mistakes(2).tolist() == [2, 4]
 
 
 def test_top5_accuracy_counts_ranks_below_five_and_needs_more_classes_than_that():
     six = tuple("abcdef")
-    assert judgement([0, 1, 2, 3], [0, 0, 0, 0], [0.5] * 4, six, rank=[0, 4, 5, 1]).top5_accuracy == 0.75
-    assert judgement([0], [0], [0.5], six[:5]).top5_accuracy is None
-    assert "top5_accuracy" not in judgement([0], [0], [0.5]).summary({"loss": 1.0, "accuracy": 1.0, "count": 1})
+    assert classification([0, 1, 2, 3], [0, 0, 0, 0], [0.5] * 4, six, rank=[0, 4, 5, 1]).top5_accuracy == 0.75
+    assert classification([0], [0], [0.5], six[:5]).top5_accuracy is None
+    assert "top5_accuracy" not in classification([0], [0], [0.5]).summary({"loss": 1.0, "accuracy": 1.0, "count": 1})
 
 
 def test_a_single_confusion_is_seen_in_a_matrix_that_is_drawn_in_blocks():
@@ -153,8 +153,8 @@ def test_a_single_confusion_is_seen_in_a_matrix_that_is_drawn_in_blocks():
 @pytest.mark.parametrize("num_classes", [2, 30, 300])
 def test_figures_are_drawn_of_any_number_of_classes(tmp_path, num_classes):
     names = tuple(f"$\\frac{{\n {i} is the number of a class with a long name$" for i in range(num_classes))
-    right = judgement([0, 1], [0, 1], [0.9, 1.0], names)
-    wrong = judgement([0, 1, 1], [1, 0, 1], [0.9, 1.0, 0.2], names)
+    right = classification([0, 1], [0, 1], [0.9, 1.0], names)
+    wrong = classification([0, 1, 1], [1, 0, 1], [0.9, 1.0, 0.2], names)
     pictures = []
     for i, judged in enumerate((right, wrong)):
         for draw in (draw_confusion, draw_calibration):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.source import ArraySource
-from resnet_jax.data.sources import Reading, hold_out, load_source, missing_classes
+from resnet_jax.data.sources import DatasetOptions, hold_out, load_source, missing_classes
 
 
 def test_digits_are_the_1797_real_ones_split_by_every_fifth():
@@ -22,7 +22,7 @@ def test_digits_are_the_1797_real_ones_split_by_every_fifth():
 
 
 def test_image_size_repeats_pixels():
-    small, large = load_source("digits", "test"), load_source("digits", "test", Reading(image_size=24))
+    small, large = load_source("digits", "test"), load_source("digits", "test", DatasetOptions(image_size=24))
     assert large.images.shape == (360, 24, 24, 3)
     np.testing.assert_array_equal(large.images[:, 1::3, 2::3], small.images)
 
@@ -37,7 +37,7 @@ def test_image_size_repeats_pixels():
 )
 def test_bad_arguments_are_named_with_the_rule(split, image_size, message):
     with pytest.raises(ValueError, match=message):
-        load_source("digits", split, Reading(image_size=image_size))
+        load_source("digits", split, DatasetOptions(image_size=image_size))
 
 
 def numbered(n):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from processes import records, run, without_tensorflow
 
-from resnet_jax.data.sources import Reading, load_source
+from resnet_jax.data.sources import DatasetOptions, load_source
 from resnet_jax.data.tfds.records import manual_dir
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
@@ -65,10 +65,10 @@ def rows(images, labels):
 def test_images_and_labels_come_back_as_they_went_in(prepared):
     data_dir, train, test = prepared
     for split, (images, labels) in (("train", train), ("test", test)):
-        source = load_source("cifar10", split, Reading(str(data_dir)))
+        source = load_source("cifar10", split, DatasetOptions(str(data_dir)))
         assert source.class_names == tuple(cifar_archive.CLASSES)
         assert rows(source.images, source.labels) == rows(images, labels)
-        again = load_source("cifar10", split, Reading(str(data_dir)))
+        again = load_source("cifar10", split, DatasetOptions(str(data_dir)))
         np.testing.assert_array_equal(again.images, source.images)  # in the same order
 
 
@@ -107,7 +107,7 @@ def test_damaged_archive_is_named_with_what_it_should_be(tmp_path):
     archive.parent.mkdir(parents=True)
     archive.write_bytes(b"half a download")
     with pytest.raises(ValueError, match=f"{archive} is damaged or another file: expected 170052171 bytes with sha256"):
-        load_source("cifar10", "train", Reading(str(tmp_path)))
+        load_source("cifar10", "train", DatasetOptions(str(tmp_path)))
     assert archive.exists()
 
 

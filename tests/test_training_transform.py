@@ -8,7 +8,7 @@ from golden_files import GOLDEN
 from PIL import Image
 
 from resnet_jax.data.decoding import ArrayImage, EncodedImage
-from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.data.transforms.resize import make_resize, resize_antialiased, resize_bilinear
 from resnet_jax.data.transforms.training import RandomResizedCrop, TrainingTransform
@@ -21,7 +21,7 @@ def photo():
 
 
 def boxes(crop, width, height, n=4000):
-    return np.array([crop.box(width, height, Draws(0, 0, sample)) for sample in range(n)])
+    return np.array([crop.box(width, height, KeyedRandom(0, 0, sample)) for sample in range(n)])
 
 
 def test_area_and_ratio_of_crops_are_distributed_as_drawn():
@@ -60,15 +60,17 @@ def test_crops_of_a_photo_are_distributed_as_torchvisions():
     [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506)), ((1, 1), (0, 0, 1, 1))],
 )
 def test_image_in_which_no_crop_fits_gives_its_centre(size, box):
-    assert RandomResizedCrop(8, scale=(0.9, 1.0)).box(*size, Draws(0, 0, 0)) == box
+    assert RandomResizedCrop(8, scale=(0.9, 1.0)).box(*size, KeyedRandom(0, 0, 0)) == box
 
 
 def test_pillow_resampler_gives_pillows_pixels(photo):
     crop = RandomResizedCrop(64, resampler="pillow", interpolation="bicubic")
     image = Image.fromarray(photo.pixels())
     for sample in range(5):
-        expected = image.crop(crop.box(*image.size, Draws(3, 1, sample))).resize((64, 64), Image.Resampling.BICUBIC)
-        np.testing.assert_array_equal(crop(photo, Draws(3, 1, sample)), expected)
+        expected = image.crop(crop.box(*image.size, KeyedRandom(3, 1, sample))).resize(
+            (64, 64), Image.Resampling.BICUBIC
+        )
+        np.testing.assert_array_equal(crop(photo, KeyedRandom(3, 1, sample)), expected)
 
 
 @pytest.mark.parametrize("size", [(300, 200), (150, 220), (90, 80), (64, 64), (40, 50), (1, 1), (500, 70)])
@@ -93,15 +95,15 @@ def test_operations_follow_the_crop_in_their_order():
     order = []
 
     def operation(name):
-        def run(image, draws):
-            order.append((name, image.size, draws.uniform()))
+        def run(image, rng):
+            order.append((name, image.size, rng.uniform()))
             return image
 
         return run
 
     transform = TrainingTransform(RandomResizedCrop(8), (operation("first"), operation("second")))
     image = ArrayImage(np.zeros((30, 40, 3), np.uint8))
-    assert transform(image, Draws(0, 0, 5)).shape == (8, 8, 3)
+    assert transform(image, KeyedRandom(0, 0, 5)).shape == (8, 8, 3)
     assert [(name, size) for name, size, _ in order] == [("first", (8, 8)), ("second", (8, 8))]
     assert order[0][2] != order[1][2]
 
@@ -109,8 +111,8 @@ def test_operations_follow_the_crop_in_their_order():
 def test_without_a_random_crop_the_image_is_cropped_as_in_evaluation(photo):
     preprocess = Preprocess(72, 64, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     expected = preprocess.pixels(Image.fromarray(photo.pixels()))
-    np.testing.assert_array_equal(TrainingTransform(preprocess)(photo, Draws(0, 0, 0)), expected)
-    np.testing.assert_array_equal(TrainingTransform()(photo, Draws(0, 0, 0)), photo.pixels())
+    np.testing.assert_array_equal(TrainingTransform(preprocess)(photo, KeyedRandom(0, 0, 0)), expected)
+    np.testing.assert_array_equal(TrainingTransform()(photo, KeyedRandom(0, 0, 0)), photo.pixels())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from resnet_jax.benchmark.scaling import scaling
 from resnet_jax.benchmark.step_process import measure_step_cost
 from resnet_jax.benchmark.torch_process import TorchProcess
 from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second, torch_spec
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.resnet import DTYPES
 from resnet_jax.runtime import peak_memory
 
@@ -55,9 +55,9 @@ def benchmark(
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
-    choose("dtype", dtype, DTYPES)
+    check_choice("dtype", dtype, DTYPES)
     if against is not None:
-        choose("against", against, ("torch",))
+        check_choice("against", against, ("torch",))
         check_torch_has(model)
     mode = "inference" if inference else "training"
     work = Work.of(model, batch_size, image_size, dtype, inference=inference)

@@ -48,14 +48,14 @@ def ours(spec: dict[str, Any]) -> Run:
     from resnet_jax.data.batches import TrainBatches
     from resnet_jax.data.folder import FolderImages
     from resnet_jax.data.prefetch import prefetch
-    from resnet_jax.data.sources import Reading
+    from resnet_jax.data.sources import DatasetOptions
     from resnet_jax.data.threads import DecodeThreads
     from resnet_jax.data.transforms.training import RandomResizedCrop, TrainingTransform
 
     files = _repeated(spec)
     none = np.zeros(len(files), np.int64)
     encoded = FolderImages(Path("/"), ("any",), tuple(files), none, (), none - 1, none, none)
-    reading = Reading(threads=DecodeThreads(spec["cores"]))
+    reading = DatasetOptions(threads=DecodeThreads(spec["cores"]))
     source = reading.source(encoded).transformed(TrainingTransform(RandomResizedCrop(spec["image_size"])))
     batches = TrainBatches(source, spec["batch_size"], seed=0)
 
@@ -98,12 +98,12 @@ def read_by_pillow(path: str, size: int, sample: int) -> int:
     """One image as torchvision makes it; the number of its bytes."""
     from PIL import Image
 
-    from resnet_jax.data.transforms.keyed_random import Draws
+    from resnet_jax.data.transforms.keyed_random import KeyedRandom
     from resnet_jax.data.transforms.training import RandomResizedCrop
 
     with open(path, "rb") as file:
         image = Image.open(io.BytesIO(file.read())).convert("RGB")
-    box = RandomResizedCrop(size).box(*image.size, Draws(0, 0, sample))
+    box = RandomResizedCrop(size).box(*image.size, KeyedRandom(0, 0, sample))
     return len(image.crop(box).resize((size, size), Image.Resampling.BILINEAR).tobytes())
 
 

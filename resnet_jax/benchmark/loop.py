@@ -14,8 +14,8 @@ from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.errors import UserError
 from resnet_jax.models import default_image_size
 from resnet_jax.training.experiment import Experiment, build_experiment
-from resnet_jax.training.jit_steps import begin_state, compile_train_fn
-from resnet_jax.training.loop import train
+from resnet_jax.training.jit_steps import init_run_state, jit_train_step
+from resnet_jax.training.run import train
 
 NUM_BATCHES = 50
 
@@ -68,8 +68,8 @@ def _config(model: str, batch_size: int, image_size: int, num_steps: int) -> Con
 
 def _bare_rate(experiment: Experiment) -> float:
     config, mesh = experiment.config, experiment.mesh
-    state = begin_state(experiment)
-    step = compile_train_fn(experiment)
+    state = init_run_state(experiment)
+    step = jit_train_step(experiment)
     batch = shard_batch(experiment.batches[0], mesh)
     state, _ = jax.block_until_ready(step(state, batch))  # compiles
     started = time.perf_counter()

@@ -23,10 +23,10 @@ def profile(work: Work, folder: Path) -> list[dict[str, Any]]:
     with jax.profiler.trace(str(folder)):
         for _ in range(NUM_STEPS):
             jax.block_until_ready(work.step())
-    newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    latest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     nanoseconds: Counter[str] = Counter()
     counts: Counter[str] = Counter()
-    for plane in jax.profiler.ProfileData.from_file(str(newest)).planes:
+    for plane in jax.profiler.ProfileData.from_file(str(latest)).planes:
         for line in plane.lines:
             for event in line.events:
                 operation = dict(event.stats).get("hlo_op")

@@ -8,14 +8,15 @@ from typing import Any
 
 import jax
 
-from resnet_jax.checkpoint.background import BackgroundSaves
-from resnet_jax.checkpoint.checkpointer import open_newest
+from resnet_jax.checkpoint.background_writer import BackgroundWriter
+from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.checkpoint.manifest import leaf_digests
 from resnet_jax.config import default_config
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import UserError
 from resnet_jax.models import create_model
-from resnet_jax.training.jit_steps import initial_state
+from resnet_jax.training.checkpointer import restore_state, save_state
+from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.optimizer import sgd
 
 
@@ -32,14 +33,14 @@ def measure_saving(model: str, num_saves: int = 7, folder: Path | None = None) -
     if num_saves < 1:
         raise UserError(f"num_saves={num_saves} must be at least 1")
     config = default_config()
-    state = initial_state(create_model(model), sgd(config.learning_rate, momentum=0.9), config, make_mesh())
+    state = init_train_state(create_model(model), sgd(config.learning_rate, momentum=0.9), config, make_mesh())
     blocked, saved, hashed, restored = [], [], [], []
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name, BackgroundSaves() as saves:
-        newest = open_newest(Path(name))
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name, BackgroundWriter() as saves:
+        latest = open_latest(Path(name))
         for step in range(1, num_saves + 2):
             state = jax.block_until_ready(state.replace(step=state.step + 1))
             started = time.perf_counter()
-            newest.save(saves, state, {})
+            save_state(latest, saves, state, {})
             blocked.append(time.perf_counter() - started)
             saves.wait()
             saved.append(time.perf_counter() - started)
@@ -48,7 +49,7 @@ def measure_saving(model: str, num_saves: int = 7, folder: Path | None = None) -
             leaf_digests(copy)
             hashed.append(time.perf_counter() - started)
             started = time.perf_counter()
-            jax.block_until_ready(newest.restore(state, step))
+            jax.block_until_ready(restore_state(latest, state, step))
             restored.append(time.perf_counter() - started)
     save, block, digests = (statistics.median(seconds[1:]) for seconds in (saved, blocked, hashed))
     return {

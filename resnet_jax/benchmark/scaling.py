@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.errors import choose
+from resnet_jax.errors import check_choice
 from resnet_jax.models import create_model, variable_shapes
 from resnet_jax.models.summary import count_macs, num_elements, num_product_elements
 
@@ -178,7 +178,7 @@ def scaling(batch_norm: str = "global") -> list[dict[str, Any]]:
     batch_norm: "global" statistics, or "local" ones, which need no all-reduce. Raises UserError (a ValueError) for
     another. A recipe scales to the last count whose efficiency is MIN_EFFICIENCY or more.
     """
-    choose("batch_norm", batch_norm, BATCH_NORMS)
+    check_choice("batch_norm", batch_norm, BATCH_NORMS)
     results = []
     for recipe in RECIPES:
         rows = recipe_rows(recipe, batch_norm)

@@ -19,12 +19,12 @@ from resnet_jax.benchmark.collectives import collectives, total_by_kind
 from resnet_jax.config import default_config
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
-from resnet_jax.distributed.mesh import replicated, split_by_rows
+from resnet_jax.distributed.mesh import data_sharding, replicated
 from resnet_jax.errors import UserError
 from resnet_jax.models import create_model, default_image_size
 from resnet_jax.models.summary import count_macs, num_elements
 from resnet_jax.training.experiment import Experiment, build_experiment
-from resnet_jax.training.jit_steps import begin_state, compile_train_fn
+from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 
 BYTES = 4  # of a parameter, a statistic and a metric: float32 in every dtype but float64
 NUM_METRIC_SUMS = 2  # the sums over the batch that the metrics need beside the gradients: loss, correct rows
@@ -83,12 +83,12 @@ def step_macs(model: str, batch_size: int, image_size: int, fields: dict[str, An
     state, batch = shapes(experiment)
     images = jax.ShapeDtypeStruct(batch["image"].shape, jnp.float32)
     forward = count_macs(partial(state.apply_fn, train=False), state.variables, images)
-    return forward, count_macs(compile_train_fn(experiment), state, batch)
+    return forward, count_macs(jit_train_step(experiment), state, batch)
 
 
 def lower_step(experiment: Experiment, platform: str | None = None) -> Any:
     """The training step of `experiment`, lowered for the shapes of its first batch, for `platform` if given."""
-    traced: Any = compile_train_fn(experiment)
+    traced: Any = jit_train_step(experiment)
     return traced.trace(*shapes(experiment)).lower(lowering_platforms=platform and (platform,))
 
 
@@ -119,8 +119,8 @@ def make_experiment(config: ConfigDict, num_devices: int) -> Experiment:
 
 def shapes(experiment: Experiment) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:
     """The shapes of the state and of a batch, as they lie on the mesh."""
-    mesh, rows = experiment.mesh, split_by_rows(experiment.mesh)
-    state = begin_state(experiment, shapes_only=True)
+    mesh, rows = experiment.mesh, data_sharding(experiment.mesh)
+    state = init_run_state(experiment, shapes_only=True)
     state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), state)
     first = experiment.batches[0]
     return state, {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in first.items()}

@@ -3,7 +3,7 @@
 from typing import Any
 
 from resnet_jax.benchmark.side_process import SideProcess
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models import create_model
 from resnet_jax.models.resnet import DTYPES
 
@@ -20,7 +20,7 @@ def measure_step_cost(
     for name, value in counts.items():
         if value is not None and value < 1:
             raise UserError(f"{name}={value} must be at least 1")
-    choose("dtype", dtype, tuple(name for name in DTYPES if name != "float64"))
+    check_choice("dtype", dtype, tuple(name for name in DTYPES if name != "float64"))
     create_model(model)
     if batch_size % num_devices:
         raise UserError(f"batch_size={batch_size} must be divisible by num_devices={num_devices}")

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.errors import RunError, UserError, shown
+from resnet_jax.errors import RunError, UserError, truncate
 
 # 1: without a manifest. 2: with one.
 FORMAT = 2
@@ -66,7 +66,7 @@ def check_fits(where: Path, leaves: Leaves, template: Any) -> None:
     }
     stored = {name: (leaf["dtype"], tuple(leaf["shape"])) for name, leaf in leaves.items()}
     differences = [
-        f"{shown(name)} is {_described(stored.get(name))} there and {_described(wanted.get(name))} in the model"
+        f"{truncate(name)} is {_described(stored.get(name))} there and {_described(wanted.get(name))} in the model"
         for name in {**stored, **wanted}
         if stored.get(name) != wanted.get(name)
     ]
@@ -127,4 +127,4 @@ def _described(leaf: tuple[str, tuple[int, ...]] | None) -> str:
 
 def _listed(names: list[str], separator: str = ", ") -> str:
     more = f"{separator}and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return separator.join(map(shown, names[:_MOST_SHOWN])) + more
+    return separator.join(map(truncate, names[:_MOST_SHOWN])) + more

@@ -13,7 +13,7 @@ import jax
 from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_INTERRUPTED
 from resnet_jax.cli.options import run_folder
 from resnet_jax.cli.printing import print_result, print_table
-from resnet_jax.errors import UserError, shown
+from resnet_jax.errors import UserError, truncate
 from resnet_jax.filesystem import expand
 from resnet_jax.formatting import format_number
 
@@ -37,7 +37,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
         return run_dry(config, workdir, arguments.json)
 
-    from resnet_jax.training.loop import train
+    from resnet_jax.training.run import train
 
     result = train(config, workdir, name)
     if result.interrupted_by:
@@ -209,9 +209,9 @@ def _print_report(report: dict[str, Any]) -> None:
         ("loaded", f"{len(report['loaded'])} tensors, {sum(map(math.prod, report['loaded'].values())):,} numbers"),
     ]
     for key in ("reshaped", "zeroed", "reset", "missing", "unexpected"):
-        shapes = [f"{shown(name)} {_shape(shape)}" for name, shape in report[key].items()]
+        shapes = [f"{truncate(name)} {_shape(shape)}" for name, shape in report[key].items()]
         rows.append((key, f"{len(shapes)}{': ' if shapes else ''}{', '.join(shapes)}"))
-    dropped = [shown(name) for name in report["dropped"]] + [f"{report['counters']} counters"] * bool(
+    dropped = [truncate(name) for name in report["dropped"]] + [f"{report['counters']} counters"] * bool(
         report["counters"]
     )
     rows.append(("dropped", ", ".join(dropped) or "0"))

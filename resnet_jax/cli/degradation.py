@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.config import load_config
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models import list_models
 from resnet_jax.plotting.figures import new_figure, save_figure, style_axes
-from resnet_jax.training.loop import RunResult, train
+from resnet_jax.training.loop import RunResult
+from resnet_jax.training.run import train
 
 PICTURE_FILE = "degradation.png"
 KINDS = {"plain": "plain networks", "resnet": "residual networks"}
@@ -33,7 +34,7 @@ def degradation(
     names = [f"{kind}{depth}" for depth in depths for kind in KINDS]
     known = list_models()
     for name in names:
-        choose("model", name, known)
+        check_choice("model", name, known)
     if any(word.partition("=")[0] == "--config.model" for word in overrides):
         raise UserError("--config.model is set by --depths")
     configs = {name: load_config(config_name, [*overrides, f"--config.model={name}"]) for name in names}

@@ -9,7 +9,7 @@ import jax
 from resnet_jax.cli.commands import given_model_args
 from resnet_jax.cli.exit_codes import EXIT_DONE
 from resnet_jax.cli.printing import print_result
-from resnet_jax.errors import UserError, shown
+from resnet_jax.errors import UserError, truncate
 from resnet_jax.filesystem import expand
 
 MAX_LISTED = 20  # classes, up to which each has its line
@@ -78,11 +78,11 @@ def _print_evaluation(result: dict[str, Any], as_json: bool) -> int:
         if "report" not in result and jax.process_index() == 0:
             print(f"each of the {len(classes)} classes: --json, or --report DIR", file=sys.stderr)
         return EXIT_DONE
-    width = max(len("class"), *(len(shown(row["class"])) for row in classes))
+    width = max(len("class"), *(len(truncate(row["class"])) for row in classes))
     print(f"\n{'class':<{width}}  {'count':>7}  {'accuracy':>9}  {'precision':>9}")
     for row in classes:
         cells = (_percent(row["accuracy"]), _percent(row["precision"]))
-        print(f"{shown(row['class']):<{width}}  {row['count']:>7}  {cells[0]:>9}  {cells[1]:>9}")
+        print(f"{truncate(row['class']):<{width}}  {row['count']:>7}  {cells[0]:>9}  {cells[1]:>9}")
     return EXIT_DONE
 
 

@@ -17,7 +17,7 @@ from resnet_jax.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from resnet_jax.cli.log_handler import install_log_handler
 from resnet_jax.cli.parser import parse
 from resnet_jax.distributed import processes as distributed
-from resnet_jax.errors import FAULTS_OF_THE_DISK, InterruptedRunError, RunError, UserError
+from resnet_jax.errors import FAULTS_OF_THE_DISK, Preempted, RunError, UserError
 from resnet_jax.runtime import prepare_process
 
 # The commands that many processes may run together.
@@ -60,7 +60,7 @@ def _run_command(argv: Sequence[str] | None) -> int:
     except RunError as error:
         print(f"{distributed.prefix()}error: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except InterruptedRunError as error:
+    except Preempted as error:
         where = "before the first step; the same command starts again"
         print(f"{distributed.prefix()}interrupted by {error} {where}", file=sys.stderr)
         return EXIT_INTERRUPTED

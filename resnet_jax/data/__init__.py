@@ -2,13 +2,13 @@
 
 from resnet_jax.data.batches import EvalBatches, TrainBatches, epoch_order
 from resnet_jax.data.source import ArraySource
-from resnet_jax.data.sources import Reading, hold_out, load_source, load_splits
+from resnet_jax.data.sources import DatasetOptions, hold_out, load_source, load_splits
 from resnet_jax.data.transforms.augment import augment, image_keys, normalize
 
 __all__ = [
     "ArraySource",
+    "DatasetOptions",
     "EvalBatches",
-    "Reading",
     "TrainBatches",
     "augment",
     "epoch_order",

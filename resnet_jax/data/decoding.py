@@ -89,7 +89,7 @@ class ArrayImage:
 class EncodedImage:
     """An image file's bytes, decoded on demand; for one thread at a time."""
 
-    def __init__(self, data: bytes, name: str | Callable[[], str], *, upright: bool = False) -> None:
+    def __init__(self, data: bytes, name: str | Callable[[], str], *, apply_exif_orientation: bool = False) -> None:
         """name: for messages, or what tells it. upright: apply EXIF's rotation (torchvision does not).
 
         `intact` may be set once the whole image has been decoded without complaint.
@@ -109,7 +109,7 @@ class EncodedImage:
         if limit is not None and width * height > limit:
             raise BadImageError(self.name, f"Image size ({width * height} pixels) exceeds limit of {limit} pixels")
         self.orientation = self._read_orientation()  # EXIF's, from 1 (upright) to 8
-        self._turn = self.orientation if upright else 1
+        self._turn = self.orientation if apply_exif_orientation else 1
 
     @property
     def name(self) -> str:

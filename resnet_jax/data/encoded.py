@@ -13,9 +13,9 @@ from PIL import Image
 from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.source import Examples, Keys, Transform, digest_of
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
-from resnet_jax.errors import UserError, shown
+from resnet_jax.errors import UserError, truncate
 
 logger = logging.getLogger(__name__)
 
@@ -88,14 +88,14 @@ class BadImages:
                 f"{len(names)} images cannot be read, more than config.max_bad_images={self.limit}; one is {names[-1]}"
             )
 
-    def tell_rotation(self, name: str) -> None:
+    def warn_exif_rotation(self, name: str) -> None:
         """Tell, once, of an image that EXIF asks to rotate and that is left as it is."""
         with self._lock:
             told, self._rotation_told = self._rotation_told, True
         if not told:
             logger.warning(
-                f"{shown(name)} asks by EXIF to be rotated; it and others like it are left as they are, as torchvision "
-                f"does{self.rotation_hint}"
+                f"{truncate(name)} asks by EXIF to be rotated; it and others like it are left as they are, as "
+                f"torchvision does{self.rotation_hint}"
             )
 
 
@@ -115,7 +115,7 @@ class EncodedSource:
     threads: DecodeThreads
     bad_images: BadImages
     transform: Transform | None = None
-    upright: bool = False
+    apply_exif_orientation: bool = False
     relabel: np.ndarray | None = None
     intact: np.ndarray = field(init=False, repr=False)  # of `encoded`: which have been decoded as a whole
 
@@ -154,7 +154,7 @@ class EncodedSource:
             return self._fill(
                 indices,
                 shape,
-                lambda i: self._transformed(int(indices[i]), Draws(keys.seed, keys.epoch, int(keys.samples[i]))),
+                lambda i: self._transformed(int(indices[i]), KeyedRandom(keys.seed, keys.epoch, int(keys.samples[i]))),
             )
         # Evaluation fills its last batch up with one image, again and again.
         wanted, inverse = np.unique(indices, return_inverse=True)
@@ -204,24 +204,24 @@ class EncodedSource:
             self.bad_images.take(error)
             return None
 
-    def _transformed(self, position: int, draws: Draws) -> tuple[np.ndarray, int]:
+    def _transformed(self, position: int, rng: KeyedRandom) -> tuple[np.ndarray, int]:
         """The image for training, or the next good one's, and its label."""
         for following in range(len(self)):
             try:
-                return self._decode((position + following) % len(self), draws)
+                return self._decode((position + following) % len(self), rng)
             except BadImageError as error:
                 self.bad_images.take(error)
         raise UserError(NO_GOOD_IMAGE)
 
-    def _decode(self, position: int, draws: Draws | None) -> tuple[np.ndarray, int]:
+    def _decode(self, position: int, rng: KeyedRandom | None) -> tuple[np.ndarray, int]:
         index = int(self.indices[position])
         data, label = self.encoded.read(index)
-        image = EncodedImage(data, lambda: self.name(position), upright=self.upright)
+        image = EncodedImage(data, lambda: self.name(position), apply_exif_orientation=self.apply_exif_orientation)
         image.intact = bool(self.intact[index])
-        if not self.upright and image.orientation != 1:
-            self.bad_images.tell_rotation(image.name)
-        if draws is not None and self.transform is not None:
-            pixels = self.transform(image, draws)
+        if not self.apply_exif_orientation and image.orientation != 1:
+            self.bad_images.warn_exif_rotation(image.name)
+        if rng is not None and self.transform is not None:
+            pixels = self.transform(image, rng)
         else:
             pixels = self.preprocess.pixels(Image.fromarray(image.pixels()))
         self.intact[index] = True

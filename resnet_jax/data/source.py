@@ -10,7 +10,7 @@ from PIL import Image
 
 from resnet_jax.data.decoding import ArrayImage, DecodableImage
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
 
 
@@ -21,7 +21,7 @@ class Transform(Protocol):
     def image_shape(self) -> tuple[int, ...] | None:
         """(H, W, 3) of what comes out; None: that of the image."""
 
-    def __call__(self, image: DecodableImage, draws: Draws) -> np.ndarray:
+    def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
         """The training image."""
 
 
@@ -105,7 +105,7 @@ class ArraySource:
             transform, (seed, epoch, samples) = self.transform, keys
 
             def make(i: int) -> None:
-                results[i] = transform(ArrayImage(images[i]), Draws(seed, epoch, int(samples[i])))
+                results[i] = transform(ArrayImage(images[i]), KeyedRandom(seed, epoch, int(samples[i])))
 
             results = np.empty((len(indices), *(transform.image_shape or images.shape[1:])), np.uint8)
             self.threads.for_each(make, len(indices))

@@ -15,7 +15,7 @@ from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess, TenCrop
-from resnet_jax.errors import UserError, choose, suggestion
+from resnet_jax.errors import UserError, check_choice, suggestion
 
 DIGITS_NAMES = tuple("0123456789")
 # The held-out validation images are the same whatever the run's seed, so that runs can be compared.
@@ -27,7 +27,7 @@ MOST_CLASSES_NAMED = 5
 
 
 @dataclass(frozen=True)
-class Reading:
+class DatasetOptions:
     """How images are read, whatever the set.
 
     data_dir: the folder of the images, or that in which TFDS keeps its sets; "" is TFDS's own default,
@@ -39,7 +39,7 @@ class Reading:
     data_dir: str = ""
     image_size: int = 0
     preprocess: Preprocess | TenCrop = PREPROCESS["IMAGENET1K_V1"]
-    upright: bool = False
+    apply_exif_orientation: bool = False
     threads: DecodeThreads = field(default_factory=DecodeThreads)
     bad_images: BadImages = field(default_factory=BadImages)
 
@@ -52,7 +52,7 @@ class Reading:
             self.preprocess,
             self.threads,
             self.bad_images,
-            upright=self.upright,
+            apply_exif_orientation=self.apply_exif_orientation,
         )
 
 
@@ -83,7 +83,7 @@ def load_digits(split: str) -> ArraySource:
     return ArraySource(np.repeat(grey[chosen][..., None], 3, axis=-1), labels[chosen], DIGITS_NAMES)
 
 
-def load_splits(name: str, reading: Reading, validation_fraction: float = 0.0) -> Splits:
+def load_splits(name: str, reading: DatasetOptions, validation_fraction: float = 0.0) -> Splits:
     """The images of a data set: "digits", "folder", or any image classification set of TFDS.
 
     validation_fraction: of the training images held out for validation, if the set has no validation images itself.
@@ -116,7 +116,7 @@ def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
     if name == "digits":
         return "train", "test"
     if name == "folder":
-        return tuple(_scan(Reading(data_dir)).splits)
+        return tuple(_scan(DatasetOptions(data_dir)).splits)
     try:
         return tuple(split for split in SPLITS if split in tfds.split_names(name, data_dir))
     except UnknownSetError as error:
@@ -124,15 +124,15 @@ def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
         raise UserError(f"dataset={name!r} must be one of digits, folder and the sets of TFDS{near}") from error
 
 
-def load_source(name: str, split: str, reading: Reading | None = None) -> Source:
+def load_source(name: str, split: str, reading: DatasetOptions | None = None) -> Source:
     """The named data set's images of one split: of "digits" or a set of TFDS. Errors are those of `load_splits`."""
-    reading = reading or Reading()
+    reading = reading or DatasetOptions()
     if name == "digits":
-        choose("split", split, split_names(name))
+        check_choice("split", split, split_names(name))
         source = replace(load_digits(split), threads=reading.threads)
     elif name == "folder":
         tree = _scan(reading)
-        choose("split", split, tree.splits)
+        check_choice("split", split, tree.splits)
         names = tree.images("train").class_names if "train" in tree.splits else None
         return reading.source(tree.images(split, class_names=names))
     else:
@@ -207,11 +207,11 @@ def _enlarge(name: str, source: ArraySource, image_size: int) -> ArraySource:
     return replace(source, images=source.images.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
-def _scan(reading: Reading) -> FolderTree:
+def _scan(reading: DatasetOptions) -> FolderTree:
     if not reading.data_dir:
         raise UserError("dataset='folder' needs data_dir, the folder of the class folders or of train/ and val/")
     return scan_folder(Path(reading.data_dir).expanduser())
 
 
-def _where(name: str, reading: Reading) -> str:
+def _where(name: str, reading: DatasetOptions) -> str:
     return reading.data_dir if name == "folder" else name

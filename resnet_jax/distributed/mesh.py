@@ -23,7 +23,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split_by_rows(mesh: Mesh, num_parts: int = 1) -> NamedSharding:
+def data_sharding(mesh: Mesh, num_parts: int = 1) -> NamedSharding:
     """The sharding of a batch: its first axis over `data`, or its second where the first counts the parts."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXIS) if num_parts == 1 else PartitionSpec(None, BATCH_AXIS))
 
@@ -33,7 +33,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, num_parts: int = 1)
 
     num_parts > 1: (B, ...) becomes (num_parts, B / num_parts, ...), each part split over the devices.
     """
-    sharding = split_by_rows(mesh, num_parts)
+    sharding = data_sharding(mesh, num_parts)
     if num_parts > 1:
         batch = {name: rows.reshape(num_parts, -1, *rows.shape[1:]) for name, rows in batch.items()}
     if jax.process_count() == 1:  # one transfer for all, several times faster than array by array

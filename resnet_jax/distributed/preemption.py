@@ -7,6 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import jax
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from resnet_jax.distributed.mesh import replicated, split_by_rows
-from resnet_jax.distributed.sync import together
-from resnet_jax.errors import InterruptedRunError, NonFiniteError
+from resnet_jax.distributed.mesh import data_sharding, replicated
+from resnet_jax.distributed.sync import sync_errors
+from resnet_jax.errors import NonFiniteError, Preempted
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -35,80 +36,89 @@ TIME_IS_UP, FAILED = 1000, 2000
 SHOW_CURSOR = b"\x1b[?25h"
 
 
-class Interruption:
-    """Whether something has asked the run to save and stop, or has failed so that it must not save.
-
-    at_once: raise InterruptedRunError out of whatever runs, while there is nothing to save and nobody to meet.
-    has_progressed: set by the loop; before, time that is up stops nothing, or short starts would never get on.
+class PreemptionGuard:
+    """Says when a run is to save and stop, and holds back what failed in one process until all processes know of it.
 
     A process that is alone asks itself. Of many, one may have a signal or a damaged image and the others not, or not
-    yet, and none may leave a step that the others are in. So the step itself carries the reasons (see `watch`).
+    yet, and none may leave a step that the others are in. So the step itself carries a flag (see `with_stop_flag`), and
+    all processes read the same of it at the same place.
+
+    interrupt_immediately: raise Preempted out of whatever runs, while there is nothing to save and nobody to meet.
     """
 
     def __init__(self, num_processes: int, stop_after_minutes: float = 0.0) -> None:
-        """Of this process and the others. stop_after_minutes: when its time is up, counted from now; 0: never."""
+        """Args:
+        num_processes: of the run.
+        stop_after_minutes: when its time is up, counted from now; 0: never.
+        """
         self._alone = num_processes == 1
-        self.at_once = self._alone
-        self.has_progressed = False
+        self.interrupt_immediately = self._alone
+        self._has_progressed = False
         self._stop_after_minutes = stop_after_minutes
         self._deadline = time.monotonic() + 60.0 * stop_after_minutes if stop_after_minutes else math.inf
         self._own: int = 0
         self._agreed: int = 0
         self._failure: BaseException | None = None
-        self._maxima: deque[jax.Array] = deque()
-        self._rows: dict[int, jax.Array] = {}
+        self._flags: deque[jax.Array] = deque()
+        self._inputs: dict[int, jax.Array] = {}
+        self._checks: list[Callable[[], object]] = []
 
-    def take(self, number: int) -> None:
-        """A signal has arrived at this process."""
+    def receive(self, number: int) -> None:
+        """Takes in a signal that has arrived at this process."""
         self._own = max(self._own, number)
-        if self.at_once:
+        if self.interrupt_immediately:
             self._raise()
 
     @contextlib.contextmanager
-    def by_itself(self) -> Iterator[None]:
-        """Inside, this process waits for no other, and a signal stops it at once."""
-        at_once, self.at_once = self.at_once, True
+    def interruptible(self) -> Iterator[None]:
+        """Lets a signal stop this process immediately, inside: it waits for no other there."""
+        before, self.interrupt_immediately = self.interrupt_immediately, True
         try:
             if self._own:  # it came before
                 self._raise()
             yield
         finally:
-            self.at_once = at_once
+            self.interrupt_immediately = before
 
-    def attempt(self, function: Callable[[], Result]) -> Result | None:
-        """function(), which may fail in this process alone: that is raised, of many processes by all at a later step.
-
-        Returns None where it has failed.
-        """
+    def defer_errors(self, function: Callable[..., Result], *arguments: Any) -> Result | None:
+        """Returns function(*arguments), or None where it fails in this process alone: of many, all raise that later."""
         try:
-            return function()
+            return function(*arguments)
         except NonFiniteError:  # all find it in the same numbers
             raise
         except Exception as error:
             if self._alone:
                 raise
-            self._fail(error)
+            self._defer(error)
             return None
 
-    def attempt_each(self, items: Iterator[Item], count: int) -> Iterator[Item]:
-        """The `count` items; of many processes where the next cannot be made, the last one again until all stop."""
+    def defer_errors_of(self, items: Iterator[Item], count: int) -> Iterator[Item]:
+        """Yields the `count` items; of many processes where the next fails, the last one again until all stop."""
         if self._alone:
             yield from items
             return
         if count:
-            item = together(lambda: next(items))  # there is no last one yet
+            item = sync_errors(partial(next, items))  # there is no last one yet
             yield item
         for _ in range(1, count):
             if self._failure is None:
-                item = self.attempt(lambda: next(items)) or item
+                item = self.defer_errors(next, items) or item
             yield item
 
-    def watch(self, function: Compiled, mesh: Mesh, donated: tuple[int, ...] = ()) -> Compiled:
-        """`function` with the processes' reasons to stop in the same program; `function` itself for one process.
+    def check_each_step(self, check: Callable[[], object]) -> None:
+        """Has `requested` call `check`, whose error stops the run as any that is deferred."""
+        self._checks.append(check)
+
+    def with_stop_flag(self, function: Compiled, mesh: Mesh, donated: tuple[int, ...] = ()) -> Compiled:
+        """Returns `function` with the processes' reasons to stop in the same program; itself for one process.
 
         The largest of all reasons comes back with each call's result, and `requested` reads that of the call before the
-        last, which is done when the last one runs: nobody waits, and all read the same at the same place. donated: the
-        arguments that `function` is donated.
+        last, which is done when the last one runs: nobody waits, and all read the same at the same place.
+
+        Args:
+          function: jitted, of a train state and a batch.
+          mesh: on which it runs.
+          donated: the arguments that it is donated.
         """
         if self._alone:
             return function
@@ -116,51 +126,64 @@ class Interruption:
         def step(state: Any, batch: Any, reasons: jax.Array) -> tuple[Any, jax.Array]:
             return function(state, batch), jnp.max(reasons)
 
-        rows = split_by_rows(mesh)
         compiled = jax.jit(step, donate_argnums=donated, out_shardings=replicated(mesh))
+        return partial(self._call_with_flag, compiled, mesh)
 
-        def watched(state: Any, batch: Any) -> Any:
-            number = self._reason()
-            if number not in self._rows:
-                reasons = np.full(len(mesh.local_devices), number, np.int32)
-                self._rows[number] = jax.make_array_from_process_local_data(rows, reasons)
-            result, maximum = compiled(state, batch, self._rows[number])
-            self._maxima.append(maximum)
+    def marking_progress(self, function: Compiled) -> Compiled:
+        """Returns `function`, whose first call ends the time in which a run that is late does not stop.
+
+        Without any progress short starts would never get on.
+        """
+
+        def call(state: Any, batch: Any) -> Any:
+            result = function(state, batch)
+            self._has_progressed = True
             return result
 
-        return watched
+        return call
 
     def requested(self) -> bool:
-        """Whether the run is to stop; the same in all processes. Raises, in all of them, what has failed in one."""
+        """Returns whether the run is to stop, the same in all processes. Raises, in all, what has failed in one."""
+        for check in self._checks:
+            self.defer_errors(check)
         return self._read(1)
 
-    def raise_if_requested(self) -> None:
-        """Raise InterruptedRunError if the run is to stop, or what has failed."""
+    def stop_if_requested(self) -> None:
+        """Raises Preempted if the run is to stop, or what has failed."""
         if self.requested():
             self._raise()
 
-    def raise_if_failed(self) -> None:
-        """Raise, in all processes, what has failed in one of them so far; waits for the steps that are under way."""
+    def raise_deferred_errors(self) -> None:
+        """Raises, in all processes, what has failed in one of them so far; waits for the steps that are under way."""
         self._read(0)
 
-    def raise_together(self) -> None:
-        """Raise, in all processes, what has failed in one of them, also if no step has carried it; costs a round."""
-        together(self._raise_failure)
+    def sync_deferred_errors(self) -> None:
+        """Raises, in all processes, what has failed in one of them, also if no step has carried it; costs a round."""
+        sync_errors(self._raise_failure)
+
+    def _call_with_flag(self, compiled: Callable[..., Any], mesh: Mesh, state: Any, batch: Any) -> Any:
+        reason = self._reason()
+        if reason not in self._inputs:
+            reasons = np.full(len(mesh.local_devices), reason, np.int32)
+            self._inputs[reason] = jax.make_array_from_process_local_data(data_sharding(mesh), reasons)
+        result, flag = compiled(state, batch, self._inputs[reason])
+        self._flags.append(flag)
+        return result
 
     def _read(self, num_under_way: int) -> bool:
         if self._alone:
             self._agreed = self._reason()
-        while len(self._maxima) > num_under_way:
-            self._agreed = max(self._agreed, int(self._maxima.popleft()))
+        while len(self._flags) > num_under_way:
+            self._agreed = max(self._agreed, int(self._flags.popleft()))
         if self._agreed == FAILED:
-            together(self._raise_failure)
+            sync_errors(self._raise_failure)
         return self._agreed > 0
 
     def _reason(self) -> int:
-        time_is_up = self.has_progressed and time.monotonic() >= self._deadline
+        time_is_up = self._has_progressed and time.monotonic() >= self._deadline
         return max(self._own, TIME_IS_UP) if time_is_up else self._own
 
-    def _fail(self, error: BaseException) -> None:
+    def _defer(self, error: BaseException) -> None:
         if self._failure is None:
             self._own, self._failure = FAILED, error
 
@@ -171,14 +194,14 @@ class Interruption:
     def _raise(self) -> NoReturn:
         number = self._agreed or self._own
         if number == TIME_IS_UP:
-            raise InterruptedRunError(f"config.stop_after_minutes={self._stop_after_minutes:g}")
-        raise InterruptedRunError(signal.Signals(number).name)
+            raise Preempted(f"config.stop_after_minutes={self._stop_after_minutes:g}")
+        raise Preempted(signal.Signals(number).name)
 
 
 @contextlib.contextmanager
-def catch_interruptions(num_processes: int = 1, stop_after_minutes: float = 0.0) -> Iterator[Interruption]:
-    """Catch `SIGNALS`, which ask the run to stop, however often they come; but the second Ctrl-C ends it at once."""
-    interruption = Interruption(num_processes, stop_after_minutes)
+def catch_preemption(num_processes: int = 1, stop_after_minutes: float = 0.0) -> Iterator[PreemptionGuard]:
+    """Catches `SIGNALS`, which ask the run to stop, however often they come; but the second Ctrl-C ends it at once."""
+    preemption = PreemptionGuard(num_processes, stop_after_minutes)
     previous = {number: signal.getsignal(number) for number in SIGNALS}
 
     def handle(number: int, frame: object) -> None:
@@ -189,12 +212,12 @@ def catch_interruptions(num_processes: int = 1, stop_after_minutes: float = 0.0)
             with contextlib.suppress(OSError):
                 cursor = SHOW_CURSOR if os.isatty(2) else b""
                 os.write(2, cursor + b"interrupted: this step ends and is saved; Ctrl-C again ends at once\n")
-        interruption.take(number)
+        preemption.receive(number)
 
     for number in SIGNALS:
         signal.signal(number, handle)
     try:
-        yield interruption
+        yield preemption
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

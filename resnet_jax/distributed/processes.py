@@ -63,6 +63,12 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
     return processes is not None
 
 
+def log(text: str) -> None:
+    """Logs what is no warning, in process 0 alone."""
+    if jax.process_index() == 0:
+        logger.info(text)
+
+
 def warn(text: str) -> None:
     """Logs a warning, in process 0 alone."""
     if jax.process_index() == 0:

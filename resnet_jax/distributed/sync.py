@@ -15,15 +15,15 @@ from jax.experimental import multihost_utils
 
 from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 from resnet_jax.distributed.processes import LOST
-from resnet_jax.errors import FAULTS_OF_THE_DISK, InterruptedRunError, NonFiniteError, RunError, UserError
+from resnet_jax.errors import FAULTS_OF_THE_DISK, NonFiniteError, Preempted, RunError, UserError
 
 Result = TypeVar("Result")
 # What a failure is raised as where it did not happen: one of these, see `_kind`.
-FAILURES = (UserError, DamagedCheckpointError, InterruptedRunError, RunError, NonFiniteError)
+FAILURES = (UserError, DamagedCheckpointError, Preempted, RunError, NonFiniteError)
 NUM_BYTES = 3000  # of a failure's message
 
 
-def together(function: Callable[[], Result]) -> Result:
+def sync_errors(function: Callable[[], Result]) -> Result:
     """function() of this process, which must not wait for other processes.
 
     Raises, in all processes, an error of the kind of the first that has one, so that all go on in the same way; where
@@ -34,7 +34,7 @@ def together(function: Callable[[], Result]) -> Result:
     result, error = None, None
     try:
         result = function()
-    except (Exception, KeyboardInterrupt, InterruptedRunError) as raised:
+    except (Exception, KeyboardInterrupt, Preempted) as raised:
         error = raised
     with _meeting():
         failures = [_decode(text) for text in multihost_utils.process_allgather(_encode(error))]
@@ -44,22 +44,22 @@ def together(function: Callable[[], Result]) -> Result:
     kind, text = failure
     if error is not None and _kind(error) == kind:
         raise error
-    text = text if kind == InterruptedRunError.__name__ else f"process {process}: {text}"
+    text = text if kind == Preempted.__name__ else f"process {process}: {text}"
     raise next((known for known in FAILURES if known.__name__ == kind), RuntimeError)(text) from error
 
 
-def from_first(function: Callable[[], Result]) -> Result:
+def broadcast_from_process_0(function: Callable[[], Result]) -> Result:
     """function() of process 0, for all; it returns what JSON can hold. An error there is raised by all."""
     if jax.process_count() == 1:
         return function()
-    value = together(lambda: json.dumps(function()).encode() if jax.process_index() == 0 else b"")
+    value = sync_errors(lambda: json.dumps(function()).encode() if jax.process_index() == 0 else b"")
     with _meeting():
         size = int(multihost_utils.broadcast_one_to_all(np.int32(len(value))))
         text = multihost_utils.broadcast_one_to_all(np.frombuffer(value.ljust(size), np.uint8))
     return json.loads(np.asarray(text).tobytes())
 
 
-def gather(value: Any) -> list[Any]:
+def allgather(value: Any) -> list[Any]:
     """The `value` of each process, in their order; what JSON can hold."""
     if jax.process_count() == 1:
         return [value]
@@ -70,15 +70,15 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(row.tobytes()) for row in np.asarray(rows)]
 
 
-def check_same(what: str, value: str) -> None:
+def assert_equal_across_processes(what: str, value: str) -> None:
     """Raise UserError (a ValueError) in all processes unless `value` is the same in all."""
-    first = from_first(lambda: value)
+    first = broadcast_from_process_0(lambda: value)
 
     def compare() -> None:
         if value != first:
             raise UserError(f"{what} are not those of process 0: start all processes with the same")
 
-    together(compare)
+    sync_errors(compare)
 
 
 @contextmanager

@@ -12,11 +12,11 @@ NUM_BINS = 15  # of the calibration error, as Guo et al. 2017 have it
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ClassificationMetrics:
     """N images with their labels and what a network said of them, in the order of their source.
 
     index (N,) int64: which images of the source; those that could not be read are left out. label, predicted, rank
-    (N,) int32, confidence and loss (N,) float: as `judge_step` gives them. class_names: of labels 0, 1, ...
+    (N,) int32, confidence and loss (N,) float: as `per_example_eval_step` gives them. class_names: of labels 0, 1, ...
     """
 
     index: np.ndarray
@@ -28,8 +28,8 @@ class Judgement:
     class_names: tuple[str, ...]
 
     @classmethod
-    def of_rows(cls, rows: Sequence[dict[str, np.ndarray]], class_names: tuple[str, ...]) -> "Judgement":
-        """Of the "rows" of `judge_step` of each batch of `EvalBatches`, in order; only rows that count are kept."""
+    def of_rows(cls, rows: Sequence[dict[str, np.ndarray]], class_names: tuple[str, ...]) -> "ClassificationMetrics":
+        """Returns the metrics of the "rows" of each batch of `per_example_eval_step`, in order."""
         joined = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
         index = np.flatnonzero(joined.pop("counted"))
         return cls(index=index, **{name: values[index] for name, values in joined.items()}, class_names=class_names)

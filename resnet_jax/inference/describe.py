@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.checkpoint.directory import find_checkpoint
 from resnet_jax.checkpoint.manifest import read_manifest
+from resnet_jax.checkpoint.weights_directory import find_checkpoint
 from resnet_jax.config import config_from_dict
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError

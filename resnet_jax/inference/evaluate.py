@@ -13,17 +13,17 @@ from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.folder import scan_folder
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.sources import Reading, load_source, split_names
+from resnet_jax.data.sources import DatasetOptions, load_source, split_names
 from resnet_jax.data.transforms.preprocess import TenCrop
-from resnet_jax.distributed.preemption import Interruption
-from resnet_jax.distributed.sync import together
+from resnet_jax.distributed.preemption import PreemptionGuard
+from resnet_jax.distributed.sync import sync_errors
 from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.filesystem import check_folder, expand
-from resnet_jax.inference.classification_metrics import Judgement
+from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.predictor import AS_THEY_ARE, Channels, TrainedModel, open_run, open_weights
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.images import load_judging_images, make_reading
-from resnet_jax.training.jit_steps import compile_judge_fn
+from resnet_jax.training.images import load_judging_images, make_dataset_options
+from resnet_jax.training.jit_steps import jit_per_example_eval_step
 from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids
 
 # Sets that --data knows without tfds: before their names.
@@ -56,7 +56,7 @@ def evaluate_run(
         config.data_dir = data_dir
     size = config.image_size if trained.preprocess == AS_THEY_ARE else 0  # to which only images in memory are enlarged
     preprocess = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
-    reading = replace(make_reading(config), image_size=size, preprocess=preprocess)
+    reading = replace(make_dataset_options(config), image_size=size, preprocess=preprocess)
     if data is None:
         source, split = load_judging_images(config, reading)
         data = f"{config.dataset}:{split}"
@@ -105,12 +105,12 @@ def evaluate_weights(
         weights, model_name=model_name, model_args=model_args, preprocess=preprocess, mean=mean, std=std
     )
     prepared = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
-    reading = Reading(data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""))
+    reading = DatasetOptions(data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""))
     source = open_images(data, trained.class_names, trained.num_classes, reading)
     return _evaluate(trained, source, data, batch_size, report)
 
 
-def open_images(data: str, class_names: tuple[str, ...], num_classes: int, reading: Reading) -> Source:
+def open_images(data: str, class_names: tuple[str, ...], num_classes: int, reading: DatasetOptions) -> Source:
     """The images that --data names, labelled as the model labels them.
 
     class_names: the model's, empty if unknown. Raises UserError (a ValueError) if there are none, or their classes are
@@ -171,20 +171,20 @@ def _evaluate(trained: TrainedModel, source: Source, data: str, batch_size: int,
     num_devices = trained.mesh.devices.size
     batch_size = -(-batch_size // num_devices) * num_devices  # a run may have had other devices
     batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
-    interruption = Interruption(jax.process_count())
-    judge_fn = compile_judge_fn(trained.normalization, trained.model.dtype, trained.mesh)
+    preemption = PreemptionGuard(jax.process_count())
+    judge_fn = jit_per_example_eval_step(trained.normalization, trained.model.dtype, trained.mesh)
     rows: list[dict[str, np.ndarray]] = []
     sums = evaluate(
-        interruption.watch(judge_fn, trained.mesh), trained.state, batches, trained.mesh, interruption, rows.append
+        preemption.with_stop_flag(judge_fn, trained.mesh), trained.state, batches, trained.mesh, preemption, rows.append
     )
     if not math.isfinite(sums["loss"]):
         raise NonFiniteError(f"the loss is {sums['loss']}: the weights are not finite, or not those of this model")
-    judgement = Judgement.of_rows(rows, trained.class_names or source.class_names)
-    result = {**trained.origin, "data": data, **judgement.summary(sums)}
+    classification = ClassificationMetrics.of_rows(rows, trained.class_names or source.class_names)
+    result = {**trained.origin, "data": data, **classification.summary(sums)}
     if report is not None:
         from resnet_jax.inference.report import write_report
 
-        together(lambda: write_report(report, result, judgement, source) if jax.process_index() == 0 else None)
+        sync_errors(lambda: write_report(report, result, classification, source) if jax.process_index() == 0 else None)
         result["report"] = str(report)
     return result
 
@@ -202,4 +202,4 @@ def _check_report(report: Path | None) -> None:
             raise UserError(f"--report {folder} holds other files and no {REPORT_FILE}: name a new or an empty folder")
 
     if report is not None:
-        together(lambda: check(report) if jax.process_index() == 0 else None)
+        sync_errors(lambda: check(report) if jax.process_index() == 0 else None)

@@ -14,7 +14,7 @@ from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.image_files import ImageFile
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.distributed.mesh import replicated, shard_batch, split_by_rows
+from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
 from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.inference.gradcam import explain
 from resnet_jax.inference.predictor import TrainedModel
@@ -126,9 +126,9 @@ def _num_rows(num_images: int, batch_size: int, num_devices: int) -> int:
 
 
 def _read(file: ImageFile, trained: TrainedModel, bad_images: BadImages) -> np.ndarray:
-    image = EncodedImage(file.read(), file.name, upright=trained.upright)
-    if not trained.upright and image.orientation != 1:
-        bad_images.tell_rotation(file.name)
+    image = EncodedImage(file.read(), file.name, apply_exif_orientation=trained.apply_exif_orientation)
+    if not trained.apply_exif_orientation and image.orientation != 1:
+        bad_images.warn_exif_rotation(file.name)
     return trained.pixels(Image.fromarray(image.pixels()))
 
 
@@ -154,5 +154,5 @@ def _compile(trained: TrainedModel, top: int, flip: bool, gradcam: bool) -> Call
         probabilities, labels = jax.lax.top_k(jax.nn.softmax(logits), top)
         return {"label": labels, "probability": probabilities, **heat}
 
-    whole, rows = replicated(trained.mesh), split_by_rows(trained.mesh)
+    whole, rows = replicated(trained.mesh), data_sharding(trained.mesh)
     return jax.jit(predict_step, in_shardings=(whole, rows), out_shardings=rows)

@@ -13,21 +13,23 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from PIL import Image
 
-from resnet_jax.checkpoint.checkpointer import BEST_DIR, CheckpointFolder, open_best, open_newest
-from resnet_jax.checkpoint.directory import NUM_LOOKS
+from resnet_jax.checkpoint.fallback import read_latest
+from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, open_latest
+from resnet_jax.checkpoint.items import NUM_LOOKS
 from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 from resnet_jax.config import config_from_dict
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
-from resnet_jax.distributed.sync import from_first, together
-from resnet_jax.errors import UserError, choose
+from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.inference.describe import describe_weights
 from resnet_jax.models import ResNet, default_image_size
 from resnet_jax.models.shapes import RGB
+from resnet_jax.training.checkpointer import restore_variables
 from resnet_jax.training.experiment import build_model
 from resnet_jax.training.images import Normalization
-from resnet_jax.training.jit_steps import initial_state
+from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.train_state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
 from resnet_jax.weights.info import WeightsInfo, names_for
@@ -69,7 +71,7 @@ class TrainedModel:
     image_size: int
     class_names: tuple[str, ...]
     origin: dict[str, Any]
-    upright: bool = False
+    apply_exif_orientation: bool = False
     config: ConfigDict | None = None
 
     @cached_property
@@ -133,7 +135,7 @@ def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> T
         image_size,
         run.class_names,
         {"workdir": str(workdir), "checkpoint": which, "step": run.step, "average": average},
-        upright=run.config.exif_rotation,
+        apply_exif_orientation=run.config.exif_rotation,
         config=run.config,
     )
 
@@ -157,7 +159,7 @@ def open_weights(
     prepared.
     """
     if preprocess is not None:
-        choose("preprocess", preprocess, PREPROCESS)
+        check_choice("preprocess", preprocess, PREPROCESS)
     state_dict, model, info = describe_weights(weights, model_name, model_args or {})
     if model.num_classes is None:
         raise UserError(f"{weights} has no head: there is nothing to judge images by")
@@ -191,9 +193,9 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
 
     Raises UserError (a ValueError) if there is no such run or checkpoint.
     """
-    config = config_from_dict(together(lambda: read_config(workdir)))
+    config = config_from_dict(sync_errors(lambda: read_config(workdir)))
     mesh = make_mesh()
-    checkpoints, others = open_newest(workdir), open_best(workdir)
+    checkpoints, others = open_latest(workdir), open_best(workdir)
     if which == "best":
         checkpoints, others = others, checkpoints
     try:
@@ -219,30 +221,41 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
     )
 
 
+class _RemovedStepError(Exception):
+    """The run has saved another step meanwhile, and removed this one."""
+
+
 def _restore(
     checkpoints: CheckpointFolder, others: CheckpointFolder, config: ConfigDict, mesh: Mesh
 ) -> tuple[Any, TrainState, int]:
     """The position and state of the last step that is what was saved, and its number; a run may be saving meanwhile."""
+
+    def read(folder: CheckpointFolder, step: int) -> tuple[Any, TrainState, int]:
+        position = folder.position(step)
+        model = build_model(config, len(position["class_names"]))
+        return position, _restore_variables(folder, step, model, config, mesh), step
+
+    def on_damaged(folder: CheckpointFolder, step: int, error: DamagedCheckpointError) -> None:
+        steps = folder.steps()
+        if step not in steps:
+            raise _RemovedStepError
+        if step == steps[0]:
+            raise error
+        warn(f"{error}; the step before is taken")
+
     for _ in range(NUM_LOOKS):
-        steps = checkpoints.steps()
-        if not steps:
-            break
-        for step in reversed(steps):
-            try:
-                position = checkpoints.position(step)
-                model = build_model(config, len(position["class_names"]))
-                return position, _restore_variables(checkpoints, step, model, config, mesh), step
-            except DamagedCheckpointError as error:
-                if step not in checkpoints.steps():  # the run has saved another one and removed it
-                    break
-                if step == steps[0]:
-                    raise
-                warn(f"{error}; the step before is taken")
+        try:
+            restored = read_latest([checkpoints], read, on_damaged)
+        except _RemovedStepError:
+            continue
+        if restored is not None:
+            return restored
+        break
     raise UserError(f"{checkpoints.directory} holds no checkpoint{_remedy(checkpoints, others)}")
 
 
 def _remedy(checkpoints: CheckpointFolder, others: CheckpointFolder) -> str:
-    lost, has_others = from_first(checkpoints.lost_step), bool(others.steps())
+    lost, has_others = broadcast_from_process_0(checkpoints.lost_step), bool(others.steps())
     other = f"--checkpoint {'best' if others.directory.name == BEST_DIR else 'newest'}"
     if lost is None and not has_others:
         return "; train the run first"
@@ -256,9 +269,9 @@ def _restore_variables(
 ) -> TrainState:
     """The state of `step` without the optimizer's part, replicated on the mesh; nothing is drawn or compiled."""
     whole = replicated(mesh)
-    shapes = initial_state(model, optax.identity(), config, mesh, shapes_only=True)
+    shapes = init_train_state(model, optax.identity(), config, mesh, shapes_only=True)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
-    restored = checkpoints.restore_variables(template, step)
+    restored = restore_variables(checkpoints, template, step)
     start = np.zeros((), shapes.step.dtype)
     return restored.replace(step=jax.make_array_from_callback((), whole, lambda index: start[index]))
 

@@ -11,7 +11,7 @@ from resnet_jax.config import load_config
 from resnet_jax.data.batches import EvalBatches, TrainBatches
 from resnet_jax.data.sources import SPLITS
 from resnet_jax.distributed.processes import warn_once
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.plotting.contact_sheet import Cell, Line, check_picture, draw_sheet, save_picture
 from resnet_jax.training.images import Normalization, augmenter, load_images, make_normalization, normalizer
 
@@ -34,7 +34,7 @@ def preview(
     labelled with both classes and their shares. Raises UserError (a ValueError) for a config that makes no batch, a
     split or batch that there is not, and a target that is no image file.
     """
-    choose("split", split, SPLITS)
+    check_choice("split", split, SPLITS)
     check_picture(target)
     if step < 0 or num_images < 1:
         raise UserError(f"step={step} must be at least 0 and num_images={num_images} at least 1")

@@ -12,7 +12,8 @@ import numpy as np
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.source import Source
 from resnet_jax.filesystem import write_text
-from resnet_jax.inference.classification_metrics import Judgement
+from resnet_jax.formatting import format_percent
+from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.plotting.contact_sheet import READABLE, Cell, Line, draw_sheet, save_picture
 from resnet_jax.plotting.report_figures import draw_calibration, draw_confusion
 
@@ -21,7 +22,7 @@ NUM_MISTAKES = 24
 CENTRE_VIEW = 4  # of ten crops
 
 
-def write_report(folder: Path, result: dict[str, Any], judgement: Judgement, source: Source) -> None:
+def write_report(folder: Path, result: dict[str, Any], classification: ClassificationMetrics, source: Source) -> None:
     """Writes an evaluation's report into `folder`, made if missing; files there are replaced one by one, each at once.
 
     confusion.csv, a row a class; classes.csv; report.json: `result`, each class with what it was taken for, the bins
@@ -30,53 +31,56 @@ def write_report(folder: Path, result: dict[str, Any], judgement: Judgement, sou
     Raises RunError, UserError (a ValueError) or OSError if something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names, classes = judgement.class_names, judgement.classes()
-    mistakes = judgement.mistakes(NUM_MISTAKES)
+    names, classes = classification.class_names, classification.classes()
+    mistakes = classification.mistakes(NUM_MISTAKES)
     details = {
         **result,
         "classes": classes,
-        "calibration": judgement.calibration,
-        "mistakes": [_mistake(judgement, int(row), source) for row in mistakes],
+        "calibration": classification.calibration,
+        "mistakes": [_mistake(classification, int(row), source) for row in mistakes],
     }
     # First: a folder that has it is known to be a report's, also where this one is broken off.
     write_text(folder / REPORT_FILE, json.dumps(details, indent=1) + "\n")
-    counts = ((name, *row) for name, row in zip(names, judgement.confusion.tolist(), strict=True))
+    counts = ((name, *row) for name, row in zip(names, classification.confusion.tolist(), strict=True))
     _write_csv(folder / "confusion.csv", ["class", *names], counts)
     header = ["class", "count", "correct", "accuracy", "precision", "most_frequent_confusion"]
     _write_csv(folder / "classes.csv", header, (row.values() for row in classes))
     title = f"{100 * result['accuracy']:.2f} % of {result['count']:,} images right"
-    draw_confusion(judgement, folder / "confusion.png", title)
-    draw_calibration(judgement, folder / "calibration.png", title)
+    draw_confusion(classification, folder / "confusion.png", title)
+    draw_calibration(classification, folder / "calibration.png", title)
     if len(mistakes):
-        _draw_mistakes(judgement, mistakes, source, folder / "mistakes.png")
+        _draw_mistakes(classification, mistakes, source, folder / "mistakes.png")
     else:
         (folder / "mistakes.png").unlink(missing_ok=True)
 
 
-def _draw_mistakes(judgement: Judgement, mistakes: np.ndarray, source: Source, path: Path) -> None:
+def _draw_mistakes(classification: ClassificationMetrics, mistakes: np.ndarray, source: Source, path: Path) -> None:
     """Writes a sheet of the images of the rows `mistakes`, as the network was given them."""
-    images = source.read(judgement.index[mistakes]).image
+    images = source.read(classification.index[mistakes]).image
     if images.ndim == 5:
         images = images[:, CENTRE_VIEW]
-    names = judgement.class_names
+    names = classification.class_names
     cells = []
     for row, image in zip(mistakes.tolist(), images, strict=True):
-        index = int(judgement.index[row])
+        index = int(classification.index[row])
         file = source.name(index).rpartition("/")[2] if isinstance(source, EncodedSource) else f"image {index}"
-        predicted = f"predicted: {names[judgement.predicted[row]]}", f"{100 * judgement.confidence[row]:.0f} %"
-        cells.append(Cell(image, (Line(file), Line(f"class: {names[judgement.label[row]]}"), Line(*predicted))))
-    total = int(np.sum(judgement.rank > 0))
+        predicted = (
+            f"predicted: {names[classification.predicted[row]]}",
+            f"{format_percent(classification.confidence[row], 0)}",
+        )
+        cells.append(Cell(image, (Line(file), Line(f"class: {names[classification.label[row]]}"), Line(*predicted))))
+    total = int(np.sum(classification.rank > 0))
     title = f"The {len(cells)} most confident of {total:,} mistakes" if total > len(cells) else f"Mistakes: {total}"
     save_picture(draw_sheet(cells, READABLE, title), path)
 
 
-def _mistake(judgement: Judgement, row: int, source: Source) -> dict[str, Any]:
-    index = int(judgement.index[row])
+def _mistake(classification: ClassificationMetrics, row: int, source: Source) -> dict[str, Any]:
+    index = int(classification.index[row])
     return {
         "image": source.name(index) if isinstance(source, EncodedSource) else index,
-        "class": judgement.class_names[judgement.label[row]],
-        "predicted": judgement.class_names[judgement.predicted[row]],
-        "confidence": float(judgement.confidence[row]),
+        "class": classification.class_names[classification.label[row]],
+        "predicted": classification.class_names[classification.predicted[row]],
+        "confidence": float(classification.confidence[row]),
     }
 
 

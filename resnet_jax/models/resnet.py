@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.blocks import BLOCKS, SHORTCUTS, Layer
 from resnet_jax.models.layers import (
     BatchNorm,
@@ -179,20 +179,22 @@ class ResNet(nn.Module):
 
     @nn.nowrap  # tabulate would take it for a layer that is called
     def _check_arguments(self) -> None:
-        choose("block_cls", self.block_cls, BLOCKS)
-        choose("stem", self.stem, STEMS)
-        choose("stride_in", self.stride_in, ("3x3", "1x1"))
-        choose("shortcut", self.shortcut, SHORTCUTS)
-        choose("dropout_in", self.dropout_in, ("head", "block"))
-        choose("kernel_init", self.kernel_init, KERNEL_INITS)
+        check_choice("block_cls", self.block_cls, BLOCKS)
+        check_choice("stem", self.stem, STEMS)
+        check_choice("stride_in", self.stride_in, ("3x3", "1x1"))
+        check_choice("shortcut", self.shortcut, SHORTCUTS)
+        check_choice("dropout_in", self.dropout_in, ("head", "block"))
+        check_choice("kernel_init", self.kernel_init, KERNEL_INITS)
         self._check_batch_norm()
-        choose("dtype", self.dtype, DTYPES)
-        choose("conv_impl", self.conv_impl, CONV_IMPLS)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("conv_impl", self.conv_impl, CONV_IMPLS)
         if self.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
             raise UserError("dtype='float64' needs 64-bit jax: set the environment variable JAX_ENABLE_X64=1")
         if not self.stage_sizes or min(self.stage_sizes) < 1:
             raise UserError(f"stage_sizes={self.stage_sizes} must name at least one stage, each of at least one block")
-        choose("trainable", self.trainable, ("all", *(f"stage{i + 1}" for i in range(len(self.stage_sizes))), "head"))
+        check_choice(
+            "trainable", self.trainable, ("all", *(f"stage{i + 1}" for i in range(len(self.stage_sizes))), "head")
+        )
         if self.num_classes is not None and self.num_classes < 1:
             raise UserError(f"num_classes={self.num_classes} must be at least 1, or None for a headless model")
         if self.base_classes is not None and (self.base_classes < 1 or self.num_classes is None):
@@ -228,7 +230,7 @@ class ResNet(nn.Module):
     @nn.nowrap
     def _check_batch_norm(self) -> None:
         if not GHOST.fullmatch(self.batch_norm):
-            choose("batch_norm", self.batch_norm, ("global", "local", "ghost:N", "frozen", "folded"))
+            check_choice("batch_norm", self.batch_norm, ("global", "local", "ghost:N", "frozen", "folded"))
         if self.batch_norm == "ghost:N":
             raise UserError("batch_norm='ghost:N' needs a number of rows, for example ghost:32")
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resnet_jax.errors import shown
-from resnet_jax.inference.classification_metrics import Judgement
+from resnet_jax.errors import truncate
+from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.plotting.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ NAME_LENGTH, PAIR_LENGTH = 22, 19  # characters
 LIGHT_BLUE, GREY, DARK, RED = "#9ec5e5", "#7f7f7f", "#333333", "#c23b22"
 
 
-def draw_confusion(judgement: Judgement, path: Path, title: str) -> None:
+def draw_confusion(classification: ClassificationMetrics, path: Path, title: str) -> None:
     """Writes `path` (PNG): for each class, by rows, what its images were taken for.
 
     Shades are shares of the row, the faint ones strengthened. Of few classes the cells hold the counts; of more the
@@ -29,9 +29,9 @@ def draw_confusion(judgement: Judgement, path: Path, title: str) -> None:
     """
     from matplotlib.colors import PowerNorm
 
-    num_classes = len(judgement.class_names)
+    num_classes = len(classification.class_names)
     counted, named = num_classes <= MAX_COUNTED, num_classes <= MAX_NAMED
-    names = [_short(name, NAME_LENGTH) for name in judgement.class_names] if named else []
+    names = [_short(name, NAME_LENGTH) for name in classification.class_names] if named else []
     margin = 0.075 * min(max(map(len, names), default=0), NAME_LENGTH) + 0.6
     side = np.clip(0.55 * num_classes if counted else 0.17 * num_classes, 3.2, 8.0)
     listed = 0.0 if counted else 4.6
@@ -41,8 +41,8 @@ def draw_confusion(judgement: Judgement, path: Path, title: str) -> None:
     else:
         figure.set_layout_engine("compressed")  # which knows that cells are square
         axes, beside = figure.subplots(1, 2, width_ratios=(side + margin, listed))
-        _list_pairs(judgement, beside)
-    shares = judgement.confusion / np.maximum(judgement.confusion.sum(axis=1, keepdims=True), 1)
+        _list_pairs(classification, beside)
+    shares = classification.confusion / np.maximum(classification.confusion.sum(axis=1, keepdims=True), 1)
     block = -(-num_classes // MAX_CELLS)
     extent = (-0.5, num_classes - 0.5, num_classes - 0.5, -0.5)
     axes.imshow(_largest_in(shares, block), "Blues", norm=PowerNorm(0.5, 0, 1), extent=extent, interpolation="nearest")
@@ -52,7 +52,7 @@ def draw_confusion(judgement: Judgement, path: Path, title: str) -> None:
         axes.set_yticks(range(num_classes), names)
         axes.tick_params(length=0, labelsize=10 if num_classes <= 40 else 8)
     if counted:
-        for (row, column), count in np.ndenumerate(judgement.confusion):
+        for (row, column), count in np.ndenumerate(classification.confusion):
             if count:
                 color = "white" if shares[row, column] > 0.4 else "black"
                 size = 11 if count < 10_000 else 8
@@ -60,11 +60,11 @@ def draw_confusion(judgement: Judgement, path: Path, title: str) -> None:
     save_figure(figure, path)
 
 
-def draw_calibration(judgement: Judgement, path: Path, title: str) -> None:
+def draw_calibration(classification: ClassificationMetrics, path: Path, title: str) -> None:
     """Writes `path` (PNG): accuracy by confidence, and below how many images had it (Guo et al. 2017)."""
     figure = new_figure((5.6, 6.2), title)
     axes, below = figure.subplots(2, 1, height_ratios=(3.2, 1), sharex=True)
-    bins = judgement.calibration
+    bins = classification.calibration
     starts, width = np.array([bin["from"] for bin in bins]), bins[0]["to"] - bins[0]["from"]
     filled = [bin for bin in bins if bin["count"]]
     axes.bar(starts, [bin["accuracy"] for bin in bins], width, align="edge", color=LIGHT_BLUE, edgecolor="white")
@@ -73,7 +73,7 @@ def draw_calibration(judgement: Judgement, path: Path, title: str) -> None:
         [bin["confidence"] for bin in filled], [bin["accuracy"] for bin in filled], "o", color=RED, markersize=5,
         label="a bin's mean confidence", clip_on=False,
     )  # fmt: skip
-    axes.set_title(f"calibration error {100 * judgement.calibration_error:.2f} %", fontsize=11)
+    axes.set_title(f"calibration error {100 * classification.calibration_error:.2f} %", fontsize=11)
     axes.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left", edgecolor="none")
     below.bar(starts, [bin["count"] for bin in bins], width, align="edge", color=GREY, edgecolor="white")
@@ -84,14 +84,14 @@ def draw_calibration(judgement: Judgement, path: Path, title: str) -> None:
     save_figure(figure, path)
 
 
-def _list_pairs(judgement: Judgement, axes: "Axes") -> None:
+def _list_pairs(classification: ClassificationMetrics, axes: "Axes") -> None:
     """The most frequent confusions, as text in columns."""
     axes.axis("off")
-    counts = judgement.confusion.sum(axis=1)
-    pairs = judgement.confused_pairs()[:NUM_PAIRS]
+    counts = classification.confusion.sum(axis=1)
+    pairs = classification.confused_pairs()[:NUM_PAIRS]
     axes.set_title("most frequent confusions" if pairs else "no confusions", loc="left", fontsize=11)
     for i, (label, predicted, count) in enumerate(pairs):
-        one, other = (_short(judgement.class_names[k], PAIR_LENGTH) for k in (label, predicted))
+        one, other = (_short(classification.class_names[k], PAIR_LENGTH) for k in (label, predicted))
         y = 1 - (i + 0.8) / NUM_PAIRS
         axes.text(0.0, y, f"{one} → {other}", transform=axes.transAxes, fontsize=10)
         axes.text(1.0, y, f"{count} of {counts[label]}", transform=axes.transAxes, fontsize=10, ha="right")
@@ -109,6 +109,6 @@ def _largest_in(shares: np.ndarray, block: int) -> np.ndarray:
 
 def _short(name: str, length: int) -> str:
     """So much of the name, on one line, in which matplotlib is to see no formula."""
-    name = shown(name)
+    name = truncate(name)
     cut = name if len(name) <= length else f"{name[: length - 1]}…"
     return cut.replace("$", r"\$")

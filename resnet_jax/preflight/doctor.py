@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from resnet_jax.preflight.data import Images, check_images, check_known_sets
 from resnet_jax.preflight.devices import check_batch, check_devices
-from resnet_jax.preflight.dummy_data import stand_in
+from resnet_jax.preflight.dummy_data import dummy_data
 from resnet_jax.preflight.finding import ERROR, Finding, checked, ok
 from resnet_jax.preflight.folders import check_cache, check_home, check_workdir
 from resnet_jax.preflight.space import check_disk, check_memory
@@ -64,5 +64,5 @@ def _build(config: ConfigDict, images: Images) -> Experiment:
     if images.splits is not None:
         return build_experiment(config, splits=images.splits)
     if images.needs is not None:
-        return stand_in(config, images.needs.num_classes, images.needs.image_shape)
-    return stand_in(config)
+        return dummy_data(config, images.needs.num_classes, images.needs.image_shape)
+    return dummy_data(config)

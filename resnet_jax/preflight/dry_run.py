@@ -11,21 +11,23 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax.checkpoint.checkpointer import open_best, open_newest
+from resnet_jax.checkpoint.fallback import read_latest
+from resnet_jax.checkpoint.folder import CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import DEPTH, prefetch
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.errors import UserError
 from resnet_jax.models.summary import num_elements, summarize_model
-from resnet_jax.preflight.dummy_data import missing_needs, missing_weights, stand_in
+from resnet_jax.preflight.dummy_data import dummy_data, missing_needs, missing_weights
 from resnet_jax.preflight.memory import estimate_memory, state_bytes, training_image_shape
+from resnet_jax.training.checkpointer import items_of
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.features import has_fixed_features
 from resnet_jax.training.init_weights import load_initial
-from resnet_jax.training.jit_steps import TrainFn, begin_state, compile_eval_fn, compile_train_fn
-from resnet_jax.training.periods import Cadence
-from resnet_jax.training.resume import check_images, check_run
+from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_eval_step, jit_train_step
+from resnet_jax.training.periods import Periods
+from resnet_jax.training.resume import check_images, check_run, folders_to_continue
 from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import check_unlocked
 
@@ -57,26 +59,26 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     check_run(workdir, config)
     check_unlocked(workdir)
     if (needs := missing_needs(config)) is not None:
-        stand_in(config, needs.num_classes, needs.image_shape)  # its own errors come first, as in training
+        dummy_data(config, needs.num_classes, needs.image_shape)  # its own errors come first, as in training
         raise UserError(
             f"config.dataset={config.dataset!r} is not prepared in {needs.where}, which a dry run leaves to train: "
             f"{needs.remedy}"
         )
     experiment = build_experiment(config)
     done = continues_after(experiment, workdir)
-    is_new = open_newest(workdir).newest_step() is None  # only then does train need the weights to begin from
+    is_new = open_latest(workdir).latest_step() is None  # only then does train need the weights to begin from
     if is_new and (missing := missing_weights(config)) is not None:
         raise UserError(
             f"config.finetune.weights={config.finetune.weights!r} is not downloaded, which a dry run leaves to train: "
             f"run that, or put {missing.name} into {missing.parent}"
         )
-    cadence = Cadence.of(experiment)
-    every = {"validation": cadence.validate_every, "test": cadence.test_every, "checkpoint": cadence.save_every}
-    due = {name: cadence.num_due(steps, done) for name, steps in every.items()}
+    periods = Periods.of(experiment)
+    every = {"validation": periods.validate_every, "test": periods.test_every, "checkpoint": periods.save_every}
+    due = {name: periods.num_due(steps, done) for name, steps in every.items()}
     images = {"train": experiment.batches.source, "validation": experiment.validation, "test": experiment.test}
     image_shape = training_image_shape(experiment)
     initial = load_initial(config, experiment.model, experiment.class_names) if is_new else None
-    state = begin_state(experiment, begin_with=initial)
+    state = init_run_state(experiment, begin_with=initial)
     memory = {**asdict(estimate_memory(experiment)), "checkpoint": state_bytes(state)}
     trainable = num_elements(state.trained(state.params))
     seconds, program, num_timed = _time(experiment, state)
@@ -123,24 +125,22 @@ def continues_after(experiment: Experiment, workdir: Path) -> int:
 
 
 def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
-    newest, best = open_newest(workdir), open_best(workdir)
-    aside = newest.aside()
-    template = begin_state(experiment, shapes_only=True)
-    damaged: DamagedCheckpointError | None = None
-    for folder in [newest] if experiment.config.precise_bn_batches else [newest, best]:
-        if folder is best and damaged is None and not aside:  # the best is older than what would have been the newest
-            break
-        for step in reversed(folder.steps()):
-            try:
-                folder.check(template, step)
-                position = folder.position(step)
-            except DamagedCheckpointError as error:
-                damaged = error
-                continue
-            check_images(experiment, experiment.batches.source.digest(), position, workdir)
-            return step
-    if damaged is not None or aside:
-        what = f"{damaged}, and no other in {workdir} is whole" if damaged else f"no checkpoint in {workdir} is whole"
+    latest, best = open_latest(workdir), open_best(workdir)
+    quarantined = latest.quarantined()
+    templates = items_of(init_run_state(experiment, shapes_only=True))
+    errors: list[DamagedCheckpointError] = []
+
+    def read(folder: CheckpointFolder, step: int) -> int:
+        folder.check(step, templates)
+        check_images(experiment, experiment.batches.source.digest(), folder.position(step), workdir)
+        return step
+
+    folders = folders_to_continue(latest, best, experiment)
+    step = read_latest(folders, read, lambda *told: errors.append(told[-1]), is_damaged=bool(quarantined))
+    if step is not None:
+        return step
+    if errors or quarantined:
+        what = f"{errors[-1]}, and no other in {workdir} is whole" if errors else f"no checkpoint in {workdir} is whole"
         raise UserError(
             f"{what}, and train would end: bring one back from a copy, choose another --workdir, or remove {workdir} "
             "to begin anew"
@@ -151,7 +151,7 @@ def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
 def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], dict[str, int] | None, int]:
     """Seconds to compile, of a step and of the evaluations; the step's memory; of how many steps. Uses `state` up."""
     config, mesh, num_parts = experiment.config, experiment.mesh, experiment.config.accumulation_steps
-    train_fn, program = compile_train_fn(experiment), None
+    train_fn, program = jit_train_step(experiment), None
     first = shard_batch(experiment.batches[0], mesh, num_parts)
     logger.info("compiling the step")
     started = time.perf_counter()
@@ -165,7 +165,7 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
     (state, _), seconds["step"], num_timed = _seconds_each(
         lambda carried, batch: train_fn(carried[0], batch), (state, None), make, NUM_UNTIMED, NUM_STEPS
     )
-    eval_fn = compile_eval_fn(experiment.normalization, config.dtype, mesh)
+    eval_fn = jit_eval_step(experiment.normalization, config.dtype, mesh)
     seconds |= {"evaluation": {}, "evaluation_batch": 0.0}
     for split, source in (("validation", experiment.validation), ("test", experiment.test)):
         if source is None:
@@ -179,7 +179,7 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
     return seconds, program, num_timed
 
 
-def _compile(train_fn: Any, state: TrainState, batch: Any) -> tuple[TrainFn, dict[str, int]]:
+def _compile(train_fn: Any, state: TrainState, batch: Any) -> tuple[TrainStep, dict[str, int]]:
     compiled = train_fn.lower(state, batch).compile()
     analysis = compiled.memory_analysis()
     sizes = {name: int(getattr(analysis, f"{name}_size_in_bytes")) for name in ("argument", "output", "temp", "alias")}

@@ -18,7 +18,7 @@ from resnet_jax.weights.pretrained import TAGS, published_path
 MANY_STEPS = 10**9
 
 
-def stand_in(config: ConfigDict, num_classes: int = 0, image_shape: tuple[int, ...] | None = None) -> Experiment:
+def dummy_data(config: ConfigDict, num_classes: int = 0, image_shape: tuple[int, ...] | None = None) -> Experiment:
     """The config's experiment with one batch of blank images; only its shapes mean something, not its steps.
 
     num_classes: 0 is the config's, or ten. image_shape: (H, W, C) of images in memory, None where they are encoded.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from resnet_jax.errors import UserError, shown
+from resnet_jax.errors import UserError, truncate
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 
@@ -49,6 +49,6 @@ def checked(subject: str, check: Callable[[], Iterable[Finding]]) -> list[Findin
         findings.append(refused(subject, reason))
     except Exception as reason:  # a check may meet anything: a broken package, a file system that hangs up
         line = (str(reason).strip().splitlines() or [""])[0]
-        found = f"could not be checked ({type(reason).__name__}: {shown(line)})"
+        found = f"could not be checked ({type(reason).__name__}: {truncate(line)})"
         findings.append(error(subject, found, "put that right, or tell the maintainers of this line"))
     return findings

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from resnet_jax.checkpoint.checkpointer import open_newest
+from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_bytes
 from resnet_jax.preflight.dry_run import continues_after
@@ -52,7 +52,7 @@ def check_workdir(config: ConfigDict, workdir: Path, experiment: Experiment | No
     try:
         check_run(workdir, config)
         check_unlocked(workdir)
-        step = continues_after(experiment, workdir) if experiment else open_newest(workdir).newest_step()
+        step = continues_after(experiment, workdir) if experiment else open_latest(workdir).latest_step()
     except UserError as reason:
         yield refused("workdir", reason, "choose another --workdir")
         return

@@ -12,7 +12,7 @@ from resnet_jax.models import ResNet, variable_shapes
 from resnet_jax.models.shapes import DISTINCT_BLOCKS
 from resnet_jax.models.summary import max_product_elements
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.jit_steps import begin_state
+from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.train_state import TrainState
 
 # A stage of more blocks is not traced whole: a thousand layers would take half a minute.
@@ -59,7 +59,7 @@ def estimate_memory(experiment: Experiment) -> StepMemory:
     model_args.remat it is what an accelerator takes: on the CPU XLA keeps more.
     """
     config = experiment.config
-    state = begin_state(experiment, shapes_only=True)
+    state = init_run_state(experiment, shapes_only=True)
     num_rows = config.batch_size // config.accumulation_steps // experiment.mesh.devices.size
     shape = (num_rows, *training_image_shape(experiment))
     images = jax.ShapeDtypeStruct(shape, jnp.float64 if config.dtype == "float64" else jnp.float32)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import jax
 
-from resnet_jax.checkpoint.checkpointer import NUM_NEWEST_KEPT
+from resnet_jax.checkpoint.folder import NUM_LATEST_KEPT
 from resnet_jax.formatting import format_bytes
 from resnet_jax.preflight.devices import device_memory
 from resnet_jax.preflight.finding import Finding, error, ok, warning
 from resnet_jax.preflight.memory import estimate_memory, num_bytes, state_bytes
 from resnet_jax.runtime import free_memory
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.jit_steps import begin_state
+from resnet_jax.training.jit_steps import init_run_state
 
 # Of a record of numbers: in metrics.jsonl, as TensorBoard's events, and in the picture.
 BYTES_A_RECORD = 1024
@@ -46,9 +46,9 @@ def check_disk(
 
 def checkpoints(experiment: Experiment) -> tuple[int, int]:
     """How many checkpoints lie on the disk at most, one that is being written included, and the bytes of one."""
-    state = begin_state(experiment, shapes_only=True)
+    state = init_run_state(experiment, shapes_only=True)
     judged = num_bytes((state.batch_stats, state.ema_batch_stats)) if experiment.config.precise_bn_batches else 0
-    return NUM_NEWEST_KEPT + 1 + (experiment.validation is not None), state_bytes(state) + judged
+    return NUM_LATEST_KEPT + 1 + (experiment.validation is not None), state_bytes(state) + judged
 
 
 def check_memory(experiment: Experiment) -> Iterator[Finding]:

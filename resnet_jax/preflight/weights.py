@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from resnet_jax.checkpoint.checkpointer import open_newest
+from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.preflight.dummy_data import missing_weights
 from resnet_jax.preflight.finding import Finding, ok, warning
 from resnet_jax.training.experiment import Experiment
@@ -18,7 +18,7 @@ def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool)
     Raises UserError (a ValueError) as train if not. A run that goes on in `workdir` needs none any more.
     """
     config = experiment.config
-    if not config.finetune.weights or open_newest(workdir).newest_step() is not None:
+    if not config.finetune.weights or open_latest(workdir).latest_step() is not None:
         return
     if (missing := missing_weights(config)) is not None:
         yield warning(

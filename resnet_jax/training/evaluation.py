@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.distributed.mesh import shard_batch
-from resnet_jax.distributed.preemption import Interruption
+from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.errors import UserError
 
 Sums = Mapping[str, Any]
@@ -22,21 +22,21 @@ def evaluate(
     state: Any,
     batches: EvalBatches,
     mesh: Mesh,
-    interruption: Interruption,
-    take_rows: Callable[[dict[str, np.ndarray]], None] | None = None,
+    preemption: PreemptionGuard,
+    on_rows: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> dict[str, float | int]:
     """{"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
 
-    eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `interruption`, which stops it
+    eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `preemption`, which stops it
     early. loss is the mean in nats, accuracy is in [0, 1]. take_rows: is given what eval_fn returns as "rows" of each
     batch, in order. Raises UserError (a ValueError) if no image can be read, and what reading one raises.
     """
     totals = {"loss_sum": 0.0, "correct": 0, "count": 0}
-    for result in batch_results(eval_fn, state, batches, mesh, interruption):
+    for result in batch_results(eval_fn, state, batches, mesh, preemption):
         for name in totals:
             totals[name] += result[name].item()
-        if take_rows is not None:
-            take_rows(result["rows"])
+        if on_rows is not None:
+            on_rows(result["rows"])
     count = int(totals["count"])
     if not count:
         raise UserError("not one image of the evaluation can be read")
@@ -44,20 +44,20 @@ def evaluate(
 
 
 def batch_results(
-    function: Callable[[Any, Any], Any], state: Any, batches: EvalBatches, mesh: Mesh, interruption: Interruption
+    function: Callable[[Any, Any], Any], state: Any, batches: EvalBatches, mesh: Mesh, preemption: PreemptionGuard
 ) -> Iterator[Any]:
     """function(state, batch) of each of `batches`, in order, in host memory; fetched while the next is computed.
 
-    function: jitted, and watched by `interruption`, which stops it early. Raises what reading an image raises.
+    function: jitted, and watched by `preemption`, which stops it early. Raises what reading an image raises.
     """
     previous: Any = None
     with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
-        for batch in interruption.attempt_each(sharded, len(batches)):
-            interruption.raise_if_requested()
+        for batch in preemption.defer_errors_of(sharded, len(batches)):
+            preemption.stop_if_requested()
             current = function(state, batch)
             if previous is not None:
                 yield jax.device_get(previous)
             previous = current
     if previous is not None:
         yield jax.device_get(previous)
-    interruption.raise_if_failed()
+    preemption.raise_deferred_errors()

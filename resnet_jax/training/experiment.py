@@ -16,7 +16,7 @@ from resnet_jax.data.sources import Splits
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
 from resnet_jax.distributed.processes import warn_once
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models import ResNet, create_model
 from resnet_jax.training.finetuning import check_finetune, finetune_arguments, learning_rate_factors
 from resnet_jax.training.images import Normalization, encoded_preprocess, load_images, make_normalization
@@ -120,7 +120,7 @@ def build_model(config: ConfigDict, num_classes: int) -> ResNet:
 
 def _check_schedule(config: ConfigDict) -> None:
     """Raise UserError for what is wrong with the schedule however long the run and its epochs are."""
-    choose("config.schedule", config.schedule, SCHEDULES)
+    check_choice("config.schedule", config.schedule, SCHEDULES)
     if config.decay_epochs and config.decay_steps:
         raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")
 

@@ -1,6 +1,5 @@
 """Pooled features instead of images: what a run that trains the head alone, on images as they are, computes once."""
 
-import logging
 import time
 from dataclasses import dataclass, replace
 from typing import Self
@@ -11,17 +10,16 @@ import numpy as np
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.encoded import NO_GOOD_IMAGE
 from resnet_jax.data.source import Examples, Keys, Source, Transform
-from resnet_jax.distributed.preemption import Interruption
+from resnet_jax.distributed.preemption import PreemptionGuard
+from resnet_jax.distributed.processes import log
 from resnet_jax.errors import UserError
 from resnet_jax.models import variable_shapes
 from resnet_jax.models.resnet import HEAD
 from resnet_jax.training.evaluation import batch_results
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import augments
-from resnet_jax.training.jit_steps import compile_features_fn
+from resnet_jax.training.jit_steps import jit_features
 from resnet_jax.training.train_state import TrainState
-
-logger = logging.getLogger(__name__)
 
 # Features of more images are computed anew in each epoch: they lie in the memory of every process.
 MAX_BYTES = 2**32
@@ -89,7 +87,7 @@ def has_fixed_features(experiment: Experiment) -> bool:
     return config.finetune.trainable == "head" and not augments(config) and fits
 
 
-def with_features(experiment: Experiment, state: TrainState, interruption: Interruption) -> Experiment:
+def with_features(experiment: Experiment, state: TrainState, preemption: PreemptionGuard) -> Experiment:
     """The experiment with its images replaced by their pooled features, if it `has_fixed_features`; else itself.
 
     All processes call it. Raises what reading an image raises, and InterruptedRunError.
@@ -99,15 +97,15 @@ def with_features(experiment: Experiment, state: TrainState, interruption: Inter
     config, mesh = experiment.config, experiment.mesh
     head = state.params[HEAD]["kernel"]
     began, num_images = time.monotonic(), sum(map(len, _sources(experiment)))
-    _log(f"the frozen network's features of {num_images:,} images are computed once, for all epochs")
-    program = compile_features_fn(experiment.model, experiment.normalization, config.dtype, mesh)
-    watched = interruption.watch(program, mesh)
+    log(f"the frozen network's features of {num_images:,} images are computed once, for all epochs")
+    program = jit_features(experiment.model, experiment.normalization, config.dtype, mesh)
+    watched = preemption.with_stop_flag(program, mesh)
 
     def features_of(source: Source) -> FeatureSource:
         batches = EvalBatches(source, config.batch_size, jax.process_index(), jax.process_count())
         features, end = np.empty((len(source), head.shape[0]), head.dtype), 0
         labels, valid = np.empty(len(source), np.int32), np.empty(len(source), bool)
-        for result in batch_results(watched, state.variables, batches, mesh, interruption):
+        for result in batch_results(watched, state.variables, batches, mesh, preemption):
             start, end = end, min(end + config.batch_size, len(source))
             rows = slice(end - start)  # without those that fill up the last batch
             features[start:end], labels[start:end] = result["image"][rows], result["label"][rows]
@@ -118,7 +116,7 @@ def with_features(experiment: Experiment, state: TrainState, interruption: Inter
 
     train = features_of(experiment.batches.source)
     validation, test = (source and features_of(source) for source in (experiment.validation, experiment.test))
-    _log(f"they took {time.monotonic() - began:.1f} s; the head is trained on them")
+    log(f"they took {time.monotonic() - began:.1f} s; the head is trained on them")
     batches = replace(experiment.batches, source=train)
     return replace(experiment, batches=batches, validation=validation, test=test, from_features=True)
 
@@ -126,8 +124,3 @@ def with_features(experiment: Experiment, state: TrainState, interruption: Inter
 def _sources(experiment: Experiment) -> list[Source]:
     sources = (experiment.batches.source, experiment.validation, experiment.test)
     return [source for source in sources if source is not None]
-
-
-def _log(text: str) -> None:
-    if jax.process_index() == 0:
-        logger.info(text)

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from resnet_jax.config import check_effects
 from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.sources import Reading, Splits, load_source, load_splits, split_names
+from resnet_jax.data.sources import DatasetOptions, Splits, load_source, load_splits, split_names
 from resnet_jax.data.tfds.records import NoLabelsError
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
@@ -20,7 +20,7 @@ from resnet_jax.data.transforms.policies import POLICIES, ColorJitter
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.data.transforms.training import Operation, RandomResizedCrop, TrainingTransform
 from resnet_jax.distributed.processes import warn_once
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.training.field_effects import KnownImages
 
 Array = jax.Array
@@ -46,9 +46,9 @@ class Normalization:
         return cls(np.asarray(values["mean"]), np.asarray(values["std"]))
 
 
-def make_reading(config: ConfigDict) -> Reading:
+def make_dataset_options(config: ConfigDict) -> DatasetOptions:
     """How the config's images are read."""
-    return Reading(
+    return DatasetOptions(
         config.data_dir,
         config.image_size,
         encoded_preprocess(config),
@@ -71,7 +71,7 @@ def load_images(config: ConfigDict) -> Splits:
     Raises UserError (a ValueError) for a config that does not fit the data set.
     """
     make_transform(config)  # its own errors, before a data set is prepared for hours
-    splits = load_splits(config.dataset, make_reading(config), config.validation_fraction)
+    splits = load_splits(config.dataset, make_dataset_options(config), config.validation_fraction)
     _check_classes(config, splits.train)
     ineffective = check_effects(config, _known_images(splits))
     check_options(config, splits.train)
@@ -90,7 +90,7 @@ def _known_images(splits: Splits) -> KnownImages:
     )
 
 
-def load_judging_images(config: ConfigDict, reading: Reading) -> tuple[Source, str]:
+def load_judging_images(config: ConfigDict, reading: DatasetOptions) -> tuple[Source, str]:
     """The images that a run is judged by, and their split: "test", or "validation" where there is none.
 
     Raises UserError (a ValueError) if the data set has neither.
@@ -153,7 +153,7 @@ def _make_operations(options: ConfigDict) -> tuple[Operation, ...]:
     operations: list[Operation] = []
     if any(options.color_jitter):
         operations.append(ColorJitter(*options.color_jitter))
-    choose("policy", options.policy, ("none", *POLICIES))
+    check_choice("policy", options.policy, ("none", *POLICIES))
     if options.policy in ("randaugment", "randaugment_increasing"):
         magnitude = options.policy_magnitude
         if options.policy == "randaugment":

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from resnet_jax.data.prefetch import prefetch
-from resnet_jax.distributed.mesh import replicated, shard_batch, split_by_rows
-from resnet_jax.distributed.preemption import Interruption
+from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
+from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.models import ResNet, variable_shapes
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import Normalization, augmenter, normalizer
@@ -24,13 +24,13 @@ from resnet_jax.training.train_step import (
     begin_accumulation,
     eval_step,
     finish_accumulation,
-    judge_step,
+    per_example_eval_step,
     train_step,
 )
 
 Array = jax.Array
-TrainFn = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
-EvalFn = Callable[[TrainState, dict[str, Array]], dict[str, Any]]
+TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
+EvalStep = Callable[[TrainState, dict[str, Array]], dict[str, Any]]
 Watch = Callable[[Callable[..., Any], Mesh, tuple[int, ...]], Callable[..., Any]]
 
 
@@ -39,7 +39,7 @@ def _unwatched(function: Callable[..., Any], mesh: Mesh, donated: tuple[int, ...
     return function
 
 
-def initial_state(
+def init_train_state(
     model: ResNet,
     tx: optax.GradientTransformation,
     config: ConfigDict,
@@ -88,11 +88,11 @@ def initial_state(
     return compiled(jax.random.key(config.seed), begin_with or {})
 
 
-def begin_state(
+def init_run_state(
     experiment: Experiment, *, shapes_only: bool = False, begin_with: Mapping[str, Any] | None = None
 ) -> TrainState:
-    """The experiment's train state at step 0, as `initial_state`."""
-    return initial_state(
+    """The experiment's train state at step 0, as `init_train_state`."""
+    return init_train_state(
         experiment.model,
         experiment.tx,
         experiment.config,
@@ -103,16 +103,16 @@ def begin_state(
     )
 
 
-def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> TrainFn:
+def jit_train_step(experiment: Experiment, watch: Watch = _unwatched) -> TrainStep:
     """(state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
 
     The state is donated: its buffers are the new state's. Metrics are `train_step`'s and "learning_rate". With
     config.accumulation_steps > 1 three programs, of which one runs for each part of the batch. watch: of an
-    `Interruption`, around the program that ends the step.
+    `PreemptionGuard`, around the program that ends the step.
     """
     prepare = _preparation(experiment)
     num_parts = experiment.config.accumulation_steps
-    whole, rows = replicated(experiment.mesh), split_by_rows(experiment.mesh, num_parts)
+    whole, rows = replicated(experiment.mesh), data_sharding(experiment.mesh, num_parts)
 
     def with_learning_rate(
         state: TrainState, result: tuple[TrainState, dict[str, Array]]
@@ -146,7 +146,7 @@ def compile_train_fn(experiment: Experiment, watch: Watch = _unwatched) -> Train
     return step_by_parts
 
 
-def compile_judged_fn(experiment: Experiment, interruption: Interruption) -> Callable[[TrainState], TrainState]:
+def make_eval_state_fn(experiment: Experiment, preemption: PreemptionGuard) -> Callable[[TrainState], TrainState]:
     """(state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and those of
     the moving average, are computed anew over the training batches that come next; else it is the state itself.
     """
@@ -160,7 +160,7 @@ def compile_judged_fn(experiment: Experiment, interruption: Interruption) -> Cal
         """Of config.precise_bn_batches batches from step `first` on, in the parts in which they are trained on."""
         places = range(first, first + config.precise_bn_batches)
         with closing(prefetch(lambda k: shard_batch(batches[k], mesh, num_parts), places)) as sharded:
-            for k, batch in zip(places, interruption.attempt_each(sharded, len(places)), strict=True):
+            for k, batch in zip(places, preemption.defer_errors_of(sharded, len(places)), strict=True):
                 for part in range(num_parts):
                     yield prepare(batch, jnp.asarray(k), jnp.asarray(part))["image"]
 
@@ -168,7 +168,7 @@ def compile_judged_fn(experiment: Experiment, interruption: Interruption) -> Cal
         def recomputed(variables: dict[str, Any]) -> Any:
             with closing(images(int(state.step))) as batches_of_images:
                 statistics = precise_batch_stats(experiment.model, variables, batches_of_images, config.seed)
-            interruption.raise_together()  # an image that one process cannot read
+            preemption.sync_deferred_errors()  # an image that one process cannot read
             return statistics
 
         state = state.replace(batch_stats=recomputed(state.variables))
@@ -179,9 +179,9 @@ def compile_judged_fn(experiment: Experiment, interruption: Interruption) -> Cal
     return judged
 
 
-def compile_eval_fn(
+def jit_eval_step(
     normalization: Normalization | None, dtype: str, mesh: Mesh, eval_step: Callable[..., Any] = eval_step
-) -> EvalFn:
+) -> EvalStep:
     """(state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program.
 
     normalization: None for pooled features instead of images.
@@ -191,16 +191,16 @@ def compile_eval_fn(
     def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Any]:
         return eval_step(state, {**batch, "image": normalized(batch["image"])})
 
-    whole, rows = replicated(mesh), split_by_rows(mesh)
+    whole, rows = replicated(mesh), data_sharding(mesh)
     return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
 
 
-def compile_judge_fn(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalFn:
-    """As `compile_eval_fn`, of `judge_step`: sums, and rows that every process has of all of them."""
-    return compile_eval_fn(normalization, dtype, mesh, judge_step)
+def jit_per_example_eval_step(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalStep:
+    """As `jit_eval_step`, of `per_example_eval_step`: sums, and rows that every process has of all of them."""
+    return jit_eval_step(normalization, dtype, mesh, per_example_eval_step)
 
 
-def compile_features_fn(
+def jit_features(
     model: ResNet, normalization: Normalization, dtype: str, mesh: Mesh
 ) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
     """(variables of `model`, batch of `EvalBatches` on the mesh) -> "image" (B, C), its pooled features, "label" and
@@ -212,7 +212,7 @@ def compile_features_fn(
         pooled = jnp.asarray(headless.apply(variables, normalized(batch["image"]), train=False))
         return {**batch, "image": pooled}
 
-    whole, rows = replicated(mesh), split_by_rows(mesh)
+    whole, rows = replicated(mesh), data_sharding(mesh)
     return jax.jit(features, in_shardings=(whole, rows), out_shardings=whole)
 
 

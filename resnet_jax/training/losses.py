@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 
 Array = jax.Array
 
@@ -70,7 +70,7 @@ class Loss:
     target_threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        choose("loss", self.name, LOSSES)
+        check_choice("loss", self.name, LOSSES)
         for field in ("label_smoothing", "target_threshold"):
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise UserError(f"{field}={getattr(self, field)} must be in [0, 1)")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import warn
-from resnet_jax.distributed.sync import from_first
+from resnet_jax.distributed.sync import broadcast_from_process_0
 from resnet_jax.errors import NonFiniteError
 from resnet_jax.plotting.curves import CURVES_FILE, draw_curves
 from resnet_jax.training.progress import ProgressDisplay
@@ -34,12 +35,13 @@ class MetricSums:
     skipped_in_succession: int = 0  # those of them that were the last ones; no log record begins this anew
 
 
-class Recorder:
+class MetricWriter:
     """Takes in each step's metrics and each evaluation's result; a context manager."""
 
     def __init__(
         self, workdir: Path, name: str, *, step: int, sums: MetricSums, num_steps: int, steps_per_epoch: int,
-        batch_size: int, log_every_steps: int, max_skipped: int = 0, keep_later: bool = False,
+        batch_size: int, log_every_steps: int, preemption: PreemptionGuard, max_skipped: int = 0,
+        keep_later: bool = False,
     ) -> None:  # fmt: skip
         """For a run that begins after `step` updates: log records of later steps are dropped, to be made again.
 
@@ -48,10 +50,10 @@ class Recorder:
         max_skipped: if the step itself skips an update whose loss or gradient is not finite, so many in succession may
         be; 0: none is skipped. hurries: leave the curves for the next start, since the process is about to be killed.
         """
-        self.hurries = False
+        self.skip_final_plot = False
         self.sums = sums
-        self.log = MetricsLog(workdir, from_first(lambda: begin_log(workdir, step, keep_later)))
-        self._writes = jax.process_index() == 0
+        self.log = MetricsLog(workdir, broadcast_from_process_0(lambda: begin_log(workdir, step, keep_later)))
+        self._writes, self._preemption = jax.process_index() == 0, preemption
         self.display = ProgressDisplay(step, num_steps, steps_per_epoch, quiet=not self._writes)
         self._events: EventLog | None = None
         self._writes_events = self._writes
@@ -64,7 +66,7 @@ class Recorder:
         self._clock_started, self._clock_steps, self._images_per_second = 0.0, 0, 0.0
         self._curves_drawn = time.monotonic()
 
-    def __enter__(self) -> "Recorder":
+    def __enter__(self) -> "MetricWriter":
         self.display.__enter__()
         return self
 
@@ -74,10 +76,18 @@ class Recorder:
         self.display.__exit__(kind, error, trace)
         if self._events is not None:
             self._try_events(self._events.close)
-        if not self.hurries:
+        if not self.skip_final_plot:
             self.draw()
 
-    def take_step(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """As `_write_train`; a record that this process cannot write stops the run at a later step."""
+        self._preemption.defer_errors(self._write_train, step, metrics)
+
+    def write_eval(self, step: int, split: str, metrics: dict[str, float | int]) -> None:
+        """As `_write_eval`; a record that this process cannot write stops the run at a later step."""
+        self._preemption.defer_errors(self._write_eval, step, split, metrics)
+
+    def _write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Take in the metrics of update `step` (from 1); at the logging cadence write their means.
 
         Waits for the update to be done. Raises NonFiniteError if the loss or a gradient is not finite, unless such
@@ -106,7 +116,7 @@ class Recorder:
             self.display.log(*shown)
             self._write(step, {**means, **({"images_per_second": round(rate, 1)} if rate else {})})
 
-    def take_evaluation(self, step: int, split: str, result: dict[str, float | int]) -> None:
+    def _write_eval(self, step: int, split: str, result: dict[str, float | int]) -> None:
         """Write an evaluation's "loss", "accuracy", "count" and, if any, those of the moving average on `split`, "val"
         or "test", after `step` updates.
         """

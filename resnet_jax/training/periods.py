@@ -6,7 +6,7 @@ from resnet_jax.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
-class Cadence:
+class Periods:
     """What is due after how many updates; at the end everything is. 0 means never before the end, None never."""
 
     num_steps: int
@@ -15,7 +15,7 @@ class Cadence:
     save_every: int
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Cadence":
+    def of(cls, experiment: Experiment) -> "Periods":
         """The cadence of the experiment's config."""
         config, steps_per_epoch = experiment.config, experiment.steps_per_epoch
         return cls(

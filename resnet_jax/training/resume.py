@@ -1,18 +1,21 @@
 """What a run continues from: the last state that is what was saved, if config and images are those of its beginning."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.checkpoint.checkpointer import CheckpointFolder, open_best, open_newest
+from resnet_jax.checkpoint.fallback import read_latest
+from resnet_jax.checkpoint.folder import CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.manifest import DamagedCheckpointError, read_manifest
 from resnet_jax.config import config_from_dict, default_config, flatten
 from resnet_jax.distributed.processes import warn
-from resnet_jax.distributed.sync import from_first
+from resnet_jax.distributed.sync import broadcast_from_process_0
 from resnet_jax.errors import UserError
 from resnet_jax.runtime import versions
+from resnet_jax.training.checkpointer import items_of, restore_state
 from resnet_jax.training.experiment import Experiment, build_schedule
 from resnet_jax.training.field_effects import KnownImages, fields_without_effect
 from resnet_jax.training.train_state import TrainState
@@ -30,45 +33,59 @@ NOTABLE_CHANGE = 0.02
 
 
 def restore_last(
-    template: TrainState, newest: CheckpointFolder, best: CheckpointFolder, experiment: Experiment
+    template: TrainState, latest: CheckpointFolder, best: CheckpointFolder, experiment: Experiment
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """The last state that is what was saved, and its manifest; None if none has been saved yet.
+    """Returns the last state that is what was saved, and its manifest; None if none has been saved yet.
 
-    Steps that are damaged are told and set aside. Where all the newest are, the best may serve, unless its statistics
+    Steps that are damaged are told and quarantined. Where all the latest are, the best may serve, unless its statistics
     are others than those that training goes on with. Raises UserError (a ValueError) if nothing is left, or a step is
     of another model or format.
     """
-    folders = [newest] if experiment.config.precise_bn_batches else [newest, best]
-    damaged = newest.aside()  # of an earlier start, which found nothing whole: this one may not begin anew either
-    for checkpoints in folders:
-        for step in reversed(checkpoints.steps()):
-            if checkpoints is best and not damaged:
-                return None  # killed between its first best and its first checkpoint
-            try:
-                return checkpoints.restore(template, step), checkpoints.manifest(step)
-            except DamagedCheckpointError as error:
-                damaged.append(checkpoints.set_aside(step))
-                warn(f"{error}; moved to {damaged[-1]}; the step before is taken")
-    if damaged:
+    quarantined = latest.quarantined()  # by an earlier start, which found nothing whole: this one may not begin anew
+    restored = read_latest(
+        folders_to_continue(latest, best, experiment),
+        partial(_restore_with_manifest, template),
+        partial(_quarantine, quarantined),
+        is_damaged=bool(quarantined),
+    )
+    if restored is None and quarantined:
         raise UserError(
-            f"no checkpoint of this run is whole: they are in {damaged[-1].parent}; bring one back from a copy, choose "
-            f"another --workdir, or remove {damaged[-1].parent.parent} to begin anew"
+            f"no checkpoint of this run is whole: they are in {quarantined[-1].parent}; bring one back from a copy, "
+            f"choose another --workdir, or remove {quarantined[-1].parent.parent} to begin anew"
         )
-    return None
+    return restored
+
+
+def folders_to_continue(
+    latest: CheckpointFolder, best: CheckpointFolder, experiment: Experiment
+) -> list[CheckpointFolder]:
+    """Returns the folders that a run may go on from, in the order in which they are tried."""
+    return [latest] if experiment.config.precise_bn_batches else [latest, best]
+
+
+def _restore_with_manifest(
+    template: TrainState, folder: CheckpointFolder, step: int
+) -> tuple[TrainState, dict[str, Any]]:
+    return restore_state(folder, template, step), folder.manifest(step)
+
+
+def _quarantine(quarantined: list[Path], folder: CheckpointFolder, step: int, error: DamagedCheckpointError) -> None:
+    quarantined.append(folder.quarantine(step))
+    warn(f"{error}; moved to {quarantined[-1]}; the step before is taken")
 
 
 def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
     """The validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set aside."""
-    step = best.newest_step()
+    step = best.latest_step()
     if step is None:
-        if (lost := from_first(best.lost_step)) is not None:
+        if (lost := broadcast_from_process_0(best.lost_step)) is not None:
             warn(f"{best.directory} has lost step {lost}, the best of this run; the next validation is the best")
         return -1.0
     try:
-        best.check(template, step)
+        best.check(step, items_of(template))
         return best.position(step)["val_accuracy"]
     except DamagedCheckpointError as error:
-        warn(f"{error}; moved to {best.set_aside(step)}; the next validation is the best")
+        warn(f"{error}; moved to {best.quarantine(step)}; the next validation is the best")
         return -1.0
 
 
@@ -95,19 +112,19 @@ def check_run(workdir: Path, config: ConfigDict) -> None:
         without_effect &= set(fields_without_effect(saved_config, KnownImages.of_config(saved_config)))
     may_change = (*MAY_CHANGE, *without_effect)
     check_workdir(workdir, _json_fields(config), may_change, _json_fields(default_config()))
-    newest, best = open_newest(workdir), open_best(workdir)
-    lost = newest.lost_step()
+    latest, best = open_latest(workdir), open_best(workdir)
+    lost = latest.lost_step()
     if lost is None:
-        saved = _trace_of_checkpoint(workdir, best) if newest.is_bare() else ""
+        saved = _trace_of_checkpoint(workdir, best) if latest.is_bare() else ""
     else:
-        saved = "" if newest.list_steps() else f"saved step {lost}"
+        saved = "" if latest.list_steps() else f"saved step {lost}"
     if saved:
-        state = "is empty" if newest.directory.is_dir() else "is gone"
+        state = "is empty" if latest.directory.is_dir() else "is gone"
         # As where all newest steps are damaged: see `restore_last`.
         steps = [] if config.precise_bn_batches else best.list_steps()
         from_best = f", or copy {best.directory / str(steps[-1])} into it" if steps else ""
         raise UserError(
-            f"{newest.directory} {state}, where this run {saved}: bring it back{from_best}, choose another --workdir, "
+            f"{latest.directory} {state}, where this run {saved}: bring it back{from_best}, choose another --workdir, "
             f"or remove {workdir} to begin anew"
         )
 

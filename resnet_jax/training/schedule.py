@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 
 # The number of updates done so far, an int or an int array -> the learning rate of the next.
 Schedule = Callable[[Any], Any]
@@ -94,8 +94,8 @@ def make_schedule(
     the rate change only every so many steps: an epoch's number of them gives the recipes that advance by epoch.
     Raises UserError (a ValueError) for an unknown name and for numbers that make no schedule.
     """
-    choose("schedule", name, SCHEDULES)
-    choose("warmup_shape", warmup_shape, WARMUP_SHAPES)
+    check_choice("schedule", name, SCHEDULES)
+    check_choice("warmup_shape", warmup_shape, WARMUP_SHAPES)
     if learning_rate < 0.0:
         raise UserError(f"learning_rate={learning_rate} must be at least 0")
     if not 0 <= warmup_steps <= num_steps:

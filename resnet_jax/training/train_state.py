@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.training.losses import Loss
 
 Array = jax.Array
@@ -130,7 +130,7 @@ def create_train_state(
         loss=Loss(loss, label_smoothing, target_threshold),
         averaging=averaging,
         frozen_layers=getattr(model, "frozen_layers", ()),
-        on_nonfinite=choose("on_nonfinite", on_nonfinite, ON_NONFINITE),
+        on_nonfinite=check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE),
         local_batch_norm=getattr(model, "batch_norm", None) == "local",
         axis_name=getattr(model, "axis_name", None),
         seed=seed,

@@ -1,4 +1,4 @@
-"""The pure functions on a train state: `train_step`, the same in parts, `eval_step` and `judge_step`."""
+"""The pure functions on a train state: `train_step`, the same in parts, `eval_step` and `per_example_eval_step`."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -92,7 +92,7 @@ def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
     return sums
 
 
-def judge_step(state: TrainState, batch: Batch) -> dict[str, Any]:
+def per_example_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
     """What `eval_step` returns, and under "rows" how each row was judged, (B,) each; pure, to be jitted.
 
     "label" and "predicted", int32; "confidence", the largest probability, in (0, 1]; "rank", int32: how many classes

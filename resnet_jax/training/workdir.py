@@ -189,7 +189,7 @@ class MetricsLog:
 
 def _is_left_by_a_start(path: Path) -> bool:
     """Returns whether a start that was killed at once may have left a file or folder of a workdir."""
-    is_partial_config = path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == PARTIAL
+    is_partial_config = path.name.lstrip(".").startswith(f"{CONFIG_FILE}.") and path.suffix == PARTIAL
     return path.name == LOCK_FILE or is_partial_config or (path.is_dir() and not any(path.iterdir()))
 
 

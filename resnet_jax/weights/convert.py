@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.checkpoint.directory import check_replaceable, write_directory
+from resnet_jax.checkpoint.weights_directory import check_replaceable, write_directory
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.inference.describe import describe_weights
 from resnet_jax.models import ResNet
 from resnet_jax.weights.info import WeightsInfo, names_for
@@ -40,9 +40,9 @@ def convert(
     the "newest" checkpoint, as None, or the "best". average: take the moving average of the weights, if it keeps one.
     Raises UserError (a ValueError) before anything is written.
     """
-    choose("layout", layout, LAYOUTS)
+    check_choice("layout", layout, LAYOUTS)
     if isinstance(preprocess, str):
-        choose("preprocess", preprocess, PREPROCESS)
+        check_choice("preprocess", preprocess, PREPROCESS)
     if target.suffix in TORCH_SUFFIXES and preprocess is not None:
         raise UserError(f"{target} holds weights alone, no preprocessing: write a .safetensors file or a folder")
     to_file = target.suffix in SUFFIXES

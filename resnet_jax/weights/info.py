@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.checkpoint.directory import read_info_text
 from resnet_jax.checkpoint.manifest import INFO_FILE
+from resnet_jax.checkpoint.weights_directory import read_info_text
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import expand

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from resnet_jax.checkpoint.directory import read_directory
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.filesystem import expand
 from resnet_jax.models import ResNet, create_model, variable_shapes
 from resnet_jax.models.resnet import DTYPES, make_dense
+from resnet_jax.weights.from_checkpoint import read_directory
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.pretrained import fetch_pretrained
@@ -40,7 +40,7 @@ def load_weights(path: str | Path, model: ResNet, head: str = "strict") -> dict[
 
 def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tuple[dict[str, Any], Report]:
     """What `load_weights` returns, and the report on it."""
-    choose("head", head, HEAD_CHOICES)
+    check_choice("head", head, HEAD_CHOICES)
     path = expand(path)
     return import_state_dict(path, open_weights(path), model, head)
 

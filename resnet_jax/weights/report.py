@@ -8,7 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.errors import UserError, shown
+from resnet_jax.errors import UserError, truncate
 from resnet_jax.models import ResNet, variable_shapes
 from resnet_jax.models.resnet import HEAD
 from resnet_jax.models.shapes import RGB, stem_kernel
@@ -72,10 +72,12 @@ def compare(path: Path, state: StateDict, model: ResNet, head: str, num_channels
             (report.zeroed if name in zeros else report.missing)[name] = shape
             continue
         if isinstance(tensor, Unreadable):
-            raise UserError(f"{path}: {shown(state.originals[name])} is {tensor.what}; a weight must be a plain tensor")
+            raise UserError(
+                f"{path}: {truncate(state.originals[name])} is {tensor.what}; a weight must be a plain tensor"
+            )
         if not jnp.issubdtype(tensor.dtype, np.floating):
             raise UserError(
-                f"{path}: {shown(state.originals[name])} is of dtype {tensor.dtype}; weights are floating point"
+                f"{path}: {truncate(state.originals[name])} is of dtype {tensor.dtype}; weights are floating point"
             )
         if _squeezed(tensor.shape) != _squeezed(shape) or math.prod(tensor.shape) != math.prod(shape):
             report.misshapen[name] = (tensor.shape, shape)
@@ -158,7 +160,7 @@ def complaint(report: Report, state: StateDict, model: ResNet) -> str:
 def _named(verb: str, tensors: dict[str, str]) -> list[str]:
     if not tensors:
         return []
-    first = ", ".join(f"{shown(name)} {what}" for name, what in list(tensors.items())[:NUM_NAMED])
+    first = ", ".join(f"{truncate(name)} {what}" for name, what in list(tensors.items())[:NUM_NAMED])
     more = len(tensors) - NUM_NAMED
     return [f"{verb} {first}" + (f" and {more} more" if more > 0 else "")]
 

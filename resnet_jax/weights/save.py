@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.filesystem import atomic_write, check_parents, expand
 from resnet_jax.models import ResNet, num_input_channels, variable_shapes
 from resnet_jax.models.resnet import HEAD
@@ -64,7 +64,7 @@ def check_target(path: Path) -> None:
 
 def state_dict_arrays(model: ResNet, variables: Mapping[str, Any], layout: str) -> dict[str, np.ndarray]:
     """The state_dict of `save_weights`: arrays in torch's order by the layout's names, counters included."""
-    choose("layout", layout, LAYOUTS)
+    check_choice("layout", layout, LAYOUTS)
     shapes = variable_shapes(model, num_input_channels(model, variables))
     expected, actual = (jax.tree.map(np.shape, dict(tree)) for tree in (shapes, variables))
     if expected != actual:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from resnet_jax.errors import UserError, shown
+from resnet_jax.errors import UserError, truncate
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.lazy_tensor import StoredTensor, Unreadable
 from resnet_jax.weights.names import COUNTERS, recognize_layout
@@ -90,7 +90,7 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str) -> StateDict
     for original, name in renamed.items():
         if name in tensors:
             raise UserError(
-                f"{path} holds {shown(name)} twice, as {shown(originals[name])!r} and as {shown(original)!r}"
+                f"{path} holds {truncate(name)} twice, as {truncate(originals[name])!r} and as {truncate(original)!r}"
             )
         tensors[name], originals[name] = kept[original], original
     return StateDict(tensors, originals, len(entries) - len(kept), kind, layout)
@@ -134,8 +134,8 @@ def _unwrap(path: Path, root: Any) -> dict[str, Any]:
             )
     for name, value in root.items():
         if isinstance(value, Unreadable):
-            raise UserError(f"{path}: {shown(name)} is {value.what}; a weight must be a plain tensor")
-    keys = ", ".join(repr(shown(name)) for name in list(root)[:5]) or "nothing"
+            raise UserError(f"{path}: {truncate(name)} is {value.what}; a weight must be a plain tensor")
+    keys = ", ".join(repr(truncate(name)) for name in list(root)[:5]) or "nothing"
     raise UserError(f"{path} holds no tensors under a known name; it has {keys}")
 
 

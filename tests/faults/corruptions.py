@@ -6,12 +6,13 @@ import random
 import shutil
 import time
 
-from runs import WORDS, digest, load_config, open_newest, template
+from runs import WORDS, digest, load_config, open_latest, template
 
-from resnet_jax.checkpoint.checkpointer import open_best
-from resnet_jax.training import loop
+from resnet_jax.checkpoint.folder import open_best
+from resnet_jax.training.checkpointer import restore_state
 from resnet_jax.training.experiment import build_experiment
 from resnet_jax.training.resume import restore_last
+from resnet_jax.training.run import train
 
 NUM_STEPS = 30
 # Each is tried equally often. "swap" exchanges two files of the step, "older" takes those of the step before.
@@ -79,14 +80,14 @@ def campaign(folder, num_corruptions, deadline, seed):
     build = lambda: build_experiment(config, template_devices())  # noqa: E731
     with contextlib.redirect_stderr(io.StringIO()):
         config.num_steps = NUM_STEPS + 3
-        loop.train(config, unbroken, "run")
-        expected = open_newest(unbroken).position(NUM_STEPS + 3)
-        final = digest(open_newest(unbroken).restore(template(), NUM_STEPS + 3))
+        train(config, unbroken, "run")
+        expected = open_latest(unbroken).position(NUM_STEPS + 3)
+        final = digest(restore_state(open_latest(unbroken), template(), NUM_STEPS + 3))
         config.num_steps = NUM_STEPS
-        loop.train(config, workdir, "run")
-    sound = open_newest(workdir)
+        train(config, workdir, "run")
+    sound = open_latest(workdir)
     steps = sound.steps()
-    states = {step: digest(sound.restore(template(), step)) for step in steps}
+    states = {step: digest(restore_state(sound, template(), step)) for step in steps}
     positions = {step: sound.position(step) for step in steps}
     experiment = build()
     numbers = random.Random(seed)
@@ -98,16 +99,16 @@ def campaign(folder, num_corruptions, deadline, seed):
         damaged = folder / "damaged"
         shutil.rmtree(damaged, ignore_errors=True)
         shutil.copytree(workdir, damaged)
-        before, newest = (damaged / "checkpoints" / str(step) for step in steps)
-        what = f"{number}: {damage(newest, before, KINDS[number % len(KINDS)], numbers)}"
+        before, latest = (damaged / "checkpoints" / str(step) for step in steps)
+        what = f"{number}: {damage(latest, before, KINDS[number % len(KINDS)], numbers)}"
         continues = number % 20 == 0
         if continues:
             shutil.copytree(damaged, folder / "continued", dirs_exist_ok=False)
         errors = io.StringIO()
         with contextlib.redirect_stderr(errors):
-            state, manifest = restore_last(template(), open_newest(damaged), open_best(damaged), experiment)
+            state, manifest = restore_last(template(), open_latest(damaged), open_best(damaged), experiment)
         step = int(state.step)
-        warned = f"{newest}" in errors.getvalue()
+        warned = f"{latest}" in errors.getvalue()
         counts["detected" if warned else "harmless"] += 1
         if warned != (step == steps[0]):
             failures.append(f"{what}: step {step} restored, told: {errors.getvalue()!r}")
@@ -118,9 +119,9 @@ def campaign(folder, num_corruptions, deadline, seed):
         if continues:
             config.num_steps = NUM_STEPS + 3
             with contextlib.redirect_stderr(io.StringIO()):
-                loop.train(config, folder / "continued", "run")
-            ended = open_newest(folder / "continued")
-            same = digest(ended.restore(template(), NUM_STEPS + 3)) == final
+                train(config, folder / "continued", "run")
+            ended = open_latest(folder / "continued")
+            same = digest(restore_state(ended, template(), NUM_STEPS + 3)) == final
             if not same or ended.position(NUM_STEPS + 3) != expected:
                 failures.append(f"{what}: the continued run is not what the unbroken one is")
             shutil.rmtree(folder / "continued")

@@ -37,7 +37,7 @@ def campaign(folder, num_fillings, deadline, seed):
 
 def inside(disk, num_fillings, deadline, seed):
     """As `campaign`, where `disk` is a small file system."""
-    from runs import ENVIRONMENT, NUM_STEPS, WORDS, end, finish, newest_step, start, whole
+    from runs import ENVIRONMENT, NUM_STEPS, WORDS, end, finish, latest_step, start, whole
 
     numbers = random.Random(seed)
     unbroken, workdir, filler = disk.parent / "unbroken-disk", disk / "run", disk / "filler"
@@ -45,10 +45,10 @@ def inside(disk, num_fillings, deadline, seed):
     expected = whole(unbroken)
     failures, told, codes, count = [], [], [], 0
     while count < num_fillings and (not count or time.monotonic() < deadline):
-        before = newest_step(workdir)
+        before = latest_step(workdir)
         process = start(*WORDS, "--workdir", workdir, environment=ENVIRONMENT)
         target = min(numbers.randint(before, before + 80), NUM_STEPS - 25)
-        while newest_step(workdir) <= target and process.poll() is None:
+        while latest_step(workdir) <= target and process.poll() is None:
             time.sleep(0.002)
         free = shutil.disk_usage(disk).free
         leave = numbers.choice([0, 4096, numbers.randint(0, 300_000)])  # some saves fail in their middle
@@ -74,7 +74,7 @@ def inside(disk, num_fillings, deadline, seed):
         reasons = [line for line in errors.splitlines() if line.startswith("error: ")]
         if code != 1 or len(reasons) != 1 or ("No space left" not in reasons[0] and "Errno 28" not in reasons[0]):
             failures.append(f"{what}\n{errors[-2000:]}")
-        if newest_step(workdir) < before:
+        if latest_step(workdir) < before:
             failures.append(f"{what}: step {before} was lost")
     finish(workdir)
     if whole(workdir) != expected:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 
-from runs import ENVIRONMENT, WORDS, finish, newest_step, start, start_many, whole
+from runs import ENVIRONMENT, WORDS, finish, latest_step, start, start_many, whole
 
 # A start that has not ended so long after its last signal hangs.
 HUNG_SECONDS = 90
@@ -80,7 +80,7 @@ class Campaign:
 
     def one_start(self, workdir, numbers):
         """Start, wait, kill; whether the run is still to be continued."""
-        before = newest_step(workdir)
+        before = latest_step(workdir)
         words = [*WORDS, "--workdir", workdir]
         if self.num_processes == 1:
             processes = [start(*words, environment=ENVIRONMENT)]
@@ -119,8 +119,8 @@ class Campaign:
         what = f"{workdir}, {number.name} to {len(alive)} of {self.num_processes}, codes {codes}"
         if hung:
             self.fail(f"{what}: hung\n{told}")
-        if newest_step(workdir) < before:
-            self.fail(f"{what}: step {before} was lost, {newest_step(workdir)} is the last")
+        if latest_step(workdir) < before:
+            self.fail(f"{what}: step {before} was lost, {latest_step(workdir)} is the last")
         if number == signal.SIGTERM:
             self.check_saved(what, workdir, codes, told, alive)
             if codes[0] == 75:
@@ -148,12 +148,12 @@ class Campaign:
         """SIGTERM ends all with 75 and the step that they tell saved, unless it came before there was anything."""
         if not alive or set(codes) == {0}:  # had ended by itself
             return
-        early = newest_step(workdir) == 0 or "saved step" not in told
+        early = latest_step(workdir) == 0 or "saved step" not in told
         if set(codes) == {75}:
             if not early:
                 saved = int(told.split("saved step ")[1].split()[0])
-                if newest_step(workdir) != saved:
-                    self.fail(f"{what}: told that step {saved} is saved, {newest_step(workdir)} is\n{told}")
+                if latest_step(workdir) != saved:
+                    self.fail(f"{what}: told that step {saved} is saved, {latest_step(workdir)} is\n{told}")
         elif self.num_processes == 1 and codes == [-signal.SIGTERM]:
             pass  # before Python had come to our handler
         elif self.num_processes > 1 and -signal.SIGTERM in codes:

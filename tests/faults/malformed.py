@@ -88,7 +88,7 @@ def images(scratch):
     from PIL import Image
 
     from resnet_jax.data.decoding import EncodedImage
-    from resnet_jax.data.transforms.keyed_random import Draws
+    from resnet_jax.data.transforms.keyed_random import KeyedRandom
     from resnet_jax.data.transforms.preprocess import Preprocess
     from resnet_jax.data.transforms.training import RandomResizedCrop
 
@@ -109,11 +109,11 @@ def images(scratch):
     preprocess, crop = Preprocess(64, 48, "bilinear", (0.5,) * 3, (0.5,) * 3), RandomResizedCrop(48)
 
     def read(data, number):
-        image = EncodedImage(data, f"image {number}", upright=number % 2 == 0)
+        image = EncodedImage(data, f"image {number}", apply_exif_orientation=number % 2 == 0)
         if number % 3:
             assert preprocess.pixels(Image.fromarray(image.pixels())).shape == (48, 48, 3)
         else:
-            assert crop(image, Draws(0, 0, number)).shape == (48, 48, 3)
+            assert crop(image, KeyedRandom(0, 0, number)).shape == (48, 48, 3)
 
     return sound, read
 
@@ -169,7 +169,7 @@ def archives(scratch):
     import numpy as np
 
     from resnet_jax.data.folder import scan_folder
-    from resnet_jax.data.sources import Reading
+    from resnet_jax.data.sources import DatasetOptions
 
     photo = (Path(__file__).parent.parent / "golden" / "flower.jpg").read_bytes()[:4000]
 
@@ -198,7 +198,7 @@ def archives(scratch):
         path.write_bytes(data)
         tree = scan_folder(path)
         split = next(iter(tree.splits), None)
-        source = Reading().source(tree.images(split) if split else tree.images())
+        source = DatasetOptions().source(tree.images(split) if split else tree.images())
         for i in range(len(source)):
             encoded, label = source.encoded.read(i)
             assert 0 <= label < source.num_classes

@@ -11,14 +11,27 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import jax
 from processes import TINY, end, records, start, start_many
 
-from resnet_jax.checkpoint.checkpointer import digest, open_best, open_newest
+from resnet_jax.checkpoint.folder import digest, open_best, open_latest
 from resnet_jax.config import load_config
+from resnet_jax.training.checkpointer import restore_state
 from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.jit_steps import begin_state
+from resnet_jax.training.jit_steps import init_run_state
 
 __all__ = [
-    "ENVIRONMENT", "NUM_STEPS", "WORDS", "digest", "end", "finish", "load_config", "newest_step", "open_newest",
-    "records", "start", "start_many", "template", "whole",
+    "ENVIRONMENT",
+    "NUM_STEPS",
+    "WORDS",
+    "digest",
+    "end",
+    "finish",
+    "latest_step",
+    "load_config",
+    "open_latest",
+    "records",
+    "start",
+    "start_many",
+    "template",
+    "whole",
 ]  # fmt: skip
 
 NUM_STEPS = int(os.environ.get("RESNET_JAX_FAULTS_STEPS", "500"))
@@ -45,7 +58,7 @@ def finish(workdir, num_processes=1):
     return results
 
 
-def newest_step(workdir):
+def latest_step(workdir):
     """The last step that has its own name in checkpoints/; 0 if there is none."""
     folder = workdir / "checkpoints"
     names = os.listdir(folder) if folder.is_dir() else []
@@ -56,7 +69,7 @@ def newest_step(workdir):
 def template():
     """A train state of the run."""
     config = load_config("digits", [word for word in WORDS if word.startswith("--config.")])
-    return begin_state(build_experiment(config, jax.devices()[:1]))
+    return init_run_state(build_experiment(config, jax.devices()[:1]))
 
 
 def whole(workdir):
@@ -65,8 +78,8 @@ def whole(workdir):
     A state is told by its own digest, after it was checked against those saved with it.
     """
     saved = {}
-    for checkpoints in (open_newest(workdir), open_best(workdir)):
+    for checkpoints in (open_latest(workdir), open_best(workdir)):
         for step in checkpoints.steps():
-            state = checkpoints.restore(template(), step)
+            state = restore_state(checkpoints, template(), step)
             saved[checkpoints.directory.name, step] = digest(state), checkpoints.position(step)
     return records(workdir), saved

@@ -15,7 +15,7 @@ from resnet_jax.data.decoding import BadImageError
 from resnet_jax.data.tfds.builder import FILE_FORMAT, TFRECORD, find_builder, one_line, prepared_variants
 from resnet_jax.data.tfds.prepare import manual_dir, prepare, prepare_in_subprocess
 from resnet_jax.data.tfds.tfrecord import TfRecords
-from resnet_jax.errors import UserError, choose, shown
+from resnet_jax.errors import UserError, check_choice, truncate
 
 __all__ = ["TfdsRecords", "load_arrays", "manual_dir", "open_records", "prepare", "split_names"]
 
@@ -91,7 +91,7 @@ class TfdsRecords:
         text = f"{self.title}[{index}]"
         if not self.file_name_feature:
             return text
-        return f"{text} ({shown(features[self.file_name_feature].bytes_list.value[0].decode(errors='replace'))})"
+        return f"{text} ({truncate(features[self.file_name_feature].bytes_list.value[0].decode(errors='replace'))})"
 
 
 def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
 
     builder = _prepared_builder(name, data_dir)
     info = builder.info
-    choose(f"{name}'s split", split, map(str, info.splits))
+    check_choice(f"{name}'s split", split, map(str, info.splits))
     _allow_open_files(info.splits[split].num_shards)
     image, text = info.features["image"], tfds.features.Text
     file_names = (key for key in FILE_NAME_FEATURES if key in info.features and isinstance(info.features[key], text))

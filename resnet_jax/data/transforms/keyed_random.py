@@ -5,7 +5,7 @@ import math
 import struct
 
 
-class Draws:
+class KeyedRandom:
     """A stream of random numbers keyed by (seed, epoch, sample): the same on every machine, thread and host.
 
     They are the output of BLAKE2b over the key and a counter, which no version of any library changes; a generator of

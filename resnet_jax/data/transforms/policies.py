@@ -1,4 +1,4 @@
-"""Augmentation policies: which operators of image_ops.py change a training image, and how much, as `Draws` has it."""
+"""Augmentation policies: which operators of image_ops.py change a training image, and how much, drawn by a key."""
 
 import math
 from collections.abc import Callable, Collection
@@ -10,12 +10,12 @@ from PIL import Image
 
 from resnet_jax.data.transforms import image_ops
 from resnet_jax.data.transforms.image_ops import BLACK, FILTERS, INCREASING, WIDE_RANGES, Fill, Ranges
-from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import INTERPOLATIONS
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 
 # An 8-bit RGB image and its random numbers to an image of the same size.
-Policy = Callable[[Image.Image, Draws], Image.Image]
+Policy = Callable[[Image.Image, KeyedRandom], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ class RandAugment:
         _check("num_ops", self.num_ops, 1, whole=True)
         _check("num_magnitude_bins", self.num_magnitude_bins, 2, whole=True)
         _check("magnitude", self.magnitude, 0, self.num_magnitude_bins - 1, whole=True)
-        choose("interpolation", self.interpolation, FILTERS)
+        check_choice("interpolation", self.interpolation, FILTERS)
         _check_fill(self.fill)
 
-    def __call__(self, image: Image.Image, draws: Draws) -> Image.Image:
+    def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
         """`image` after `num_ops` operators."""
         ranges = image_ops.moderate_ranges(image)
         for _ in range(self.num_ops):
-            name = _one_of(ranges, draws)
-            magnitude = _bin_magnitude(name, ranges, self.magnitude, self.num_magnitude_bins, draws)
+            name = _one_of(ranges, rng)
+            magnitude = _bin_magnitude(name, ranges, self.magnitude, self.num_magnitude_bins, rng)
             image = image_ops.apply_operator(image, name, magnitude, self.interpolation, self.fill)
         return image
 
@@ -63,14 +63,14 @@ class TrivialAugmentWide:
 
     def __post_init__(self) -> None:
         _check("num_magnitude_bins", self.num_magnitude_bins, 2, whole=True)
-        choose("interpolation", self.interpolation, FILTERS)
+        check_choice("interpolation", self.interpolation, FILTERS)
         _check_fill(self.fill)
 
-    def __call__(self, image: Image.Image, draws: Draws) -> Image.Image:
+    def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
         """`image` after one operator."""
-        name = _one_of(WIDE_RANGES, draws)
-        magnitude_bin = draws.integer(self.num_magnitude_bins)
-        magnitude = _bin_magnitude(name, WIDE_RANGES, magnitude_bin, self.num_magnitude_bins, draws)
+        name = _one_of(WIDE_RANGES, rng)
+        magnitude_bin = rng.integer(self.num_magnitude_bins)
+        magnitude = _bin_magnitude(name, WIDE_RANGES, magnitude_bin, self.num_magnitude_bins, rng)
         return image_ops.apply_operator(image, name, magnitude, self.interpolation, self.fill)
 
 
@@ -87,17 +87,17 @@ class AutoAugment:
     fill: Fill = BLACK
 
     def __post_init__(self) -> None:
-        choose("policy", self.policy, _AUTOAUGMENT)
-        choose("interpolation", self.interpolation, FILTERS)
+        check_choice("policy", self.policy, _AUTOAUGMENT)
+        check_choice("interpolation", self.interpolation, FILTERS)
         _check_fill(self.fill)
 
-    def __call__(self, image: Image.Image, draws: Draws) -> Image.Image:
+    def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
         """`image` after no, one or both operators of a pair."""
         ranges = {**image_ops.moderate_ranges(image), "Invert": (0.0, 0.0)}
         pairs = _AUTOAUGMENT[self.policy]
-        for name, probability, magnitude_bin in pairs[draws.integer(len(pairs))]:
-            if draws.chance(probability):
-                magnitude = _bin_magnitude(name, ranges, magnitude_bin, 10, draws)
+        for name, probability, magnitude_bin in pairs[rng.integer(len(pairs))]:
+            if rng.chance(probability):
+                magnitude = _bin_magnitude(name, ranges, magnitude_bin, 10, rng)
                 image = image_ops.apply_operator(image, name, magnitude, self.interpolation, self.fill)
         return image
 
@@ -125,14 +125,14 @@ class IncreasingRandAugment:
         _check("probability", self.probability, 0, 1)
         _check_fill(self.fill)
 
-    def __call__(self, image: Image.Image, draws: Draws) -> Image.Image:
+    def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
         """`image` after those of `num_ops` operators that chance applies."""
         for _ in range(self.num_ops):
-            name = _one_of(INCREASING, draws)
-            if draws.chance(self.probability):
-                severity = min(max(draws.normal(self.magnitude, self.magnitude_std), 0.0), 10.0) / 10
-                magnitude = INCREASING[name](severity, -1 if draws.chance(0.5) else 1)
-                interpolation = _one_of(INTERPOLATIONS, draws)
+            name = _one_of(INCREASING, rng)
+            if rng.chance(self.probability):
+                severity = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), 10.0) / 10
+                magnitude = INCREASING[name](severity, -1 if rng.chance(0.5) else 1)
+                interpolation = _one_of(INTERPOLATIONS, rng)
                 image = image_ops.apply_operator(image, name, magnitude, interpolation, self.fill)
         return image
 
@@ -155,25 +155,25 @@ class ColorJitter:
             _check(name, getattr(self, name), 0)
         _check("hue", self.hue, 0, 0.5)
 
-    def __call__(self, image: Image.Image, draws: Draws) -> Image.Image:
+    def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
         """`image` after its adjustments."""
         waiting = [(image_ops.brightness, 1.0, self.brightness), (image_ops.contrast, 1.0, self.contrast)]
         waiting += [(image_ops.saturation, 1.0, self.saturation), (image_ops.hue, 0.0, self.hue)]
         while waiting:
-            adjust, centre, amount = waiting.pop(draws.integer(len(waiting)))
+            adjust, centre, amount = waiting.pop(rng.integer(len(waiting)))
             if amount:
-                image = adjust(image, draws.uniform(centre - min(1.0, amount), centre + amount))
+                image = adjust(image, rng.uniform(centre - min(1.0, amount), centre + amount))
         return image
 
 
-def _one_of(names: Collection[str], draws: Draws) -> str:
-    return list(names)[draws.integer(len(names))]
+def _one_of(names: Collection[str], rng: KeyedRandom) -> str:
+    return list(names)[rng.integer(len(names))]
 
 
-def _bin_magnitude(name: str, ranges: Ranges, magnitude_bin: int, num_bins: int, draws: Draws) -> float:
+def _bin_magnitude(name: str, ranges: Ranges, magnitude_bin: int, num_bins: int, rng: KeyedRandom) -> float:
     """The magnitude of an operator's bin, negative half of the time where the range begins with 0."""
     magnitude = image_ops.magnitude_at(name, ranges, magnitude_bin, num_bins)
-    return -magnitude if ranges[name][0] == 0 and draws.chance(0.5) else magnitude
+    return -magnitude if ranges[name][0] == 0 and rng.chance(0.5) else magnitude
 
 
 # Pairs of (operator, probability, bin of 10), the bin 0 where an operator has no magnitude.

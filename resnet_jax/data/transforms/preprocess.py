@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 
 # Pillow's filters always antialias.
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -33,7 +33,7 @@ class Preprocess:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise UserError(f"{name}={value!r} must be a number of pixels from 1 on, or None")
-        choose("interpolation", self.interpolation, INTERPOLATIONS)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         for name in ("mean", "std"):
             values = getattr(self, name)
             if not _are_three_fractions(values) or (name == "std" and 0 in values):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.transforms.preprocess import INTERPOLATIONS
-from resnet_jax.errors import UserError, choose
+from resnet_jax.errors import UserError, check_choice
 
 RESAMPLERS = ("opencv", "pillow")
 BLURRED_FROM = 1.1  # below that the taps are less than 0.02
@@ -22,8 +22,8 @@ def make_resize(resampler: str, interpolation: str, antialias: bool) -> Callable
     resampler: "pillow" gives torchvision's pixels, always antialiased; "opencv" is bilinear and, if antialiased, 0.7 of
     255 away from them on average on ImageNet's crops. Raises UserError (a ValueError) for what these cannot do.
     """
-    choose("resampler", resampler, RESAMPLERS)
-    choose("interpolation", interpolation, INTERPOLATIONS)
+    check_choice("resampler", resampler, RESAMPLERS)
+    check_choice("interpolation", interpolation, INTERPOLATIONS)
     if resampler == "pillow":
         if not antialias:
             raise UserError("antialias=False needs resampler='opencv': Pillow always antialiases")

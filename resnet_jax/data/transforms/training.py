@@ -8,14 +8,14 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.decoding import Box, DecodableImage
-from resnet_jax.data.transforms.keyed_random import Draws
+from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.data.transforms.resize import make_resize
 from resnet_jax.errors import UserError
 
 ATTEMPTS = 10
 
-Operation = Callable[[Image.Image, Draws], Image.Image]
+Operation = Callable[[Image.Image, KeyedRandom], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class RandomResizedCrop:
             raise UserError(f"crop_ratio={self.ratio} must be two growing positive numbers")
         object.__setattr__(self, "_resize", make_resize(self.resampler, self.interpolation, self.antialias))
 
-    def __call__(self, image: DecodableImage, draws: Draws) -> np.ndarray:
+    def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
         """The part, resized: (size, size, 3) uint8."""
-        box = self.box(*image.size, draws)
+        box = self.box(*image.size, rng)
         # Reducing while decoding is fast and antialiased, but not what Pillow does.
         enough = (self.size, self.size) if self.resampler == "opencv" and self.antialias else None
         return self._resize(image.region(box, enough), self.size)  # type: ignore[attr-defined]
@@ -55,18 +55,18 @@ class RandomResizedCrop:
         """The shape of what comes out."""
         return self.size, self.size, 3
 
-    def box(self, width: int, height: int, draws: Draws) -> Box:
+    def box(self, width: int, height: int, rng: KeyedRandom) -> Box:
         """The part of an image of width x height pixels: (left, top, right, bottom).
 
         If none of ten drawn ones lies within the image, the largest central one of an allowed ratio.
         """
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
         for _ in range(ATTEMPTS):
-            area = width * height * draws.uniform(*self.scale)
-            ratio = math.exp(draws.uniform(low, high))
+            area = width * height * rng.uniform(*self.scale)
+            ratio = math.exp(rng.uniform(low, high))
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
-                left, top = draws.integer(width - w + 1), draws.integer(height - h + 1)
+                left, top = rng.integer(width - w + 1), rng.integer(height - h + 1)
                 return left, top, left + w, top + h
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
@@ -90,10 +90,10 @@ class TrainingTransform:
         """The shape of what comes out; None if it depends on the image."""
         return None if self.crop is None else self.crop.image_shape
 
-    def __call__(self, image: DecodableImage, draws: Draws) -> np.ndarray:
+    def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
         """The training image, (H, W, 3) uint8."""
         if isinstance(self.crop, RandomResizedCrop):
-            pixels = self.crop(image, draws)
+            pixels = self.crop(image, rng)
         elif self.crop is not None:
             pixels = self.crop.pixels(Image.fromarray(image.pixels()))
         else:
@@ -102,5 +102,5 @@ class TrainingTransform:
             return pixels
         picture = Image.fromarray(pixels)
         for operation in self.operations:
-            picture = operation(picture, draws)
+            picture = operation(picture, rng)
         return np.asarray(picture)

@@ -1,8 +1,7 @@
-"""Checkpoints: the newest in `checkpoints/`, the best in `best/`, each step a folder of its own.
+"""Checkpoints: the latest in `checkpoints/`, the best in `best/`, each step a folder of its own.
 
-A step holds the items `variables` (parameters and statistics), `average` (those of the moving average, if the run
-keeps one), `judged` (the statistics computed anew before the model was judged, if they are) and `optimizer` (step and
-optimizer state), written by Orbax, and a manifest: the digest of every array, and what else the run needs to go on.
+A step holds items, which are trees of arrays written by Orbax, and a manifest: the digest of every array, and what else
+the run needs to go on.
 
 Process 0 writes, in the background, under another name; when all is on disk the folder gets its own name, and only
 then are older steps renamed and removed. So a step is whole or absent whenever the process is killed; what a killed
@@ -15,9 +14,10 @@ that was moved away or emptied is not taken for one in which nothing was saved y
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.checkpoint.arrays import read_item, write_item
-from resnet_jax.checkpoint.background import BackgroundSaves
-from resnet_jax.checkpoint.directory import AVERAGE, JUDGED, VARIABLES
+from resnet_jax.checkpoint.background_writer import BackgroundWriter
+from resnet_jax.checkpoint.items import VARIABLES
 from resnet_jax.checkpoint.manifest import (
     DamagedCheckpointError,
     Leaves,
@@ -36,28 +35,19 @@ from resnet_jax.checkpoint.manifest import (
     read_manifest,
     write_manifest,
 )
-from resnet_jax.distributed.sync import from_first, together
+from resnet_jax.checkpoint.serialization import read_item, write_item
+from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
 from resnet_jax.errors import NonFiniteError, RunError, UserError
 from resnet_jax.filesystem import PARTIAL, sync_folder, sync_path, write_text, writing
-from resnet_jax.training.train_state import TrainState
 
-NEWEST_DIR = "checkpoints"
+LATEST_DIR = "checkpoints"
 BEST_DIR = "best"
 DAMAGED_DIR = "damaged"
-NUM_NEWEST_KEPT = 2
+NUM_LATEST_KEPT = 2
 
 # What the name of a step's folder ends with while its successor of the same step takes its place, and while it is
 # removed; PARTIAL: while it is written.
 REPLACED, REMOVED = ".replaced", ".removed"
-
-OPTIMIZER = "optimizer"
-# The fields of a train state by the checkpoint's item.
-ITEMS = {
-    VARIABLES: ("params", "batch_stats"),
-    AVERAGE: ("ema_params", "ema_batch_stats"),
-    OPTIMIZER: ("step", "opt_state"),
-}
-STATISTICS = ("batch_stats", "ema_batch_stats")
 
 Position = dict[str, Any]
 Result = TypeVar("Result")
@@ -67,7 +57,7 @@ class CheckpointFolder:
     """The checkpoints in one folder, named by their step. All processes call the same methods in the same order."""
 
     def __init__(self, directory: Path, *, num_kept: int) -> None:
-        """`num_kept` newest steps stay when another one is saved."""
+        """`num_kept` latest steps stay when another one is saved."""
         self.directory = directory.absolute()
         self._note = self.directory.with_name(f"{self.directory.name}.json")
         self._num_kept = num_kept
@@ -85,9 +75,9 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps that are completely written, in order; the same for all processes."""
-        return from_first(self.list_steps)
+        return broadcast_from_process_0(self.list_steps)
 
-    def newest_step(self) -> int | None:
+    def latest_step(self) -> int | None:
         """The last of `steps`, or None."""
         return max(self.steps(), default=None)
 
@@ -106,57 +96,53 @@ class CheckpointFolder:
             raise UserError(f"{self._note} must hold the step that was saved last: bring it back, or remove it")
         place = self.directory / str(step)
         # REPLACED: `clean` brings it back.
-        is_there = place.is_dir() or place.with_suffix(REPLACED).is_dir() or self._aside(step).is_dir()
+        is_there = place.is_dir() or place.with_suffix(REPLACED).is_dir() or self._quarantined(step).is_dir()
         return None if is_there else step
 
     def is_bare(self) -> bool:
         """Whether no step is there: none that `clean` brings back, and none set aside. As this process sees it."""
-        aside = self._aside("*")
-        return not (self.list_steps() or any(self.directory.glob(f"*{REPLACED}")) or any(aside.parent.glob(aside.name)))
+        quarantined = self._quarantined("*")
+        return not (
+            self.list_steps()
+            or any(self.directory.glob(f"*{REPLACED}"))
+            or any(quarantined.parent.glob(quarantined.name))
+        )
 
-    def save(
-        self,
-        saves: BackgroundSaves,
-        state: TrainState,
-        content: dict[str, Any],
-        *,
-        judged: TrainState | None = None,
-    ) -> None:
-        """Write `state` under its step by a job of `saves`; one that is there is replaced.
+    def save(self, writer: BackgroundWriter, step: int, items: dict[str, Any], content: dict[str, Any]) -> None:
+        """Writes a step by a job of `writer`; one that is there is replaced. Process 0 alone does it.
 
-        content: of the manifest, what JSON can hold, with the "position" in it. judged: the same with the statistics by
-        which it was judged. The state may be donated when this returns. The job fails, with nothing written, if the
-        state is not finite.
+        Args:
+          writer: that runs the job. It fails, with nothing written, if an array is not finite.
+          step: the number of updates.
+          items: by name, trees of arrays in host memory; they may not change before the job is done.
+          content: of the manifest, what JSON can hold, with the "position" in it.
         """
         if jax.process_index():
             return
-        step = int(state.step)
-        copy = saves.copy(state)
-        items = {item: _fields(copy, item) for item in _items(state)}
-        if judged is not None:
-            items[JUDGED] = jax.tree.map(np.array, _statistics(judged))
         content = deepcopy(content)  # it may hold what the loop goes on counting with
-        saves.submit(
-            f"checkpoint {self.directory / str(step)} could not be written", lambda: self._write(step, items, content)
+        writer.submit(
+            f"checkpoint {self.directory / str(step)} could not be written", partial(self._write, step, items, content)
         )
         self._saving = step
 
-    def restore(self, template: TrainState, step: int) -> TrainState:
-        """The state saved as `step`, placed as `template` is.
+    def restore(self, step: int, templates: dict[str, Any]) -> dict[str, Any]:
+        """Returns the items of a step, each placed as its template is.
 
-        Raises DamagedCheckpointError if it is not what was saved, and UserError (a ValueError) if it is of another
-        model: the same in all processes.
-        """
-        return self._restore(template, step, _items(template))
+        Args:
+          step: the step.
+          templates: by item, a tree of arrays, or of their shapes with a sharding.
 
-    def restore_variables(self, template: TrainState, step: int) -> TrainState:
-        """`template` with the parameters and statistics saved as `step`, and their moving averages if it has them,
-        whatever optimizer they were saved with. The statistics are those by which the model was judged.
+        Raises:
+          DamagedCheckpointError: it is not what was saved; the same in all processes.
+          UserError: a ValueError: it is of another model; likewise.
         """
-        items = [item for item in _items(template) if item != OPTIMIZER]
-        if JUDGED in self.manifest(step)["leaves"]:
-            items.append(JUDGED)
-        return self._restore(template, step, items)
+        leaves = self.manifest(step)["leaves"]
+        arrays = _read_by_all(partial(self._read, step, leaves, templates))
+        return {item: jax.tree.map(_placed, template, arrays[item]) for item, template in templates.items()}
+
+    def items(self, step: int) -> list[str]:
+        """Returns the names of a step's items; errors are those of `restore`."""
+        return list(self.manifest(step)["leaves"])
 
     def position(self, step: int) -> Position:
         """The position saved with `step`; errors are those of `restore`."""
@@ -174,42 +160,37 @@ class CheckpointFolder:
 
         return _read_by_all(read)
 
-    def is_saved(self, step: int, *, judged: bool = False) -> bool:
-        """Whether `step` is there, or being written; judged: with the statistics by which it was judged."""
+    def is_saved(self, step: int, item: str = VARIABLES) -> bool:
+        """Returns whether `step` is there with this item, or being written."""
 
         def look() -> bool:
             if step == self._saving:
                 return True
             if step not in self.list_steps():
                 return False
-            return not judged or JUDGED in read_manifest(self.directory / str(step))["leaves"]
+            return item == VARIABLES or item in read_manifest(self.directory / str(step))["leaves"]
 
-        return from_first(look)
+        return broadcast_from_process_0(look)
 
-    def check(self, template: TrainState, step: int) -> None:
-        """Compare what was saved as `step` with its digests; errors are those of `restore`, and nothing is placed."""
+    def check(self, step: int, templates: dict[str, Any]) -> None:
+        """Compares a step with its digests; errors are those of `restore`, and nothing is placed."""
         leaves = self.manifest(step)["leaves"]
-        targets = {item: _fields(template, item) for item in _items(template)}
+        broadcast_from_process_0(partial(self._check, step, leaves, templates))
 
-        def read() -> None:
-            self._read(step, leaves, targets)
-
-        from_first(read)
-
-    def aside(self) -> list[Path]:
+    def quarantined(self) -> list[Path]:
         """Where steps of this folder have been moved to and still are."""
-        pattern = self._aside("*")
-        found = from_first(lambda: sorted(map(str, pattern.parent.glob(pattern.name))))
+        pattern = self._quarantined("*")
+        found = broadcast_from_process_0(lambda: sorted(map(str, pattern.parent.glob(pattern.name))))
         return [Path(path) for path in found]
 
-    def newest_step_aside(self) -> int:
+    def latest_quarantined_step(self) -> int:
         """The last of the steps that have been moved aside; -1 if there is none."""
-        names = (path.name.rpartition("-")[2] for path in self.aside())
+        names = (path.name.rpartition("-")[2] for path in self.quarantined())
         return max((int(name) for name in names if name.isdecimal()), default=-1)
 
-    def set_aside(self, step: int) -> Path:
+    def quarantine(self, step: int) -> Path:
         """Move `step` to where no run looks for it, beside this folder, and return its new place."""
-        target = self._aside(step)
+        target = self._quarantined(step)
 
         def move() -> None:
             with writing(target):
@@ -217,7 +198,7 @@ class CheckpointFolder:
                 shutil.rmtree(target, ignore_errors=True)
                 (self.directory / str(step)).rename(target)
 
-        from_first(move)
+        broadcast_from_process_0(move)
         return target
 
     def list_steps(self) -> list[int]:
@@ -226,17 +207,11 @@ class CheckpointFolder:
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
 
-    def _aside(self, step: int | str) -> Path:
+    def _quarantined(self, step: int | str) -> Path:
         return self.directory.parent / DAMAGED_DIR / f"{self.directory.name}-{step}"
 
-    def _restore(self, template: TrainState, step: int, items: Iterable[str]) -> TrainState:
-        leaves = self.manifest(step)["leaves"]
-        targets = {item: _statistics(template) if item == JUDGED else _fields(template, item) for item in items}
-        arrays = _read_by_all(lambda: self._read(step, leaves, targets))
-        fields: dict[str, Any] = {}
-        for item, target in targets.items():
-            fields |= jax.tree.map(_placed, target, arrays[item])
-        return template.replace(**fields)
+    def _check(self, step: int, leaves: dict[str, Leaves], templates: dict[str, Any]) -> None:
+        self._read(step, leaves, templates)
 
     def _read(self, step: int, leaves: dict[str, Leaves], targets: dict[str, Any]) -> dict[str, Any]:
         """The arrays of the items, in host memory, by this process alone."""
@@ -248,18 +223,18 @@ class CheckpointFolder:
     def _write(self, step: int, items: dict[str, Any], content: dict[str, Any]) -> None:
         _check_finite(items)
         final = self.directory / str(step)
-        partial, replaced = (final.with_suffix(suffix) for suffix in (PARTIAL, REPLACED))
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        unfinished, replaced = (final.with_suffix(suffix) for suffix in (PARTIAL, REPLACED))
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         with ThreadPoolExecutor(1) as pool:
             digests = pool.submit(lambda: {item: leaf_digests(tree) for item, tree in items.items()})
             for item, tree in items.items():
-                write_item(partial / item, tree)
-            write_manifest(partial, {"step": step, **content}, digests.result())
-        sync_folder(partial)
+                write_item(unfinished / item, tree)
+            write_manifest(unfinished, {"step": step, **content}, digests.result())
+        sync_folder(unfinished)
         if final.exists():
             final.rename(replaced)
-        partial.rename(final)
+        unfinished.rename(final)
         sync_path(self.directory)
         write_text(self._note, json.dumps({"step": step}) + "\n")
         others = [other for other in self.list_steps() if other != step]
@@ -270,9 +245,9 @@ class CheckpointFolder:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def open_newest(workdir: Path) -> CheckpointFolder:
-    """The run's newest checkpoints; two are kept, so that there is one to fall back to."""
-    return CheckpointFolder(workdir / NEWEST_DIR, num_kept=NUM_NEWEST_KEPT)
+def open_latest(workdir: Path) -> CheckpointFolder:
+    """The run's latest checkpoints; two are kept, so that there is one to fall back to."""
+    return CheckpointFolder(workdir / LATEST_DIR, num_kept=NUM_LATEST_KEPT)
 
 
 def open_best(workdir: Path) -> CheckpointFolder:
@@ -304,7 +279,7 @@ def _read_by_all(read: Callable[[], Result]) -> Result:
                 raise RunError(f"what process 0 may see is not seen here: {error}") from error
             raise
 
-    return together(as_fault_elsewhere)
+    return sync_errors(as_fault_elsewhere)
 
 
 def _check_finite(tree: Any) -> None:
@@ -317,15 +292,3 @@ def _check_finite(tree: Any) -> None:
 def _placed(template: Any, array: np.ndarray) -> jax.Array:
     """The array as `template` lies on the devices; each process brings its own, without comparing them."""
     return jax.make_array_from_callback(array.shape, template.sharding, lambda index: array[index])
-
-
-def _items(state: TrainState) -> list[str]:
-    return [item for item in ITEMS if item != AVERAGE or state.averaging is not None]
-
-
-def _statistics(state: TrainState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in STATISTICS if getattr(state, name) is not None}
-
-
-def _fields(state: TrainState, item: str) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in ITEMS[item]}

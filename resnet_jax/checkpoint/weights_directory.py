@@ -1,17 +1,16 @@
-"""Checkpoint directories: a run's, or those that the convert command writes."""
+"""Directories of weights, as the convert command writes them; and where they are in a run's folder."""
 
 import contextlib
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from resnet_jax.checkpoint.arrays import read_item, write_item
+from resnet_jax.checkpoint.items import VARIABLES
 from resnet_jax.checkpoint.manifest import (
     INFO_FILE,
     MANIFEST_FILE,
@@ -20,76 +19,9 @@ from resnet_jax.checkpoint.manifest import (
     read_manifest,
     write_manifest,
 )
+from resnet_jax.checkpoint.serialization import write_item
 from resnet_jax.errors import UserError, first_line
 from resnet_jax.filesystem import PARTIAL, check_parents, making_parents, sync_folder
-from resnet_jax.weights.names import torch_arrays
-from resnet_jax.weights.state_dict import RunCheckpoint, StateDict, name_tensors
-
-# As in a training checkpoint, where the optimizer's state lies beside it; and there, if the run has them, the moving
-# average of the weights with its names for them, and the statistics computed anew before the model was judged.
-VARIABLES = "variables"
-AVERAGE = "average"
-JUDGED = "judged"
-OF_AVERAGE = "ema_"
-# How often a run's newest step is looked for while the run removes the one that was found.
-NUM_LOOKS = 5
-
-
-@dataclass(frozen=True)
-class ArrayTensor:
-    """A tensor in torch's order that is in memory."""
-
-    array: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type of its elements."""
-        return self.array.dtype
-
-    def read(self) -> np.ndarray:
-        """Its elements."""
-        return self.array
-
-
-def read_directory(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
-    """The tensors in a checkpoint directory: of convert's, of a step, or of a run or its `checkpoints` or `best`.
-
-    which: the "newest" or the "best" of a run's folder; None: the newest of what `path` is. average: of a run that
-    keeps a moving average of its weights, take that. Raises UserError (a ValueError) if there are none or they are
-    damaged, and for a choice that there is not.
-    """
-    for _ in range(NUM_LOOKS - 1):
-        folder = find_checkpoint(path, which)
-        try:
-            return _read_checkpoint(path, folder, average)
-        except DamagedCheckpointError:
-            if folder.is_dir():
-                raise
-    return _read_checkpoint(path, find_checkpoint(path, which), average)
-
-
-def _read_checkpoint(path: Path, folder: Path, average: bool) -> StateDict:
-    leaves = read_manifest(folder)["leaves"]
-    if not average and AVERAGE not in leaves:
-        raise UserError(f"{path} keeps no moving average: leave out --no_average")
-    item, prefix = (AVERAGE, OF_AVERAGE) if average and AVERAGE in leaves else (VARIABLES, "")
-    if item not in leaves:
-        raise UserError(f"{folder} holds no weights")
-    stored = read_item(folder / item, leaves[item])
-    if JUDGED in leaves:
-        stored |= {name: tree for name, tree in read_item(folder / JUDGED, leaves[JUDGED]).items() if name in stored}
-    variables = {name.removeprefix(prefix): tree for name, tree in stored.items()}
-    tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
-    state = name_tensors(path, tensors, "checkpoint")
-    if not folder.name.isdecimal():
-        return state
-    which = "" if folder == path else "best" if folder.absolute().parent.name == "best" else "newest"
-    return replace(state, taken=RunCheckpoint(which, int(folder.name), item == AVERAGE))
 
 
 def find_checkpoint(path: Path, which: str | None = None) -> Path:

@@ -14,7 +14,7 @@ from resnet_jax.errors import RunError, first_line
 Job = Callable[[], None]
 
 
-class BackgroundSaves:
+class BackgroundWriter:
     """Jobs that run in the order in which they were given; a context manager that waits for all of them.
 
     After a failure the jobs that wait are dropped: a later checkpoint may say that an earlier one is there.
@@ -26,7 +26,7 @@ class BackgroundSaves:
         self._failure: RunError | None = None
         self._copy = HostCopy()
 
-    def __enter__(self) -> "BackgroundSaves":
+    def __enter__(self) -> "BackgroundWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

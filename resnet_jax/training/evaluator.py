@@ -1,0 +1,66 @@
+"""When a run evaluates, what it writes of it, and by which accuracy the best is chosen."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from resnet_jax.data.batches import EvalBatches
+from resnet_jax.data.source import Source
+from resnet_jax.distributed.preemption import PreemptionGuard
+from resnet_jax.training.evaluation import Sums, evaluate
+from resnet_jax.training.metric_writer import MetricWriter
+from resnet_jax.training.train_state import TrainState
+
+
+class Evaluator:
+    """Evaluates a run on its validation and test images, and writes what comes out; once for each step and split."""
+
+    def __init__(
+        self,
+        eval_step: Callable[[Any, Any], Sums],
+        sources: Mapping[str, Source | None],
+        batch_size: int,
+        mesh: Mesh,
+        writer: MetricWriter,
+        preemption: PreemptionGuard,
+    ) -> None:
+        """sources: by split, "val" and "test"."""
+        self._eval_step, self._mesh = preemption.with_stop_flag(eval_step, mesh), mesh
+        self._batches = {
+            split: EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
+            for split, source in sources.items()
+            if source is not None
+        }
+        self._writer, self._preemption = writer, preemption
+
+    def validate(self, step: int, state: Callable[[], TrainState]) -> float:
+        """Returns the validation accuracy by which the best is chosen: the moving average's, if there is one.
+
+        That is what people keep of such a run. -1.0 where the loss is not finite.
+        """
+        metrics = self._evaluate("val", step, state)
+        average = "ema_" if "ema_loss" in metrics else ""
+        return metrics[f"{average}accuracy"] if math.isfinite(metrics[f"{average}loss"]) else -1.0
+
+    def test(self, step: int, state: Callable[[], TrainState]) -> None:
+        """Evaluates on the test images."""
+        self._evaluate("test", step, state)
+
+    def _evaluate(self, split: str, step: int, make_state: Callable[[], TrainState]) -> dict[str, float | int]:
+        # A record may be there, without its best or its checkpoint: of a run that was killed between the two.
+        recorded = self._writer.log.evaluation(step, split)
+        if recorded is not None:
+            return recorded
+        state = make_state()
+        metrics = self._metrics(split, state)
+        if state.averaging is not None:
+            of_average = self._metrics(split, state.averaged())
+            metrics |= {f"ema_{name}": of_average[name] for name in ("loss", "accuracy")}
+        self._writer.write_eval(step, split, metrics)
+        return metrics
+
+    def _metrics(self, split: str, state: TrainState) -> dict[str, float | int]:
+        return evaluate(self._eval_step, state, self._batches[split], self._mesh, self._preemption)

@@ -1,0 +1,206 @@
+"""A run from its config to its result: what is checked before it begins, and what its loop works with."""
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from resnet_jax.checkpoint.background_writer import BackgroundWriter
+from resnet_jax.checkpoint.folder import CheckpointFolder, digest, open_best, open_latest
+from resnet_jax.checkpoint.serialization import load_orbax
+from resnet_jax.config import to_json
+from resnet_jax.data.sources import Splits, missing_classes
+from resnet_jax.distributed.mesh import shard_batch
+from resnet_jax.distributed.preemption import PreemptionGuard, catch_preemption
+from resnet_jax.distributed.processes import log, warn
+from resnet_jax.distributed.sync import assert_equal_across_processes, broadcast_from_process_0, sync_errors
+from resnet_jax.errors import RunError, UserError
+from resnet_jax.filesystem import write_text
+from resnet_jax.runtime import versions
+from resnet_jax.training import workdir as folder
+from resnet_jax.training.checkpointer import Checkpointer, RunMetadata
+from resnet_jax.training.evaluator import Evaluator
+from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.features import with_features
+from resnet_jax.training.init_weights import Variables, load_initial
+from resnet_jax.training.jit_steps import init_run_state, jit_eval_step, jit_train_step, make_eval_state_fn
+from resnet_jax.training.loop import Run, RunResult, train_loop
+from resnet_jax.training.metric_writer import MetricSums, MetricWriter, begin_log
+from resnet_jax.training.periods import Periods
+from resnet_jax.training.resume import (
+    best_accuracy_of,
+    check_images,
+    check_run,
+    other_versions,
+    restore_last,
+    warn_of_another_schedule,
+)
+from resnet_jax.training.train_state import TrainState
+
+
+def train(config: ConfigDict, workdir: Path, name: str, splits: Splits | None = None) -> RunResult:
+    """Trains as `config` says in `workdir`, from where an earlier start got to.
+
+    Args:
+      config: the run's.
+      workdir: its folder.
+      name: the run's, for the title of its curves.
+      splits: images to train and evaluate on, instead of those of config.dataset.
+
+    Returns:
+      How the run ended.
+
+    Raises:
+      UserError: a ValueError: a config or folder that cannot be used, before anything is written.
+      NonFiniteError: training diverges.
+      Preempted: a signal came before the first step, when there is nothing to save.
+    """
+    broadcast_from_process_0(partial(check_run, workdir, config))
+    assert_equal_across_processes("the config or workdir", f"{to_json(config)} {workdir.absolute()}")
+    with catch_preemption(jax.process_count(), config.stop_after_minutes) as preemption, ExitStack() as stack:
+        latest, best = open_latest(workdir), open_best(workdir)
+        is_new = latest.latest_step() is None  # only then are the weights to begin from needed
+        experiment, initial = sync_errors(partial(_build, config, splits, is_new, preemption))
+        if jax.process_count() > 1 and initial is not None:
+            assert_equal_across_processes("the weights to begin from", digest(initial))
+        broadcast_from_process_0(partial(_lock, stack, workdir, config))
+        sync_errors(partial(folder.wait_for_workdir, workdir))
+        broadcast_from_process_0(latest.clean)
+        broadcast_from_process_0(best.clean)
+        background = stack.enter_context(BackgroundWriter())
+        background.submit("Orbax could not be imported", load_orbax)
+        start = _start(experiment, initial, workdir, latest, best)
+        if start.step < experiment.num_steps:
+            experiment = with_features(experiment, start.state, preemption)
+        writer = stack.enter_context(_open_writer(experiment, workdir, name, latest, start, preemption))
+        _log_start(experiment, workdir, latest, start)
+        run = _make_run(experiment, latest, best, background, writer, start, preemption)
+        preemption.interrupt_immediately = False  # from here on there is something to save
+        if start.manifest is not None:
+            run.checkpointer.save(start.step, start.state)  # where the best had to serve
+        return train_loop(run, start.state)
+
+
+def _build(
+    config: ConfigDict, splits: Splits | None, is_new: bool, preemption: PreemptionGuard
+) -> tuple[Experiment, Variables | None]:
+    """The experiment, and the variables that it begins with; what is wrong is said before anything is written."""
+    with preemption.interruptible():
+        experiment = build_experiment(config, splits=splits)
+        init_run_state(experiment, shapes_only=True)  # its own errors
+        return experiment, load_initial(config, experiment.model, experiment.class_names) if is_new else None
+
+
+def _lock(stack: ExitStack, workdir: Path, config: ConfigDict) -> None:
+    stack.enter_context(folder.lock_workdir(workdir))
+    check_run(workdir, config)  # again: another run may have begun there meanwhile
+
+
+class _Start:
+    """Where a run begins: its state, what was logged of it, and the manifest that it continues from, if any."""
+
+    def __init__(
+        self, state: TrainState, sums: MetricSums, manifest: dict[str, Any] | None, train_digest: str,
+        best_accuracy: float, lost_step: int | None, missing: list[str],
+    ) -> None:  # fmt: skip
+        self.state, self.sums, self.manifest, self.train_digest = state, sums, manifest, train_digest
+        self.best_accuracy, self.lost_step, self.step = best_accuracy, lost_step, int(state.step)
+        self.missing = missing  # lines that say which classes have no images
+
+
+def _start(
+    experiment: Experiment, initial: Variables | None, workdir: Path, latest: CheckpointFolder, best: CheckpointFolder
+) -> _Start:
+    """Restores what was saved, or begins anew, and writes the run's config."""
+    config = experiment.config
+    train_digest = sync_errors(experiment.batches.source.digest)  # once: it hashes every path of a folder
+    assert_equal_across_processes("the training images", train_digest)
+    state, sums, manifest = init_run_state(experiment, begin_with=initial), MetricSums(), None
+    lost_step = broadcast_from_process_0(latest.lost_step)
+    restored = restore_last(state, latest, best, experiment)
+    if restored is not None:
+        state, manifest = restored
+        position = manifest["position"]
+        check_images(experiment, train_digest, position, workdir)
+        sums = MetricSums(**position["since_log"])
+        experiment.bad_images.add(position["bad_images"])
+        experiment.bad_images.raise_if_too_many()
+        warn_of_another_schedule(manifest["config"], experiment, int(state.step))
+    elif initial is None and config.finetune.weights:  # its only checkpoint has gone meanwhile
+        raise RunError(f"{latest.directory} has lost its checkpoints since this start: the same command begins anew")
+    step = int(state.step)
+    if step > experiment.num_steps:
+        raise UserError(
+            f"workdir {workdir} is at step {step}, past the config's {experiment.num_steps}: set config.num_epochs or "
+            "config.num_steps higher, or choose another --workdir"
+        )
+    if manifest is None and broadcast_from_process_0((workdir / folder.METRICS_FILE).exists):
+        # Before the new config is there: by the old one `check_run` knows how far a start without a checkpoint got.
+        broadcast_from_process_0(partial(begin_log, workdir, step, keep_later=True))
+    broadcast_from_process_0(partial(write_text, workdir / folder.CONFIG_FILE, to_json(config)))
+    held_out = not experiment.has_own_validation
+    missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
+    return _Start(state, sums, manifest, train_digest, best_accuracy_of(best, state), lost_step, missing)
+
+
+def _open_writer(
+    experiment: Experiment, workdir: Path, name: str, latest: CheckpointFolder, start: _Start,
+    preemption: PreemptionGuard,
+) -> MetricWriter:  # fmt: skip
+    config = experiment.config
+    has_gone_on = start.lost_step is not None or latest.latest_quarantined_step() > start.step
+    return MetricWriter(
+        workdir,
+        name,
+        step=start.step,
+        sums=start.sums,
+        num_steps=experiment.num_steps,
+        steps_per_epoch=experiment.steps_per_epoch,
+        batch_size=config.batch_size,
+        log_every_steps=experiment.log_every_steps,
+        preemption=preemption,
+        max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
+        keep_later=start.manifest is None or has_gone_on,
+    )
+
+
+def _log_start(experiment: Experiment, workdir: Path, latest: CheckpointFolder, start: _Start) -> None:
+    """Says where the run goes on, and what it will not have."""
+    if start.manifest is not None:
+        log(f"continuing {workdir} after step {start.step}{other_versions(start.manifest['versions'])}")
+        if start.lost_step is not None:
+            warn(f"{latest.directory} has lost step {start.lost_step}, which this run saved")
+    if experiment.validation is None:
+        log("no validation split (config.validation_fraction=0): no best model is kept")
+    for line in start.missing:
+        warn(line)
+
+
+def _make_run(
+    experiment: Experiment, latest: CheckpointFolder, best: CheckpointFolder, background: BackgroundWriter,
+    writer: MetricWriter, start: _Start, preemption: PreemptionGuard,
+) -> Run:  # fmt: skip
+    config, mesh = experiment.config, experiment.mesh
+    normalization = None if experiment.from_features else experiment.normalization
+    sources = {"val": experiment.validation, "test": experiment.test}
+    metadata = RunMetadata(experiment, start.train_digest, versions())
+    return Run(
+        load_batch=partial(_load_batch, experiment),
+        train_step=preemption.marking_progress(jit_train_step(experiment, preemption.with_stop_flag)),
+        due=Periods.of(experiment),
+        writer=writer,
+        evaluator=Evaluator(
+            jit_eval_step(normalization, config.dtype, mesh), sources, config.batch_size, mesh, writer, preemption
+        ),
+        checkpointer=Checkpointer(latest, best, background, metadata, writer, preemption, start.best_accuracy),
+        preemption=preemption,
+        eval_state=make_eval_state_fn(experiment, preemption),
+        has_precise_batch_norm=bool(config.precise_bn_batches),
+    )
+
+
+def _load_batch(experiment: Experiment, step: int) -> Any:
+    return shard_batch(experiment.batches[step], experiment.mesh, experiment.config.accumulation_steps)

@@ -1,0 +1,74 @@
+"""Weights out of a checkpoint directory: one of the convert command's, or of a run."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.checkpoint.items import AVERAGE, JUDGED, NUM_LOOKS, VARIABLES
+from resnet_jax.checkpoint.manifest import DamagedCheckpointError, read_manifest
+from resnet_jax.checkpoint.serialization import read_item
+from resnet_jax.checkpoint.weights_directory import find_checkpoint
+from resnet_jax.errors import UserError
+from resnet_jax.weights.names import torch_arrays
+from resnet_jax.weights.state_dict import RunCheckpoint, StateDict, name_tensors
+
+# What the moving average's names of a run begin with.
+OF_AVERAGE = "ema_"
+
+
+@dataclass(frozen=True)
+class ArrayTensor:
+    """A tensor in torch's order that is in memory."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its elements."""
+        return self.array.dtype
+
+    def read(self) -> np.ndarray:
+        """Its elements."""
+        return self.array
+
+
+def read_directory(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
+    """The tensors in a checkpoint directory: of convert's, of a step, or of a run or its `checkpoints` or `best`.
+
+    which: the "newest" or the "best" of a run's folder; None: the newest of what `path` is. average: of a run that
+    keeps a moving average of its weights, take that. Raises UserError (a ValueError) if there are none or they are
+    damaged, and for a choice that there is not.
+    """
+    for _ in range(NUM_LOOKS - 1):
+        folder = find_checkpoint(path, which)
+        try:
+            return _read_checkpoint(path, folder, average)
+        except DamagedCheckpointError:
+            if folder.is_dir():
+                raise
+    return _read_checkpoint(path, find_checkpoint(path, which), average)
+
+
+def _read_checkpoint(path: Path, folder: Path, average: bool) -> StateDict:
+    leaves = read_manifest(folder)["leaves"]
+    if not average and AVERAGE not in leaves:
+        raise UserError(f"{path} keeps no moving average: leave out --no_average")
+    item, prefix = (AVERAGE, OF_AVERAGE) if average and AVERAGE in leaves else (VARIABLES, "")
+    if item not in leaves:
+        raise UserError(f"{folder} holds no weights")
+    stored = read_item(folder / item, leaves[item])
+    if JUDGED in leaves:
+        stored |= {name: tree for name, tree in read_item(folder / JUDGED, leaves[JUDGED]).items() if name in stored}
+    variables = {name.removeprefix(prefix): tree for name, tree in stored.items()}
+    tensors = {name: ArrayTensor(array) for name, array in torch_arrays(variables).items()}
+    state = name_tensors(path, tensors, "checkpoint")
+    if not folder.name.isdecimal():
+        return state
+    which = "" if folder == path else "best" if folder.absolute().parent.name == "best" else "newest"
+    return replace(state, taken=RunCheckpoint(which, int(folder.name), item == AVERAGE))
