@@ -1,6 +1,6 @@
 """Plain against residual networks on CIFAR-10, as figure 6 of He et al. 2015 (arXiv:1512.03385), in three epochs each.
 
-    python -m resnet_jax degradation --depths 20,56
+    python examples/degradation.py --depths 20,56
 
 --config.num_steps=64000 is the paper's length, --depths 20,32,44,56 its depths.
 """
@@ -12,7 +12,7 @@ from resnet_jax.config import default_config
 
 def get_config() -> ConfigDict:
     config = default_config()
-    config.model = "resnet20"  # the degradation command trains one network after the other
+    config.model = "resnet20"  # examples/degradation.py trains one network after the other
     config.model_args.kernel_init = "fan_in"
     config.dataset = "cifar10"
     config.normalize = "pixel"

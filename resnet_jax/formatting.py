@@ -9,7 +9,7 @@ def format_percent(share: float | None, digits: int = 2) -> str:
 
 
 def format_number(key: str, value: Any) -> str:
-    """The value as the ending of its name asks for: accuracies and the like in percent, memory in MiB."""
+    """Returns a value as the ending of its name asks for: accuracies and the like in percent, memory in MiB."""
     if key.endswith(("accuracy", "calibration_error")):
         return format_percent(value)
     if key.endswith("loss"):
@@ -20,7 +20,7 @@ def format_number(key: str, value: Any) -> str:
 
 
 def format_bytes(num_bytes: float) -> str:
-    """So many bytes, in units of 1024: "980 bytes", "1.5 KiB", "2.0 GiB"."""
+    """Returns so many bytes in units of 1024: "980 bytes", "1.5 KiB", "2.0 GiB"."""
     if num_bytes < 1024:
         return f"{num_bytes:.0f} bytes"
     for unit in ("KiB", "MiB"):
@@ -30,8 +30,23 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes / 1024:.1f} GiB"
 
 
-def format_seconds(seconds: float) -> str:
-    """`1:02:03`, or `2:03` under an hour."""
+def format_clock(seconds: float) -> str:
+    """Returns seconds as a clock shows them: "1:02:03", or "2:03" under an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a duration as people say it: "0.4 s", "75 s", "12 min", "3 h 20 min", "2 d 5 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"

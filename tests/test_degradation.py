@@ -1,9 +1,9 @@
-"""The degradation command: which runs it makes, what stops it, and its picture."""
+"""examples/degradation.py: which runs it makes, what stops it, and its picture."""
 
+import degradation as example
 import pytest
+from degradation import PICTURE_FILE, degradation, draw_degradation
 
-from resnet_jax.cli import degradation as room
-from resnet_jax.cli.degradation import PICTURE_FILE, degradation, draw_degradation
 from resnet_jax.errors import UserError
 from resnet_jax.training.loop import RunResult
 
@@ -22,7 +22,7 @@ def trained(monkeypatch):
         runs.append((name, config.model, config.num_steps, workdir))
         return RunResult(2, 2, LOG, "", "SIGTERM" if name in interrupts else "")
 
-    monkeypatch.setattr(room, "train", train)
+    monkeypatch.setattr(example, "train", train)
     return runs, interrupts
 
 
@@ -60,7 +60,7 @@ def test_bad_depths_and_fields_are_refused_before_anything_is_trained(trained, t
 
 def test_each_network_has_a_line_of_training_and_of_test_error(tmp_path, monkeypatch):
     figures = []
-    monkeypatch.setattr(room, "save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(example, "save_figure", lambda figure, path: figures.append(figure))
     draw_degradation({"plain20": LOG, "resnet20": LOG}, tmp_path)
     for axes in figures[0].axes:
         lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from test_cli import refused
 
-from resnet_jax.cli.dry_run import format_seconds
 from resnet_jax.cli.main import main
+from resnet_jax.formatting import format_duration
 from resnet_jax.training.periods import Periods
 from resnet_jax.training.workdir import lock_workdir
 
@@ -157,4 +157,4 @@ def test_number_due_is_that_of_the_steps_that_are(every, after):
 
 def test_durations_are_told_in_units_that_people_use():
     durations = (0.44, 75, 754, 12_000, 200_000)
-    assert [format_seconds(seconds) for seconds in durations] == ["0.4 s", "75 s", "13 min", "3 h 20 min", "2 d 7 h"]
+    assert [format_duration(seconds) for seconds in durations] == ["0.4 s", "75 s", "13 min", "3 h 20 min", "2 d 7 h"]

@@ -7,12 +7,37 @@ from typing import Any
 import jax
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
+from resnet_jax.cli.options import AddCommand
 from resnet_jax.cli.printing import print_result, print_table
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import expand
 
 # What the command measures instead of a step.
 ALONE = ("loop", "data", "saving", "collectives", "scaling")
+
+
+def add_command(add: AddCommand) -> None:
+    """Adds the command with its options."""
+    benchmark = add("benchmark", run_benchmark, "speed and memory of a network, also against torch",
+                    "python -m resnet_jax benchmark --model resnet20 --against torch")  # fmt: skip
+    benchmark.usage = "%(prog)s [options]"
+    benchmark.add_argument("--model", default="resnet20", metavar="NAME", help="a model, or resnext_block")
+    benchmark.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: 128")
+    benchmark.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
+    benchmark.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float64")
+    what = benchmark.add_mutually_exclusive_group()
+    what.add_argument("--inference", action="store_true", help="inference, batch norm folded, instead of training")
+    what.add_argument("--data", metavar="DIR", help="instead: how fast the JPEGs in a folder are read and cropped")
+    what.add_argument("--loop", action="store_true", help="the training loop against its bare step")
+    what.add_argument("--saving", action="store_true", help="a checkpoint: its seconds, and those the loop waits for")
+    what.add_argument("--collectives", action="store_true", help="what a step sends between devices and computes")
+    what.add_argument("--scaling", action="store_true", help="ImageNet recipes on 8 to 1,024 GPUs, on paper")
+    benchmark.add_argument("--num_devices", type=int, metavar="N", help="simulated ones, of --collectives (default: 8)")
+    benchmark.add_argument("--against", metavar="torch", help="measure torch in turn")
+    benchmark.add_argument("--pairs", type=int, default=7, metavar="N", help="measurements of each (default: 7)")
+    benchmark.add_argument("--steps", type=int, metavar="N", help="steps in each (default: 3, with --loop 12)")
+    benchmark.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
+    benchmark.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_benchmark(arguments: argparse.Namespace) -> int:

@@ -5,11 +5,22 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_USAGE
-from resnet_jax.cli.options import run_folder
+from resnet_jax.cli.options import AddCommand, run_folder
 from resnet_jax.cli.printing import print_result
+from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.errors import UserError
 from resnet_jax.preflight.finding import ERROR, OK, WARNING, Finding
 from resnet_jax.preflight.packages import examine_packages, not_importable
+
+
+def add_command(add: AddCommand) -> None:
+    """Adds the command with its options."""
+    doctor = add("doctor", run_doctor, "check what a run needs here: packages, devices, images, disk, memory",
+                 "python -m resnet_jax doctor --config digits")  # fmt: skip
+    doctor.add_argument("--config", metavar="NAME|PATH", help="the run's config (default: no run, this machine alone)")
+    doctor.add_argument("--workdir", metavar="DIR", help="the run's folder (default: runs/NAME)")
+    doctor.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, as for train")
+    doctor.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:

@@ -6,13 +6,35 @@ from typing import Any
 
 import jax
 
-from resnet_jax.cli.commands import given_model_args
 from resnet_jax.cli.exit_codes import EXIT_DONE
+from resnet_jax.cli.options import (
+    AddCommand,
+    add_process_options,
+    add_trained_options,
+    check_model_options,
+    given_model_args,
+)
 from resnet_jax.cli.printing import print_result
 from resnet_jax.errors import UserError, truncate
 from resnet_jax.filesystem import expand
+from resnet_jax.formatting import format_percent
 
 MAX_LISTED = 20  # classes, up to which each has its line
+
+
+def add_command(add: AddCommand) -> None:
+    """Adds the command with its options."""
+    evaluate = add("evaluate", run_evaluate, "how well a trained run, or imported weights, judge labelled images",
+                   "python -m resnet_jax evaluate --workdir runs/digits --report report")  # fmt: skip
+    evaluate.usage = "%(prog)s --workdir DIR [options]\n   or: %(prog)s --weights PATH --data DIR [options]"
+    add_trained_options(evaluate)
+    evaluate.add_argument("--data", metavar="DIR|tfds:NAME[:SPLIT]", help="images (default: the run's own test set)")
+    evaluate.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: the run's, or ~/tensorflow_datasets)")
+    evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
+    evaluate.add_argument("--ten_crop", action="store_true", help="average the corners, the centre and their mirrors")
+    evaluate.add_argument("--report", metavar="DIR", help="write pictures and tables of what is confused there")
+    add_process_options(evaluate)
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
@@ -51,24 +73,6 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return _print_evaluation(result, arguments.json)
 
 
-def check_model_options(arguments: argparse.Namespace, *more: str) -> None:
-    """Raise UserError (a ValueError) unless the options name either a run or weights, and belong to which they name.
-
-    more: options that belong to weights, besides those of the model.
-    """
-    if (arguments.workdir is None) == (arguments.weights is None):
-        raise UserError("give either --workdir, a run's folder, or --weights, a file or checkpoint directory")
-    if arguments.workdir is not None:
-        for option in ("model", "model_args", "num_classes", "preprocess", "mean", "std", *more):
-            if getattr(arguments, option) is not None:
-                raise UserError(f"--{option} belongs to --weights; a run tells its own")
-        return
-    if arguments.no_average:
-        raise UserError("--no_average belongs to --workdir")
-    if arguments.checkpoint is not None:
-        raise UserError("--checkpoint belongs to --workdir: give the checkpoint's own directory to --weights")
-
-
 def _print_evaluation(result: dict[str, Any], as_json: bool) -> int:
     if as_json:
         return print_result(result, as_json=True)
@@ -81,10 +85,6 @@ def _print_evaluation(result: dict[str, Any], as_json: bool) -> int:
     width = max(len("class"), *(len(truncate(row["class"])) for row in classes))
     print(f"\n{'class':<{width}}  {'count':>7}  {'accuracy':>9}  {'precision':>9}")
     for row in classes:
-        cells = (_percent(row["accuracy"]), _percent(row["precision"]))
+        cells = (format_percent(row["accuracy"]), format_percent(row["precision"]))
         print(f"{truncate(row['class']):<{width}}  {row['count']:>7}  {cells[0]:>9}  {cells[1]:>9}")
     return EXIT_DONE
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"

@@ -2,10 +2,21 @@
 
 import argparse
 
-from resnet_jax.cli.evaluate import check_model_options
-from resnet_jax.cli.predict import open_trained
+from resnet_jax.cli.options import AddCommand, add_trained_options, check_model_options, open_trained
 from resnet_jax.cli.printing import print_result
 from resnet_jax.filesystem import expand
+
+
+def add_command(add: AddCommand) -> None:
+    """Adds the command with its options."""
+    export = add("export", run_export, "a network for inference in one file, StableHLO or ONNX",
+                 "python -m resnet_jax export --workdir runs/digits --to digits.onnx")  # fmt: skip
+    export.usage = "%(prog)s --workdir DIR --to PATH [options]\n   or: %(prog)s --weights PATH --to PATH [options]"
+    add_trained_options(export)
+    export.add_argument("--to", required=True, metavar="PATH", help="model.stablehlo or model.onnx")
+    export.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
+    export.add_argument("--preprocessing", action="store_true", help="take uint8 images: normalise in the network")
+    export.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_export(arguments: argparse.Namespace) -> int:

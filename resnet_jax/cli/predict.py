@@ -7,11 +7,11 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax.cli.commands import given_model_args
-from resnet_jax.cli.evaluate import check_model_options
 from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_USAGE
+from resnet_jax.cli.options import AddCommand, add_trained_options, check_model_options, open_trained
 from resnet_jax.errors import UserError, printable
 from resnet_jax.filesystem import expand
+from resnet_jax.formatting import format_percent
 
 if TYPE_CHECKING:
     from resnet_jax.inference.predict import Prediction
@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 MAX_ON_SHEET = 60  # images
 CLASSES_ON_SHEET = 3
 SHARE_ON_SHEET = 0.005  # of a class's probability: what rounds to 0 % says nothing
+
+
+def add_command(add: AddCommand) -> None:
+    """Adds the command with its options."""
+    predict = add("predict", run_predict, "the classes that a trained run, or imported weights, see in images",
+                  "python -m resnet_jax predict photos --workdir runs/pets")  # fmt: skip
+    predict.usage = "%(prog)s IMAGE... --workdir DIR [options]\n   or: %(prog)s IMAGE... --weights PATH [options]"
+    predict.add_argument("images", nargs="*", metavar="IMAGE", help="a file, a folder, or - for standard input")
+    add_trained_options(predict)
+    predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes (default: 5)")
+    predict.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: 32")
+    predict.add_argument("--flip", action="store_true", help="average each image and its mirror")
+    predict.add_argument("--to", metavar="PICTURE", help="write a sheet of the images with their classes there")
+    predict.add_argument("--gradcam", action="store_true", help="on that sheet, where the network looks")
+    written = predict.add_mutually_exclusive_group()
+    written.add_argument("--json", action="store_true", help="print one JSON object")
+    written.add_argument("--csv", action="store_true", help="print file,rank,label,class,probability")
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
@@ -78,25 +95,6 @@ def run_predict(arguments: argparse.Namespace) -> int:
     return EXIT_USAGE if printed["failed"] else EXIT_DONE
 
 
-def open_trained(arguments: argparse.Namespace, *, judges: bool = True) -> "TrainedModel":
-    """The run or the weights that the options name. judges: as `open_weights` takes it."""
-    from resnet_jax.inference.predictor import open_run, open_weights
-    from resnet_jax.weights.pretrained import find_weights
-
-    if arguments.workdir is not None:
-        workdir, which = expand(arguments.workdir), arguments.checkpoint or "newest"
-        return open_run(workdir, which, average=not arguments.no_average)
-    return open_weights(
-        find_weights(arguments.weights, arguments.model),
-        model_name=arguments.model,
-        model_args=given_model_args(arguments),
-        preprocess=arguments.preprocess,
-        mean=arguments.mean,
-        std=arguments.std,
-        judges=judges,
-    )
-
-
 def _described(result: "Prediction", trained: "TrainedModel") -> list[dict[str, Any]]:
     return [
         {"label": label, "class": trained.class_name(label), "probability": probability}
@@ -123,4 +121,4 @@ def _cell(result: "Prediction", predictions: list[dict[str, Any]]) -> "Cell":
 
 
 def _percent(probability: float) -> str:
-    return f"{100 * probability:.0f} %" if probability >= SHARE_ON_SHEET else "<1 %"
+    return format_percent(probability, 0) if probability >= SHARE_ON_SHEET else "<1 %"

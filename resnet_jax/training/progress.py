@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from resnet_jax.formatting import format_seconds
+from resnet_jax.formatting import format_clock
 
 logger = logging.getLogger(__name__)
 
@@ -59,5 +59,5 @@ class ProgressDisplay:
 
     @staticmethod
     def _status(loss: float, accuracy: float, images_per_second: float, seconds_left: float) -> str:
-        rate = f"{images_per_second:.0f} images/s  {format_seconds(seconds_left)} left" if images_per_second else ""
+        rate = f"{images_per_second:.0f} images/s  {format_clock(seconds_left)} left" if images_per_second else ""
         return f"loss {loss:.4f}  accuracy {accuracy:.4f}  {rate}".rstrip()

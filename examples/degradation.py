@@ -1,15 +1,22 @@
-"""The degradation command: plain and residual networks of growing depth, their errors in one picture.
+"""Trains plain and residual networks of growing depth, and draws their errors in one picture.
+
+    python examples/degradation.py --depths 20,56 [--workdir runs/degradation] [--config.field=value …]
 
 Deeper plain networks train worse, not only generalise worse; shortcuts cure that (He et al. 2015, arXiv:1512.03385,
 figures 1 and 6).
 """
 
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_INTERRUPTED
+from resnet_jax.cli.log_handler import install_log_handler
 from resnet_jax.config import load_config
 from resnet_jax.errors import UserError, check_choice
+from resnet_jax.formatting import format_percent
 from resnet_jax.models import list_models
 from resnet_jax.plotting.figures import new_figure, save_figure, style_axes
 from resnet_jax.training.loop import RunResult
@@ -69,3 +76,31 @@ def draw_degradation(records: Mapping[str, Records], workdir: Path) -> Path:
     path = workdir / PICTURE_FILE
     save_figure(figure, path)
     return path
+
+
+def main() -> int:
+    """Trains, or continues, and prints the errors."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--depths", default="20,32,44,56", help="layers (default: %(default)s)")
+    parser.add_argument("--config", default="degradation", help="how each is trained (default: %(default)s)")
+    parser.add_argument("--workdir", type=Path, default=Path("runs/degradation"), help="default: %(default)s")
+    arguments, overrides = parser.parse_known_args()
+    install_log_handler()
+    try:
+        depths = [int(depth) for depth in arguments.depths.split(",")]
+        results = degradation(arguments.config, overrides, depths, arguments.workdir)
+    except ValueError as error:
+        parser.error(str(error))
+    for name, result in results.items():
+        if result.interrupted_by:
+            print(f"{name}: interrupted by {result.interrupted_by}; the same command continues", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        final = {key: value for record in result.records for key, value in record.items()}
+        errors = (f"{split} error {format_percent(1 - final[f'{split}_accuracy'])}" for split in ("train", "test"))
+        print(name, *errors, sep="  ")
+    print(arguments.workdir / PICTURE_FILE)
+    return EXIT_DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
