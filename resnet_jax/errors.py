@@ -14,6 +14,10 @@ class UserError(ValueError):
     """Bad usage, config, data or file. The commands print its single line and exit with code 2."""
 
 
+class DamagedCheckpointError(UserError):
+    """A checkpoint that is not what was written: cut, altered, or only a part of it there."""
+
+
 class RunError(RuntimeError):
     """The run cannot go on, by no fault of its input: a full disk, a lost process. A single line, exit code 1."""
 

@@ -17,8 +17,7 @@ from state_dicts import plausible_variables
 
 from resnet_jax.checkpoint.background_writer import BackgroundWriter
 from resnet_jax.checkpoint.folder import digest, open_best, open_latest
-from resnet_jax.checkpoint.manifest import DamagedCheckpointError
-from resnet_jax.errors import Preempted, RunError, UserError
+from resnet_jax.errors import DamagedCheckpointError, Preempted, RunError, UserError
 from resnet_jax.models import ResNet
 from resnet_jax.training import create_train_state, sgd
 from resnet_jax.training.checkpointer import restore_state, restore_variables, save_state

@@ -232,11 +232,13 @@ def store_run(workdir, ema_decay=None, *, has_best=False):
         "class_names": DIGITS,
         "preprocess": None,
     }
+    arguments = {"stage_sizes": (1, 1), "num_filters": 8}
+    content = {"position": position, "model": {"name": "resnet20", "arguments": arguments}}
     with BackgroundWriter() as saves:
-        save_state(open_latest(workdir), saves, state.replace(step=jnp.asarray(7)), {"position": position})
+        save_state(open_latest(workdir), saves, state.replace(step=jnp.asarray(7)), content)
         if has_best:
             best = state.replace(step=jnp.asarray(3), params=jax.tree.map(lambda leaf: 3 * leaf, state.params))
-            save_state(open_best(workdir), saves, best, {"position": position})
+            save_state(open_best(workdir), saves, best, content)
     return state
 
 

@@ -270,9 +270,8 @@ def test_time_that_is_up_stops_both_at_one_step(tmp_path, ends_them):
 AGREE = """
 import json, os, sys
 from resnet_jax.distributed import processes as distributed
-from resnet_jax.errors import Preempted, RunError, UserError
+from resnet_jax.errors import DamagedCheckpointError, Preempted, RunError, UserError
 from resnet_jax.distributed.sync import assert_equal_across_processes, broadcast_from_process_0, sync_errors
-from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 
 address, number = sys.argv[1], int(sys.argv[2])
 distributed.start_processes(address, 2, number)

@@ -27,7 +27,6 @@ from resnet_jax.training import (
     create_train_state,
     experiment,
     features,
-    loop,
     make_schedule,
     precise_batch_stats,
     sgd,
@@ -37,6 +36,7 @@ from resnet_jax.training.finetuning import learning_rate_factors
 from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 from resnet_jax.training.optimizer import scale_by_layer
+from resnet_jax.training.run import train
 from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
 
 ARGUMENTS = {"stage_sizes": (1, 1), "num_filters": 4}
@@ -193,7 +193,7 @@ def test_run_begins_from_the_weights_and_draws_the_new_head_by_its_seed(weights,
     heads = []
     for seed in (0, 1):
         words = ["--config.finetune.trainable=head", "--config.learning_rate=0", f"--config.seed={seed}"]
-        loop.train(config_of(weights, *words), tmp_path / str(seed), "run")
+        train(config_of(weights, *words), tmp_path / str(seed), "run")
         variables = leaves(restore_run(tmp_path / str(seed)).state.variables)
         heads.append(variables.pop("params/fc/kernel"))
         assert variables.pop("params/fc/bias").shape == (10,)
@@ -205,10 +205,10 @@ def test_run_begins_from_the_weights_and_draws_the_new_head_by_its_seed(weights,
 
 def test_head_is_trained_on_features_as_on_the_images_that_they_are_of(weights, tmp_path, monkeypatch, capfd):
     words = ["--config.finetune.trainable=head", "--config.ema_decay=0.9", "--config.log_every_steps=5"]
-    loop.train(config_of(weights, *words), tmp_path / "features", "run")
+    train(config_of(weights, *words), tmp_path / "features", "run")
     assert "features of 1,797 images are computed once" in capfd.readouterr().err
     monkeypatch.setattr(features, "MAX_BYTES", 1000)
-    loop.train(config_of(weights, *words), tmp_path / "images", "run")
+    train(config_of(weights, *words), tmp_path / "images", "run")
     assert "features of" not in capfd.readouterr().err
     logs = [records(tmp_path / name) for name in ("features", "images")]
     assert [record["step"] for record in logs[0]] == [record["step"] for record in logs[1]]
@@ -221,7 +221,7 @@ def test_head_is_trained_on_features_as_on_the_images_that_they_are_of(weights, 
 @pytest.mark.parametrize("words", [["--config.augment.flip=True"], ["--config.finetune.trainable=stage2"]])
 def test_images_that_change_or_pass_through_trained_stages_are_no_features(weights, tmp_path, capfd, words):
     config = config_of(weights, "--config.finetune.trainable=head", "--config.num_steps=2", *words)
-    loop.train(config, tmp_path / "run", "run")
+    train(config, tmp_path / "run", "run")
     assert "features of" not in capfd.readouterr().err
 
 
@@ -303,7 +303,7 @@ def test_frozen_layers_of_a_run_are_the_weights_own_whatever_else_it_does(weight
     # Three devices: a mean of three equal numbers is another one in its last bit.
     monkeypatch.setattr(experiment, "make_mesh", lambda devices=None: make_mesh(jax.devices()[:3]))
     config = config_of(weights, *words, "--config.batch_size=48", "--config.num_steps=4")
-    loop.train(config, tmp_path / "run", "run")
+    train(config, tmp_path / "run", "run")
     trained = restore_run(tmp_path / "run")
     given = leaves(resnet_jax.load_weights(weights, resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=5)))
     moved = {path: not np.array_equal(leaf, given[path]) for path, leaf in leaves(trained.state.variables).items()
@@ -335,7 +335,7 @@ def test_rates_of_the_config_reach_the_layers(weights):
 
 def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
     words = ["--config.finetune.head=add", "--config.model_args.base_classes=5", "--config.finetune.trainable=head"]
-    loop.train(config_of(weights, *words), tmp_path / "run", "run")
+    train(config_of(weights, *words), tmp_path / "run", "run")
     trained = restore_run(tmp_path / "run")
     given = resnet_jax.load_weights(weights, resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=5))
     np.testing.assert_array_equal(trained.state.params["fc"]["kernel"], given["params"]["fc"]["kernel"])
@@ -345,7 +345,7 @@ def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
     variables = resnet_jax.load_weights(tmp_path / "w", resnet_jax.weights.read_info(tmp_path / "w").create_model())
     jax.tree.map(np.testing.assert_array_equal, variables["params"], dict(trained.state.params))
     config = config_of(tmp_path / "run", "--config.finetune.trainable=stage2", "--config.num_steps=2")
-    loop.train(config, tmp_path / "again", "run")
+    train(config, tmp_path / "again", "run")
     assert set(restore_run(tmp_path / "again").state.params) == {"conv1", "bn1", "layer1", "layer2", "fc"}
     # The second phase: both layers go on, with all that is below them.
     both = [
@@ -355,11 +355,11 @@ def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
         "--config.batch_norm=frozen",
     ]
     with pytest.raises(ValueError, match=r"top of 5: set --config\.model_args\.base_classes=5"):
-        loop.train(config_of(tmp_path / "run", *both), tmp_path / "both", "run")
-    loop.train(config_of(tmp_path / "run", *both, "--config.model_args.base_classes=5"), tmp_path / "both", "run")
+        train(config_of(tmp_path / "run", *both), tmp_path / "both", "run")
+    train(config_of(tmp_path / "run", *both, "--config.model_args.base_classes=5"), tmp_path / "both", "run")
     assert records(tmp_path / "both")[-1]["test_accuracy"] == records(tmp_path / "run")[-1]["test_accuracy"]
     with pytest.raises(ValueError, match="has a layer on top of its head already"):
-        loop.train(config_of(tmp_path / "run", "--config.finetune.head=add"), tmp_path / "third", "run")
+        train(config_of(tmp_path / "run", "--config.finetune.head=add"), tmp_path / "third", "run")
 
 
 def test_head_of_imagenet_is_kept_whichever_way_its_classes_are_named(tmp_path):
@@ -375,7 +375,7 @@ def test_head_of_imagenet_is_kept_whichever_way_its_classes_are_named(tmp_path):
 
 
 def test_head_that_is_kept_begins_where_the_other_run_ended(weights, tmp_path):
-    loop.train(config_of(weights, "--config.num_steps=20"), tmp_path / "first", "run")
+    train(config_of(weights, "--config.num_steps=20"), tmp_path / "first", "run")
     accuracy = records(tmp_path / "first")[-1]["test_accuracy"]
     words = [
         "--config.finetune.head=keep",
@@ -383,7 +383,7 @@ def test_head_that_is_kept_begins_where_the_other_run_ended(weights, tmp_path):
         "--config.num_steps=1",
         "--config.batch_norm=frozen",
     ]
-    loop.train(config_of(tmp_path / "first", *words), tmp_path / "second", "run")
+    train(config_of(tmp_path / "first", *words), tmp_path / "second", "run")
     assert records(tmp_path / "second")[-1]["test_accuracy"] == accuracy
 
 
@@ -434,7 +434,7 @@ def test_what_cannot_be_finetuned_is_told_before_anything_is_written(weights, tm
         variables["params"]["layer1"]["0"]["conv1"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
         resnet_jax.save_weights("nan.safetensors", model, variables)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        loop.train(config_of(weights, *words), tmp_path / "run", "run")
+        train(config_of(weights, *words), tmp_path / "run", "run")
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -446,13 +446,13 @@ def test_other_normalisation_than_that_of_the_weights_is_told(tmp_path, capfd):
     info = WeightsInfo("resnet20", dict(ARGUMENTS), (), PREPROCESS["CIFAR"])
     resnet_jax.save_weights(tmp_path / "w.safetensors", model, plausible_variables(model), info=info)
     config = config_of(tmp_path / "w.safetensors", "--config.num_steps=1")
-    loop.train(config, tmp_path / "run", "run")
+    train(config, tmp_path / "run", "run")
     assert "those of this run with config.normalize=" in capfd.readouterr().err
     mean, std = PREPROCESS["CIFAR"].mean, PREPROCESS["CIFAR"].std
     config = config_of(
         tmp_path / "w.safetensors", "--config.num_steps=1", f"--config.mean={mean}", f"--config.std={std}"
     )
-    loop.train(config, tmp_path / "same", "run")
+    train(config, tmp_path / "same", "run")
     assert "were normalised with" not in capfd.readouterr().err
 
 

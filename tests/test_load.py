@@ -304,14 +304,15 @@ def test_a_runs_checkpoints_are_read_from_any_of_its_folders(tmp_path):
 
     from resnet_jax.checkpoint.background_writer import BackgroundWriter
     from resnet_jax.checkpoint.folder import open_latest
+    from resnet_jax.training.checkpointer import save_state
     from resnet_jax.training.train_state import create_train_state
 
     model = small()
     state = create_train_state(model, random_variables(model), optax.sgd(0.1))
     later = jax.tree.map(lambda leaf: leaf + 1, random_variables(model))
     with BackgroundWriter() as saves:
-        open_latest(tmp_path).save(saves, state.replace(step=jnp.asarray(9)), {})
-        open_latest(tmp_path).save(saves, dataclasses.replace(state, step=jnp.asarray(10), **later), {})
+        save_state(open_latest(tmp_path), saves, state.replace(step=jnp.asarray(9)), {})
+        save_state(open_latest(tmp_path), saves, dataclasses.replace(state, step=jnp.asarray(10), **later), {})
     for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "10"):
         assert_equal(load_weights(path, model), later)
     assert_equal(load_weights(tmp_path / "checkpoints" / "9", model), random_variables(model))

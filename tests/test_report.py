@@ -22,9 +22,9 @@ from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.inference import report as report_module
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.evaluate import evaluate_weights
+from resnet_jax.inference.report_figures import _largest_in, _short, draw_calibration, draw_confusion
 from resnet_jax.plotting import figures
 from resnet_jax.plotting.contact_sheet import READABLE, draw_sheet
-from resnet_jax.plotting.report_figures import _largest_in, _short, draw_calibration, draw_confusion
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.train_step import eval_step, per_example_eval_step
 from resnet_jax.weights.info import WeightsInfo

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from resnet_jax.config import default_config
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.errors import UserError
-from resnet_jax.models import default_image_size
+from resnet_jax.models.variants import default_image_size
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 from resnet_jax.training.run import train

@@ -14,7 +14,7 @@ from resnet_jax.checkpoint.manifest import leaf_digests
 from resnet_jax.config import default_config
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import UserError
-from resnet_jax.models import create_model
+from resnet_jax.models.variants import create_model
 from resnet_jax.training.checkpointer import restore_state, save_state
 from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.optimizer import sgd

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import check_choice
-from resnet_jax.models import create_model, variable_shapes
+from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.models.summary import count_macs, num_elements, num_product_elements
+from resnet_jax.models.variants import create_model
 
 GPUS_PER_NODE = 8
 NUM_GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)

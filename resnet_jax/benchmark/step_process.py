@@ -4,8 +4,8 @@ from typing import Any
 
 from resnet_jax.benchmark.side_process import SideProcess
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.models import create_model
 from resnet_jax.models.resnet import DTYPES
+from resnet_jax.models.variants import create_model
 
 
 def measure_step_cost(

@@ -12,10 +12,15 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
-from resnet_jax.models import BatchNorm, BottleneckBlock, Conv, create_model, default_image_size, fold_batch_norm
+from resnet_jax.models.blocks import BottleneckBlock
+from resnet_jax.models.folding import fold_batch_norm
+from resnet_jax.models.layers import BatchNorm, Conv
 from resnet_jax.models.resnet import DTYPES
 from resnet_jax.models.summary import count_macs
-from resnet_jax.training import create_train_state, sgd, train_step
+from resnet_jax.models.variants import create_model, default_image_size
+from resnet_jax.training.optimizer import sgd
+from resnet_jax.training.train_state import create_train_state
+from resnet_jax.training.train_step import train_step
 
 Array = jax.Array
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from resnet_jax.checkpoint.folder import CheckpointFolder
-from resnet_jax.checkpoint.manifest import DamagedCheckpointError
+from resnet_jax.errors import DamagedCheckpointError
 
 Result = TypeVar("Result")
 OnDamaged = Callable[[CheckpointFolder, int, DamagedCheckpointError], None]

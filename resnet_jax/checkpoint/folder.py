@@ -27,17 +27,10 @@ import numpy as np
 
 from resnet_jax.checkpoint.background_writer import BackgroundWriter
 from resnet_jax.checkpoint.items import VARIABLES
-from resnet_jax.checkpoint.manifest import (
-    DamagedCheckpointError,
-    Leaves,
-    check_fits,
-    leaf_digests,
-    read_manifest,
-    write_manifest,
-)
+from resnet_jax.checkpoint.manifest import Leaves, check_fits, leaf_digests, read_manifest, write_manifest
 from resnet_jax.checkpoint.serialization import read_item, write_item
 from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
-from resnet_jax.errors import NonFiniteError, RunError, UserError
+from resnet_jax.errors import DamagedCheckpointError, NonFiniteError, RunError, UserError
 from resnet_jax.filesystem import PARTIAL, sync_folder, sync_path, write_text, writing
 
 LATEST_DIR = "checkpoints"

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.errors import RunError, UserError, truncate
+from resnet_jax.errors import DamagedCheckpointError, RunError, UserError, truncate
 
 # 1: without a manifest. 2: with one.
 FORMAT = 2
@@ -30,10 +30,6 @@ NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 Leaf = dict[str, Any]
 Leaves = dict[str, Leaf]
-
-
-class DamagedCheckpointError(UserError):
-    """A checkpoint that is not what was written: cut, altered, or only a part of it there."""
 
 
 def leaf_digests(tree: Any) -> Leaves:

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.checkpoint.manifest import NOT_THERE, DamagedCheckpointError, Leaves, check_leaves
-from resnet_jax.errors import RunError, first_line, os_error_code
+from resnet_jax.checkpoint.manifest import NOT_THERE, Leaves, check_leaves
+from resnet_jax.errors import DamagedCheckpointError, RunError, first_line, os_error_code
 
 # asyncio's words, when TensorStore's threads call the loop of Orbax that is over; and how late they may do so.
 LATE = "Event loop is closed"

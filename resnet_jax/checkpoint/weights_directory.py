@@ -11,16 +11,9 @@ import jax
 import numpy as np
 
 from resnet_jax.checkpoint.items import VARIABLES
-from resnet_jax.checkpoint.manifest import (
-    INFO_FILE,
-    MANIFEST_FILE,
-    DamagedCheckpointError,
-    leaf_digests,
-    read_manifest,
-    write_manifest,
-)
+from resnet_jax.checkpoint.manifest import INFO_FILE, MANIFEST_FILE, leaf_digests, read_manifest, write_manifest
 from resnet_jax.checkpoint.serialization import write_item
-from resnet_jax.errors import UserError, first_line
+from resnet_jax.errors import DamagedCheckpointError, UserError, first_line
 from resnet_jax.filesystem import PARTIAL, check_parents, making_parents, sync_folder
 
 

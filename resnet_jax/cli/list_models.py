@@ -14,7 +14,7 @@ def add_command(add: AddCommand) -> None:
 def run_list(arguments: argparse.Namespace) -> int:
     """List the models."""
     del arguments
-    from resnet_jax.models import list_models
+    from resnet_jax.models.variants import list_models
 
     print("\n".join(list_models()))
     return EXIT_DONE

@@ -101,7 +101,7 @@ class Parser(argparse.ArgumentParser):
     def _option_for(self, word: str) -> str:
         """The option that a word alone was probably meant for: a config's name, a model's, weights, a run's folder."""
         from resnet_jax.config import configs_dir
-        from resnet_jax.models import list_models
+        from resnet_jax.models.variants import list_models
 
         configs = {path.stem for path in configs_dir().glob("*.py")}
         likely = []

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 from resnet_jax.distributed.processes import LOST
-from resnet_jax.errors import FAULTS_OF_THE_DISK, NonFiniteError, Preempted, RunError, UserError
+from resnet_jax.errors import FAULTS_OF_THE_DISK, DamagedCheckpointError, NonFiniteError, Preempted, RunError, UserError
 
 Result = TypeVar("Result")
 # What a failure is raised as where it did not happen: one of these, see `_kind`.

@@ -13,7 +13,8 @@ from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import atomic_write, check_parents
 from resnet_jax.inference.onnx_graph import import_onnx, to_onnx
 from resnet_jax.inference.predictor import TrainedModel
-from resnet_jax.models import fold_batch_norm, num_input_channels
+from resnet_jax.models.folding import fold_batch_norm
+from resnet_jax.models.shapes import num_input_channels
 from resnet_jax.runtime import programs_not_kept
 from resnet_jax.training.images import normalizer
 

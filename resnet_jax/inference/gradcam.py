@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.models import ResNet
+from resnet_jax.models.resnet import ResNet
 
 Array = jax.Array
 

@@ -18,7 +18,7 @@ from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
 from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.inference.gradcam import explain
 from resnet_jax.inference.predictor import TrainedModel
-from resnet_jax.models import fold_batch_norm
+from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.training.images import normalizer
 
 Array = jax.Array

@@ -16,22 +16,22 @@ from PIL import Image
 from resnet_jax.checkpoint.fallback import read_latest
 from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.items import NUM_LOOKS
-from resnet_jax.checkpoint.manifest import DamagedCheckpointError
 from resnet_jax.config import config_from_dict
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
-from resnet_jax.errors import UserError, check_choice
-from resnet_jax.inference.describe import describe_weights
-from resnet_jax.models import ResNet, default_image_size
+from resnet_jax.errors import DamagedCheckpointError, UserError, check_choice
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import RGB
+from resnet_jax.models.variants import default_image_size
 from resnet_jax.training.checkpointer import restore_variables
 from resnet_jax.training.experiment import build_model
 from resnet_jax.training.images import Normalization
 from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.train_state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
+from resnet_jax.weights.describe import describe_weights
 from resnet_jax.weights.info import WeightsInfo, names_for
 from resnet_jax.weights.load import import_state_dict
 

@@ -14,8 +14,8 @@ from resnet_jax.data.source import Source
 from resnet_jax.filesystem import write_text
 from resnet_jax.formatting import format_percent
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
+from resnet_jax.inference.report_figures import draw_calibration, draw_confusion
 from resnet_jax.plotting.contact_sheet import READABLE, Cell, Line, draw_sheet, save_picture
-from resnet_jax.plotting.report_figures import draw_calibration, draw_confusion
 
 REPORT_FILE = "report.json"  # which tells a report's folder from others
 NUM_MISTAKES = 24

@@ -16,6 +16,7 @@ import numpy as np
 
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.blocks import BLOCKS, SHORTCUTS, Layer
+from resnet_jax.models.head_names import HEAD, TOP
 from resnet_jax.models.layers import (
     BatchNorm,
     Conv,
@@ -40,7 +41,6 @@ DTYPES = {
 }
 STEMS = ("imagenet", "cifar", "deep")
 DEEP_STEM_LAST = "6"
-HEAD, TOP = "fc", "top"
 GHOST = re.compile(r"ghost:([1-9][0-9]*)")
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
 

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.errors import UserError
-from resnet_jax.models import ResNet, create_model, default_image_size, variable_shapes
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.shapes import variable_shapes
+from resnet_jax.models.variants import create_model, default_image_size
 
 
 def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dict[str, Any]:

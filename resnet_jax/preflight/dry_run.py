@@ -11,9 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from resnet_jax.checkpoint.fallback import read_latest
-from resnet_jax.checkpoint.folder import CheckpointFolder, open_best, open_latest
-from resnet_jax.checkpoint.manifest import DamagedCheckpointError
+from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.prefetch import DEPTH, prefetch
 from resnet_jax.distributed.mesh import shard_batch
@@ -21,13 +19,12 @@ from resnet_jax.errors import UserError
 from resnet_jax.models.summary import num_elements, summarize_model
 from resnet_jax.preflight.dummy_data import dummy_data, missing_needs, missing_weights
 from resnet_jax.preflight.memory import estimate_memory, state_bytes, training_image_shape
-from resnet_jax.training.checkpointer import items_of
 from resnet_jax.training.experiment import Experiment, build_experiment
 from resnet_jax.training.features import has_fixed_features
 from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_eval_step, jit_train_step
 from resnet_jax.training.periods import Periods
-from resnet_jax.training.resume import check_images, check_run, folders_to_continue
+from resnet_jax.training.resume import check_run, continues_after
 from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import check_unlocked
 
@@ -107,45 +104,6 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         "seconds": {**seconds, "rest": rest},
         "num_timed": num_timed,
     }
-
-
-def continues_after(experiment: Experiment, workdir: Path) -> int:
-    """The step of the last whole checkpoint in `workdir`, from which a run would go on; 0 if there is none.
-
-    Raises UserError (a ValueError) as train does: if it is of other images or another model, or past the experiment's
-    end, or if none is whole of those there, or of those that an earlier start has set aside.
-    """
-    step = _last_whole_step(experiment, workdir)
-    if step > experiment.num_steps:
-        raise UserError(
-            f"workdir {workdir} is at step {step}, past the config's {experiment.num_steps}: set config.num_epochs or "
-            "config.num_steps higher, or choose another --workdir"
-        )
-    return step
-
-
-def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
-    latest, best = open_latest(workdir), open_best(workdir)
-    quarantined = latest.quarantined()
-    templates = items_of(init_run_state(experiment, shapes_only=True))
-    errors: list[DamagedCheckpointError] = []
-
-    def read(folder: CheckpointFolder, step: int) -> int:
-        folder.check(step, templates)
-        check_images(experiment, experiment.batches.source.digest(), folder.position(step), workdir)
-        return step
-
-    folders = folders_to_continue(latest, best, experiment)
-    step = read_latest(folders, read, lambda *told: errors.append(told[-1]), is_damaged=bool(quarantined))
-    if step is not None:
-        return step
-    if errors or quarantined:
-        what = f"{errors[-1]}, and no other in {workdir} is whole" if errors else f"no checkpoint in {workdir} is whole"
-        raise UserError(
-            f"{what}, and train would end: bring one back from a copy, choose another --workdir, or remove {workdir} "
-            "to begin anew"
-        )
-    return 0
 
 
 def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], dict[str, int] | None, int]:

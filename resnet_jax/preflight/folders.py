@@ -9,11 +9,10 @@ from ml_collections import ConfigDict
 from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_bytes
-from resnet_jax.preflight.dry_run import continues_after
 from resnet_jax.preflight.finding import Finding, ok, refused, warning
 from resnet_jax.runtime import cache_fault, cache_folder, cache_is_off, home
 from resnet_jax.training.experiment import Experiment
-from resnet_jax.training.resume import check_run
+from resnet_jax.training.resume import check_run, continues_after
 from resnet_jax.training.workdir import check_unlocked
 
 OWN_HOME = "set RESNET_JAX_HOME to a folder of yours"

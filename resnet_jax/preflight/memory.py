@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from resnet_jax.models import ResNet, variable_shapes
-from resnet_jax.models.shapes import DISTINCT_BLOCKS
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.shapes import DISTINCT_BLOCKS, variable_shapes
 from resnet_jax.models.summary import max_product_elements
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.jit_steps import init_run_state

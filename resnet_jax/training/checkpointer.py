@@ -15,6 +15,7 @@ from resnet_jax.config import to_json
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.sync import allgather
 from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.finetuning import finetune_arguments
 from resnet_jax.training.metric_writer import MetricWriter
 from resnet_jax.training.train_state import TrainState
 
@@ -106,7 +107,15 @@ class RunMetadata:
             **more,
         }
         config = json.loads(to_json(experiment.config))
-        return {"position": position, "seed": config["seed"], "config": config, "versions": self.versions}
+        arguments = {**experiment.config.model_args.to_dict(), **finetune_arguments(experiment.config)}
+        del arguments["trainable"]  # that is how it is trained
+        return {
+            "position": position,
+            "model": {"name": config["model"], "arguments": arguments},
+            "seed": config["seed"],
+            "config": config,
+            "versions": self.versions,
+        }
 
 
 class Checkpointer:

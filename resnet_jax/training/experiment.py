@@ -17,7 +17,8 @@ from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
 from resnet_jax.distributed.processes import warn_once
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.models import ResNet, create_model
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.variants import create_model
 from resnet_jax.training.finetuning import check_finetune, finetune_arguments, learning_rate_factors
 from resnet_jax.training.images import Normalization, encoded_preprocess, load_images, make_normalization
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd

@@ -13,8 +13,8 @@ from resnet_jax.data.source import Examples, Keys, Source, Transform
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import log
 from resnet_jax.errors import UserError
-from resnet_jax.models import variable_shapes
-from resnet_jax.models.resnet import HEAD
+from resnet_jax.models.head_names import HEAD
+from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.training.evaluation import batch_results
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import augments

@@ -5,7 +5,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.errors import UserError
-from resnet_jax.models import ResNet, create_model
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.variants import create_model
 
 
 def finetune_arguments(config: ConfigDict) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from ml_collections import ConfigDict
 
 from resnet_jax.distributed.processes import warn
 from resnet_jax.errors import UserError
-from resnet_jax.inference.describe import describe_weights, told_info
-from resnet_jax.models import ResNet
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import RGB
+from resnet_jax.weights.describe import describe_weights, told_info
 from resnet_jax.weights.info import WeightsInfo, same_classes
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.names import HEADS, torch_arrays

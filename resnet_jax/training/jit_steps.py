@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
 from resnet_jax.distributed.preemption import PreemptionGuard
-from resnet_jax.models import ResNet, variable_shapes
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import Normalization, augmenter, normalizer
 from resnet_jax.training.precise_batch_norm import precise_batch_stats

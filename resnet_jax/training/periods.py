@@ -1,8 +1,10 @@
 """What is due after which update, decided from its number alone: so a resumed run does what the unbroken one did."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from resnet_jax.training.experiment import Experiment
+if TYPE_CHECKING:
+    from resnet_jax.training.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Periods:
     save_every: int
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Periods":
+    def of(cls, experiment: "Experiment") -> "Periods":
         """The cadence of the experiment's config."""
         config, steps_per_epoch = experiment.config, experiment.steps_per_epoch
         return cls(

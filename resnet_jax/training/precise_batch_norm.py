@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from resnet_jax.errors import UserError
-from resnet_jax.models import ResNet
+from resnet_jax.models.resnet import ResNet
 
 Array = jax.Array
 

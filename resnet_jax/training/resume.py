@@ -9,15 +9,16 @@ from ml_collections import ConfigDict
 
 from resnet_jax.checkpoint.fallback import read_latest
 from resnet_jax.checkpoint.folder import CheckpointFolder, open_best, open_latest
-from resnet_jax.checkpoint.manifest import DamagedCheckpointError, read_manifest
+from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.config import config_from_dict, default_config, flatten
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0
-from resnet_jax.errors import UserError
+from resnet_jax.errors import DamagedCheckpointError, UserError
 from resnet_jax.runtime import versions
 from resnet_jax.training.checkpointer import items_of, restore_state
 from resnet_jax.training.experiment import Experiment, build_schedule
 from resnet_jax.training.field_effects import KnownImages, fields_without_effect
+from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record, read_config
 
@@ -72,6 +73,45 @@ def _restore_with_manifest(
 def _quarantine(quarantined: list[Path], folder: CheckpointFolder, step: int, error: DamagedCheckpointError) -> None:
     quarantined.append(folder.quarantine(step))
     warn(f"{error}; moved to {quarantined[-1]}; the step before is taken")
+
+
+def continues_after(experiment: Experiment, workdir: Path) -> int:
+    """The step of the last whole checkpoint in `workdir`, from which a run would go on; 0 if there is none.
+
+    Raises UserError (a ValueError) as train does: if it is of other images or another model, or past the experiment's
+    end, or if none is whole of those there, or of those that an earlier start has set aside.
+    """
+    step = _last_whole_step(experiment, workdir)
+    if step > experiment.num_steps:
+        raise UserError(
+            f"workdir {workdir} is at step {step}, past the config's {experiment.num_steps}: set config.num_epochs or "
+            "config.num_steps higher, or choose another --workdir"
+        )
+    return step
+
+
+def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
+    latest, best = open_latest(workdir), open_best(workdir)
+    quarantined = latest.quarantined()
+    templates = items_of(init_run_state(experiment, shapes_only=True))
+    errors: list[DamagedCheckpointError] = []
+
+    def read(folder: CheckpointFolder, step: int) -> int:
+        folder.check(step, templates)
+        check_images(experiment, experiment.batches.source.digest(), folder.position(step), workdir)
+        return step
+
+    folders = folders_to_continue(latest, best, experiment)
+    step = read_latest(folders, read, lambda *told: errors.append(told[-1]), is_damaged=bool(quarantined))
+    if step is not None:
+        return step
+    if errors or quarantined:
+        what = f"{errors[-1]}, and no other in {workdir} is whole" if errors else f"no checkpoint in {workdir} is whole"
+        raise UserError(
+            f"{what}, and train would end: bring one back from a copy, choose another --workdir, or remove {workdir} "
+            "to begin anew"
+        )
+    return 0
 
 
 def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:

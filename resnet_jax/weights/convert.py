@@ -9,8 +9,8 @@ from typing import Any
 from resnet_jax.checkpoint.weights_directory import check_replaceable, write_directory
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.inference.describe import describe_weights
-from resnet_jax.models import ResNet
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.weights.describe import describe_weights
 from resnet_jax.weights.info import WeightsInfo, names_for
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.names import LAYOUTS

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from resnet_jax.models import ResNet, create_model, list_models
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.variants import create_model, list_models
 
 Shape = tuple[int, ...]
 

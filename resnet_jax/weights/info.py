@@ -13,7 +13,8 @@ from resnet_jax.checkpoint.weights_directory import read_info_text
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import expand
-from resnet_jax.models import ResNet, create_model
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.variants import create_model
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.lazy_tensor import reading
 from resnet_jax.weights.pretrained import PRETRAINED, recipe_of

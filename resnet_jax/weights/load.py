@@ -11,14 +11,15 @@ from flax.traverse_util import unflatten_dict
 
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.filesystem import expand
-from resnet_jax.models import ResNet, create_model, variable_shapes
-from resnet_jax.models.resnet import DTYPES, make_dense
-from resnet_jax.weights.from_checkpoint import read_directory
+from resnet_jax.models.resnet import DTYPES, ResNet, make_dense
+from resnet_jax.models.shapes import variable_shapes
+from resnet_jax.models.variants import create_model
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes
+from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.pretrained import fetch_pretrained
 from resnet_jax.weights.report import Report, compare, complaint
-from resnet_jax.weights.state_dict import StateDict, Tensor, read_state_dict
+from resnet_jax.weights.state_dict import StateDict, Tensor
 
 HEAD_CHOICES = ("strict", "reset")
 ALIGNMENT = 64  # bytes
@@ -69,18 +70,6 @@ def import_state_dict(
         layer = make_dense(model, name, num_outputs)
         variables["params"][name] = layer.init(jax.random.key(0), jnp.zeros((1, num_inputs)))["params"]
     return variables, report
-
-
-def open_weights(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
-    """The tensors in a weights file or checkpoint directory.
-
-    which, average: of a run, as `read_directory` takes them. Raises UserError (a ValueError) if it is neither.
-    """
-    if path.is_dir():
-        return read_directory(path, which, average=average)
-    if which is not None or not average:
-        raise UserError(f"--checkpoint and --no_average belong to a run's folder, and {path} is none: leave them out")
-    return read_state_dict(path)
 
 
 def _in_our_order(

@@ -6,14 +6,16 @@ module names, in which {x} stands for a number and {x+1} for the same number cou
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
 from resnet_jax.errors import UserError
-from resnet_jax.models import ResNet
-from resnet_jax.models.resnet import HEAD, TOP
+from resnet_jax.models.head_names import HEAD, TOP
+
+if TYPE_CHECKING:
+    from resnet_jax.models.resnet import ResNet
 
 Path = tuple[str, ...]  # the collection, the modules, the variable: ("params", "layer1", "0", "conv1", "kernel")
 Rule = tuple[str, str]  # the module's name there, and here
@@ -138,7 +140,7 @@ def _recognize(names: Iterable[str]) -> tuple[str, tuple[Rule, ...]]:
     return "torchvision", ALIASES
 
 
-def layout_names(layout: str, model: ResNet, names: Iterable[str]) -> dict[str, str]:
+def layout_names(layout: str, model: "ResNet", names: Iterable[str]) -> dict[str, str]:
     """The layout's name for each of torchvision's `names` of this model.
 
     Raises UserError (a ValueError) if the layout has no names for such a network.

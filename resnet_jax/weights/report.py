@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UserError, truncate
-from resnet_jax.models import ResNet, variable_shapes
-from resnet_jax.models.resnet import HEAD
-from resnet_jax.models.shapes import RGB, stem_kernel
+from resnet_jax.models.head_names import HEAD
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
 from resnet_jax.weights.infer_architecture import agrees, architecture, describe_network, has_conv_bias
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import HEADS, torch_shapes

@@ -9,8 +9,9 @@ import numpy as np
 
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.filesystem import atomic_write, check_parents, expand
-from resnet_jax.models import ResNet, num_input_channels, variable_shapes
-from resnet_jax.models.resnet import HEAD
+from resnet_jax.models.head_names import HEAD
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.shapes import num_input_channels, variable_shapes
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
 from resnet_jax.weights.names import LAYOUTS, layout_names, torch_arrays
 from resnet_jax.weights.safetensors_file import write_safetensors

@@ -9,15 +9,13 @@ import numpy as np
 
 from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.checkpoint.weights_directory import find_checkpoint
-from resnet_jax.config import config_from_dict
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
-from resnet_jax.models import ResNet, create_model
-from resnet_jax.training.finetuning import finetune_arguments
-from resnet_jax.training.workdir import CONFIG_FILE, read_config
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.variants import create_model
 from resnet_jax.weights.infer_architecture import describe_options, has_conv_bias
 from resnet_jax.weights.info import WeightsInfo, read_info
-from resnet_jax.weights.load import open_weights
+from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.state_dict import StateDict
 
 
@@ -57,23 +55,40 @@ def _run_info(path: Path) -> WeightsInfo | None:
     """What the run tells whose folder this is, or its checkpoints, its best, or one of their steps; None if none."""
     if not path.is_dir():
         return None
-    workdir = next((folder for folder in (path, *path.absolute().parents[:2]) if (folder / CONFIG_FILE).exists()), None)
-    if workdir is None or not (step := find_checkpoint(path)).name.isdecimal():
+    try:
+        step = find_checkpoint(path)
+    except UserError:
         return None
-    config = config_from_dict(read_config(workdir))
-    position = read_manifest(step)["position"]
+    if not step.name.isdecimal():
+        return None
+    manifest = read_manifest(step)
+    position = manifest["position"]
     class_names = tuple(position["class_names"])
     mean, std = (np.asarray(position["normalization"][key]) for key in ("mean", "std"))
     per_channel = mean.ndim == std.ndim == 1  # a mean image belongs to images of one size, and to no Preprocess
     preprocess = Preprocess(None, None, "bilinear", tuple(mean.tolist()), tuple(std.tolist())) if per_channel else None
     if position["preprocess"]:
         preprocess = Preprocess.from_json(position["preprocess"])
-    arguments = finetune_arguments(config)
-    del arguments["trainable"]  # that was how they were trained
+    name, arguments = _trained_model(manifest)
     return WeightsInfo(
-        model=config.model,
-        model_args={**config.model_args.to_dict(), **arguments, "num_classes": len(class_names)},
+        model=name,
+        model_args={**arguments, "num_classes": len(class_names)},
         class_names=class_names,
         preprocess=preprocess,
-        source=str(workdir),
+        source=str(step.absolute().parent.parent),
     )
+
+
+def _trained_model(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The model's name and arguments that a run's manifest holds; of an older one, those that its config says."""
+    if "model" in manifest:
+        return manifest["model"]["name"], _with_tuples(manifest["model"]["arguments"])
+    config = manifest["config"]
+    arguments = _with_tuples(config["model_args"])
+    if config.get("finetune", {}).get("head") == "add":
+        arguments.setdefault("base_classes", create_model(config["model"]).num_classes)
+    return config["model"], arguments
+
+
+def _with_tuples(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()}

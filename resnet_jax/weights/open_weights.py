@@ -1,4 +1,4 @@
-"""Weights out of a checkpoint directory: one of the convert command's, or of a run."""
+"""The tensors in a weights file or checkpoint directory, by torchvision's names; of a directory of convert or a run."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.checkpoint.items import AVERAGE, JUDGED, NUM_LOOKS, VARIABLES
-from resnet_jax.checkpoint.manifest import DamagedCheckpointError, read_manifest
+from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.checkpoint.serialization import read_item
 from resnet_jax.checkpoint.weights_directory import find_checkpoint
-from resnet_jax.errors import UserError
+from resnet_jax.errors import DamagedCheckpointError, UserError
 from resnet_jax.weights.names import torch_arrays
-from resnet_jax.weights.state_dict import RunCheckpoint, StateDict, name_tensors
+from resnet_jax.weights.state_dict import RunCheckpoint, StateDict, name_tensors, read_state_dict
 
 # What the moving average's names of a run begin with.
 OF_AVERAGE = "ema_"
@@ -36,6 +36,18 @@ class ArrayTensor:
     def read(self) -> np.ndarray:
         """Its elements."""
         return self.array
+
+
+def open_weights(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
+    """The tensors in a weights file or checkpoint directory.
+
+    which, average: of a run, as `read_directory` takes them. Raises UserError (a ValueError) if it is neither.
+    """
+    if path.is_dir():
+        return read_directory(path, which, average=average)
+    if which is not None or not average:
+        raise UserError(f"--checkpoint and --no_average belong to a run's folder, and {path} is none: leave them out")
+    return read_state_dict(path)
 
 
 def read_directory(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
