@@ -118,7 +118,9 @@ def test_packages_out_of_range_or_absent_are_told_with_what_to_install(versions,
         Finding(ERROR, "packages", "flax 0.11.0 is not >=0.12", "pip install 'flax>=0.12'"),
         Finding(ERROR, "packages", "optax is not installed", "pip install 'optax>=0.2.8'"),
         Finding(
-            WARNING, "packages", "onednn-cpu-gomp is not installed, which only fast convolutions on a CPU need",
+            WARNING,
+            "packages",
+            "onednn-cpu-gomp is not installed, which only fast convolutions on a CPU need",
             "pip install 'onednn-cpu-gomp==2023.2.*'",
         ),
     ]
