@@ -247,6 +247,7 @@ def test_memory_and_cores_are_those_that_a_container_leaves(monkeypatch, tmp_pat
 
 
 def test_set_that_is_not_prepared_is_told_with_where_its_archive_goes(monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow_datasets", reason="it is not installed")
     words = [f"--config.data_dir={tmp_path / 'data'}"]
     manual = tmp_path / "data/downloads/manual"
     one = findings("cifar10", *words, workdir=tmp_path / "run")["data"]

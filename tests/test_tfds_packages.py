@@ -85,6 +85,12 @@ def test_set_of_tfds_without_it_is_told_with_what_to_install():
         assert line.endswith("pip install tensorflow-datasets importlib-resources array-record google-crc32c")
 
 
+def test_misspelt_folder_needs_no_tfds(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match=r"^dataset='foldr' must be one of .*; did you mean 'folder'"):
+        import_for_tfds("tensorflow_datasets", "foldr")
+
+
 def test_only_what_is_missing_is_named(monkeypatch):
     pytest.importorskip("tensorflow_datasets", reason="it is not installed")
     monkeypatch.setitem(sys.modules, "google_crc32c", None)

@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, suggestion
 
 # By module; TFDS imports importlib_resources without declaring it.
 PACKAGES = {
@@ -19,6 +19,10 @@ def import_for_tfds(module: str, name: str) -> ModuleType:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
+        if near := suggestion(name.lower(), ("digits", "folder")):
+            raise UserError(
+                f"dataset={name!r} must be one of digits, folder and the sets of TFDS, which is not complete here{near}"
+            ) from error
         # All at once, and the module's own package too where something that it imports is missing: pip then adds that.
         missing = [package for other, package in PACKAGES.items() if other == module or not _is_importable(other)]
         raise UserError(
