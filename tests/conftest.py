@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 # RESNET_JAX_TEST_PLATFORM=cuda: for the tests marked `gpu`, which compare a GPU with the CPU.
@@ -20,6 +20,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="resn
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 sys.path.insert(0, str(Path(__file__).parent))
+try:
+    version("resnet-family-jax")
+except PackageNotFoundError:  # a checkout that is not installed: this process and those that tests start find it so
+    CHECKOUT = str(Path(__file__).parent.parent)
+    sys.path.insert(1, CHECKOUT)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (CHECKOUT, os.environ.get("PYTHONPATH"))))
 
 from resnet_jax.cli.log_handler import install_log_handler  # noqa: E402 - after the environment is set
 

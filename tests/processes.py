@@ -69,8 +69,8 @@ def wait_for_step(process, workdir, step):
 
 
 def without_tensorflow(folder):
-    """A folder for PYTHONPATH in which TensorFlow cannot be imported."""
+    """A PYTHONPATH, this process's own behind a folder in which TensorFlow cannot be imported."""
     package = folder / "blocked" / "tensorflow"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('not here')")
-    return package.parent
+    return os.pathsep.join(filter(None, (str(package.parent), os.environ.get("PYTHONPATH"))))

@@ -119,7 +119,12 @@ def test_packages_out_of_range_or_absent_are_told_with_what_to_install(versions,
         Finding(OK, "packages", "1 of 4 declared ones installed and in range"),
         Finding(ERROR, "packages", "flax 0.11.0 is not >=0.12", "pip install 'flax>=0.12'"),
         Finding(ERROR, "packages", "optax is not installed", "pip install 'optax>=0.2.8'"),
-        Finding(WARNING, "packages", "onednn-cpu-gomp is not installed", "pip install 'onednn-cpu-gomp==2023.2.*'"),
+        Finding(
+            WARNING,
+            "packages",
+            "onednn-cpu-gomp is not installed, which only fast convolutions on a CPU need",
+            "pip install 'onednn-cpu-gomp==2023.2.*'",
+        ),
     ]
 
 
@@ -244,6 +249,7 @@ def test_memory_and_cores_are_those_that_a_container_leaves(monkeypatch, tmp_pat
 
 
 def test_set_that_is_not_prepared_is_told_with_where_its_archive_goes(monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow_datasets", reason="it is not installed")
     words = [f"--config.data_dir={tmp_path / 'data'}"]
     manual = tmp_path / "data/downloads/manual"
     one = findings("cifar10", *words, workdir=tmp_path / "run")["data"]

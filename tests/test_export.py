@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,10 @@ def test_run_is_exported_by_the_command(tmp_path, capsys):
 
 # The modules of the distributions that the package requires, and those that these require, are there; others are not.
 OWN_REQUIREMENTS_ALONE = """
-import importlib.metadata, re, sys
+import importlib.metadata, re, sys, tomllib
+
+def name_of(requirement):
+    return re.match(r"[\\w.-]+", requirement)[0].lower().replace("_", "-")
 
 def required(name, extras=()):
     try:
@@ -97,10 +101,12 @@ def required(name, extras=()):
         kept.add(name)
         for line in distribution.requires or ():
             if "extra ==" not in line:
-                required(re.match(r"[\\w.-]+", line)[0].lower().replace("_", "-"))
+                required(name_of(line))
 
-kept = set()
-required("resnet-family-jax")
+kept = {"resnet-family-jax"}
+with open(sys.argv[1], "rb") as file:  # pyproject.toml: a checkout may not be installed
+    for line in tomllib.load(file)["project"]["dependencies"]:
+        required(name_of(line))
 owners = importlib.metadata.packages_distributions()
 
 class Absent:
@@ -123,7 +129,8 @@ def test_stablehlo_is_written_and_read_with_the_packages_own_requirements_alone(
         "print(network.call(np.zeros((3, 32, 32, 3), np.float32)).shape)\n"
         "print(sorted({'torch', 'tensorflow', 'onnx'} & {*sys.modules}))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, str(Path(__file__).parent.parent / "pyproject.toml")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-2:] == ["(3, 10)", "[]"]
 

@@ -46,7 +46,7 @@ def test_resnet50_trains_and_evaluates_every_image_once_without_tensorflow(data_
         "--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8",
         "--config.image_size=32", "--config.resize=36",
         "--config.batch_size=4", "--config.num_steps=3", "--config.log_every_steps=1", "--config.learning_rate=0.001",
-        environment={"PYTHONPATH": str(without_tensorflow(tmp_path))},
+        environment={"PYTHONPATH": without_tensorflow(tmp_path)},
     )  # fmt: skip
     assert code == 0, errors
     log = records(tmp_path / "run")

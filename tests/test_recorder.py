@@ -3,6 +3,8 @@
 import errno
 import json
 import struct
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import pytest
@@ -27,6 +29,21 @@ def make(workdir, **options):
         workdir, "run", num_steps=100, steps_per_epoch=10, batch_size=4, log_every_steps=3,
         preemption=PreemptionGuard(1), **{"step": 0, "sums": MetricSums(), **options},
     )  # fmt: skip
+
+
+def test_events_are_written_without_torch_also_where_it_is_installed(tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from resnet_jax.training.events import EventLog\n"
+        "EventLog(Path(sys.argv[1]), 0).add_scalars(1, {'loss': 1.0})\n"
+        "assert 'torch' not in sys.modules\n"
+        "import torch"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.stderr.splitlines()[-1] == "RuntimeError: torch was imported"  # by the last line
+    assert "EventLog" not in result.stderr
+    assert [*tmp_path.glob("events.*")]
 
 
 def test_loss_that_is_not_finite_stops_and_names_the_step(tmp_path):

@@ -77,7 +77,7 @@ def test_cifar10_trains_and_evaluates_without_tensorflow(prepared, tmp_path):
     code, _, errors = run(
         "train", "--config", "cifar10_quick", "--workdir", tmp_path / "run", f"--config.data_dir={data_dir}",
         "--config.batch_size=40", "--config.num_epochs=2", "--config.model_args.stage_sizes=(1,1)",
-        environment={"PYTHONPATH": str(without_tensorflow(tmp_path))},
+        environment={"PYTHONPATH": without_tensorflow(tmp_path)},
     )  # fmt: skip
     assert code == 0, errors
     final = records(tmp_path / "run")[-1]
@@ -113,7 +113,7 @@ def test_damaged_archive_is_named_with_what_it_should_be(tmp_path):
 
 def test_missing_tensorflow_is_told_with_how_to_install_it(tmp_path):
     code = "import sys; from resnet_jax.data.tfds.records import prepare; prepare('cifar10', sys.argv[1], {})"
-    environment = {**os.environ, "PYTHONPATH": str(without_tensorflow(tmp_path))}
+    environment = {**os.environ, "PYTHONPATH": without_tensorflow(tmp_path)}
     command = [sys.executable, "-c", code, str(tmp_path / "data")]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert "preparing cifar10 needs TensorFlow: pip install 'resnet-family-jax[prepare]'" in result.stderr

@@ -219,6 +219,18 @@ def test_tfrecord_is_read_without_tensorflow(as_tfrecord):
     assert result.stdout.split()[1] == "False"
 
 
+def test_reader_that_is_not_installed_is_named_by_the_sets_that_need_it(imagenet, as_tfrecord, monkeypatch):
+    for module, needing, other in (
+        ("array_record", imagenet[0], as_tfrecord),
+        ("google_crc32c", as_tfrecord, imagenet[0]),
+    ):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, module, None)
+            assert len(open_records("imagenet2012", "validation", str(other))) == NUM_VALIDATION
+            with pytest.raises(ValueError, match=f"{module}.*: pip install {module.replace('_', '-')}$"):
+                open_records("imagenet2012", "validation", str(needing))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -98,7 +98,9 @@ class HostCopy:
         # Of one device, which holds all: an array of its own, whose view does not keep the state from being donated.
         shards = [leaf.addressable_data(0) for leaf in leaves]
         for shard in shards:
-            shard.copy_to_host_async()  # all at once from an accelerator
+            # All at once from an accelerator. On the CPU jax 0.11's copy is the array itself, then not donated.
+            if all(device.platform != "cpu" for device in shard.devices()):
+                shard.copy_to_host_async()
         if [(array.shape, array.dtype) for array in self._arrays] != [(leaf.shape, leaf.dtype) for leaf in leaves]:
             self._arrays = [np.empty(leaf.shape, leaf.dtype) for leaf in leaves]
         for array, shard in zip(self._arrays, shards, strict=True):

@@ -12,8 +12,9 @@ from resnet_jax.preflight.finding import Finding, checked, error, ok, warning
 
 DISTRIBUTION = "resnet-family-jax"
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-# Without it convolutions are slower on the CPU, and nothing else changes.
-DISPENSABLE = ("onednn-cpu-gomp",)
+# What alone needs them. Without oneDNN convolutions are slower on the CPU, and nothing else changes.
+_TFDS_PACKAGES = ("tensorflow-datasets", "importlib-resources", "array-record", "google-crc32c")
+DISPENSABLE = {"onednn-cpu-gomp": "fast convolutions on a CPU", **dict.fromkeys(_TFDS_PACKAGES, "data sets of TFDS")}
 # How the systems are tested, by name and processor as Python has them; the README has the same table.
 TESTED_SYSTEMS = (("Linux", "x86_64"),)
 TESTED = {
@@ -72,8 +73,11 @@ def check_packages() -> Iterator[Finding]:
     if len(faults) < len(wanted):
         yield ok("packages", f"{len(wanted) - len(faults)} of {len(wanted)} declared ones installed and in range")
     for one, fault in faults:
-        tell = warning if one.name in DISPENSABLE else error
-        yield tell("packages", fault, f"pip install '{one.name}{one.specifier}'")
+        remedy = f"pip install '{one.name}{one.specifier}'"
+        if one.name in DISPENSABLE:
+            yield warning("packages", f"{fault}, which only {DISPENSABLE[one.name]} need", remedy)
+        else:
+            yield error("packages", fault, remedy)
 
 
 def check_jax() -> Iterator[Finding]:

@@ -1,12 +1,31 @@
 """TensorBoard's events of a run, written as they come: no thread or queue that a full disk could leave hanging."""
 
+import contextlib
 import os
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+
+@contextlib.contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """`module` cannot be imported meanwhile, unless it has been already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+# tensorboardX imports torch where it is installed, for nothing used here: seconds, and CUDA libraries of its own.
+with _hidden("torch"):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
 
 
 class EventLog:

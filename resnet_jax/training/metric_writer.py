@@ -173,7 +173,7 @@ class MetricWriter:
         self._try_events(lambda: self._write_events(step, values))
 
     def _write_events(self, step: int, values: dict[str, Any]) -> None:
-        if self._events is None:  # not before the first step: where torch is installed, importing this imports it
+        if self._events is None:  # not before the first step, which need not wait for it
             from resnet_jax.training.events import EventLog
 
             self._events = EventLog(self._workdir, self._first_step)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.tfds.packages import import_for_tfds
 from resnet_jax.errors import UserError, suggestion
 
 FILE_FORMAT = "array_record"  # in which sets are prepared here
@@ -33,10 +34,11 @@ def find_builder(name: str, data_dir: str) -> Any:
     """TFDS's builder of the image classification set `name`, which may not be prepared yet.
 
     name: as TFDS has it, "set", "set/config" or "set:version". Raises UserError (a ValueError) for a name that TFDS
-    does not know, a set of another kind, and one that lies prepared in a format that cannot be read.
+    does not know, a set of another kind, one that lies prepared in a format that cannot be read, and where TFDS is not
+    installed.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
-    import tensorflow_datasets as tfds
+    tfds = import_for_tfds("tensorflow_datasets", name)
 
     where = data_root(data_dir)
     if where.exists() and not where.is_dir():

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from resnet_jax.data.tfds.archives import check_archives
 from resnet_jax.data.tfds.builder import FILE_FORMAT, data_root, find_builder, one_line
+from resnet_jax.data.tfds.packages import import_for_tfds
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import lock
 
@@ -63,6 +64,7 @@ def _prepare(name: str, data_dir: str, url_infos: dict[str, Any] | None, tidying
             f"preparing {name} needs TensorFlow: pip install 'resnet-family-jax[prepare]' "
             "(only once; training does not need it)"
         ) from error
+    import_for_tfds("array_record", name)
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError
 from resnet_jax.data.tfds.builder import FILE_FORMAT, TFRECORD, find_builder, one_line, prepared_variants
+from resnet_jax.data.tfds.packages import import_for_tfds
 from resnet_jax.data.tfds.prepare import manual_dir, prepare, prepare_in_subprocess
 from resnet_jax.data.tfds.tfrecord import TfRecords
 from resnet_jax.errors import UserError, check_choice, truncate
@@ -130,8 +131,10 @@ def _examples(builder: Any, split: str) -> Any:
     import tensorflow_datasets as tfds
 
     if FILE_FORMAT in {file_format.value for file_format in builder.info.available_file_formats()}:
+        import_for_tfds("array_record", builder.name)
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         return builder.as_data_source(split, deserialize_method=raw, file_format=FILE_FORMAT)
+    import_for_tfds("google_crc32c", builder.name)
     info = builder.info.splits[split]
     template = info.filename_template.replace(filetype_suffix=TFRECORD)
     paths = [Path(path) for path in template.sharded_filepaths(info.num_shards)]

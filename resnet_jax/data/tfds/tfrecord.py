@@ -12,8 +12,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
-import google_crc32c
-
 _HEADER, _CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")
 
 
@@ -101,5 +99,7 @@ _SEEK_LOCK = threading.Lock()  # where a system cannot read at a place without m
 
 def masked_crc32c(data: bytes) -> int:
     """The checksum that TFRecord has of `data`: CRC-32C, rotated, plus a constant."""
+    import google_crc32c  # here, so that whoever reads no TFRecord does without it
+
     crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
