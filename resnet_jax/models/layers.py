@@ -3,6 +3,7 @@
 Everything here computes in `dtype`, keeps its parameters in `param_dtype` and takes images as (B, H, W, C).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -146,8 +147,7 @@ def _normalize_by_batch(
     x: Array, scale: Array, bias: Array, epsilon: float, axis_name: tuple[str, ...] = ()
 ) -> tuple[Array, Array, Array]:
     """`x` (..., C) normalised, with its mean and biased variance (C,), over the mapped axes too."""
-    mean = _mean(x, axis_name)
-    var = _mean(jnp.square(x - mean), axis_name)
+    mean, var = mean_and_variance(x, axis_name)
     return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
@@ -165,6 +165,30 @@ def _normalize_by_batch_jvp(epsilon: float, axis_name: tuple[str, ...], primals:
     factor, factor_dot = inverse * scale, inverse * scale_dot - 0.5 * inverse**3 * scale * var_dot
     y_dot = x_dot * factor + centred * factor_dot + (bias_dot - mean_dot * factor)
     return (y, mean, var), (y_dot, mean_dot, var_dot)
+
+
+def mean_and_variance(x: Array, axis_name: tuple[str, ...] = ()) -> tuple[Array, Array]:
+    """The mean and the biased variance (C,) of each channel of `x` (B, ..., C), over the mapped axes too.
+
+    One pass over `x`: the sums of an image's values and of their squares, both less the value in its middle, so that
+    squares stay small where the mean is large. The images' means and variances, (B, C), are then combined exactly
+    (Chan et al. 1979). The middle is itself among the n values, so that it lies at most sqrt(n - 1) of their standard
+    deviations from their mean (Samuelson 1968): at worst 1 + n roundings of an image's variance, mostly two or three.
+    """
+    positions = tuple(range(1, x.ndim - 1))
+    num_positions = math.prod(x.shape[axis] for axis in positions)
+    middle = x
+    for axis in positions:
+        middle = jax.lax.slice_in_dim(middle, x.shape[axis] // 2, x.shape[axis] // 2 + 1, axis=axis)
+    shifted = x - middle
+    offset = jnp.sum(shifted, positions) / num_positions  # (B, C)
+    square = jnp.sum(jnp.square(shifted), positions) / num_positions
+    middle = middle.reshape(offset.shape)
+    mean = _mean(middle + offset, axis_name)
+    # Rounding may make the difference negative. What it leaves of an image's mean is taken from `middle - mean`, which
+    # is exact where both are large.
+    within, between = jnp.maximum(square - jnp.square(offset), 0.0), jnp.square((middle - mean) + offset)
+    return mean, _mean(within + between, axis_name)
 
 
 def _mean(x: Array, axis_name: tuple[str, ...]) -> Array:
