@@ -173,7 +173,9 @@ class Program:
                 (part.skips if isinstance(part, Tensor) else part.outputs).append(value.tensor)
                 sources.append(part if isinstance(part, Tensor) else part.x)
             fused = [product for product in self.products if any(product.y is source for source in sources)]
-            if self.inference and fused and value.kind != "pooling":  # in the last convolution, instead of its own output
+            if (
+                self.inference and fused and value.kind != "pooling"
+            ):  # in the last convolution, instead of its own output
                 read = sum(source.num_bytes for source in sources if source is not fused[-1].y)
                 self.kernels.append(Kernel("convolutions", read + num_bytes - fused[-1].y.num_bytes))
             else:
@@ -198,9 +200,7 @@ class Program:
             self.kernels.append(Kernel("norm gradients", read + norm.x.num_bytes + added_to(norm.x)))
         for made in reversed(self.products):
             gradient_bytes = PARAMETER_BYTES * made.kernel_size
-            self.kernels.append(
-                Kernel("kernel gradients", made.x_read + made.y.num_bytes + gradient_bytes, made.flops)
-            )
+            self.kernels.append(Kernel("kernel gradients", made.x_read + made.y.num_bytes + gradient_bytes, made.flops))
             if not made.x.is_images:
                 num_bytes = made.y.num_bytes + made.kernel_bytes + made.x.num_bytes + added_to(made.x)
                 self.kernels.append(Kernel("input gradients", num_bytes, made.flops))
@@ -208,8 +208,10 @@ class Program:
 
 def is_batch_norm(equation: Any) -> bool:
     """Whether an equation normalises by the batch: it returns the normalised array, and a mean and variance (C,)."""
-    shapes = [x.aval.shape for x in equation.outvars]
-    return equation.primitive.name == "custom_jvp_call" and len(shapes) == 3 and shapes[1] == shapes[2] == shapes[0][-1:]
+    if equation.primitive.name != "custom_jvp_call" or len(equation.outvars) != 3:
+        return False
+    normalised, mean, var = (x.aval.shape for x in equation.outvars)
+    return mean == var == normalised[-1:]
 
 
 def size_of(aval: Any) -> int:
