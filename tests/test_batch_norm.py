@@ -9,7 +9,8 @@ import pytest
 from state_dicts import random_variables
 
 from resnet_jax.distributed.mesh import make_mesh, replicated, shard_batch
-from resnet_jax.models import BatchNorm, Conv, ResNet
+from resnet_jax.models import BatchNorm, Conv, ResNet, layers
+from resnet_jax.models.layers import in_one_pass, in_two_passes, mean_and_variance
 from resnet_jax.training import create_train_state, precise_batch_stats, sgd, train_step
 
 ROWS = 16
@@ -163,3 +164,80 @@ def test_precise_statistics_that_cannot_be_are_refused():
         precise_batch_stats(model, {}, [])
     with pytest.raises(ValueError, match="at least one batch"):
         precise_batch_stats(model.clone(batch_norm="global"), {}, [])
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("shape", [(8, 14, 14, 32), (64, 1, 1, 32), (64, 32), (2, 56, 56, 32)])
+def test_statistics_of_one_pass_are_as_accurate_as_those_of_two(ratio, shape):
+    """Error by the standard deviation; the plain difference of moments would lose the variance at 1e4."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(shape[0],) + (1,) * (len(shape) - 2) + shape[-1:])
+    x = (ratio + images + rng.normal(size=shape)).astype(np.float32)
+    axes = tuple(range(len(shape) - 1))
+
+    mean, var = x.mean(axes, dtype=np.float64), x.astype(np.float64).var(axes)
+    (mean_two, var_two), (mean_one, var_one) = (jax.jit(f)(x) for f in (in_two_passes, in_one_pass))
+    assert np.max(np.abs(var_one - var) / var) <= max(3 * np.max(np.abs(var_two - var) / var), 1e-6)
+    assert np.max(np.abs(mean_one - mean)) <= max(3 * np.max(np.abs(mean_two - mean)), 4e-7 * (1 + ratio))
+
+
+def test_the_variance_is_never_negative_and_survives_an_outlier_in_the_middle():
+    """What the squares are taken around is then as far from the mean as a value among them can be."""
+    constant = np.broadcast_to(np.float32([0.1, -1e4, 3e-20]), (3, 5, 7, 3))
+    mean, var = jax.jit(in_one_pass)(constant)
+    np.testing.assert_allclose(mean, constant[0, 0, 0], rtol=3e-7)
+    assert np.all(var >= 0)
+    assert np.all(var <= np.square(3e-7 * constant[0, 0, 0]))
+    for size, outlier in ((7, 1.0), (56, 1e3), (112, 1e-3)):
+        x = np.full((4, size, size, 1), 0.7, np.float32)
+        x[:, size // 2, size // 2] += np.float32(outlier)
+        _, var = jax.jit(in_one_pass)(x)
+        exact = x.astype(np.float64).var()
+        np.testing.assert_allclose(var, exact, rtol=2e-7 * size**2 + 1e-6)
+
+
+def passes(function, *arguments):
+    """How many passes over an array as large as the first argument each result needs, one after the other."""
+    traced = jax.make_jaxpr(function)(*arguments)
+    return _passes(traced.jaxpr, [0] * len(arguments), arguments[0].size)
+
+
+def _passes(jaxpr, depths, size):
+    known = dict(zip(jaxpr.invars, depths, strict=True)) | dict.fromkeys(jaxpr.constvars, 0)
+    for equation in jaxpr.eqns:
+        given = [0 if hasattr(operand, "val") else known.get(operand, 0) for operand in equation.invars]
+        inner = next((p for p in equation.params.values() if hasattr(getattr(p, "jaxpr", p), "eqns")), None)
+        if "branches_platforms" in equation.params:
+            default = equation.params["branches_platforms"].index(None)
+            found = _passes(equation.params["branches"][default].jaxpr, given[1:], size)
+        elif inner is not None:
+            found = _passes(getattr(inner, "jaxpr", inner), given, size)
+        else:
+            reduces = equation.primitive.name.startswith("reduce_") and equation.invars[0].aval.size >= size
+            found = [max(given, default=0) + reduces] * len(equation.outvars)
+        known |= dict(zip(equation.outvars, found, strict=True))
+    return [0 if hasattr(result, "val") else known.get(result, 0) for result in jaxpr.outvars]
+
+
+def test_batch_norm_reads_the_activations_once_for_its_statistics_and_once_for_both_sums_of_its_gradient():
+    x, scale = jnp.ones((4, 6, 6, 8), jnp.bfloat16), jnp.ones(8)
+
+    def normalize(x, scale, bias):
+        return layers._normalize_by_batch(x.astype(jnp.float32), scale, bias, 1e-5)
+
+    def gradients(x, y_dot, scale, bias):
+        return jax.vjp(lambda *operands: normalize(*operands)[0], x, scale, bias)[1](y_dot)
+
+    assert passes(normalize, x, scale, scale) == [1, 1, 1]  # y, mean, var
+    assert passes(gradients, x, x.astype(jnp.float32), scale, scale) == [2, 2, 1]  # of x, scale (both after the first)
+    assert passes(lambda x: jnp.mean(jnp.square(x - jnp.mean(x))), x) == [2]
+
+
+def test_statistics_over_mapped_axes_are_those_of_the_whole_batch():
+    """Shares of means far apart, themselves far from zero."""
+    means = np.array([0.0, 1e3, 2e3, 7e3]).reshape(4, 1, 1, 1, 1)
+    shares = (means + np.random.default_rng(0).normal(size=(4, 2, 5, 5, 3))).astype(np.float32)
+    mapped = jax.vmap(partial(mean_and_variance, axis_name=("share",)), axis_name="share")
+    for mean, var in zip(*mapped(shares), strict=True):
+        np.testing.assert_allclose(mean, shares.mean((0, 1, 2, 3), dtype=np.float64), rtol=1e-6)
+        np.testing.assert_allclose(var, shares.astype(np.float64).var((0, 1, 2, 3)), rtol=1e-6)

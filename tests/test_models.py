@@ -514,3 +514,20 @@ def test_images_of_torchs_order_are_refused_in_our_words(stem):
 def test_the_public_functions_are_listed():
     assert {*resnet_jax.__all__} <= {*dir(resnet_jax)}
     assert "Any" not in dir(resnet_jax)
+
+
+def test_a_sums_relu_has_the_derivatives_of_relu_and_keeps_its_result_for_them():
+    x = jnp.array([-1.0, -0.0, 0.0, 2.0, jnp.inf, -jnp.inf, jnp.nan])
+
+    def with_gradient(function):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(function(x))))
+
+    np.testing.assert_array_equal(layers.relu_of_sum(x), jax.nn.relu(x))
+    np.testing.assert_array_equal(with_gradient(layers.relu_of_sum)(x), with_gradient(jax.nn.relu)(x))
+    curvature = jax.hessian(lambda x: jnp.sum(layers.relu_of_sum(x) ** 3))(x[:4])
+    np.testing.assert_array_equal(curvature, np.diag([0.0, 0.0, 0.0, 12.0]))
+    for platform, num_kept in (("cpu", 0), ("cuda", 1)):
+        lowered = jax.jit(with_gradient(layers.relu_of_sum)).trace(x).lower(lowering_platforms=(platform,)).as_text()
+        assert lowered.count("stablehlo.optimization_barrier") == num_kept
+    inference = jax.jit(layers.relu_of_sum).trace(x).lower(lowering_platforms=("cuda",)).as_text()
+    assert "optimization_barrier" not in inference

@@ -11,7 +11,7 @@ import pytest
 
 from resnet_jax import create_model
 from resnet_jax.errors import UserError
-from resnet_jax.models import ResNet
+from resnet_jax.models import ResNet, layers
 from resnet_jax.training import (
     accumulate,
     begin_accumulation,
@@ -90,9 +90,20 @@ def golden_run(name, dtype):
     return facts, arrays, losses, state
 
 
+@pytest.fixture(params=["as on the CPU", "in one pass"])
+def batch_statistics(request, monkeypatch):
+    """How batch norm takes them: the CPU in two passes, other devices in one."""
+    traced = []
+    if request.param == "in one pass":
+        monkeypatch.setattr(layers, "in_two_passes", lambda x: traced.append(x) or layers.in_one_pass(x))
+    yield
+    assert bool(traced) == (request.param == "in one pass")
+
+
 @pytest.mark.parametrize(
     "name", ["train-sgd", "train-nesterov-smoothing", "train-lamb-bce", "train-lars-mixup", "train-ema-clip"]
 )
+@pytest.mark.usefixtures("batch_statistics")
 def test_losses_weights_statistics_averages_and_logits_equal_torchs(name):
     with jax.enable_x64(True):
         facts, arrays, losses, state = golden_run(name, "float64")
@@ -112,6 +123,7 @@ def test_losses_weights_statistics_averages_and_logits_equal_torchs(name):
 
 @pytest.mark.numerics
 @pytest.mark.parametrize("name", ["train-sgd", "train-nesterov-smoothing"])
+@pytest.mark.usefixtures("batch_statistics")
 def test_float32_losses_drift_no_further_than_torchs_own(name):
     _, arrays, losses, _ = golden_run(name, "float32")
     drift = np.maximum.accumulate(np.abs(arrays["losses_torch_float32"] - arrays["losses"]))

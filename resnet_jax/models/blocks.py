@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from resnet_jax.models.layers import BatchNorm, Conv, SqueezeExcite, average_pool, stochastic_depth
+from resnet_jax.models.layers import BatchNorm, Conv, SqueezeExcite, average_pool, relu_of_sum, stochastic_depth
 from resnet_jax.ops.convolution import subsample
 
 Array = jax.Array
@@ -128,7 +128,7 @@ class ResidualBlock(nn.Module):
             y = stochastic_depth(self.make_rng("dropout"), y, self.drop_branch)
         if self.shortcut != "none":
             y = y + self._shortcut(x, projected, features, train)
-        return y if self.preact else nn.relu(y)
+        return y if self.preact else relu_of_sum(y)
 
     def _convolutions(self) -> tuple[Convolution, ...]:
         if not self.bottleneck:

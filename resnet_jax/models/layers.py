@@ -3,6 +3,7 @@
 Everything here computes in `dtype`, keeps its parameters in `param_dtype` and takes images as (B, H, W, C).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -80,7 +81,7 @@ class Conv(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) over all axes but the last.
 
-    Training normalises by the batch's own mean and biased variance, computed in two passes, and moves the running
+    Training normalises by the batch's own mean and biased variance, see `mean_and_variance`, and moves the running
     statistics by `1 - momentum`: the running variance is the unbiased one, as in torch and unlike flax.linen.BatchNorm.
     Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
     Under `jit` with a batch sharded over devices the statistics are those of the global batch.
@@ -146,8 +147,7 @@ def _normalize_by_batch(
     x: Array, scale: Array, bias: Array, epsilon: float, axis_name: tuple[str, ...] = ()
 ) -> tuple[Array, Array, Array]:
     """`x` (..., C) normalised, with its mean and biased variance (C,), over the mapped axes too."""
-    mean = _mean(x, axis_name)
-    var = _mean(jnp.square(x - mean), axis_name)
+    mean, var = mean_and_variance(x, axis_name)
     return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
@@ -165,6 +165,48 @@ def _normalize_by_batch_jvp(epsilon: float, axis_name: tuple[str, ...], primals:
     factor, factor_dot = inverse * scale, inverse * scale_dot - 0.5 * inverse**3 * scale * var_dot
     y_dot = x_dot * factor + centred * factor_dot + (bias_dot - mean_dot * factor)
     return (y, mean, var), (y_dot, mean_dot, var_dot)
+
+
+def mean_and_variance(x: Array, axis_name: tuple[str, ...] = ()) -> tuple[Array, Array]:
+    """The mean and the biased variance (C,) of each channel of `x` (B, ..., C), over the mapped axes too.
+
+    In one pass over `x`, which is what the time of a GPU goes into; on the CPU in two: its compiler would write what is
+    left of `x` after a shift to memory before it sums it up, and the benchmark's steps took 3 % longer.
+    """
+    mean, var = jax.lax.platform_dependent(x, cpu=in_two_passes, default=in_one_pass)
+    if axis_name:
+        local, mean = mean, jax.lax.pmean(mean, axis_name)
+        var = jax.lax.pmean(var + jnp.square(local - mean), axis_name)
+    return mean, var
+
+
+def in_two_passes(x: Array) -> tuple[Array, Array]:
+    """The mean of each channel of `x` (B, ..., C), then the mean of the squares of what is left: two of (C,)."""
+    axes = tuple(range(x.ndim - 1))
+    mean = jnp.mean(x, axes)
+    return mean, jnp.mean(jnp.square(x - mean), axes)
+
+
+def in_one_pass(x: Array) -> tuple[Array, Array]:
+    """The same from the sums of each image's values and of their squares, both less the value in the image's middle.
+
+    So the squares stay small where the mean is large. The images' means and variances, (B, C), are then combined
+    exactly (Chan et al. 1979). The middle is itself among the n values, so that it lies at most sqrt(n - 1) of their
+    standard deviations from their mean (Samuelson 1968): at worst n roundings of an image's variance, mostly a few.
+    """
+    positions = tuple(range(1, x.ndim - 1))
+    num_positions = math.prod(x.shape[axis] for axis in positions)
+    middle = x
+    for axis in positions:
+        middle = jax.lax.slice_in_dim(middle, x.shape[axis] // 2, x.shape[axis] // 2 + 1, axis=axis)
+    shifted = x - middle
+    offset = jnp.sum(shifted, positions) / num_positions  # (B, C)
+    square = jnp.sum(jnp.square(shifted), positions) / num_positions
+    middle = middle.reshape(offset.shape)
+    mean = jnp.mean(middle + offset, axis=0)
+    # Rounding may make the difference negative. Between images, `middle - mean` is exact where both are large.
+    within, between = jnp.maximum(square - jnp.square(offset), 0.0), jnp.square((middle - mean) + offset)
+    return mean, jnp.mean(within + between, axis=0)
 
 
 def _mean(x: Array, axis_name: tuple[str, ...]) -> Array:
@@ -250,6 +292,27 @@ class SqueezeExcite(nn.Module):
         gate = nn.relu(self.conv(squeezed, kernel_size=1, use_bias=True, name="fc1")(gate))
         gate = self.conv(channels, kernel_size=1, use_bias=True, name="fc2")(gate)
         return x * nn.sigmoid(gate)
+
+
+@jax.custom_jvp
+def relu_of_sum(x: Array) -> Array:
+    """`max(x, 0)`, of which the gradient reads the result and not the arrays that `x` is the sum of.
+
+    The next block's convolutions need the result in memory anyway. XLA would compute it again from the sum's parts, two
+    reads for one, and write the masked cotangent, which it need not: together 5 % of what ResNet-50's step moves on a
+    GPU. On the CPU it is `nn.relu`, whose program it leaves as it was.
+    """
+    return nn.relu(x)
+
+
+@relu_of_sum.defjvp
+def _relu_of_sum_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    def in_memory(x: Array) -> tuple[Array, Array]:
+        y = jax.lax.optimization_barrier(nn.relu(x))
+        return y, y
+
+    y, positive = jax.lax.platform_dependent(*primals, cpu=lambda x: (nn.relu(x), x), default=in_memory)
+    return y, jax.lax.select(positive > 0, tangents[0], jnp.zeros_like(tangents[0]))
 
 
 def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
