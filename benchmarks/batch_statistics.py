@@ -13,10 +13,6 @@ relative to the standard deviation, by:
     one pass        `in_one_pass`, which runs on other devices
 """
 
-import os
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +61,7 @@ def errors(x):
 
 def main() -> None:
     """Prints the table."""
+    jax.config.update("jax_platforms", "cpu")
     rows = {f"{ratio:g}": errors(batch(ratio)) for ratio in RATIOS}
     rows["constant"] = errors(np.broadcast_to(np.float32([0.1, 1e4] * (SHAPE[3] // 2)), SHAPE))
     names = tuple(rows["0"])

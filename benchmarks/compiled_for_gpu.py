@@ -92,8 +92,8 @@ def compiled_step(model: str, batch_size: int, image_size: int | None, dtype: st
     jax.config.update("jax_platforms", "cpu")
     jax.devices()  # finds the plugins
     from jax.experimental import topologies
+    from step_cost import lower_step, make_experiment, step_config
 
-    from resnet_jax.benchmark.step_cost import lower_step, make_experiment, step_config
     from resnet_jax.data.sources import Splits
     from resnet_jax.models import default_image_size
     from resnet_jax.training.experiment import build_experiment

@@ -27,12 +27,9 @@ nowhere as arrays, nor are labels, masks of dropout, or the sums over positions 
 import argparse
 import json
 import math
-import os
 import sys
 from dataclasses import dataclass, field
 from typing import Any
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jax.numpy as jnp
@@ -295,6 +292,7 @@ def floor(
 
 def main() -> int:
     """Prints the account of each model."""
+    jax.config.update("jax_platforms", "cpu")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["resnet50"])
     parser.add_argument("--batch_size", type=int, default=256)

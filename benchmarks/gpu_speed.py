@@ -1,5 +1,6 @@
 """The parts of gpu.py that measure speed: the card, training, inference, flags, kernels, reading images."""
 
+import functools
 import json
 import os
 import statistics
@@ -17,9 +18,10 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from floor import floor
 from gpu_part import ROOT, Part, shorten
+from reading_images import measure_data
 
-from resnet_jax.benchmark import measure_data
 from resnet_jax.benchmark.torch_process import TorchProcess, is_installed
 from resnet_jax.benchmark.work import Work, matmul_flops_per_second, torch_spec
 from resnet_jax.config import default_config
@@ -65,9 +67,9 @@ def describe_machine(part: Part) -> None:
     part.row(what="cores", value=len(os.sched_getaffinity(0)))
     for dtype in ("bfloat16", "float32"):
         with part.measured(what=f"matrix product in {_precision(dtype)}, TFLOP/s") as values:
-            values["value"] = matmul_flops_per_second(dtype, TINY_PRODUCT if part.tiny else None) / 1e12
+            values["value"] = _peak(dtype, part.tiny) / 1e12
     with part.measured(what="memory, GB/s read and written") as values:
-        values["value"] = copied_bytes_per_second(2**16 if part.tiny else 2**30) / 1e9
+        values["value"] = _bandwidth(part.tiny) / 1e9
 
 
 def copied_bytes_per_second(num_bytes: int) -> float:
@@ -108,7 +110,7 @@ def compare(
     """Measures a network against torch's, in turn, which prepares while ours compiles; keeps and returns the row.
 
     "share of peak" is of the rate of a matrix product of that dtype; "memory" is what the program's buffers take,
-    torch's what its allocator took at most.
+    torch's what its allocator took at most. The floor is that of floor.py at the bandwidth and peak measured here.
     """
     model, image_size = ("resnet20", 32) if part.tiny else (model, None)
     num_steps, num_pairs = (1, 2) if part.tiny else (20 if batch_size >= 64 else 50, 5)
@@ -132,7 +134,11 @@ def compare(
             median = statistics.median(seconds)
             row["images/s"], row["ms"] = batch_size / median, 1e3 * median
             flops = (2 if inference else 6) * work.macs * batch_size / median
-            row["share of peak"] = flops / _peak(dtype, part.tiny)
+            peak = _peak(dtype, part.tiny)
+            row["share of peak"] = flops / peak
+            least = floor(model, batch_size, image_size, dtype, _bandwidth(part.tiny), peak, inference)
+            row["floor's images/s"] = least["images_per_second"]
+            row["of the floor's rate"] = batch_size / median / least["images_per_second"]
             row["memory, GiB"], row["compile, s"] = work.program_memory / GIB, work.compile_seconds
             if torch is not None:
                 median = statistics.median(torch.seconds)
@@ -171,13 +177,14 @@ def _precision(dtype: str) -> str:
     return "TF32" if dtype == "float32" and jax.default_backend() == "gpu" else dtype
 
 
-_peaks: dict[str, float] = {}
-
-
+@functools.cache
 def _peak(dtype: str, tiny: bool) -> float:
-    if dtype not in _peaks:
-        _peaks[dtype] = matmul_flops_per_second(dtype, TINY_PRODUCT if tiny else None)
-    return _peaks[dtype]
+    return matmul_flops_per_second(dtype, TINY_PRODUCT if tiny else None)
+
+
+@functools.cache
+def _bandwidth(tiny: bool) -> float:
+    return copied_bytes_per_second(2**16 if tiny else 2**30)
 
 
 def compare_flags(part: Part) -> None:

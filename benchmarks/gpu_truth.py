@@ -18,8 +18,8 @@ import numpy as np
 from gpu_part import ROOT, Part
 from gpu_speed import TRAIN_VARIANTS, compare
 from PIL import Image
+from step_cost import step_config
 
-from resnet_jax.benchmark.step_cost import step_config
 from resnet_jax.config import load_config
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits

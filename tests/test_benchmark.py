@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+import reading_images as data
+import saving
+import training_loop
 from PIL import Image
 
 from resnet_jax import benchmark as command
-from resnet_jax.benchmark import benchmark, data, measure_saving
+from resnet_jax.benchmark import benchmark
 from resnet_jax.benchmark.side_process import SideProcess
 from resnet_jax.benchmark.work import Work, torch_spec
 from resnet_jax.cli.main import main
@@ -33,13 +36,13 @@ def test_benchmark_measures_and_profiles(tmp_path, inference):
 
 
 def test_saving_is_measured(capsys):
-    assert main(["benchmark", "--saving", "--model", "resnet20", "--pairs", "2", "--json"]) == 0
+    assert saving.main(["--model", "resnet20", "--saves", "2", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["bytes"] == 4 * (2 * 269_722 + 2 * 688 + 1)  # parameters, momentum, statistics, the step
     assert all(result[name] > 0 for name in ("save", "blocked", "first_blocked", "hash", "restore"))
     assert result["blocked_share"] == result["blocked"] / result["save"]
     with pytest.raises(UserError, match="num_saves=0 must be at least 1"):
-        measure_saving("resnet20", 0)
+        saving.measure_saving("resnet20", 0)
 
 
 def test_training_step_of_the_block_is_measured():
@@ -78,7 +81,6 @@ def test_torchs_network_has_as_many_parameters_as_ours():
         (["--model", "resnet21"], "did you mean"),
         (["--against", "tensorflow"], "torch"),
         (["--model", "resnext_block", "--inference"], "training only"),
-        (["--loop", "--against", "torch"], "leave out"),
         (["--model", "seresnet18", "--against", "torch"], "has no squeeze_excite=True, which seresnet18 has"),
         (["--model", "wrn16_8", "--against", "torch"], "has no block_cls='preact_basic'"),
     ],
@@ -134,13 +136,20 @@ def test_ratios_to_other_ways_are_medians_of_pairs(monkeypatch):
     assert result == {"ours": 3.0, "decode": 4.0, "ratio_to_decode": 1.0}  # of 0.5, 2 and 1
 
 
-def test_benchmark_of_data_needs_jpegs_and_nothing_else(tmp_path, capsys):
-    assert main(["benchmark", "--data", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"error: --data {tmp_path} holds no JPEGs\n"
-    assert main(["benchmark", "--data", str(tmp_path), "--against", "torch"]) == 2
-    assert "--data measures nothing else: leave out --against" in capsys.readouterr().err
+def test_benchmark_of_data_needs_jpegs(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        data.main([str(tmp_path)])
+    assert f"error: {tmp_path} holds no JPEGs" in capsys.readouterr().err
+
+
+def test_training_loop_is_compared_with_its_bare_step(capsys):
+    assert (
+        training_loop.main(["--batch_size", "64", "--image_size", "8", "--steps", "2", "--pairs", "1", "--json"]) == 0
+    )
+    result = json.loads(capsys.readouterr().out)
+    assert min(result["bare"], result["loop"], result["ratio"], result["batch_share"]) > 0
 
 
 def test_side_process_that_ends_is_told_with_its_module():
-    with pytest.raises(UserError, match=r"resnet_jax\.benchmark\.data_side ended with exit code 1"):
-        SideProcess("resnet_jax.benchmark.data_side", {"cores": 1, "way": "none"}).measure()
+    with pytest.raises(UserError, match=r"reading_images_side.py ended with exit code 1"):
+        SideProcess([str(data.SIDE)], {"cores": 1, "way": "none"}).measure()

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from step_cost import step_macs
 
-from resnet_jax.benchmark.step_cost import step_macs
 from resnet_jax.models import ResNet
 
 PATH = Path(__file__).parent.parent / "benchmarks" / "floor.py"

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from collectives import collectives
+from step_cost import lower_step, make_experiment, shapes, step_config
 
-from resnet_jax.benchmark.collectives import collectives
-from resnet_jax.benchmark.step_cost import lower_step, make_experiment, shapes, step_config
 from resnet_jax.data.sources import Splits
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.training.experiment import build_experiment

@@ -2,8 +2,8 @@
 
 import jax
 import pytest
+from step_cost import QUICK, lower_step, make_experiment, step_config
 
-from resnet_jax.benchmark.step_cost import QUICK, lower_step, make_experiment, step_config
 from resnet_jax.preflight import memory
 from resnet_jax.preflight.memory import estimate_memory, state_bytes
 from resnet_jax.training.jit_steps import init_run_state

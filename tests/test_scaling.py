@@ -4,20 +4,19 @@ import json
 import math
 
 import pytest
-
-from resnet_jax.benchmark.scaling import (
+from scaling import (
     BATCH_NORMS,
     NUM_GPUS,
     RECIPES,
     Network,
     Recipe,
     all_reduce_seconds,
+    main,
     network,
     recipe_rows,
     scaling,
     step_times,
 )  # fmt: skip
-from resnet_jax.cli.main import main
 
 NET = Network(macs=4_000_000_000, activations=10_000_000, parameters=25_000_000, statistics=50_000, num_norms=50)
 
@@ -95,12 +94,12 @@ def test_a_recipe_that_grows_keeps_its_images_per_gpu():
 
 
 def test_the_command_prints_every_recipe_and_count(capsys):
-    assert main(["benchmark", "--scaling", "--json"]) == 0
+    assert main(["--json"]) == 0
     results = json.loads(capsys.readouterr().out)
     assert set(results) == {"global", "local"}
     assert [row["num_gpus"] for recipe in results["global"] for row in recipe["rows"]] == [*NUM_GPUS] * 8
     assert math.log2(NUM_GPUS[-1] / NUM_GPUS[0]) == len(NUM_GPUS) - 1
-    assert main(["benchmark", "--scaling"]) == 0
+    assert main([]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 2 * 8 + 2 + 8 * 8
     assert lines[1].startswith("torchvision V1  global")

@@ -1,28 +1,21 @@
 """The benchmark command: how fast a network trains or infers, against the machine's peak and against torch.
 
-work.py is one network's step in JAX, torch_side.py the same in torch, profile.py where a step's time goes, loop.py the
-training loop against its bare step, saving.py a checkpoint, data.py the input pipeline against other ways to read
-images (data_side.py); without a clock: step_cost.py what a step's program computes and sends (collectives.py), in a
-process of its own (step_process.py), scaling.py many GPUs on paper.
+work.py is one network's step in JAX, torch_side.py the same in torch, in a process of its own (torch_process.py),
+profile.py where a step's time goes.
 """
 
 import statistics
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.benchmark.data import measure_data
-from resnet_jax.benchmark.loop import measure_loop
 from resnet_jax.benchmark.profile import profile
-from resnet_jax.benchmark.saving import measure_saving
-from resnet_jax.benchmark.scaling import scaling
-from resnet_jax.benchmark.step_process import measure_step_cost
 from resnet_jax.benchmark.torch_process import TorchProcess
 from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second, torch_spec
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.resnet import DTYPES
 from resnet_jax.runtime import peak_memory
 
-__all__ = ["benchmark", "measure_data", "measure_loop", "measure_saving", "measure_step_cost", "scaling"]
+__all__ = ["benchmark"]
 
 FLOPS_PER_MAC = {"training": 6, "inference": 2}  # the two gradients cost what the forward pass costs, each
 

@@ -5,22 +5,23 @@ import functools
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.errors import UserError
 
 
 class SideProcess:
-    """`python -m module`, given `spec` on its first line of standard input.
+    """Python with some words, `-m module` or a script, given `spec` on its first line of standard input.
 
     It prepares while this process goes on: `about` waits for what it answers when it is warm.
     """
 
-    def __init__(self, module: str, spec: dict[str, Any]):
+    def __init__(self, words: Sequence[str], spec: dict[str, Any]):
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self._module = module
+        self._name = words[-1]
         self._send(json.dumps(spec))
 
     @functools.cached_property
@@ -55,5 +56,5 @@ class SideProcess:
         assert self._process.stdout is not None
         answer = self._process.stdout.readline()
         if not answer:
-            raise UserError(f"{self._module} ended with exit code {self._process.wait()}; its message is above")
+            raise UserError(f"{self._name} ended with exit code {self._process.wait()}; its message is above")
         return json.loads(answer)

@@ -21,7 +21,7 @@ class TorchProcess:
         if not is_installed("torch"):
             raise UserError("--against torch needs torch in this environment: pip install torch")
         spec = {**spec, "variants": list(variants), "device": device}
-        self._process = SideProcess("resnet_jax.benchmark.torch_side", spec)
+        self._process = SideProcess(["-m", "resnet_jax.benchmark.torch_side"], spec)
         self.seconds: list[float] = []
         self.peak_memory = 0
 

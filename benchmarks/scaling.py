@@ -5,13 +5,17 @@ memory traffic, then the all-reduces of batch norm, which it waits for, then wha
 backward pass does not hide. docs/scaling.md tells the formula and what follows from it.
 """
 
+import argparse
 import math
+import sys
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.cli.printing import print_result
 from resnet_jax.errors import check_choice
 from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.models.summary import count_macs, num_elements, num_product_elements
@@ -195,3 +199,44 @@ def scaling(batch_norm: str = "global") -> list[dict[str, Any]]:
             "rows": rows,
         })  # fmt: skip
     return results
+
+
+def print_scaling(results: dict[str, list[dict[str, Any]]], as_json: bool) -> int:
+    """Where each recipe stops, with either batch norm, then every step with global statistics."""
+    if as_json:
+        return print_result(results, as_json=True)
+    print("recipe          batch norm  scales to  then bound by    what to do")
+    for one, other in zip(results["global"], results["local"], strict=True):
+        for row in (one, other):
+            print(
+                f"{row['name']:<15} {row['batch_norm']:<11} {row['scales_to']:>9}  {row['bound'] or '-':<15}  "
+                f"{row['advice'] or '-'}"
+            )
+    print(
+        "\nglobal batch norm  GPUs  images/GPU  compute  gradients  statistics  input  step ms  efficiency  hours  "
+        "bound"
+    )
+    for recipe in results["global"]:
+        for row in recipe["rows"]:
+            place = f"{recipe['name']:<17} {row['num_gpus']:>5}  {row['images_per_gpu']:>10g}"
+            if "step_ms" in row:
+                place += (
+                    f"  {row['compute_ms']:7.1f}  {row['gradient_ms']:9.1f}  {row['statistics_ms']:10.1f}"
+                    f"  {row['input_ms']:5.1f}  {row['step_ms']:7.1f}  {row['efficiency']:10.0%}  {row['hours']:5.2f}"
+                )
+            else:
+                place += " " * 70
+            print(f"{place}  {row['bound']}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args(argv)
+    return print_scaling({name: scaling(name) for name in ("global", "local")}, arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

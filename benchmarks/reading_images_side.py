@@ -1,4 +1,4 @@
-"""One way to read training images, timed in a process of its own: python -m resnet_jax.benchmark.data_side.
+"""One way to read training images, timed in a process of its own.
 
 The process reads its task as JSON from its first line of standard input and answers with one line when it is warm; at
 every further line "go" it takes one measurement and answers with its images per second. A measurement begins with

@@ -1,8 +1,11 @@
 """A network's checkpoint: how long a save takes, and for how much of it the training loop stands still."""
 
+import argparse
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import jax
 from resnet_jax.checkpoint.background_writer import BackgroundWriter
 from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.checkpoint.manifest import leaf_digests
+from resnet_jax.cli.printing import print_result
 from resnet_jax.config import default_config
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import UserError
@@ -63,3 +67,21 @@ def measure_saving(model: str, num_saves: int = 7, folder: Path | None = None) -
         "blocked_share": block / save,
         "hash_share": digests / save,
     }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--saves", type=int, default=7, help="how many (default: 7)")
+    parser.add_argument("--folder", type=Path, help="on whose disk (default: that of temporary files)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args(argv)
+    try:
+        return print_result(measure_saving(arguments.model, arguments.saves, arguments.folder), arguments.json)
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,22 +5,25 @@ CPU devices, with XLA's own convolutions as on an accelerator. Which collectives
 and combiner, before any platform's code is made.
 """
 
-import json
+import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from collectives import collectives, total_by_kind
 from ml_collections import ConfigDict
 
-from resnet_jax.benchmark.collectives import collectives, total_by_kind
+from resnet_jax.cli.printing import print_result
 from resnet_jax.config import default_config
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
 from resnet_jax.distributed.mesh import data_sharding, replicated
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, check_choice
+from resnet_jax.models.resnet import DTYPES
 from resnet_jax.models.summary import count_macs, num_elements
 from resnet_jax.models.variants import create_model, default_image_size
 from resnet_jax.training.experiment import Experiment, build_experiment
@@ -77,6 +80,18 @@ def step_cost(
     }
 
 
+def check(model: str, batch_size: int, image_size: int | None, dtype: str, num_devices: int) -> None:
+    """Raises UserError (a ValueError) for what cannot be compiled."""
+    counts = {"batch_size": batch_size, "image_size": image_size, "num_devices": num_devices}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name}={value} must be at least 1")
+    check_choice("dtype", dtype, tuple(name for name in DTYPES if name != "float64"))
+    create_model(model)
+    if batch_size % num_devices:
+        raise UserError(f"batch_size={batch_size} must be divisible by num_devices={num_devices}")
+
+
 def step_macs(model: str, batch_size: int, image_size: int, fields: dict[str, Any] | None = None) -> tuple[int, int]:
     """Multiply-accumulates of a batch's forward pass and of its training step, from their jaxprs."""
     experiment = make_experiment(step_config(model, batch_size, image_size, "float32", fields or {}), 1)
@@ -126,13 +141,35 @@ def shapes(experiment: Experiment) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]
     return state, {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows) for name, x in first.items()}
 
 
-def main() -> None:
-    """Answer the question on standard input; see SideProcess."""
-    spec = json.loads(sys.stdin.readline())
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", spec["num_devices"])
-    print(json.dumps(step_cost(**spec)), flush=True)
+def print_step_cost(result: dict[str, Any], as_json: bool) -> int:
+    """Prints what `step_cost` returns."""
+    if not as_json:
+        totals = result.pop("collectives")
+        shown_totals = {name: f"{total['count']}, {total['bytes']:,} bytes" for name, total in totals.items()}
+        result = {name: f"{value:,}" if isinstance(value, int) else value for name, value in result.items()}
+        result.update(shown_totals)
+    return print_result(result, as_json)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--image_size", type=int, help="default: the model's")
+    parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
+    parser.add_argument("--num_devices", type=int, default=8, help="simulated ones (default: 8)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args(argv)
+    shapes = (arguments.model, arguments.batch_size, arguments.image_size)
+    try:
+        check(*shapes, arguments.dtype, arguments.num_devices)
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", arguments.num_devices)
+        return print_step_cost(step_cost(*shapes, arguments.dtype, arguments.num_devices), arguments.json)
+    except UserError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,14 +1,18 @@
 """The training loop against its bare compiled step."""
 
+import argparse
 import statistics
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
+from resnet_jax.cli.printing import print_result
 from resnet_jax.config import default_config
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.errors import UserError
@@ -94,3 +98,24 @@ def _loop_rate(config: ConfigDict) -> float:
     if result.interrupted_by:
         raise KeyboardInterrupt
     return next(record["images_per_second"] for record in result.records if "images_per_second" in record)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--image_size", type=int, help="default: the model's")
+    parser.add_argument("--steps", type=int, default=12, help="of a run (default: 12)")
+    parser.add_argument("--pairs", type=int, default=7, help="of runs (default: 7)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args(argv)
+    try:
+        shapes = (arguments.model, arguments.batch_size, arguments.image_size)
+        return print_result(measure_loop(*shapes, arguments.steps, arguments.pairs), arguments.json)
+    except UserError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
