@@ -117,7 +117,7 @@ def run_part(name: str, seconds: float, options: argparse.Namespace, results: Re
         if not in_time:
             status = "cut off"
         else:
-            status = "done" if process.returncode == 0 else f"failed with exit code {process.returncode}"
+            status = "done" if process.returncode == 0 else f"failed: {last_line(options.to / 'log.txt')}"
         results.update(name, status, time.monotonic() - started, read_rows(rows_file))
         return process.returncode == 0 and in_time
 
@@ -133,6 +133,12 @@ def _end_group(process: subprocess.Popen) -> None:
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
     process.wait()
+
+
+def last_line(path: Path) -> str:
+    """Returns the last line of a log that is not empty: of a traceback, the error."""
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip()[:200] if lines else ""
 
 
 def _environment(cache: str) -> dict[str, str]:
