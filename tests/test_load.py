@@ -198,8 +198,8 @@ def test_missing_unexpected_and_misshapen_tensors_are_all_named(write):
 )
 def test_the_likely_model_is_named(of, into, likely):
     from resnet_jax.models import variable_shapes
-    from resnet_jax.weights.infer_architecture import describe_network
     from resnet_jax.weights.names import torch_shapes
+    from resnet_jax.weights.nearest_network import describe_network
 
     shapes = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(create_model(of))).items()}
     assert f"it looks like {describe_network(shapes)}" == likely

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,11 @@ from jax.extend.core import Literal
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import DISTINCT_BLOCKS, variable_shapes
 from resnet_jax.models.summary import max_product_elements
-from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.train_state import TrainState
+
+if TYPE_CHECKING:
+    from resnet_jax.training.experiment import Experiment
 
 # A stage of more blocks is not traced whole: a thousand layers would take half a minute.
 LONG_STAGE = 8
@@ -52,7 +54,7 @@ def state_bytes(state: TrainState) -> int:
     return num_bytes(state)
 
 
-def estimate_memory(experiment: Experiment) -> StepMemory:
+def estimate_memory(experiment: "Experiment") -> StepMemory:
     """What a step of the experiment takes on each device, within a tenth of what XLA reserves for it.
 
     Where layers are frozen only the order is right: what passes through them depends on the compiler. With
@@ -75,7 +77,7 @@ def estimate_memory(experiment: Experiment) -> StepMemory:
     )
 
 
-def training_image_shape(experiment: Experiment) -> tuple[int, ...]:
+def training_image_shape(experiment: "Experiment") -> tuple[int, ...]:
     """(H, W, 3) of a training image; none is read."""
     source: Any = experiment.batches.source
     return (source.transform and source.transform.image_shape) or source.image_shape

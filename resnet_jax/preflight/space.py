@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 
@@ -12,15 +13,17 @@ from resnet_jax.preflight.devices import device_memory
 from resnet_jax.preflight.finding import Finding, error, ok, warning
 from resnet_jax.preflight.memory import estimate_memory, num_bytes, state_bytes
 from resnet_jax.runtime import free_memory
-from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.jit_steps import init_run_state
+
+if TYPE_CHECKING:
+    from resnet_jax.training.experiment import Experiment
 
 # Of a record of numbers: in metrics.jsonl, as TensorBoard's events, and in the picture.
 BYTES_A_RECORD = 1024
 
 
 def check_disk(
-    experiment: Experiment, workdir: Path, *, counts_known: bool, to_prepare: bool = False
+    experiment: "Experiment", workdir: Path, *, counts_known: bool, to_prepare: bool = False
 ) -> Iterator[Finding]:
     """The free disk where `workdir` will lie.
 
@@ -44,14 +47,14 @@ def check_disk(
         yield ok("disk", found)
 
 
-def checkpoints(experiment: Experiment) -> tuple[int, int]:
+def checkpoints(experiment: "Experiment") -> tuple[int, int]:
     """How many checkpoints lie on the disk at most, one that is being written included, and the bytes of one."""
     state = init_run_state(experiment, shapes_only=True)
     judged = num_bytes((state.batch_stats, state.ema_batch_stats)) if experiment.config.precise_bn_batches else 0
     return NUM_LATEST_KEPT + 1 + (experiment.validation is not None), state_bytes(state) + judged
 
 
-def check_memory(experiment: Experiment) -> Iterator[Finding]:
+def check_memory(experiment: "Experiment") -> Iterator[Finding]:
     """The memory that is free against what a step takes."""
     devices = jax.devices()
     step = estimate_memory(experiment)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,10 +14,12 @@ from resnet_jax.checkpoint.items import AVERAGE, JUDGED, OPTIMIZER, VARIABLES
 from resnet_jax.config import to_json
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.sync import allgather
-from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.finetuning import finetune_arguments
 from resnet_jax.training.metric_writer import MetricWriter
 from resnet_jax.training.train_state import TrainState
+
+if TYPE_CHECKING:
+    from resnet_jax.training.experiment import Experiment
 
 # The fields of a train state by the checkpoint's item.
 ITEMS = {
@@ -89,7 +91,7 @@ def _statistics(state: TrainState) -> dict[str, Any]:
 class RunMetadata:
     """What a run's checkpoint holds beside its arrays, for whoever goes on with it or evaluates it."""
 
-    experiment: Experiment
+    experiment: "Experiment"
     train_digest: str
     versions: dict[str, str]  # of this start, not those that an update brings meanwhile
 

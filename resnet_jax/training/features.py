@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import jax
 import numpy as np
@@ -16,10 +16,12 @@ from resnet_jax.errors import UserError
 from resnet_jax.models.head_names import HEAD
 from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.training.evaluation import batch_results
-from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import augments
 from resnet_jax.training.jit_steps import jit_features
 from resnet_jax.training.train_state import TrainState
+
+if TYPE_CHECKING:
+    from resnet_jax.training.experiment import Experiment
 
 # Features of more images are computed anew in each epoch: they lie in the memory of every process.
 MAX_BYTES = 2**32
@@ -77,7 +79,7 @@ class FeatureSource:
         return self.source.digest()
 
 
-def has_fixed_features(experiment: Experiment) -> bool:
+def has_fixed_features(experiment: "Experiment") -> bool:
     """Whether pooled features take the place of images: the head alone is trained, images are not augmented, and the
     features of all of them fit in memory.
     """
@@ -87,7 +89,7 @@ def has_fixed_features(experiment: Experiment) -> bool:
     return config.finetune.trainable == "head" and not augments(config) and fits
 
 
-def with_features(experiment: Experiment, state: TrainState, preemption: PreemptionGuard) -> Experiment:
+def with_features(experiment: "Experiment", state: TrainState, preemption: PreemptionGuard) -> "Experiment":
     """The experiment with its images replaced by their pooled features, if it `has_fixed_features`; else itself.
 
     All processes call it. Raises what reading an image raises, and InterruptedRunError.
@@ -121,6 +123,6 @@ def with_features(experiment: Experiment, state: TrainState, preemption: Preempt
     return replace(experiment, batches=batches, validation=validation, test=test, from_features=True)
 
 
-def _sources(experiment: Experiment) -> list[Source]:
+def _sources(experiment: "Experiment") -> list[Source]:
     sources = (experiment.batches.source, experiment.validation, experiment.test)
     return [source for source in sources if source is not None]

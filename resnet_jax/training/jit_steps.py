@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import variable_shapes
-from resnet_jax.training.experiment import Experiment
 from resnet_jax.training.images import Normalization, augmenter, normalizer
 from resnet_jax.training.precise_batch_norm import precise_batch_stats
 from resnet_jax.training.train_state import TrainState, create_train_state
@@ -28,6 +27,9 @@ from resnet_jax.training.train_step import (
     per_example_eval_step,
     train_step,
 )
+
+if TYPE_CHECKING:
+    from resnet_jax.training.experiment import Experiment
 
 Array = jax.Array
 TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
@@ -90,7 +92,7 @@ def init_train_state(
 
 
 def init_run_state(
-    experiment: Experiment, *, shapes_only: bool = False, begin_with: Mapping[str, Any] | None = None
+    experiment: "Experiment", *, shapes_only: bool = False, begin_with: Mapping[str, Any] | None = None
 ) -> TrainState:
     """The experiment's train state at step 0, as `init_train_state`."""
     return init_train_state(
@@ -104,7 +106,7 @@ def init_run_state(
     )
 
 
-def jit_train_step(experiment: Experiment, watch: Watch = _unwatched) -> TrainStep:
+def jit_train_step(experiment: "Experiment", watch: Watch = _unwatched) -> TrainStep:
     """(state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
 
     The state is donated: its buffers are the new state's. Metrics are `train_step`'s and "learning_rate". With
@@ -147,7 +149,7 @@ def jit_train_step(experiment: Experiment, watch: Watch = _unwatched) -> TrainSt
     return step_by_parts
 
 
-def make_eval_state_fn(experiment: Experiment, preemption: PreemptionGuard) -> Callable[[TrainState], TrainState]:
+def make_eval_state_fn(experiment: "Experiment", preemption: PreemptionGuard) -> Callable[[TrainState], TrainState]:
     """(state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and those of
     the moving average, are computed anew over the training batches that come next; else it is the state itself.
     """
@@ -217,7 +219,7 @@ def jit_features(
     return jax.jit(features, in_shardings=(whole, rows), out_shardings=whole)
 
 
-def _preparation(experiment: Experiment) -> Callable[..., dict[str, Array]]:
+def _preparation(experiment: "Experiment") -> Callable[..., dict[str, Array]]:
     """(batch of `TrainBatches` on the mesh, step, part) -> batch of `train_step`, of that part."""
     prepare: Callable[[dict[str, Array], Array], dict[str, Array]]
     if experiment.from_features:

@@ -13,8 +13,9 @@ from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import create_model
-from resnet_jax.weights.infer_architecture import describe_options, has_conv_bias
+from resnet_jax.weights.infer_architecture import has_conv_bias
 from resnet_jax.weights.info import WeightsInfo, read_info
+from resnet_jax.weights.nearest_network import describe_options
 from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.state_dict import StateDict
 

@@ -12,7 +12,7 @@ from resnet_jax.errors import UserError, truncate
 from resnet_jax.models.head_names import HEAD
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
-from resnet_jax.weights.infer_architecture import agrees, architecture, describe_network, has_conv_bias
+from resnet_jax.weights.infer_architecture import agrees, architecture, has_conv_bias
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import HEADS, torch_shapes
 from resnet_jax.weights.state_dict import StateDict
@@ -150,6 +150,8 @@ def complaint(report: Report, state: StateDict, model: ResNet) -> str:
         *_named("has beyond the model", {name: f"{shape}" for name, shape in report.unexpected.items()}),
         *_named("differs in", {name: f"{a} there and {b} here" for name, (a, b) in report.misshapen.items()}),
     ]
+    from resnet_jax.weights.nearest_network import describe_network  # makes every listed network: for this line alone
+
     network = describe_network(state.shapes)
     advice = f"it looks like {network}" if network else "its names and shapes are those of no network known here"
     if network and _tells_same(state, model):
