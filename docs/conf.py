@@ -19,7 +19,7 @@ author = "The resnet_jax authors"
 project_copyright = "The resnet_jax authors, Apache-2.0"
 version = release = resnet_jax.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"resnet_jax {version}"
@@ -38,38 +38,19 @@ autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 88
 
-# What stands before the colon of "images: (B, H, W, 3) float": one argument or several, of our docstrings' lists.
-ARGUMENTS = re.compile(r"([a-z_][a-zA-Z_0-9]*(?:(?:, | and )[a-zA-Z_][a-zA-Z_0-9]*)*): (?=\S)")
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+default_role = "code"
 
 
-def to_rest(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
-    """Have a docstring of ours, which is plain text, read as reStructuredText: one item an argument, all else as it is.
-
-    An argument begins a line of its own ("images: (B, H, W, 3)"); what follows, indented or not, belongs to it until
-    the next argument or empty line.
-    """
-    paragraphs = [block.splitlines() for block in inspect.cleandoc("\n".join(lines)).split("\n\n")]
-    lines.clear()
-    for paragraph in paragraphs:
-        in_argument = False
-        if all(line.startswith("    ") for line in paragraph):
-            lines += ["::", "", *paragraph, ""]  # an example of a command
-            continue
-        for line in paragraph:
-            found = ARGUMENTS.match(line)
-            if found and (in_argument or line is paragraph[0] or lines[-1].endswith((".", ":"))):
-                names = re.sub(r"\w+", lambda word: word[0] if word[0] == "and" else f"``{word[0]}``", found[1])
-                lines += ["", f"- {names}: {_escaped(line[found.end() :])}"]
-                in_argument = True
-            else:
-                lines.append(("  " if in_argument else "") + _escaped(line.strip()))
-        lines.append("")
-
-
-def _escaped(text: str) -> str:
-    """Text in which reStructuredText sees nothing of its own but `code`."""
-    parts = re.split(r"(`[^`]+`)", text)
-    return "".join(f"`{part}`" if part.startswith("`") else re.sub(r"([*_|\\`])", r"\\\1", part) for part in parts)
+def escape(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
+    """Has reStructuredText see nothing of its own in a docstring but `code` and napoleon's sections."""
+    for k, line in enumerate(lines):
+        parts = re.split(r"(`[^`]+`)", line)
+        lines[k] = "".join(
+            part if part.startswith("`") else re.sub(r"([*|\\]|_(?=\W|$))", r"\\\1", part) for part in parts
+        )
 
 
 def short_signature(
@@ -107,7 +88,7 @@ def show_math(translator: nodes.NodeVisitor, node: nodes.Element, *, as_block: b
 
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
-    app.connect("autodoc-process-docstring", to_rest)
+    app.connect("autodoc-process-docstring", escape, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", short_signature)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("source-read", mend_links)

@@ -19,12 +19,14 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """The public names, imported or not yet, and the subpackages that are imported."""
+    """Returns the public names, imported or not yet, and the subpackages that are imported."""
     return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING"})
 
 
 def __getattr__(name: str) -> Any:
-    """The functions, imported when they are asked for: networks alone need no Pillow, and the doctor nothing at all."""
+    """Returns the functions, imported when they are asked for: networks alone need no Pillow, and the doctor nothing
+    at all.
+    """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

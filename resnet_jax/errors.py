@@ -11,7 +11,10 @@ FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno
 
 
 class UserError(ValueError):
-    """Bad usage, config, data or file. The commands print its single line and exit with code 2."""
+    """Bad usage, config, data or file.
+
+    The commands print its single line and exit with code 2.
+    """
 
 
 class DamagedCheckpointError(UserError):
@@ -19,40 +22,48 @@ class DamagedCheckpointError(UserError):
 
 
 class RunError(RuntimeError):
-    """The run cannot go on, by no fault of its input: a full disk, a lost process. A single line, exit code 1."""
+    """The run cannot go on, by no fault of its input: a full disk, a lost process.
+
+    A single line, exit code 1.
+    """
 
 
 class NonFiniteError(RunError):
-    """The loss or a gradient is not finite: the run stops and this state is not saved. Exit code 1."""
+    """The loss or a gradient is not finite: the run stops and this state is not saved.
+
+    Exit code 1.
+    """
 
 
 class Preempted(BaseException):
-    """A signal, whose name it carries, asked the run to stop where it cannot go on to the next step. Exit code 75.
+    """A signal, whose name it carries, asked the run to stop where it cannot go on to the next step.
+
+    Exit code 75.
 
     No Exception: it may be raised anywhere, and nothing that reads a file may take it for a fault of that file.
     """
 
 
 def truncate(name: object) -> str:
-    """A name out of a file as a message shows it: printable, and no longer than 100 characters."""
+    """Returns a name out of a file as a message shows it: printable, and no longer than 100 characters."""
     text = printable(str(name))
     return text if len(text) <= 100 else f"{text[:99]}…"
 
 
 def printable(text: str) -> str:
-    """`text` on one line, with a question mark for each character that shows nothing."""
+    """Returns `text` on one line, with a question mark for each character that shows nothing."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """``; did you mean 'resnet50'?`` for the known name nearest to `name`, or an empty string."""
+    """Returns ``; did you mean 'resnet50'?`` for the known name nearest to `name`, or an empty string."""
     words = {word.lstrip("-"): word for word in known}  # dashes make no two options alike
     near = difflib.get_close_matches(name.lstrip("-"), list(words), n=1, cutoff=0.6)
     return f"; did you mean {words[near[0]]!r}?" if near else ""
 
 
 def check_choice(field: str, value: str, known: Iterable[str]) -> str:
-    """`value` itself if it is among `known`; otherwise a UserError that lists them and the nearest."""
+    """Returns `value` itself if it is among `known`; otherwise a UserError that lists them and the nearest."""
     known = list(known)
     if value not in known:
         raise UserError(f"{field}={value!r} must be one of {', '.join(known)}{suggestion(str(value), known)}")

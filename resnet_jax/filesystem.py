@@ -28,7 +28,11 @@ _RETRY_SECONDS = 0.2
 
 
 def expand(text: str | Path) -> Path:
-    """The path with its `~` replaced by the home folder. Raises UserError (a ValueError) for an empty one."""
+    """Returns the path with its `~` replaced by the home folder.
+
+    Raises:
+      UserError: for an empty one.
+    """
     if not str(text):
         raise UserError("a path is empty: give the name of a file or folder")
     try:
@@ -38,7 +42,7 @@ def expand(text: str | Path) -> Path:
 
 
 def check_parents(path: Path) -> None:
-    """Raise UserError (a ValueError) if the folders that `path` is to lie in are not there and cannot be made."""
+    """Raises UserError (a ValueError) if the folders that `path` is to lie in are not there and cannot be made."""
     if not path.name:
         raise UserError(f"{path} is no name of a file or folder to write")
     existing = next(parent for parent in path.absolute().parents if parent.exists())
@@ -49,7 +53,7 @@ def check_parents(path: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raise UserError (a ValueError) unless files can be written into a folder `path`, which is made for the trial."""
+    """Raises UserError (a ValueError) unless files can be written into a folder `path`, which is made for the trial."""
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} cannot be written into: it is a file; give the name of a folder")
     missing = [folder for folder in (path, *path.absolute().parents) if not folder.exists()]
@@ -67,9 +71,11 @@ def check_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` when all is on disk; whatever fails, the old one remains.
+    """Yields a file to write to, which takes the place of `path` when all is on disk; whatever fails, the old one
+    remains.
 
-    Raises UserError (a ValueError) if it cannot be written.
+    Raises:
+      UserError: if it cannot be written.
     """
     try:
         with making_parents(path), _replaced(path) as file:
@@ -99,9 +105,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file at once: after a crash it holds either the old text or the new. Raises RunError if it cannot.
+    """Replaces a text file at once: after a crash it holds either the old text or the new.
 
     Line ends stay as they are on every system.
+
+    Raises:
+      RunError: if it cannot.
     """
     with writing(path), _replaced(path) as file:
         file.write(text.encode(errors="surrogateescape"))
@@ -109,7 +118,9 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _partial_beside(path: Path) -> Iterator[Path]:
-    """An empty file in the folder of `path` under a name that is nobody else's; gone afterwards unless renamed."""
+    """Yields an empty file in the folder of `path` under a name that is nobody else's; gone afterwards unless
+    renamed.
+    """
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False) as file:
         partial = Path(file.name)
     try:
@@ -134,7 +145,7 @@ def making_parents(path: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring all that is in `folder` to the disk: what is renamed afterwards holds what was written before."""
+    """Brings all that is in `folder` to the disk: what is renamed afterwards holds what was written before."""
     for path, _, files in os.walk(folder):
         for name in files:
             sync_path(Path(path) / name)
@@ -142,7 +153,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk; some file systems do not know that of a folder."""
+    """Brings a file, or the names in a folder, to the disk; some file systems do not know that of a folder."""
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         # For writing: Windows flushes nothing else, and no folder.
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -153,7 +164,7 @@ def sync_path(path: Path) -> None:
 
 
 def _umask() -> int:
-    """The process's mask for new files, which temporary ones do not follow."""
+    """Returns the process's mask for new files, which temporary ones do not follow."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -162,8 +173,11 @@ def _umask() -> int:
 def try_lock(file: IO[str], *, shared: bool = False) -> bool:
     """Locks an open file for this process if no other holds it; returns whether it does now.
 
-    shared: only against those that do not share it; on Windows it is exclusive all the same. Raises OSError where the
-    file system has no locks.
+    Args:
+      shared: only against those that do not share it; on Windows it is exclusive all the same.
+
+    Raises:
+      OSError: where the file system has no locks.
     """
     if _HAS_FLOCK:
         try:
@@ -181,7 +195,10 @@ def try_lock(file: IO[str], *, shared: bool = False) -> bool:
 
 
 def lock(file: IO[str]) -> None:
-    """Locks an open file for this process, after whoever holds it now. Errors are those of `try_lock`."""
+    """Locks an open file for this process, after whoever holds it now.
+
+    Errors are those of `try_lock`.
+    """
     if _HAS_FLOCK:
         fcntl.flock(file, fcntl.LOCK_EX)
         return

@@ -30,7 +30,7 @@ NVIDIA_DEVICE = Path("/dev/nvidia0")
 
 
 def prepare_process() -> None:
-    """Settle all; to be called before JAX touches its devices."""
+    """Settles all; to be called before JAX touches its devices."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's C++ start-up messages are no use to whoever trains
     enable_compilation_cache()
     keep_freed_memory()
@@ -38,7 +38,7 @@ def prepare_process() -> None:
 
 
 def silence_libraries() -> None:
-    """Have what is told of images and letters be one line of ours, not warnings with the source line that gave them.
+    """Has what is told of images and letters be one line of ours, not warnings with the source line that gave them.
 
     Pillow's of odd files, the size of large images among them, which are refused in a line where they matter; and
     matplotlib's of letters that its fonts do not have. For good: a filter for a while would be other threads' as well.
@@ -48,7 +48,7 @@ def silence_libraries() -> None:
 
 
 def enable_compilation_cache() -> Path | None:
-    """Keep compiled programs on disk, so that the next start compiles nothing; returns the folder, None if off.
+    """Keeps compiled programs on disk, so that the next start compiles nothing; returns the folder, None if off.
 
     The folder is the user's alone, under RESNET_JAX_HOME (default: ~/.cache/resnet_jax), and named by JAX's versions
     and the processor, for which alone compiled programs are right. RESNET_JAX_COMPILATION_CACHE=0 turns it off;
@@ -67,7 +67,7 @@ def enable_compilation_cache() -> Path | None:
 
 
 def remove_oldest(folder: Path, most_bytes: int) -> None:
-    """Remove the oldest files in `folder` until the others have no more than `most_bytes`."""
+    """Removes the oldest files in `folder` until the others have no more than `most_bytes`."""
     files: list[tuple[float, int, Path]] = []
     for parent, _, names in os.walk(folder):  # passes over a folder that vanishes meanwhile
         for path in (Path(parent) / name for name in names):
@@ -85,7 +85,7 @@ def remove_oldest(folder: Path, most_bytes: int) -> None:
 
 @contextlib.contextmanager
 def programs_not_kept() -> Iterator[None]:
-    """Keep no program on disk that is compiled inside: for those that hold a network's weights, and are as large."""
+    """Keeps no program on disk that is compiled inside: for those that hold a network's weights, and are as large."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, name)
     jax.config.update(name, float("inf"))
@@ -96,12 +96,12 @@ def programs_not_kept() -> Iterator[None]:
 
 
 def cache_is_off() -> bool:
-    """Whether the user has turned the cache of compiled programs off."""
+    """Returns whether the user has turned the cache of compiled programs off."""
     return os.environ.get("RESNET_JAX_COMPILATION_CACHE") == "0"
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept, of these versions and this processor."""
+    """Returns where compiled programs are kept, of these versions and this processor."""
     return home() / "compiled" / _compiler()
 
 
@@ -122,7 +122,7 @@ def cache_fault(folder: Path) -> str:
 
 
 def home() -> Path:
-    """The user's folder for what resnet_jax keeps between runs."""
+    """Returns the user's folder for what resnet_jax keeps between runs."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("RESNET_JAX_HOME") or Path(cache) / "resnet_jax").expanduser()
 
@@ -133,7 +133,7 @@ def _compiler() -> str:
 
 
 def _processor() -> str:
-    """The processor's model and instruction sets."""
+    """Returns the processor's model and instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -144,7 +144,9 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of what decides a run's numbers: Python, resnet_jax and the libraries that it computes with."""
+    """Returns the versions of what decides a run's numbers: Python, resnet_jax and the libraries that it computes
+    with.
+    """
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {
         "python": platform.python_version(),
@@ -154,7 +156,7 @@ def versions() -> dict[str, str]:
 
 
 def keep_freed_memory() -> None:
-    """Have malloc keep the memory that it frees, where training runs on the CPU under glibc; elsewhere do nothing.
+    """Has malloc keep the memory that it frees, where training runs on the CPU under glibc; elsewhere do nothing.
 
     A step's temporaries are one allocation of hundreds of megabytes, which malloc would give back to the kernel after
     each step and get anew, page by page: a fifth of a ResNet-20 step. With several arenas each thread would keep some.
@@ -171,14 +173,16 @@ def keep_freed_memory() -> None:
 
 
 def num_cores() -> float:
-    """The cores that the process may use, a container's share of them included."""
+    """Returns the cores that the process may use, a container's share of them included."""
     cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _read(CGROUP / "cpu.max").partition(" ")
     return min(cores, int(quota) / int(period)) if quota.isdecimal() and period.strip().isdecimal() else cores
 
 
 def free_memory() -> int | None:
-    """Bytes of main memory that the process can still take, a container's limit included; None if nothing tells."""
+    """Returns the bytes of main memory that the process can still take, a container's limit included; None if
+    nothing tells.
+    """
     free = [1024 * int(line.split()[1]) for line in _read(MEMINFO).splitlines() if line.startswith("MemAvailable:")]
     limit, used = _read(CGROUP / "memory.max").strip(), _read(CGROUP / "memory.current").strip()
     if limit.isdecimal() and used.isdecimal():
@@ -187,7 +191,7 @@ def free_memory() -> int | None:
 
 
 def peak_memory() -> int:
-    """The most bytes of memory that this process has held."""
+    """Returns the most bytes of memory that this process has held."""
     try:
         import resource
     except ImportError:  # Windows
@@ -200,7 +204,7 @@ def peak_memory() -> int:
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether the machine has a GPU of NVIDIA's, whoever can use it."""
+    """Returns whether the machine has a GPU of NVIDIA's, whoever can use it."""
     return NVIDIA_DEVICE.exists() or shutil.which("nvidia-smi") is not None
 
 

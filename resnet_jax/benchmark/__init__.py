@@ -32,17 +32,24 @@ def benchmark(
     num_pairs: int = 7,
     profile_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Speed of a network's training step, or of its inference with batch norm folded, on images on the device.
+    """Returns the speed of a network's training step, or of its inference with batch norm folded, on images on the
+    device.
 
-    model: a name of `list_models`, or "resnext_block" (ResNeXt's grouped bottleneck on 256 channels). against: None or
-    "torch", which is then measured in turn, in a process of its own, with the better of its two memory formats. Each
-    measurement takes `num_steps` steps; num_pairs of them. profile_folder: where a trace of three steps is written.
+    Args:
+      model: a name of `list_models`, or "resnext_block" (ResNeXt's grouped bottleneck on 256 channels).
+      against: None or "torch", which is then measured in turn, in a process of its own, with the better of its two
+        memory formats. Each measurement takes `num_steps` steps; num_pairs of them.
+      profile_folder: where a trace of three steps is written.
 
-    Returns "images_per_second" and "milliseconds" (medians over the measurements), "compile_seconds", "program_memory"
-    and "peak_memory" in bytes, "macs" (of one image, forward), "share_of_matmul_peak" (of the multiply-adds per second
-    that a 2048 x 2048 matrix product reaches here) and, if asked for, "torch" with its own figures, "ratios" (torch's
-    seconds by ours, pair by pair: above 1 we are faster) and "ratio", their median; "operations", the costliest.
-    Raises UserError (a ValueError) for what cannot be measured.
+    Returns:
+      "images_per_second" and "milliseconds" (medians over the measurements), "compile_seconds", "program_memory" and
+        "peak_memory" in bytes, "macs" (of one image, forward), "share_of_matmul_peak" (of the multiply-adds per second
+        that a 2048 x 2048 matrix product reaches here) and, if asked for, "torch" with its own figures, "ratios"
+        (torch's seconds by ours, pair by pair: above 1 we are faster) and "ratio", their median; "operations", the
+        costliest.
+
+    Raises:
+      UserError: for what cannot be measured.
     """
     counts = {"batch_size": batch_size, "image_size": image_size, "num_pairs": num_pairs, "num_steps": num_steps}
     for name, value in counts.items():

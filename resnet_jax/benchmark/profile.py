@@ -15,10 +15,13 @@ NUM_OPERATIONS = 20
 
 
 def profile(work: Work, folder: Path) -> list[dict[str, Any]]:
-    """Trace three steps into `folder`; the costliest operations of one: "operation", "place", "count", "milliseconds".
+    """Traces three steps into `folder`; the costliest operations of one: "operation", "place", "count", "milliseconds".
 
     "place" is where in the model an operation of the compiled program came from, "" where XLA does not say; "share" is
-    of the time that all operations together took. Raises UserError (a ValueError) if XLA records no operations.
+    of the time that all operations together took.
+
+    Raises:
+      UserError: if XLA records no operations.
     """
     with jax.profiler.trace(str(folder)):
         for _ in range(NUM_STEPS):
@@ -50,6 +53,6 @@ def profile(work: Work, folder: Path) -> list[dict[str, Any]]:
 
 
 def _places(program: str) -> dict[str, str]:
-    """The `op_name` of each instruction of an HLO text, without the names of the functions around it."""
+    """Returns the `op_name` of each instruction of an HLO text, without the names of the functions around it."""
     named = re.findall(r"%?([\w.-]+) = .*?op_name=\"([^\"]*)\"", program)
     return {instruction: "/".join(name.split("/")[1:]) for instruction, name in named}

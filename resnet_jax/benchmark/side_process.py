@@ -26,21 +26,29 @@ class SideProcess:
 
     @functools.cached_property
     def about(self) -> dict[str, Any]:
-        """Its first answer. Raises UserError if the process ended."""
+        """Its first answer.
+
+        Raises:
+          UserError: if the process ended.
+        """
         return self._receive()
 
     def wait_until_warm(self) -> None:
-        """Wait until it has prepared: until then it takes time from whatever else is measured."""
+        """Waits until it has prepared: until then it takes time from whatever else is measured."""
         assert self.about is not None
 
     def measure(self) -> dict[str, Any]:
-        """One measurement: its "seconds" and whatever else the module tells. Raises UserError if the process ended."""
+        """Returns one measurement: its "seconds" and whatever else the module tells.
+
+        Raises:
+          UserError: if the process ended.
+        """
         self.wait_until_warm()
         self._send("go")
         return self._receive()
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

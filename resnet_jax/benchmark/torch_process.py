@@ -11,8 +11,13 @@ from resnet_jax.errors import UserError
 class TorchProcess:
     """torch_side.py at the other end of a pipe; `seconds` are its measurements so far.
 
-    spec: see `Work.torch_spec`, with "num_steps" a measurement. variants: of which the fastest is measured, each some
-    of torch_side.py's VARIANT_WORDS. device: "cpu" or "cuda". Raises UserError (a ValueError) if torch is missing.
+    Attributes:
+      spec: see `Work.torch_spec`, with "num_steps" a measurement.
+      variants: of which the fastest is measured, each some of torch_side.py's VARIANT_WORDS.
+      device: "cpu" or "cuda".
+
+    Raises:
+      UserError: if torch is missing.
     """
 
     def __init__(
@@ -36,23 +41,23 @@ class TorchProcess:
         return self._process.about["variant"]
 
     def wait_until_warm(self) -> None:
-        """Wait until it has prepared, and chosen its fastest variant."""
+        """Waits until it has prepared, and chosen its fastest variant."""
         self._process.wait_until_warm()
 
     def seconds_per_step(self) -> float:
-        """One measurement."""
+        """Returns one measurement."""
         answer = self._process.measure()
         self.seconds.append(answer["seconds"])
         self.peak_memory = answer["peak_memory"]
         return answer["seconds"]
 
     def close(self) -> None:
-        """End the process."""
+        """Ends the process."""
         self._process.close()
 
 
 def is_installed(module: str) -> bool:
-    """Whether `module` can be imported."""
+    """Returns whether `module` can be imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except ValueError:  # blocked in sys.modules

@@ -41,7 +41,7 @@ class ConvNorm(nn.Module):
         self.norm = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, F, h, w)."""
+        """Maps (B, C, H, W) to (B, F, h, w)."""
         x = self.norm(self.conv(x))
         return functional.relu(x, inplace=True) if self.relu else x
 
@@ -72,7 +72,7 @@ class Block(nn.Module):
             self.projection = ConvNorm(channels, features, 1, stride, relu=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) -> (B, F, h, w)."""
+        """Maps (B, C, H, W) to (B, F, h, w)."""
         y = self.branch(x)
         if self.projection is not None:
             y = y + self.projection(x)
@@ -103,15 +103,16 @@ class Network(nn.Module):
         self.head = nn.Linear(channels, spec["num_classes"])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) -> (B, K)."""
+        """Maps (B, 3, H, W) to (B, K)."""
         return self.head(self.blocks(self.pool(self.stem(x))).mean((2, 3)))
 
 
 def make_step(spec: dict[str, Any], variant: str) -> Callable[[], Any]:
-    """One step of the specified work: SGD with momentum and weight decay, or inference with batch norm folded.
+    """Returns one step of the specified work: SGD with momentum and weight decay, or inference with batch norm folded.
 
-    variant: words of VARIANT_WORDS. With "autocast" the network stays in float32, and torch chooses what it computes in
-    spec["dtype"].
+    Args:
+      variant: words of VARIANT_WORDS. With "autocast" the network stays in float32, and torch chooses what it
+        computes in spec["dtype"].
     """
     words = set(variant.split())
     device, dtype = torch.device(spec["device"]), getattr(torch, spec["dtype"])
@@ -158,7 +159,7 @@ def make_step(spec: dict[str, Any], variant: str) -> Callable[[], Any]:
 
 
 def measure(step: Callable[[], Any], num_steps: int, device: str) -> float:
-    """Seconds per step."""
+    """Returns the seconds per step."""
     started = time.perf_counter()
     for _ in range(num_steps):
         step()
@@ -168,7 +169,7 @@ def measure(step: Callable[[], Any], num_steps: int, device: str) -> float:
 
 
 def main() -> None:
-    """Answer the benchmark's lines until there are no more."""
+    """Answers the benchmark's lines until there are no more."""
     spec = json.loads(sys.stdin.readline())
     device, num_steps = spec["device"], spec["num_steps"]
     if device == "cuda":

@@ -47,7 +47,11 @@ class Work:
 
     @classmethod
     def of(cls, name: str, batch_size: int, image_size: int | None, dtype: str, *, inference: bool) -> "Work":
-        """The work of the named network. Raises UserError (a ValueError) for an unknown name or unusable shapes."""
+        """Returns the work of the named network.
+
+        Raises:
+          UserError: for an unknown name or unusable shapes.
+        """
         make = _block if name == BLOCK else _network
         step, state, batch, forward = make(name, batch_size, image_size, dtype, inference)
         one_image = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), batch["image"].dtype)
@@ -79,14 +83,14 @@ class Work:
         return "onednn" if "resnet_jax_onednn" in self.compiled.as_text() else "xla"
 
     def step(self) -> Any:
-        """Dispatch one step and return its results."""
+        """Dispatches one step and returns its results."""
         if self.inference:
             return self.compiled(self.state, self.batch)
         self.state, results = self.compiled(self.state, self.batch)
         return results
 
     def seconds_per_step(self, num_steps: int) -> float:
-        """One measurement."""
+        """Returns one measurement."""
         started = time.perf_counter()
         for _ in range(num_steps):
             results = self.step()
@@ -148,7 +152,7 @@ TORCH_VALUES: dict[str, tuple[Any, ...]] = {
 
 
 def check_torch_has(name: str) -> None:
-    """Raise UserError (a ValueError) if torch_side.py cannot build the named network."""
+    """Raises UserError (a ValueError) if torch_side.py cannot build the named network."""
     if name == BLOCK:
         return
     model = create_model(name)
@@ -199,7 +203,8 @@ def _initial_variables(model: nn.Module, images: Array) -> Any:
 def matmul_flops_per_second(dtype: str, size: int | None = None, repeats: int = 10) -> float:
     """Floating-point operations a second of the best of `repeats` products of two size x size matrices.
 
-    size: None is 2048, or 8192 on a GPU, which a smaller product does not fill.
+    Args:
+      size: None is 2048, or 8192 on a GPU, which a smaller product does not fill.
     """
     size = size or (8192 if jax.default_backend() == "gpu" else 2048)
     matrix = jax.random.normal(jax.random.key(0), (size, size), dtype)

@@ -36,14 +36,15 @@ class BackgroundWriter:
             self._thread = None
 
     def submit(self, what: str, job: Job) -> None:
-        """Run `job` after those given before; `what`, for the message if it fails: "FILE could not be written"."""
+        """Runs `job` after those given before; `what`, for the message if it fails: "FILE could not be written"."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="saves")
             self._thread.start()
         self._jobs.put((what, job))
 
     def copy(self, state: Any) -> Any:
-        """A copy of the state, a tree of arrays, in host memory; it is good until that of another state is asked for.
+        """Returns a copy of the state, a tree of arrays, in host memory; it is good until that of another state is
+        asked for.
 
         That waits until all jobs are done, since they may still be writing the last copy.
         """
@@ -52,12 +53,16 @@ class BackgroundWriter:
         return self._copy.of(state)
 
     def raise_failure(self) -> None:
-        """Raise RunError if a job has failed."""
+        """Raises RunError if a job has failed."""
         if self._failure is not None:
             raise self._failure
 
     def wait(self) -> None:
-        """Return when all jobs are done. Raises RunError if one has failed."""
+        """Returns when all jobs are done.
+
+        Raises:
+          RunError: if one has failed.
+        """
         self._jobs.join()
         self.raise_failure()
 
@@ -86,11 +91,11 @@ class HostCopy:
         self._tree: Any = None
 
     def is_of(self, tree: Any) -> bool:
-        """Whether the copy is that of this very tree."""
+        """Returns whether the copy is that of this very tree."""
         return self._original is tree
 
     def of(self, tree: Any) -> Any:
-        """The copy of `tree`."""
+        """Returns the copy of `tree`."""
         if self.is_of(tree):
             return self._tree
         leaves, structure = jax.tree.flatten(tree)

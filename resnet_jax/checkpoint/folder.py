@@ -47,7 +47,10 @@ Result = TypeVar("Result")
 
 
 class CheckpointFolder:
-    """The checkpoints in one folder, named by their step. All processes call the same methods in the same order."""
+    """The checkpoints in one folder, named by their step.
+
+    All processes call the same methods in the same order.
+    """
 
     def __init__(self, directory: Path, *, num_kept: int) -> None:
         """`num_kept` latest steps stay when another one is saved."""
@@ -57,7 +60,7 @@ class CheckpointFolder:
         self._saving: int | None = None
 
     def clean(self) -> None:
-        """Make the folder, and remove what a killed run has left there; for the run that holds the workdir."""
+        """Makes the folder, and removes what a killed run has left there; for the run that holds the workdir."""
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             for path in self.directory.iterdir():
@@ -67,17 +70,20 @@ class CheckpointFolder:
                     shutil.rmtree(path, ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """The steps that are completely written, in order; the same for all processes."""
+        """Returns the steps that are completely written, in order; the same for all processes."""
         return broadcast_from_process_0(self.list_steps)
 
     def latest_step(self) -> int | None:
-        """The last of `steps`, or None."""
+        """Returns the last of `steps`, or None."""
         return max(self.steps(), default=None)
 
     def lost_step(self) -> int | None:
-        """The step that was saved last, if it is neither there nor set aside; None if all is as it was left.
+        """Returns the step that was saved last, if it is neither there nor set aside; None if all is as it was left.
 
-        As this process sees the folder. Raises UserError (a ValueError) if the file that holds it cannot be read.
+        As this process sees the folder.
+
+        Raises:
+          UserError: if the file that holds it cannot be read.
         """
         try:
             step = json.loads(self._note.read_text())["step"]
@@ -93,7 +99,10 @@ class CheckpointFolder:
         return None if is_there else step
 
     def is_bare(self) -> bool:
-        """Whether no step is there: none that `clean` brings back, and none set aside. As this process sees it."""
+        """Returns whether no step is there: none that `clean` brings back, and none set aside.
+
+        As this process sees it.
+        """
         quarantined = self._quarantined("*")
         return not (
             self.list_steps()
@@ -138,11 +147,11 @@ class CheckpointFolder:
         return list(self.manifest(step)["leaves"])
 
     def position(self, step: int) -> Position:
-        """The position saved with `step`; errors are those of `restore`."""
+        """Returns the position saved with `step`; errors are those of `restore`."""
         return self.manifest(step)["position"]
 
     def manifest(self, step: int) -> dict[str, Any]:
-        """All that was saved with `step` besides its arrays; errors are those of `restore`."""
+        """Returns all that was saved with `step` besides its arrays; errors are those of `restore`."""
 
         def read() -> dict[str, Any]:
             folder = self.directory / str(step)
@@ -171,18 +180,18 @@ class CheckpointFolder:
         broadcast_from_process_0(partial(self._check, step, leaves, templates))
 
     def quarantined(self) -> list[Path]:
-        """Where steps of this folder have been moved to and still are."""
+        """Returns where steps of this folder have been moved to and still are."""
         pattern = self._quarantined("*")
         found = broadcast_from_process_0(lambda: sorted(map(str, pattern.parent.glob(pattern.name))))
         return [Path(path) for path in found]
 
     def latest_quarantined_step(self) -> int:
-        """The last of the steps that have been moved aside; -1 if there is none."""
+        """Returns the last of the steps that have been moved aside; -1 if there is none."""
         names = (path.name.rpartition("-")[2] for path in self.quarantined())
         return max((int(name) for name in names if name.isdecimal()), default=-1)
 
     def quarantine(self, step: int) -> Path:
-        """Move `step` to where no run looks for it, beside this folder, and return its new place."""
+        """Moves `step` to where no run looks for it, beside this folder, and returns its new place."""
         target = self._quarantined(step)
 
         def move() -> None:
@@ -195,7 +204,7 @@ class CheckpointFolder:
         return target
 
     def list_steps(self) -> list[int]:
-        """The steps that are completely written, in order, as this process sees them."""
+        """Returns the steps that are completely written, in order, as this process sees them."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
@@ -207,7 +216,7 @@ class CheckpointFolder:
         self._read(step, leaves, templates)
 
     def _read(self, step: int, leaves: dict[str, Leaves], targets: dict[str, Any]) -> dict[str, Any]:
-        """The arrays of the items, in host memory, by this process alone."""
+        """Returns the arrays of the items, in host memory, by this process alone."""
         folder = self.directory / str(step)
         for item, target in targets.items():
             check_fits(folder / item, leaves.get(item, {}), target)
@@ -239,12 +248,12 @@ class CheckpointFolder:
 
 
 def open_latest(workdir: Path) -> CheckpointFolder:
-    """The run's latest checkpoints; two are kept, so that there is one to fall back to."""
+    """Returns the run's latest checkpoints; two are kept, so that there is one to fall back to."""
     return CheckpointFolder(workdir / LATEST_DIR, num_kept=NUM_LATEST_KEPT)
 
 
 def open_best(workdir: Path) -> CheckpointFolder:
-    """The run's best checkpoint by validation accuracy."""
+    """Returns the run's best checkpoint by validation accuracy."""
     return CheckpointFolder(workdir / BEST_DIR, num_kept=1)
 
 
@@ -259,7 +268,7 @@ def digest(tree: Any) -> str:
 
 
 def _read_by_all(read: Callable[[], Result]) -> Result:
-    """read() in every process; whether a checkpoint is damaged, process 0 alone decides, which has written it.
+    """Returns read() in every process; whether a checkpoint is damaged, process 0 alone decides, which has written it.
 
     Network file systems may show another process a new file late, and that is no reason to set the checkpoint aside.
     """
@@ -276,12 +285,12 @@ def _read_by_all(read: Callable[[], Result]) -> Result:
 
 
 def _check_finite(tree: Any) -> None:
-    """Raise NonFiniteError if an array of the tree, in host memory, holds NaN or infinity."""
+    """Raises NonFiniteError if an array of the tree, in host memory, holds NaN or infinity."""
     for path, leaf in jax.tree.leaves_with_path(tree):
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and not np.isfinite(leaf).all():
             raise NonFiniteError(f"{jax.tree_util.keystr(path)} is not finite: lower config.learning_rate")
 
 
 def _placed(template: Any, array: np.ndarray) -> jax.Array:
-    """The array as `template` lies on the devices; each process brings its own, without comparing them."""
+    """Returns the array as `template` lies on the devices; each process brings its own, without comparing them."""
     return jax.make_array_from_callback(array.shape, template.sharding, lambda index: array[index])

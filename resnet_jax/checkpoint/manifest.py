@@ -33,7 +33,7 @@ Leaves = dict[str, Leaf]
 
 
 def leaf_digests(tree: Any) -> Leaves:
-    """{name: {"dtype", "shape", "sha256"}} of the arrays in a tree; the digest is of their bytes in C order."""
+    """Returns {name: {"dtype", "shape", "sha256"}} of the arrays in a tree; the digest is of their bytes in C order."""
     return {
         jax.tree_util.keystr(path): {
             "dtype": str(leaf.dtype),
@@ -45,7 +45,7 @@ def leaf_digests(tree: Any) -> Leaves:
 
 
 def check_leaves(where: Path, tree: Any, leaves: Leaves) -> None:
-    """Raise DamagedCheckpointError unless the tree's arrays are those whose digests are `leaves`, bit for bit."""
+    """Raises DamagedCheckpointError unless the tree's arrays are those whose digests are `leaves`, bit for bit."""
     found = leaf_digests(tree)
     wrong = [name for name in {**leaves, **found} if found.get(name) != leaves.get(name)]
     if wrong:
@@ -55,7 +55,7 @@ def check_leaves(where: Path, tree: Any, leaves: Leaves) -> None:
 
 
 def check_fits(where: Path, leaves: Leaves, template: Any) -> None:
-    """Raise UserError (a ValueError) that names the arrays and both shapes unless `leaves` are those of `template`."""
+    """Raises UserError (a ValueError) that names the arrays and both shapes unless `leaves` are those of `template`."""
     wanted = {
         jax.tree_util.keystr(path): (str(leaf.dtype), tuple(leaf.shape))
         for path, leaf in jax.tree.leaves_with_path(template)
@@ -71,16 +71,17 @@ def check_fits(where: Path, leaves: Leaves, template: Any) -> None:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any], leaves: Mapping[str, Leaves]) -> None:
-    """Write the manifest of the checkpoint in `folder`: `content`, which JSON can hold, with the items' `leaves`."""
+    """Writes the manifest of the checkpoint in `folder`: `content`, which JSON can hold, with the items' `leaves`."""
     line = json.dumps({"format": FORMAT, **content, "leaves": leaves})
     (folder / MANIFEST_FILE).write_bytes(f"{line}\n{_sha256(line)}\n".encode())  # no system's own ends of lines
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the checkpoint in `folder`.
+    """Returns the manifest of the checkpoint in `folder`.
 
-    Raises DamagedCheckpointError if it is missing or altered, UserError if it is of another format, RunError if the
-    disk does not give it.
+    Raises:
+      DamagedCheckpointError: if it is missing or altered, UserError if it is of another format, RunError if the disk
+        does not give it.
     """
     try:
         text = (folder / MANIFEST_FILE).read_bytes().decode("utf-8")

@@ -25,12 +25,15 @@ LATE_SECONDS = 0.2
 
 
 def load_orbax() -> None:
-    """Import what writes and reads, which takes part of a second, before there is something to write in a hurry."""
+    """Imports what writes and reads, which takes part of a second, before there is something to write in a hurry."""
     import orbax.checkpoint  # noqa: F401
 
 
 def write_item(folder: Path, tree: Any) -> None:
-    """Write a tree of NumPy arrays as the new `folder`. Raises whatever Orbax and TensorStore raise, of every kind."""
+    """Writes a tree of NumPy arrays as the new `folder`.
+
+    Raises whatever Orbax and TensorStore raise, of every kind.
+    """
     import orbax.checkpoint as ocp
 
     with _without_late_callbacks(), _checkpointer() as checkpointer:
@@ -38,10 +41,14 @@ def write_item(folder: Path, tree: Any) -> None:
 
 
 def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
-    """The tree of NumPy arrays in `folder`: nested dicts, or of the structure of `template`.
+    """Returns the tree of NumPy arrays in `folder`: nested dicts, or of the structure of `template`.
 
-    leaves: what the manifest says of it; template: its arrays have no data, only types and shapes.
-    Raises DamagedCheckpointError if the arrays are not those or not there, RunError if the disk does not give them.
+    Args:
+      leaves: what the manifest says of it;
+      template: its arrays have no data, only types and shapes.
+
+    Raises:
+      DamagedCheckpointError: if the arrays are not those or not there, RunError if the disk does not give them.
     """
     import orbax.checkpoint as ocp
 
@@ -88,7 +95,7 @@ def _without_late_callbacks() -> Iterator[None]:
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Let the local variables go of the functions that an error, and what led to it, has left."""
+    """Lets the local variables go of the functions that an error, and what led to it, has left."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

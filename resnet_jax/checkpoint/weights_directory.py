@@ -18,7 +18,7 @@ from resnet_jax.filesystem import PARTIAL, check_parents, making_parents, sync_f
 
 
 def find_checkpoint(path: Path, which: str | None = None) -> Path:
-    """The folder that holds the variables in a checkpoint directory, as `read_directory` takes it."""
+    """Returns the folder that holds the variables in a checkpoint directory, as `read_directory` takes it."""
     if which is not None:
         folder = path / ("best" if which == "best" else "checkpoints")
         if not folder.is_dir():
@@ -38,9 +38,11 @@ def find_checkpoint(path: Path, which: str | None = None) -> Path:
 
 
 def read_info_text(path: Path) -> str | None:
-    """What the convert command wrote of the weights in the checkpoint directory `path`; None if it did not write it.
+    """Returns what the convert command wrote of the weights in the checkpoint directory `path`; None if it did not
+    write it.
 
-    Raises DamagedCheckpointError if it is not what was written.
+    Raises:
+      DamagedCheckpointError: if it is not what was written.
     """
     if not (path / INFO_FILE).exists() and not (path / MANIFEST_FILE).exists():
         return None
@@ -88,7 +90,7 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
 
 
 def check_replaceable(path: Path) -> None:
-    """Raise UserError (a ValueError) if something other than converted weights is at `path`, or it cannot be made."""
+    """Raises UserError (a ValueError) if something other than converted weights is at `path`, or it cannot be made."""
     check_parents(path)
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}

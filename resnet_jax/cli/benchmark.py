@@ -29,7 +29,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
-    """Speed and memory of a network."""
+    """Prints the speed and memory of a network."""
     if arguments.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     from resnet_jax.benchmark import benchmark

@@ -45,7 +45,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
-    """Weights from one format into another."""
+    """Brings weights from one format into another."""
     from resnet_jax.data.transforms.preprocess import Preprocess
     from resnet_jax.weights.convert import convert
 
@@ -117,7 +117,7 @@ def _run_checkpoint(report: dict[str, Any]) -> "RunCheckpoint":
 
 
 def _shape(shape: Any) -> str:
-    """(2, 3) as 2x3; a pair of shapes as 2x3x1x1 -> 2x3."""
+    """Returns (2, 3) as 2x3; a pair of shapes as 2x3x1x1 -> 2x3."""
     if shape and isinstance(shape[0], tuple):
         return " -> ".join(map(_shape, shape))
     return "x".join(map(str, shape)) or "1"

@@ -24,7 +24,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """What a run needs here, a line each."""
+    """Prints what a run needs here, a line each."""
     if arguments.config is None and (arguments.overrides or arguments.workdir is not None):
         raise UserError("--workdir and --config.field=value belong to a config: give --config as well")
     findings = examine_packages()
@@ -46,7 +46,7 @@ def _examine(arguments: argparse.Namespace) -> list[Finding]:
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> int:
-    """The exit code that they ask for; they are printed, a line each or as one JSON object."""
+    """Returns the exit code that they ask for; they are printed, a line each or as one JSON object."""
     num_errors, num_warnings = (sum(one.status == status for one in findings) for status in (ERROR, WARNING))
     if as_json:
         result = {"errors": num_errors, "warnings": num_warnings, "checks": [asdict(one) for one in findings]}

@@ -38,7 +38,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    """How well a trained run or imported weights judge labelled images."""
+    """Prints how well a trained run or imported weights classify labelled images."""
     check_model_options(arguments, "batch_size")
     from resnet_jax.inference.evaluate import evaluate_run, evaluate_weights
     from resnet_jax.weights.pretrained import find_weights

@@ -20,7 +20,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    """A network for inference in one file."""
+    """Writes a network for inference into one file."""
     check_model_options(arguments)
     target = expand(arguments.to)
     from resnet_jax.inference.export import check_export, export

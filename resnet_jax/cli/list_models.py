@@ -12,7 +12,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """List the models."""
+    """Lists the models."""
     del arguments
     from resnet_jax.models.variants import list_models
 

@@ -25,7 +25,7 @@ MANY_PROCESSES = ("train", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command of `argv` (sys.argv's if None) and return its exit code."""
+    """Runs the command of `argv` (sys.argv's if None) and returns its exit code."""
     try:
         code = _run_command(argv)
     except (Exception, KeyboardInterrupt) as error:

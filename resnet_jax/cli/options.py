@@ -53,7 +53,10 @@ def add_process_options(command: argparse.ArgumentParser) -> None:
 
 
 def run_folder(workdir: str | None, config: str) -> Path:
-    """Returns the folder of a run: `workdir`, or where None is given that of the config's name. Raises as `expand`."""
+    """Returns the folder of a run: `workdir`, or where None is given that of the config's name.
+
+    Raises as `expand`.
+    """
     return expand(f"runs/{Path(config).stem}" if workdir is None else workdir)
 
 

@@ -24,8 +24,11 @@ COMMANDS = (train, evaluate, predict, export, convert, list_models, summary, pre
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of a command line (sys.argv's if None): the command's function as `run`, its `overrides`, the
-    --config.field=value words, and what its options say. Raises UserError (a ValueError) for wrong usage.
+    """Returns the arguments of a command line (sys.argv's if None): the command's function as `run`, its `overrides`,
+    the --config.field=value words, and what its options say.
+
+    Raises:
+      UserError: for wrong usage.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = make_parser()
@@ -53,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_parser() -> Parser:
-    """The parser of `python -m resnet_jax`; what it returns has the command's function as `run`."""
+    """Returns the parser of `python -m resnet_jax`; what it returns has the command's function as `run`."""
     parser = Parser(
         prog="python -m resnet_jax",
         description="Residual networks in JAX: train them, judge them, bring weights in and out",

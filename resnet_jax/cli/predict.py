@@ -41,7 +41,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_predict(arguments: argparse.Namespace) -> int:
-    """The classes that a network sees in images."""
+    """Prints the classes that a network sees in images."""
     check_model_options(arguments)
     if arguments.gradcam and arguments.to is None:
         raise UserError("--gradcam is drawn on the sheet: name its file with --to, for example --to sheet.png")
@@ -103,7 +103,7 @@ def _described(result: "Prediction", trained: "TrainedModel") -> list[dict[str, 
 
 
 def _cell(result: "Prediction", predictions: list[dict[str, Any]]) -> "Cell":
-    """An image with its file's name, its Grad-CAM beside it if there is one, and its classes as bars."""
+    """Returns an image with its file's name, its Grad-CAM beside it if there is one, and its classes as bars."""
     import numpy as np
 
     from resnet_jax.inference.gradcam import overlay

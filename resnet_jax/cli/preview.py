@@ -21,7 +21,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_preview(arguments: argparse.Namespace) -> int:
-    """A picture of a batch as the network sees it."""
+    """Writes a picture of a batch as the network sees it."""
     from resnet_jax.inference.preview import preview
 
     result = preview(

@@ -9,7 +9,7 @@ from resnet_jax.formatting import format_number
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> int:
-    """The exit code of a command that is done, its result printed: one JSON object, or a line each."""
+    """Returns the exit code of a command that is done, its result printed: one JSON object, or a line each."""
     if as_json:
         print(json.dumps(result))
     else:

@@ -18,7 +18,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_summary(arguments: argparse.Namespace) -> int:
-    """Shapes, parameters and MACs of a model."""
+    """Prints the shapes, parameters and MACs of a model."""
     from resnet_jax.models.summary import summarize
 
     result = summarize(arguments.model, arguments.image_size)

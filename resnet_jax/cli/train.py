@@ -41,7 +41,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """Train a network, or continue a run; or tell what that would take."""
+    """Trains a network, or continue a run; or prints what that would take."""
     from resnet_jax.config import load_config
 
     if arguments.json and not arguments.dry_run:

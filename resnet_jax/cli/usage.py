@@ -14,7 +14,8 @@ ANY_FIELD = "--config.FIELD"
 class Parser(argparse.ArgumentParser):
     """Reports wrong usage in one line, with the name that was meant if one is near.
 
-    commands: by their names, the parsers of the commands; empty in theirs.
+    Attributes:
+      commands: by their names, the parsers of the commands; empty in theirs.
     """
 
     commands: dict[str, "Parser"]
@@ -24,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         self.commands = {}
 
     def error(self, message: str) -> NoReturn:
-        """Raise UserError."""
+        """Raises UserError."""
         raise UserError(f"{message} ('{self.prog} --help' shows the usage)")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -51,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         return any(action.dest == "images" for action in self._actions)
 
     def refuse_missing_command(self, words: Sequence[str]) -> None:
-        """Raise UserError if the first of `words` is an option of a command, and none of them is a command."""
+        """Raises UserError if the first of `words` is an option of a command, and none of them is a command."""
         option = words[0].partition("=")[0] if words else ""
         knowing = [
             name
@@ -62,7 +63,7 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"the command before {option} is missing: {' or '.join(knowing)}")
 
     def refuse_unknown(self, command: str, words: Sequence[str]) -> None:
-        """Raise UserError for the first of `words` that is written as an option and is none of the command's."""
+        """Raises UserError for the first of `words` that is written as an option and is none of the command's."""
         for word in words:
             option = word.partition("=")[0]
             is_option = option.startswith("-") and option != "-" and not option[1:2].isdigit() and option[1:2] != "."
@@ -74,9 +75,10 @@ class Parser(argparse.ArgumentParser):
             raise UserError(f"{option!r} is no option of {command}{near}")
 
     def refuse_stray(self, command: str, words: Sequence[str], given: Sequence[str] = ()) -> None:
-        """Raise UserError if the first of `words` belongs to no option, where the command takes nothing of the kind.
+        """Raises UserError if the first of `words` belongs to no option, where the command takes nothing of the kind.
 
-        given: all words of the command line, whose options are not suggested again.
+        Args:
+          given: all words of the command line, whose options are not suggested again.
         """
         if not words or words[0].startswith("-") or self.takes_images:
             return
@@ -88,9 +90,11 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{words[0]!r} stands without an option of {command}; did you mean {meant}?")
 
     def refuse_stray_field(self, command: str, words: Sequence[str], given: Sequence[str]) -> None:
-        """Raise UserError, as `refuse_stray` does, for the first of `words` that sets no field and is no field's value.
+        """Raises UserError, as `refuse_stray` does, for the first of `words` that sets no field and is no field's
+        value.
 
-        words: those that no option took, in a command that takes --config.field=value words.
+        Args:
+          words: those that no option took, in a command that takes --config.field=value words.
         """
         is_value = False
         for word in words:
@@ -99,7 +103,9 @@ class Parser(argparse.ArgumentParser):
             is_value = not is_value and word.startswith("--config.") and "=" not in word
 
     def _option_for(self, word: str) -> str:
-        """The option that a word alone was probably meant for: a config's name, a model's, weights, a run's folder."""
+        """Returns the option that a word alone was probably meant for: a config's name, a model's, weights, a run's
+        folder.
+        """
         from resnet_jax.config import configs_dir
         from resnet_jax.models.variants import list_models
 
@@ -118,7 +124,7 @@ class Parser(argparse.ArgumentParser):
         return option in self.options or (self.takes_fields and option.startswith("--config."))
 
     def _nearest(self, option: str) -> str:
-        """The suggestion for a mistyped option: an option, or the field of the config that bears its name."""
+        """Returns the suggestion for a mistyped option: an option, or the field of the config that bears its name."""
         near = suggestion(option, (known for known in self.options if known != ANY_FIELD))
         if not self.takes_fields:
             return near

@@ -15,10 +15,10 @@ Batch = dict[str, np.ndarray]
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
-    """The permutation of range(n) in which epoch `epoch` visits the images, (n,) int64.
+    """Returns the permutation of range(n) in which epoch `epoch` visits the images, (n,) int64.
 
-    A function of its arguments alone, on every machine and NumPy version: images are sorted by the raw 64-bit output
-    of Philox keyed by (seed, epoch), a stream that NumPy keeps fixed (`Generator.permutation` is not promised to be).
+    A function of its arguments alone, on every machine and NumPy version: images are sorted by the raw 64-bit output of
+    Philox keyed by (seed, epoch), a stream that NumPy keeps fixed (`Generator.permutation` is not promised to be).
     """
     keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(n)
     return np.argsort(keys, kind="stable")
@@ -36,8 +36,9 @@ class TrainBatches:
     epoch takes the first 1 / num_repeats of the permutation, each image so often in succession, each time augmented
     anew (Hoffer et al. 2019, arXiv:1901.09335). Each process of `num_processes` gets its own rows of each of the
     batch's `num_parts` equal parts: process p those from p * B / num_parts / num_processes on.
-    Raises UserError (a ValueError) if batch_size is not in [1, num_images] or not divisible by num_parts *
-    num_processes.
+
+    Raises:
+      UserError: if batch_size is not in [1, num_images] or not divisible by num_parts * num_processes.
     """
 
     source: Source
@@ -64,11 +65,11 @@ class TrainBatches:
         return len(self.source) // self.batch_size
 
     def __getitem__(self, step: int) -> Batch:
-        """Batch of step `step`, from 0.
+        """Returns the batch of step `step`, from 0.
 
-        "image" (b, H, W, C) uint8, "label" (b,) int32, "sample" (b,) int32 and "epoch" (b,) int32, where
-        b = batch_size / num_processes, the rows of the first part first. A sample is an image's index, plus num_images
-        for each repetition before; it and the epoch key the augmentation.
+        "image" (b, H, W, C) uint8, "label" (b,) int32, "sample" (b,) int32 and "epoch" (b,) int32, where b = batch_size
+        / num_processes, the rows of the first part first. A sample is an image's index, plus num_images for each
+        repetition before; it and the epoch key the augmentation.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         num_images, rows = len(self.source), self.batch_size // self.num_processes
@@ -102,7 +103,8 @@ class EvalBatches:
         return -(-len(self.source) // self.batch_size)
 
     def __getitem__(self, position: int) -> Batch:
-        """The images of a batch: "image" (b, H, W, C) uint8, "label" (b,) int32 and "mask" (b,) float32 in {0, 1}.
+        """Returns the images of a batch: "image" (b, H, W, C) uint8, "label" (b,) int32 and "mask" (b,) float32 in {0,
+        1}.
 
         b = batch_size / num_processes. The last batch is filled up with images whose mask is 0, as is that of an image
         that cannot be decoded.

@@ -58,10 +58,10 @@ class DecodableImage(Protocol):
         """(width, height) in pixels."""
 
     def pixels(self) -> np.ndarray:
-        """All of it: (H, W, 3) uint8."""
+        """Returns all of it: (H, W, 3) uint8."""
 
     def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
-        """The pixels within `box`: (h, w, 3) uint8; see `EncodedImage.region`."""
+        """Returns the pixels within `box`: (h, w, 3) uint8; see `EncodedImage.region`."""
 
 
 class ArrayImage:
@@ -76,11 +76,11 @@ class ArrayImage:
         return self._array.shape[1], self._array.shape[0]
 
     def pixels(self) -> np.ndarray:
-        """All of it."""
+        """Returns all of it."""
         return self._array
 
     def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
-        """The pixels within `box`, never reduced."""
+        """Returns the pixels within `box`, never reduced."""
         del enough
         left, top, right, bottom = box
         return self._array[top:bottom, left:right]
@@ -94,7 +94,8 @@ class EncodedImage:
 
         `intact` may be set once the whole image has been decoded without complaint.
 
-        Raises BadImageError if the data are no image.
+        Raises:
+          BadImageError: if the data are no image.
         """
         self._data, self._name, self.intact = data, name, False
         if not data:
@@ -132,7 +133,11 @@ class EncodedImage:
         return value if value in _UPRIGHT else 1
 
     def pixels(self) -> np.ndarray:
-        """All of it, as RGB: (H, W, 3) uint8. Raises BadImageError if the data are damaged or incomplete."""
+        """Returns all of it, as RGB: (H, W, 3) uint8.
+
+        Raises:
+          BadImageError: if the data are damaged or incomplete.
+        """
         if self._jpeg:
             width, height = self._jpeg
             pixels = self._decode_jpeg(self._data, width, height)
@@ -141,13 +146,17 @@ class EncodedImage:
         return _UPRIGHT[self._turn](pixels) if self._turn > 1 else pixels
 
     def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
-        """The pixels within `box`, as RGB: (h, w, 3) uint8.
+        """Returns the pixels within `box`, as RGB: (h, w, 3) uint8.
 
         They may lie in memory that this thread's next region overwrites.
 
-        enough: (width, height) that suffice; a JPEG is then decoded at a half, quarter or eighth of its size, if the
-        region stays at least as large as that. Of an image that is known to be `intact`, rows below the region are not
-        decoded. Raises BadImageError if the data are damaged or incomplete.
+        Args:
+          enough: (width, height) that suffice; a JPEG is then decoded at a half, quarter or eighth of its size, if
+            the region stays at least as large as that. Of an image that is known to be `intact`, rows below the region
+            are not decoded.
+
+        Raises:
+          BadImageError: if the data are damaged or incomplete.
         """
         left, top, right, bottom = box
         if not self._jpeg:
@@ -171,7 +180,7 @@ class EncodedImage:
         return pixels[top : top + (box[3] - box[1]) // factor, left : left + (box[2] - box[0]) // factor]
 
     def _jpeg_size(self) -> tuple[int, int] | None:
-        """(width, height) of a JPEG that libjpeg turns into RGB; None of CMYK."""
+        """Returns (width, height) of a JPEG that libjpeg turns into RGB; None of CMYK."""
         try:
             height, width, color, _ = simplejpeg.decode_jpeg_header(self._data)
         except ValueError as error:
@@ -203,7 +212,7 @@ class EncodedImage:
         factor: int = 1,
         allocate: Callable[[tuple[int, int, int]], np.ndarray] = lambda shape: np.empty(shape, np.uint8),
     ) -> np.ndarray:
-        """(height / factor, width / factor, 3), rounded up."""
+        """Returns (height / factor, width / factor, 3), rounded up."""
         height, width = math.ceil(height / factor), math.ceil(width / factor)
         pixels = allocate((height, width, 3))
         try:
@@ -217,7 +226,7 @@ class EncodedImage:
 
 
 def _scratch(shape: tuple[int, int, int]) -> np.ndarray:
-    """An array in memory that the thread keeps: malloc would give it back to the system after each image."""
+    """Returns an array in memory that the thread keeps: malloc would give it back to the system after each image."""
     size = math.prod(shape)
     memory = getattr(_thread, "memory", None)
     if memory is None or memory.size < size:

@@ -23,7 +23,10 @@ NO_GOOD_IMAGE = "not one image of the data set can be read"
 
 
 class EncodedImages(Protocol):
-    """Where encoded images lie: in files, in tars, in TFDS's records. Several threads read at once."""
+    """Where encoded images lie: in files, in tars, in TFDS's records.
+
+    Several threads read at once.
+    """
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -32,21 +35,23 @@ class EncodedImages(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """An image's bytes and its label."""
+        """Returns an image's bytes and its label."""
 
     def name(self, index: int) -> str:
-        """What messages call it."""
+        """Returns what messages call it."""
 
     def digest(self) -> str:
-        """What tells these images from others: a hash of their names and labels, as far as these are known."""
+        """Returns what tells these images from others: a hash of their names and labels, as far as these are known."""
 
 
 @dataclass
 class BadImages:
     """Images that could not be decoded: skipped and counted up to a limit; shared by the sources of a run.
 
-    limit: how many images may be bad; 0: the first is an error. names: of the bad ones so far. rotation_hint: what may
-    be done about EXIF's rotation; empty where there is no config.
+    Attributes:
+      limit: how many images may be bad; 0: the first is an error.
+      names: of the bad ones so far.
+      rotation_hint: what may be done about EXIF's rotation; empty where there is no config.
     """
 
     limit: int = 0
@@ -56,7 +61,7 @@ class BadImages:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def take(self, error: BadImageError) -> None:
-        """Count and tell it once; raise it if images may not be bad, and a UserError when too many are."""
+        """Counts and tells it once; raises it if images may not be bad, and a UserError when too many are."""
         if not self.limit:
             raise error
         with self._lock:
@@ -71,17 +76,17 @@ class BadImages:
             logger.warning(f"skipped ({len(self.names)} of at most {self.limit}): {error}")
 
     def known(self) -> list[str]:
-        """The names of the bad ones so far, in order."""
+        """Returns the names of the bad ones so far, in order."""
         with self._lock:
             return sorted(self.names)
 
     def add(self, *others: Iterable[str]) -> None:
-        """Count those that other processes, or an earlier start, have found."""
+        """Counts those that other processes, or an earlier start, have found."""
         with self._lock:
             self.names.update(*others)
 
     def raise_if_too_many(self) -> None:
-        """Raise UserError (a ValueError) if those of all processes and starts together are too many."""
+        """Raises UserError (a ValueError) if those of all processes and starts together are too many."""
         names = self.known()
         if len(names) > self.limit:
             raise UserError(
@@ -89,7 +94,7 @@ class BadImages:
             )
 
     def warn_exif_rotation(self, name: str) -> None:
-        """Tell, once, of an image that EXIF asks to rotate and that is left as it is."""
+        """Says, once, of an image that EXIF asks to rotate and that is left as it is."""
         with self._lock:
             told, self._rotation_told = self._rotation_told, True
         if not told:
@@ -103,9 +108,11 @@ class BadImages:
 class EncodedSource:
     """Encoded images, decoded when they are asked for.
 
-    encoded: where they lie, of which `indices` (N,) are these. preprocess: what evaluation makes of them, of one size.
-    transform: what training does; None: as evaluation. upright: rotate as EXIF says. class_names: those of the labels,
-    which `relabel` (K,) int32 maps the stored ones to.
+    Attributes:
+      encoded: where they lie, of which `indices` (N,) are these.
+      preprocess: what evaluation makes of them, of one size.
+      transform: what training does; None: as evaluation. upright: rotate as EXIF says.
+      class_names: those of the labels, which `relabel` (K,) int32 maps the stored ones to.
     """
 
     encoded: EncodedImages
@@ -146,8 +153,11 @@ class EncodedSource:
         """As `Source.read`.
 
         In training the next good image takes the place of one that cannot be decoded; in evaluation that one is not
-        valid. Raises UserError (a ValueError), naming the image, when that happens more often than `bad_images` allows,
-        and where images that are not cropped differ in size.
+        valid.
+
+        Raises:
+          UserError: naming the image, when that happens more often than `bad_images` allows, and where images that
+            are not cropped differ in size.
         """
         if keys is not None:
             shape = (self.transform and self.transform.image_shape) or self.image_shape
@@ -174,13 +184,13 @@ class EncodedSource:
         return digest_of(self.encoded.digest(), *self.class_names, self.indices.tobytes())
 
     def name(self, position: int) -> str:
-        """What messages call the image."""
+        """Returns what messages call the image."""
         return self.encoded.name(int(self.indices[position]))
 
     def _fill(
         self, positions: np.ndarray, shape: tuple[int, ...], make: Callable[[int], tuple[np.ndarray, int] | None]
     ) -> Examples:
-        """The images and labels that make(i) returns for each of `positions`; those of None are not valid."""
+        """Returns the images and labels that make(i) returns for each of `positions`; those of None are not valid."""
         count = len(positions)
         examples = Examples(np.zeros((count, *shape), np.uint8), np.zeros(count, np.int32), np.zeros(count, bool))
 
@@ -197,7 +207,7 @@ class EncodedSource:
         return examples
 
     def _prepared(self, position: int) -> tuple[np.ndarray, int] | None:
-        """The image for evaluation and its label; None if it is bad."""
+        """Returns the image for evaluation and its label; None if it is bad."""
         try:
             return self._decode(position, None)
         except BadImageError as error:
@@ -205,7 +215,7 @@ class EncodedSource:
             return None
 
     def _transformed(self, position: int, rng: KeyedRandom) -> tuple[np.ndarray, int]:
-        """The image for training, or the next good one's, and its label."""
+        """Returns the image for training, or the next good one's, and its label."""
         for following in range(len(self)):
             try:
                 return self._decode((position + following) % len(self), rng)

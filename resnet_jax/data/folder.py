@@ -36,9 +36,11 @@ NEUTRAL_WORDS = ("set", "data", "dataset", "split", "images", "image", "imgs", "
 class FolderImages:
     """Image files by index: reading one opens its file, or its tar, anew, so that any number of threads may.
 
-    root: what the paths below are relative to. paths: of the files, or their names inside a tar. labels (N,) int32.
-    tars: paths of the tars. tar_index (N,) int32: in which of them an image lies, -1: it is a file. offset, size (N,)
-    int64: where in its tar, in bytes.
+    Attributes:
+      root: what the paths below are relative to.
+      paths: of the files, or their names inside a tar. labels (N,) int32.
+      tars: paths of the tars. tar_index (N,) int32: in which of them an image lies, -1: it is a file. offset, size
+        (N,) int64: where in its tar, in bytes.
     """
 
     root: Path
@@ -54,7 +56,11 @@ class FolderImages:
         return len(self.paths)
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """An image's bytes and its label. Raises BadImageError if it is no longer there."""
+        """Returns an image's bytes and its label.
+
+        Raises:
+          BadImageError: if it is no longer there.
+        """
         tar = self.tar_index[index]
         try:
             path = self.paths[index] if tar < 0 else self.tars[tar]  # "" where the root is the tar
@@ -71,12 +77,12 @@ class FolderImages:
         return data, int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """The image's path, through its tar if it lies in one."""
+        """Returns the image's path, through its tar if it lies in one."""
         tar = self.tar_index[index]
         return str(self.root / (self.tars[tar] if tar >= 0 else "") / self.paths[index])
 
     def digest(self) -> str:
-        """A hash of the images' paths and labels."""
+        """Returns a hash of the images' paths and labels."""
         return digest_of(self.labels.tobytes(), *self.paths)
 
 
@@ -95,7 +101,9 @@ class StoredFile:
 class FolderTree:
     """What lies under a root, as if its tars had been unpacked where they lie.
 
-    files: the images, known by EXTENSIONS in any case. folders: paths of all folders. Hidden ones are in neither.
+    Attributes:
+      files: the images, known by EXTENSIONS in any case.
+      folders: paths of all folders. Hidden ones are in neither.
     """
 
     root: Path
@@ -107,8 +115,9 @@ class FolderTree:
     def splits(self) -> dict[str, str]:
         """The folders of "train", "validation" and "test"; empty if the root itself holds the classes.
 
-        Raises UserError (a ValueError) if that is not clear: other folders of images beside train/, two names of one
-        split, a val/ without class folders.
+        Raises:
+          UserError: if that is not clear: other folders of images beside train/, two names of one split, a val/
+            without class folders.
         """
         outer = {file.path.partition("/")[0] for file in self.files if "/" in file.path}
         inner = {file.path.partition("/")[0] for file in self.files if file.path.count("/") >= 2}
@@ -134,12 +143,17 @@ class FolderTree:
         return {split: found[split] for split in SPLIT_FOLDERS if split in found}
 
     def images(self, split: str | None = None, *, class_names: tuple[str, ...] | None = None) -> FolderImages:
-        """The images `<class>/…/<image>` of a split, or of the root; classes and files in the order of their names.
+        """Returns the images `<class>/…/<image>` of a split, or of the root; classes and files in the order of their
+        names.
 
-        split: one of `splits`, None if there are none. class_names: those of the model, of which the folder may hold a
-        part: labels are positions in them. None: the folder's own. Raises UserError (a ValueError) for a folder that is
-        not of this form, has a class without images, or one that is not among class_names; and, for the folder's own
-        classes, if it is only one, or they are named like splits.
+        Args:
+          split: one of `splits`, None if there are none.
+          class_names: those of the model, of which the folder may hold a part: labels are positions in them. None:
+            the folder's own.
+
+        Raises:
+          UserError: for a folder that is not of this form, has a class without images, or one that is not among
+            class_names; and, for the folder's own classes, if it is only one, or they are named like splits.
         """
         folder = f"{self.splits[split]}/" if split is not None else ""
         where = self.root / folder
@@ -175,7 +189,7 @@ class FolderTree:
         )
 
     def _check_own_classes(self, folder: str, names: tuple[str, ...]) -> None:
-        """Raise UserError if the folders `names`, of `folder`, can hardly be the classes."""
+        """Raises UserError if the folders `names`, of `folder`, can hardly be the classes."""
         where = self.root / folder
         if _are_splits(names, self._paths_in(folder)):
             raise UserError(
@@ -203,7 +217,8 @@ class FolderTree:
         return f"write {_abridged(tuple(tars))} anew so that what is in {likely} comes first in it: tar -C {likely} …"
 
     def _likely_folder(self, folder: str) -> str | None:
-        """The folder inside `folder`, with a slash at its end, that holds class folders, or splits; None if none does.
+        """Returns the folder inside `folder`, with a slash at its end, that holds class folders, or splits; None if
+        none does.
 
         A folder around one other is passed, and of splits under other names the training images are taken.
         """
@@ -239,9 +254,9 @@ def _are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
     """Returns whether folders are named like splits, not like classes. paths: of the images in them, names first.
 
     One is named for training and another for another split. Where they hold images alone, each that has a split's word
-    has no other words than those of splits and data, and the one that all begin with: seg_train, seg_test; and they
-    are more than half of the folders. Where one of them holds folders, half is enough, and other words may stand
-    beside: train_pets, test_pets.
+    has no other words than those of splits and data, and the one that all begin with: seg_train, seg_test; and they are
+    more than half of the folders. Where one of them holds folders, half is enough, and other words may stand beside:
+    train_pets, test_pets.
     """
     named = [name for name in names if _split_in(name) is not None]
     splits = {_split_in(name) for name in named}
@@ -255,11 +270,13 @@ def _are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
 
 
 def scan_folder(root: Path) -> FolderTree:
-    """The image files under `root`, a folder or a tar; nothing is decoded.
+    """Returns the image files under `root`, a folder or a tar; nothing is decoded.
 
     A tar stands for what is in it, where it lies: root/train/00.tar that holds cat/1.jpg is as good as
-    root/train/cat/1.jpg, and so is root/train-00.tar. Raises UserError (a ValueError) for what cannot be read, and for
-    an image that is there twice, in a tar and beside it.
+    root/train/cat/1.jpg, and so is root/train-00.tar.
+
+    Raises:
+      UserError: for what cannot be read, and for an image that is there twice, in a tar and beside it.
     """
     files: dict[str, StoredFile] = {}
     folders: set[str] = set()
@@ -296,10 +313,14 @@ def scan_folder(root: Path) -> FolderTree:
 
 
 def list_images(root: Path) -> list[tuple[Path, str]]:
-    """The image files under the folder `root`, as `scan_folder` finds them but not in tars, in the order of names.
+    """Returns the image files under the folder `root`, as `scan_folder` finds them but not in tars, in the order of
+    names.
 
     With each comes what is wrong with it, as a reason: what is neither a file nor a folder that can be read is among
-    them. Raises UserError (a ValueError) if the root itself cannot be read.
+    them.
+
+    Raises:
+      UserError: if the root itself cannot be read.
     """
     found = []
     for path, fault in _walk(root, "", set(), {os.path.realpath(root)}):
@@ -311,7 +332,7 @@ def list_images(root: Path) -> list[tuple[Path, str]]:
 
 
 def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterator[tuple[str, str]]:
-    """(path, "") of the files under root/folder, relative to the root; their folders are added to `folders`.
+    """Yields (path, "") of the files under root/folder, relative to the root; their folders are added to `folders`.
 
     Of what is neither a file nor a folder that can be read, (path, what to say of it).
     """
@@ -341,14 +362,14 @@ def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterato
 
 
 def _split_of(name: str) -> str:
-    """The split's folder that a tar beside the split's folders stands for, by its name; empty if none."""
+    """Returns the split's folder that a tar beside the split's folders stands for, by its name; empty if none."""
     word = next((i for i, letter in enumerate(name) if not letter.isalpha()), len(name))
     known = [folder for folders in SPLIT_FOLDERS.values() for folder in folders]
     return name[:word] if name[:word].lower() in known else ""
 
 
 def _positions(root: Path, names: tuple[str, ...], class_names: tuple[str, ...] | None) -> list[int]:
-    """The label of each of the folder's classes."""
+    """Returns the label of each of the folder's classes."""
     if class_names is None:
         return list(range(len(names)))
     counts = Counter(class_names)

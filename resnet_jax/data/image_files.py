@@ -27,7 +27,11 @@ class ImageFile:
     fault: str = ""
 
     def read(self) -> bytes:
-        """The bytes. Raises OSError or BadImageError if there are none to be had."""
+        """Returns the bytes.
+
+        Raises:
+          OSError: or BadImageError if there are none to be had.
+        """
         if self.fault:
             raise BadImageError(self.name, self.fault)
         if self.data is not None:
@@ -38,11 +42,13 @@ class ImageFile:
 
 
 def find_images(words: Sequence[str], read_standard_input: Callable[[], bytes]) -> list[ImageFile]:
-    """The images that `words` name, in that order; of a folder those below it, known by their names, sorted.
+    """Returns the images that `words` name, in that order; of a folder those below it, known by their names, sorted.
 
     "-" is standard input: an image, or else a list of paths, one a line. A path that leads nowhere is among them, as
-    are files of any name, and what in a folder is neither file nor folder: reading tells. Raises UserError (a
-    ValueError) if there are none, a folder cannot be read, or standard input is named twice.
+    are files of any name, and what in a folder is neither file nor folder: reading tells.
+
+    Raises:
+      UserError: if there are none, a folder cannot be read, or standard input is named twice.
     """
     if words.count(STANDARD_INPUT) > 1:
         raise UserError("standard input, -, is named twice: it can be read once")

@@ -9,7 +9,7 @@ _OTHER_SEGMENTS = (0xC4, 0xDB, 0xFE, *range(0xE0, 0xF0))
 
 
 def declare_rows(data: bytes, height_at: int, rows: int) -> bytearray:
-    """The JPEG saying that it has only `rows` rows, behind which libjpeg then stops."""
+    """Returns the JPEG saying that it has only `rows` rows, behind which libjpeg then stops."""
     changed = bytearray(data)
     struct.pack_into(">H", changed, height_at, rows)
     return changed
@@ -23,7 +23,7 @@ class JpegHeader(NamedTuple):
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
-    """What a JPEG says before its first scan."""
+    """Returns what a JPEG says before its first scan."""
     position, height_at, has_exif = 2, 0, False
     while position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]

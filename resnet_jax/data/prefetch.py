@@ -12,7 +12,7 @@ DEPTH = 2
 
 
 def prefetch(make: Callable[[int], Item], positions: Iterable[int], depth: int = DEPTH) -> Generator[Item, None, None]:
-    """make(position) for each of `positions`, in order, `depth` of them ahead, each made in a thread of its own.
+    """Yields make(position) for each of `positions`, in order, `depth` of them ahead, each made in a thread of its own.
 
     What `make` raises is raised where its result would have come. Closing the generator waits for those in the making.
     """

@@ -22,7 +22,7 @@ class Transform(Protocol):
         """(H, W, 3) of what comes out; None: that of the image."""
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
-        """The training image."""
+        """Returns the training image."""
 
 
 class Examples(NamedTuple):
@@ -59,23 +59,24 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
-        """Those at `indices` (n,): transformed for training if there are keys, else prepared for evaluation."""
+        """Returns those at `indices` (n,): transformed for training if there are keys, else prepared for evaluation."""
 
     def take(self, indices: np.ndarray) -> Self:
-        """The images at `indices`, in that order, as a source."""
+        """Returns the images at `indices`, in that order, as a source."""
 
     def transformed(self, transform: Transform | None) -> Self:
-        """The same images, transformed so in training."""
+        """Returns the same images, transformed so in training."""
 
     def digest(self) -> str:
-        """A hash that tells these images, their classes and their order from others."""
+        """Returns a hash that tells these images, their classes and their order from others."""
 
 
 @dataclass(frozen=True)
 class ArraySource:
     """Images in memory: images (N, H, W, 3) uint8, labels (N,) int32 in [0, num_classes).
 
-    preprocess, transform: what `read` does to them in evaluation and in training; None: nothing.
+    Attributes:
+      preprocess, transform: what `read` does to them in evaluation and in training; None: nothing.
     """
 
     images: np.ndarray

@@ -21,10 +21,13 @@ class TarMember(NamedTuple):
 
 
 def list_tar(tar: Path) -> list[TarMember]:
-    """The files and folders in `tar`, without hidden ones.
+    """Returns the files and folders in `tar`, without hidden ones.
 
-    A link is the file that it leads to; of several files of one name the last counts. Raises UserError (a ValueError)
-    for a tar that is compressed, damaged, cut or several in one, for links that lead nowhere, and for sparse files.
+    A link is the file that it leads to; of several files of one name the last counts.
+
+    Raises:
+      UserError: for a tar that is compressed, damaged, cut or several in one, for links that lead nowhere, and for
+        sparse files.
     """
     members: dict[str, TarMember] = {}
     links: list[tuple[str, str]] = []
@@ -59,7 +62,7 @@ def _normalised(name: str) -> str:
 
 
 def _check_end(tar: Path, end: int) -> None:
-    """Raise UserError unless the tar says at `end`, where its listing stopped, that there is no more.
+    """Raises UserError unless the tar says at `end`, where its listing stopped, that there is no more.
 
     tarfile takes a damaged header, or a file that just ends, for the end.
     """

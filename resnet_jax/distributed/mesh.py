@@ -13,23 +13,23 @@ BATCH_AXIS = "data"
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of one axis, `data`, over `devices` (all of all processes if None)."""
+    """Returns a mesh of one axis, `data`, over `devices` (all of all processes if None)."""
     devices = jax.devices() if devices is None else list(devices)
     return jax.make_mesh((len(devices),), (BATCH_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole: the train state."""
+    """Returns the sharding of what every device holds whole: the train state."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def data_sharding(mesh: Mesh, num_parts: int = 1) -> NamedSharding:
-    """The sharding of a batch: its first axis over `data`, or its second where the first counts the parts."""
+    """Returns the sharding of a batch: its first axis over `data`, or its second where the first counts the parts."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXIS) if num_parts == 1 else PartitionSpec(None, BATCH_AXIS))
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, num_parts: int = 1) -> dict[str, Any]:
-    """This process's rows of a batch as global arrays on the mesh; returns before the copy is done.
+    """Returns this process's rows of a batch as global arrays on the mesh; returns before the copy is done.
 
     num_parts > 1: (B, ...) becomes (num_parts, B / num_parts, ...), each part split over the devices.
     """
@@ -42,7 +42,7 @@ def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh, num_parts: int = 1)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, num_parts: int = 1) -> None:
-    """Raise UserError (a ValueError) unless batch_size is positive and divisible by the devices (times num_parts)."""
+    """Raises UserError (a ValueError) unless batch_size is positive and divisible by the devices (times num_parts)."""
     num_devices = mesh.devices.size
     divisor = num_devices * num_parts
     if batch_size < 1 or batch_size % divisor:

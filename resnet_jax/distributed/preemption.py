@@ -43,7 +43,8 @@ class PreemptionGuard:
     yet, and none may leave a step that the others are in. So the step itself carries a flag (see `with_stop_flag`), and
     all processes read the same of it at the same place.
 
-    interrupt_immediately: raise Preempted out of whatever runs, while there is nothing to save and nobody to meet.
+    Attributes:
+      interrupt_immediately: raise Preempted out of whatever runs, while there is nothing to save and nobody to meet.
     """
 
     def __init__(self, num_processes: int, stop_after_minutes: float = 0.0) -> None:
@@ -143,7 +144,10 @@ class PreemptionGuard:
         return call
 
     def requested(self) -> bool:
-        """Returns whether the run is to stop, the same in all processes. Raises, in all, what has failed in one."""
+        """Returns whether the run is to stop, the same in all processes.
+
+        Raises, in all, what has failed in one.
+        """
         for check in self._checks:
             self.defer_errors(check)
         return self._read(1)

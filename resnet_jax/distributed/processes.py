@@ -49,12 +49,14 @@ class Processes:
 
 
 def start_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
-    """Whether this process is one of many; if so it has met the others, and knows their devices.
+    """Returns whether this process is one of many; if so it has met the others, and knows their devices.
 
     The arguments are the options, None where not given. To be called before JAX touches its devices. Results go to
     standard output of process 0 alone.
-    Raises UserError (a ValueError) for options or an environment that make no sense. If the others do not come, the
-    process ends with a line and code 2.
+
+    Raises:
+      UserError: for options or an environment that make no sense. If the others do not come, the process ends with a
+        line and code 2.
     """
     processes = find_processes(coordinator, num_processes, process_id, os.environ)
     if processes is not None:
@@ -84,9 +86,10 @@ def warn_once(text: str) -> None:
 def find_processes(
     coordinator: str | None, num_processes: int | None, process_id: int | None, environment: Mapping[str, str]
 ) -> Processes | None:
-    """What tells that this process is one of many; None if it is alone.
+    """Returns what tells that this process is one of many; None if it is alone.
 
-    Raises UserError (a ValueError) for what makes no sense.
+    Raises:
+      UserError: for what makes no sense.
     """
     if num_processes == 1 and process_id in (None, 0):  # also one of several tasks that are runs of their own
         return None
@@ -114,7 +117,7 @@ def find_processes(
 
 
 def leave(code: int) -> int:
-    """`code`, with which the process may now exit: after the others if there are any.
+    """Returns `code`, with which the process may now exit: after the others if there are any.
 
     One that failed ends here, soon if the others work on: JAX's own farewell, when Python ends, would wait for them.
     """
@@ -130,7 +133,7 @@ def leave(code: int) -> int:
 
 
 def prefix() -> str:
-    """What an error's line begins with, so that one knows whose it is: empty if the process is alone."""
+    """Returns what an error's line begins with, so that one knows whose it is: empty if the process is alone."""
     return "" if distributed.global_state.client is None else f"process {distributed.global_state.process_id}: "
 
 
@@ -212,7 +215,8 @@ def _meet(processes: Processes) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Raise UserError unless this machine can listen at HOST:PORT: JAX would crash, or share the port with another run.
+    """Raises UserError unless this machine can listen at HOST:PORT: JAX would crash, or share the port with another
+    run.
 
     Warns of a name that leads others to themselves, as the machine's own does in many /etc/hosts.
     """
@@ -237,7 +241,7 @@ def _check_address(address: str) -> None:
 
 
 def _listen(family: int, kind: int, protocol: int, name: str, place: Any) -> OSError | None:
-    """What keeps this process from listening at one of getaddrinfo's addresses; None if nothing does."""
+    """Returns what keeps this process from listening at one of getaddrinfo's addresses; None if nothing does."""
     del name
     try:
         with socket.socket(family, kind, protocol) as probe:

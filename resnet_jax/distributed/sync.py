@@ -23,7 +23,7 @@ NUM_BYTES = 3000  # of a failure's message
 
 
 def sync_errors(function: Callable[[], Result]) -> Result:
-    """function() of this process, which must not wait for other processes.
+    """Returns function() of this process, which must not wait for other processes.
 
     Raises, in all processes, an error of the kind of the first that has one, so that all go on in the same way; where
     it did not happen, with that process's number. RunError if a process has gone.
@@ -48,7 +48,10 @@ def sync_errors(function: Callable[[], Result]) -> Result:
 
 
 def broadcast_from_process_0(function: Callable[[], Result]) -> Result:
-    """function() of process 0, for all; it returns what JSON can hold. An error there is raised by all."""
+    """Returns function() of process 0, for all; it returns what JSON can hold.
+
+    An error there is raised by all.
+    """
     if jax.process_count() == 1:
         return function()
     value = sync_errors(lambda: json.dumps(function()).encode() if jax.process_index() == 0 else b"")
@@ -59,7 +62,7 @@ def broadcast_from_process_0(function: Callable[[], Result]) -> Result:
 
 
 def allgather(value: Any) -> list[Any]:
-    """The `value` of each process, in their order; what JSON can hold."""
+    """Returns the `value` of each process, in their order; what JSON can hold."""
     if jax.process_count() == 1:
         return [value]
     data = json.dumps(value).encode()
@@ -70,7 +73,7 @@ def allgather(value: Any) -> list[Any]:
 
 
 def assert_equal_across_processes(what: str, value: str) -> None:
-    """Raise UserError (a ValueError) in all processes unless `value` is the same in all."""
+    """Raises UserError (a ValueError) in all processes unless `value` is the same in all."""
     first = broadcast_from_process_0(lambda: value)
 
     def compare() -> None:
@@ -82,7 +85,7 @@ def assert_equal_across_processes(what: str, value: str) -> None:
 
 @contextmanager
 def _meeting() -> Iterator[None]:
-    """A round over the network, which fails if a process has gone; gloo's error then is of any kind."""
+    """Yields a round over the network, which fails if a process has gone; gloo's error then is of any kind."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -90,7 +93,7 @@ def _meeting() -> Iterator[None]:
 
 
 def _kind(error: BaseException) -> str:
-    """The name of what `error` is raised as by the other processes: as the commands would answer it."""
+    """Returns the name of what `error` is raised as by the other processes: as the commands would answer it."""
     if type(error) in FAILURES:
         return type(error).__name__
     if isinstance(error, OSError):
@@ -99,7 +102,7 @@ def _kind(error: BaseException) -> str:
 
 
 def _encode(error: BaseException | None) -> np.ndarray:
-    """Of a fixed length; all zeros if there is none."""
+    """Returns of a fixed length; all zeros if there is none."""
     text = ""
     if error is not None:
         message = str(error)

@@ -15,8 +15,11 @@ NUM_BINS = 15  # of the calibration error, as Guo et al. 2017 have it
 class ClassificationMetrics:
     """N images with their labels and what a network said of them, in the order of their source.
 
-    index (N,) int64: which images of the source; those that could not be read are left out. label, predicted, rank
-    (N,) int32, confidence and loss (N,) float: as `per_example_eval_step` gives them. class_names: of labels 0, 1, ...
+    index (N,) int64: which images of the source; those that could not be read are left out. label, predicted, rank (N,)
+    int32, confidence and loss (N,) float: as `per_example_eval_step` gives them.
+
+    Attributes:
+      class_names: of labels 0, 1, ...
     """
 
     index: np.ndarray
@@ -67,14 +70,15 @@ class ClassificationMetrics:
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error in [0, 1]: how far confidence and accuracy are apart in a bin, averaged over the
-        images (Guo et al. 2017, arXiv:1706.04599).
+        """Expected calibration error in [0, 1]: how far confidence and accuracy are apart in a bin, averaged over
+        the images (Guo et al. 2017, arXiv:1706.04599).
         """
         gaps = (bin["count"] * abs(bin["confidence"] - bin["accuracy"]) for bin in self.calibration)
         return sum(gaps) / len(self.label)
 
     def classes(self) -> list[dict[str, Any]]:
-        """{"class", "count", "correct", "accuracy", "precision", "confusion"} of each class, in the order of labels.
+        """Returns {"class", "count", "correct", "accuracy", "precision", "confusion"} of each class, in the order of
+        labels.
 
         accuracy: the share of its images that were recognised (recall); precision: the share of those taken for it that
         are of it; None where there are none. confusion: the class that it was taken for most often, None if never.
@@ -100,7 +104,7 @@ class ClassificationMetrics:
         ]
 
     def confused_pairs(self) -> list[tuple[int, int, int]]:
-        """(label, predicted, count) of every confusion, the most frequent first."""
+        """Returns (label, predicted, count) of every confusion, the most frequent first."""
         wrong = self.rank > 0
         pairs = self.label[wrong].astype(np.int64) * len(self.class_names) + self.predicted[wrong]
         places, counts = np.unique(pairs, return_counts=True)
@@ -108,14 +112,15 @@ class ClassificationMetrics:
         return [(*divmod(int(places[i]), len(self.class_names)), int(counts[i])) for i in order]
 
     def mistakes(self, num_mistakes: int) -> np.ndarray:
-        """The rows (n,) int64 that were judged wrongly, the most confident first."""
+        """Returns the rows (n,) int64 that were judged wrongly, the most confident first."""
         wrong = np.flatnonzero(self.rank > 0)
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:num_mistakes]
 
     def summary(self, sums: dict[str, float | int]) -> dict[str, Any]:
-        """{"loss", "accuracy", "top5_accuracy", "count", "calibration_error", "classes"}; see the properties.
+        """Returns {"loss", "accuracy", "top5_accuracy", "count", "calibration_error", "classes"}; see the properties.
 
-        sums: loss, accuracy and count as `evaluate` has summed them up. top5_accuracy is left out where it is None.
+        Args:
+          sums: loss, accuracy and count as `evaluate` has summed them up. top5_accuracy is left out where it is None.
         """
         top5 = {} if self.top5_accuracy is None else {"top5_accuracy": self.top5_accuracy}
         return {

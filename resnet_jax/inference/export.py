@@ -29,14 +29,20 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def export(
     trained: TrainedModel, target: Path, *, preprocessing: bool = False, image_size: int | None = None
 ) -> dict[str, Any]:
-    """{..., "to", "format", "input", "output", "bytes", "difference"}: the network as a file, batch norm folded.
+    """Returns {..., "to", "format", "input", "output", "bytes", "difference"}: the network as a file, batch norm
+    folded.
 
-    target: ends in .stablehlo (what `jax.export.deserialize` reads; for CPU, CUDA, ROCm and TPU) or .onnx (opset 17).
-    preprocessing: the input is (batch, H, W, C) uint8 and the normalisation is part of the network; otherwise it is
-    normalised float32. The batch may be of any size. image_size: H = W in pixels, None: the network's own. difference:
-    of the logits of the file, loaded again, from JAX's, the largest by the largest logit.
-    Raises UserError (a ValueError) for another ending, a place that cannot be written, and a network that has no
-    translation; RunError, with nothing written, if the file answers otherwise than the network.
+    Args:
+      target: ends in .stablehlo (what `jax.export.deserialize` reads; for CPU, CUDA, ROCm and TPU) or .onnx (opset
+        17).
+      preprocessing: the input is (batch, H, W, C) uint8 and the normalisation is part of the network; otherwise it is
+        normalised float32. The batch may be of any size.
+      image_size: H = W in pixels, None: the network's own. difference: of the logits of the file, loaded again, from
+        JAX's, the largest by the largest logit.
+
+    Raises:
+      UserError: for another ending, a place that cannot be written, and a network that has no translation; RunError,
+        with nothing written, if the file answers otherwise than the network.
     """
     check_export(target)
     side = trained.input_shape[0] if image_size is None else image_size
@@ -67,7 +73,7 @@ def export(
 
 
 def check_export(target: Path) -> None:
-    """Raise UserError (a ValueError) if `target` cannot be written, or what it takes is not installed."""
+    """Raises UserError (a ValueError) if `target` cannot be written, or what it takes is not installed."""
     if target.suffix not in LIMITS:
         raise UserError(f"--to {target} must end in one of {', '.join(LIMITS)}")
     if target.is_dir():
@@ -89,7 +95,7 @@ def _import_onnxruntime() -> Any:
 
 
 def _inference(trained: TrainedModel, preprocessing: bool) -> Callable[[Array], Array]:
-    """The function images -> logits in float32, of ordinary convolutions that every platform has."""
+    """Returns the function images -> logits in float32, of ordinary convolutions that every platform has."""
     model = trained.model.clone(dtype="float32", conv_impl="xla", remat=False)
     variables: Any = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), dict(trained.state.variables))
     if model.batch_norm != "folded":
@@ -125,7 +131,7 @@ def _onnx(
 
 
 def _described(trained: TrainedModel, preprocessing: bool) -> dict[str, str]:
-    """What travels in an ONNX file's metadata: class names, and how images are prepared."""
+    """Returns what travels in an ONNX file's metadata: class names, and how images are prepared."""
     preprocess = trained.preprocess.to_json() if trained.preprocess.changes_pixels else None
     return {
         "class_names": json.dumps(list(trained.class_names)),
@@ -140,7 +146,7 @@ def _difference(
     shape: tuple[int, ...],
     dtype: np.dtype,
 ) -> float:
-    """The largest difference of two functions' logits on random images, by the largest logit."""
+    """Returns the largest difference of two functions' logits on random images, by the largest logit."""
     random = np.random.default_rng(shape[0])
     if dtype == np.uint8:
         images = random.integers(0, 256, shape, np.uint8)

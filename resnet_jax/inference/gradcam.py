@@ -17,12 +17,13 @@ OPACITY = 0.75  # of the colours where the map is 1
 
 
 def explain(model: ResNet, variables: Mapping[str, Any], images: Array) -> tuple[Array, Array]:
-    """(logits (B, K), Grad-CAM of the largest (B, h, w) in [0, 1]) in evaluation mode; pure, to be jitted.
+    """Returns (logits (B, K), Grad-CAM of the largest (B, h, w) in [0, 1]) in evaluation mode; pure, to be jitted.
 
-    images: (B, V, H, W, 3) normalised: V views of each image, whose logits are averaged; the map is of the first view.
-    A channel of the last stage weighs as the mean over its places of the gradient of the class's logit; the map is the
-    weighted sum of the channels where that is positive, divided by its largest value. An image in which nothing speaks
-    for its class has a map of zeros.
+    Args:
+      images: (B, V, H, W, 3) normalised: V views of each image, whose logits are averaged; the map is of the first
+        view. A channel of the last stage weighs as the mean over its places of the gradient of the class's logit; the
+        map is the weighted sum of the channels where that is positive, divided by its largest value. An image in which
+        nothing speaks for its class has a map of zeros.
     """
     num_images, num_views = images.shape[:2]
     views = images.reshape(-1, *images.shape[2:])  # (B * V, H, W, 3)
@@ -30,7 +31,9 @@ def explain(model: ResNet, variables: Mapping[str, Any], images: Array) -> tuple
     last = f"layer{len(model.stage_sizes)}"
 
     def run(change: Array | None) -> tuple[Array, tuple[Array, Array]]:
-        """The sum of the images' largest logits, (logits, the last stage's output to which `change` is added)."""
+        """Returns the sum of the images' largest logits, (logits, the last stage's output to which `change` is
+        added).
+        """
         outputs = []
 
         def add_change(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -58,9 +61,11 @@ def explain(model: ResNet, variables: Mapping[str, Any], images: Array) -> tuple
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """The image in grey below the map's colours: (H, W, 3) uint8.
+    """Returns the image in grey below the map's colours: (H, W, 3) uint8.
 
-    pixels: (H, W, 3) uint8. heat: (H, W) in [0, 1]; where it is 0 the grey image alone is seen.
+    Args:
+      pixels: (H, W, 3) uint8.
+      heat: (H, W) in [0, 1]; where it is 0 the grey image alone is seen.
     """
     from matplotlib import colormaps
 

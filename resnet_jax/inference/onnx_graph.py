@@ -35,10 +35,14 @@ ELEMENTWISE = {
 
 
 def to_onnx(function: Callable[[Any], Any], input_shape: tuple[int, int, int], dtype: Any, opset: int = OPSET) -> Any:
-    """The onnx.ModelProto of `function`, from "images" (batch, H, W, C) of `dtype` to "logits" (batch, K).
+    """Returns the onnx.ModelProto of `function`, from "images" (batch, H, W, C) of `dtype` to "logits" (batch, K).
 
-    function: traceable by JAX for a batch of any size, of the operations that networks here consist of. input_shape:
-    (H, W, C). Raises UserError (a ValueError) for an operation that has no translation, and where onnx is missing.
+    Args:
+      function: traceable by JAX for a batch of any size, of the operations that networks here consist of.
+      input_shape: (H, W, C).
+
+    Raises:
+      UserError: for an operation that has no translation, and where onnx is missing.
     """
     onnx = import_onnx()
     (batch,) = jax.export.symbolic_shape(BATCH)
@@ -61,7 +65,11 @@ def to_onnx(function: Callable[[Any], Any], input_shape: tuple[int, int, int], d
 
 
 def import_onnx() -> Any:
-    """The package onnx. Raises UserError (a ValueError) with what to install if it is missing."""
+    """Returns the package onnx.
+
+    Raises:
+      UserError: with what to install if it is missing.
+    """
     try:
         import onnx
     except ImportError:
@@ -70,7 +78,10 @@ def import_onnx() -> Any:
 
 
 class _Graph:
-    """Nodes in the making. A value is the name of a node's output, or a constant array as JAX has it."""
+    """Nodes in the making.
+
+    A value is the name of a node's output, or a constant array as JAX has it.
+    """
 
     def __init__(self, onnx: Any) -> None:
         self._onnx = onnx
@@ -83,7 +94,9 @@ class _Graph:
         return name
 
     def named(self, value: Any, order: tuple[int, ...] | None = None) -> str:
-        """The name of a value; a constant becomes an initializer, of four axes in ONNX's order, or in `order`."""
+        """Returns the name of a value; a constant becomes an initializer, of four axes in ONNX's order, or in
+        `order`.
+        """
         if isinstance(value, str):
             return value
         array = np.asarray(value)
@@ -94,7 +107,7 @@ class _Graph:
         return name
 
     def inline(self, closed: ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
-        """The values that a jaxpr returns, its operations added."""
+        """Returns the values that a jaxpr returns, its operations added."""
         known: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
         known.update(zip(closed.jaxpr.invars, values, strict=True))
 
@@ -206,7 +219,7 @@ class _Graph:
     _expand_dims = _reshape
 
     def _reshaped(self, x: Any, old: Sequence[Any], new: Sequence[Any]) -> str:
-        """x with its lengths changed by axes of length 1 alone, so that no order of axes matters."""
+        """Returns x with its lengths changed by axes of length 1 alone, so that no order of axes matters."""
         if [side for side in old if not _is_one(side)] != [side for side in new if not _is_one(side)]:
             raise UserError(f"the shape {tuple(old)} cannot become {tuple(new)} in ONNX here")
         order = TO_ONNX if len(new) == 4 else range(len(new))
@@ -220,12 +233,12 @@ def _is_one(side: Any) -> bool:
 
 
 def _is_concrete(equation: Any) -> bool:
-    """Whether nothing about the operation's results depends on the size of the batch."""
+    """Returns whether nothing about the operation's results depends on the size of the batch."""
     return all(isinstance(side, int) for variable in equation.outvars for side in variable.aval.shape)
 
 
 def _axis(axis: int, rank: int) -> int:
-    """Where ONNX has an axis."""
+    """Returns where ONNX has an axis."""
     return TO_ONNX.index(axis) if rank == 4 else axis
 
 

@@ -27,8 +27,9 @@ Array = jax.Array
 class Prediction(NamedTuple):
     """What a network sees in an image: labels (k,) int32 and their probabilities (k,), the most probable first.
 
-    pixels: (H, W, 3) uint8, what the network was given. heat: (H, W) in [0, 1], its Grad-CAM for the first label; None
-    if not asked for.
+    Attributes:
+      pixels: (H, W, 3) uint8, what the network was given.
+      heat: (H, W) in [0, 1], its Grad-CAM for the first label; None if not asked for.
     """
 
     file: str
@@ -54,13 +55,17 @@ def predict(
     flip: bool = False,
     gradcam: bool = False,
 ) -> Generator[Prediction | Failure, None, None]:
-    """What `trained` sees in each of `images`, in their order, as soon as it is known.
+    """Returns what `trained` sees in each of `images`, in their order, as soon as it is known.
 
-    top: how many classes, at most all there are. batch_size: at most so many images at once, rounded up to a multiple
-    of the devices; whatever the number of images, the network is compiled once. flip: the logits of an image and its
-    mirror are averaged.
-    Raises UserError (a ValueError) for numbers out of range, and a run that needs images of another shape;
-    NonFiniteError if the network's answer is not finite.
+    Args:
+      top: how many classes, at most all there are.
+      batch_size: at most so many images at once, rounded up to a multiple of the devices; whatever the number of
+        images, the network is compiled once.
+      flip: the logits of an image and its mirror are averaged.
+
+    Raises:
+      UserError: for numbers out of range, and a run that needs images of another shape; NonFiniteError if the
+        network's answer is not finite.
     """
     if top < 1 or batch_size < 1:
         raise UserError(f"top={top} and batch_size={batch_size} must be at least 1")
@@ -78,7 +83,9 @@ def _predict(
     predict_fn = _compile(trained, top, flip, gradcam)
 
     def prepare(start: int) -> tuple[np.ndarray, list[str | None], Any]:
-        """The pixels of the images from `start` on, why they cannot be read (None: they can), and all on the mesh."""
+        """Returns the pixels of the images from `start` on, why they cannot be read (None: they can), and all on the
+        mesh.
+        """
         files = images[start : start + num_rows]
         pixels = np.zeros((num_rows, *trained.input_shape), np.uint8)
         reasons: list[str | None] = [None] * len(files)
@@ -120,7 +127,7 @@ def _predict(
 
 
 def _num_rows(num_images: int, batch_size: int, num_devices: int) -> int:
-    """How many rows a batch has: few images are not padded to batch_size, but to a power of two."""
+    """Returns how many rows a batch has: few images are not padded to batch_size, but to a power of two."""
     rows = min(batch_size, 1 << (num_images - 1).bit_length())
     return -(-rows // num_devices) * num_devices
 
@@ -133,7 +140,8 @@ def _read(file: ImageFile, trained: TrainedModel, bad_images: BadImages) -> np.n
 
 
 def _compile(trained: TrainedModel, top: int, flip: bool, gradcam: bool) -> Callable[[Any, Any], dict[str, Array]]:
-    """(variables, {"image": (B, H, W, 3) uint8}) -> {"label", "probability" (B, top); with gradcam "heat" (B, H, W)}.
+    """Returns (variables, {"image": (B, H, W, 3) uint8}) -> {"label", "probability" (B, top); with gradcam "heat" (B,
+    H, W)}.
 
     One program: batch norm folded, normalisation, network and map.
     """

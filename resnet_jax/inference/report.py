@@ -25,10 +25,16 @@ CENTRE_VIEW = 4  # of ten crops
 def write_report(folder: Path, result: dict[str, Any], classification: ClassificationMetrics, source: Source) -> None:
     """Writes an evaluation's report into `folder`, made if missing; files there are replaced one by one, each at once.
 
-    confusion.csv, a row a class; classes.csv; report.json: `result`, each class with what it was taken for, the bins
-    of the calibration and the most confident mistakes; confusion.png, calibration.png, and mistakes.png, which is
-    not there where all was right. result: of `evaluate_run` or `evaluate_weights`. source: the images.
-    Raises RunError, UserError (a ValueError) or OSError if something cannot be written.
+    confusion.csv, a row a class; classes.csv; report.json: `result`, each class with what it was taken for, the bins of
+    the calibration and the most confident mistakes; confusion.png, calibration.png, and mistakes.png, which is not
+    there where all was right.
+
+    Args:
+      result: of `evaluate_run` or `evaluate_weights`.
+      source: the images.
+
+    Raises:
+      RunError: UserError (a ValueError) or OSError if something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names, classes = classification.class_names, classification.classes()

@@ -98,7 +98,7 @@ def _list_pairs(classification: ClassificationMetrics, axes: "Axes") -> None:
 
 
 def _largest_in(shares: np.ndarray, block: int) -> np.ndarray:
-    """The largest of each block x block cells: a single confusion among a million cells is still to be seen."""
+    """Returns the largest of each block x block cells: a single confusion among a million cells is still to be seen."""
     if block == 1:
         return shares
     missing = -len(shares) % block

@@ -31,9 +31,12 @@ class Convolution(NamedTuple):
 class Downsample(nn.Module):
     """Projection shortcut: a 1x1 convolution and batch norm, named `0` and `1` as torchvision does.
 
-    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features). norm: None leaves the batch norm out.
-    average: ResNet-D's (arXiv:1812.01187): the stride is an average pooling's before the convolution; the names are
-    then `1` and `2`, as timm's.
+    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features).
+
+    Attributes:
+      norm: None leaves the batch norm out.
+      average: ResNet-D's (arXiv:1812.01187): the stride is an average pooling's before the convolution; the names are
+        then `1` and `2`, as timm's.
     """
 
     features: int
@@ -54,7 +57,10 @@ class Downsample(nn.Module):
 def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
     """Option A: every `stride`-th pixel, with zero channels added equally on both sides; no parameters.
 
-    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features). Raises ValueError if features < C.
+    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features).
+
+    Raises:
+      ValueError: if features < C.
     """
     extra = features - x.shape[-1]
     if extra < 0:
@@ -68,22 +74,24 @@ class ResidualBlock(nn.Module):
 
     (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), F) with F = filters, of a bottleneck 4 * filters.
 
-    bottleneck: 1x1, 3x3 and 1x1 convolutions instead of two 3x3. Its inner width is
-        `filters * width_per_group / 64 * groups`: ResNeXt (arXiv:1611.05431) groups the 3x3, Wide ResNet widens it.
-    stride_in: which convolution of a bottleneck carries the stride: "1x1" the first (v1: the paper, Caffe), "3x3" the
-        second (v1.5: torchvision). Of two 3x3 it is always the first.
-    preact: batch norm and ReLU before each convolution, nothing after the sum (v2); a projection then sees the
+    Attributes:
+      bottleneck: 1x1, 3x3 and 1x1 convolutions instead of two 3x3. Its inner width is `filters * width_per_group / 64
+        * groups`: ResNeXt (arXiv:1611.05431) groups the 3x3, Wide ResNet widens it.
+      stride_in: which convolution of a bottleneck carries the stride: "1x1" the first (v1: the paper, Caffe), "3x3"
+        the second (v1.5: torchvision). Of two 3x3 it is always the first.
+      preact: batch norm and ReLU before each convolution, nothing after the sum (v2); a projection then sees the
         activated input and has no batch norm. Otherwise batch norm after each convolution, ReLU after the sum.
-    shortcut: "A" zero-padding, "B" projection where the shapes differ, "C" projection everywhere, "D" average pooling
-        and projection where they differ, "none" no shortcut at all (a plain network).
-    dilation, first_dilation: of the 3x3 convolutions; of the first, which carries the stride of two 3x3, the latter:
-        where a stage is dilated instead of strided, its first block still looks at pixels as near as those before it.
-    squeeze_excite: channels gated by their means at the end of the branch, see SqueezeExcite.
-    zero_init_residual: the branch starts at zero (arXiv:1706.02677), by its last batch-norm scale, with `preact` by
+      shortcut: "A" zero-padding, "B" projection where the shapes differ, "C" projection everywhere, "D" average
+        pooling and projection where they differ, "none" no shortcut at all (a plain network).
+      dilation, first_dilation: of the 3x3 convolutions; of the first, which carries the stride of two 3x3, the
+        latter: where a stage is dilated instead of strided, its first block still looks at pixels as near as those
+        before it.
+      squeeze_excite: channels gated by their means at the end of the branch, see SqueezeExcite.
+      zero_init_residual: the branch starts at zero (arXiv:1706.02677), by its last batch-norm scale, with `preact` by
         its last kernel.
-    dropout: rate before the branch's last convolution (Wide ResNet, arXiv:1605.07146). drop_branch: rate at which a
+      dropout: rate before the branch's last convolution (Wide ResNet, arXiv:1605.07146). drop_branch: rate at which a
         training image skips the branch (stochastic depth). Both in [0, 1), from the "dropout" rng.
-    conv, norm: constructors of the layers; input_norm: that of the norm on the input of `preact` (None: norm).
+      conv, norm: constructors of the layers; input_norm: that of the norm on the input of `preact` (None: norm).
     """
 
     filters: int

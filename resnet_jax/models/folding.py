@@ -14,12 +14,15 @@ Path = tuple[str, ...]
 
 
 def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[str, Any]]:
-    """A model and variables that compute what these do in evaluation mode, without batch norms; equal to rounding.
+    """Returns a model and variables that compute what these do in evaluation mode, without batch norms; equal to
+    rounding.
 
     Evaluated, a batch norm multiplies and shifts each channel: the factor goes into the kernel before it, the shift
     becomes a bias; where no convolution comes right before (pre-activation), both stay. The result has no `batch_stats`
     and cannot be trained.
-    Raises UserError (a ValueError) if the model is folded already.
+
+    Raises:
+      UserError: if the model is folded already.
     """
     if model.batch_norm == "folded":
         raise UserError("batch_norm='folded': the model is folded already")
@@ -39,7 +42,7 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
 
 
 def _convolution_before(norm: Path, preact: bool, params: Mapping[Path, Array]) -> Path | None:
-    """Where the convolution is that a batch norm follows directly; None if it follows none.
+    """Returns where the convolution is that a batch norm follows directly; None if it follows none.
 
     bn2 follows conv2, before it in pre-activation blocks conv1; a number follows the number before it.
     """

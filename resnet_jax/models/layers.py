@@ -42,10 +42,15 @@ class Conv(nn.Module):
     """2-D convolution with torch's explicit padding of `kernel_size // 2 * dilation` on every side.
 
     images (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features). `padding="SAME"` would pad a stride-2
-    convolution by (0, 1) where torch pads by (1, 1), so the padding is written out.
-    Parameters: `kernel` (k, k, C / groups, features) and, with `use_bias`, `bias` (features,).
-    impl: see `convolve`. trainable: if False, the parameters' gradients are zero, and are not computed.
-    Raises ValueError if `groups` divides the channels or the features with a remainder.
+    convolution by (0, 1) where torch pads by (1, 1), so the padding is written out. Parameters: `kernel` (k, k, C /
+    groups, features) and, with `use_bias`, `bias` (features,).
+
+    Attributes:
+      impl: see `convolve`.
+      trainable: if False, the parameters' gradients are zero, and are not computed.
+
+    Raises:
+      ValueError: if `groups` divides the channels or the features with a remainder.
     """
 
     features: int
@@ -85,14 +90,19 @@ class BatchNorm(nn.Module):
     statistics by `1 - momentum`: the running variance is the unbiased one, as in torch and unlike flax.linen.BatchNorm.
     Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
     Under `jit` with a batch sharded over devices the statistics are those of the global batch.
-    axis_name: axes of a surrounding `shard_map` over whose shares the statistics are taken together; () for the share's
-    own. rows_per_group: where positive, every so many rows of the first axis are normalised by statistics of their own
-    (ghost batch norm, Hoffer et al. 2017, arXiv:1705.08741), and the running ones move by the groups' mean.
-    frozen: the running statistics are used in training too, and stay. trainable: if False, scale, bias and statistics
-    get no gradient.
 
     x (..., C) -> (..., C). Parameters `scale`, `bias` (C,); collection `batch_stats`: `mean`, `var` (C,).
-    Raises ValueError in training if rows_per_group does not divide the rows.
+
+    Attributes:
+      axis_name: axes of a surrounding `shard_map` over whose shares the statistics are taken together; () for the
+        share's own.
+      rows_per_group: where positive, every so many rows of the first axis are normalised by statistics of their own
+        (ghost batch norm, Hoffer et al. 2017, arXiv:1705.08741), and the running ones move by the groups' mean.
+      frozen: the running statistics are used in training too, and stay.
+      trainable: if False, scale, bias and statistics get no gradient.
+
+    Raises:
+      ValueError: in training if rows_per_group does not divide the rows.
     """
 
     momentum: float = 0.9
@@ -146,14 +156,15 @@ class BatchNorm(nn.Module):
 def _normalize_by_batch(
     x: Array, scale: Array, bias: Array, epsilon: float, axis_name: tuple[str, ...] = ()
 ) -> tuple[Array, Array, Array]:
-    """`x` (..., C) normalised, with its mean and biased variance (C,), over the mapped axes too."""
+    """Returns `x` (..., C) normalised, with its mean and biased variance (C,), over the mapped axes too."""
     mean, var = mean_and_variance(x, axis_name)
     return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
 
 
 @_normalize_by_batch.defjvp
 def _normalize_by_batch_jvp(epsilon: float, axis_name: tuple[str, ...], primals: Any, tangents: Any) -> Any:
-    """The derivative with all that is per channel gathered first: transposed, it sums over the batch twice, not thrice.
+    """Returns the derivative with all that is per channel gathered first: transposed, it sums over the batch twice, not
+    thrice.
 
     The mean has no share in the variance's derivative: the centred x sums to zero.
     """
@@ -168,7 +179,7 @@ def _normalize_by_batch_jvp(epsilon: float, axis_name: tuple[str, ...], primals:
 
 
 def mean_and_variance(x: Array, axis_name: tuple[str, ...] = ()) -> tuple[Array, Array]:
-    """The mean and the biased variance (C,) of each channel of `x` (B, ..., C), over the mapped axes too.
+    """Returns the mean and the biased variance (C,) of each channel of `x` (B, ..., C), over the mapped axes too.
 
     In one pass over `x`, which is what the time of a GPU goes into; on the CPU in two: its compiler would write what is
     left of `x` after a shift to memory before it sums it up, and the benchmark's steps took 3 % longer.
@@ -181,14 +192,17 @@ def mean_and_variance(x: Array, axis_name: tuple[str, ...] = ()) -> tuple[Array,
 
 
 def in_two_passes(x: Array) -> tuple[Array, Array]:
-    """The mean of each channel of `x` (B, ..., C), then the mean of the squares of what is left: two of (C,)."""
+    """Returns the mean of each channel of `x` (B, ..., C), then the mean of the squares of what is left: two of
+    (C,).
+    """
     axes = tuple(range(x.ndim - 1))
     mean = jnp.mean(x, axes)
     return mean, jnp.mean(jnp.square(x - mean), axes)
 
 
 def in_one_pass(x: Array) -> tuple[Array, Array]:
-    """The same from the sums of each image's values and of their squares, both less the value in the image's middle.
+    """Returns the same from the sums of each image's values and of their squares, both less the value in the image's
+    middle.
 
     So the squares stay small where the mean is large. The images' means and variances, (B, C), are then combined
     exactly (Chan et al. 1979). The middle is itself among the n values, so that it lies at most sqrt(n - 1) of their
@@ -210,7 +224,7 @@ def in_one_pass(x: Array) -> tuple[Array, Array]:
 
 
 def _mean(x: Array, axis_name: tuple[str, ...]) -> Array:
-    """The mean of each channel of `x` (..., C), over the mapped axes too."""
+    """Returns the mean of each channel of `x` (..., C), over the mapped axes too."""
     mean = jnp.mean(x, tuple(range(x.ndim - 1)))
     return jax.lax.pmean(mean, axis_name) if axis_name else mean
 
@@ -218,7 +232,9 @@ def _mean(x: Array, axis_name: tuple[str, ...]) -> Array:
 def _normalize_by_group(
     x: Array, scale: Array, bias: Array, epsilon: float, num_groups: int
 ) -> tuple[Array, Array, Array]:
-    """`_normalize_by_batch` of each of the groups of rows: `x`, and the means over the groups of mean and variance."""
+    """Returns `_normalize_by_batch` of each of the groups of rows: `x`, and the means over the groups of mean and
+    variance.
+    """
     groups = x.reshape(num_groups, -1, *x.shape[1:])  # (G, B / G, ..., C)
     normalize = jax.vmap(lambda group: _normalize_by_batch(group, scale, bias, epsilon))
     y, mean, var = normalize(groups)
@@ -228,9 +244,13 @@ def _normalize_by_group(
 class FoldedBatchNorm(nn.Module):
     """What `fold_batch_norm` leaves of a batch norm whose factor went into the convolution before it: a bias.
 
-    scaled: the scale stays as well, where no convolution comes right before.
-    x (..., C) -> (..., C). Parameters `bias` (C,) and, if `scaled`, `scale` (C,). Raises UserError (a ValueError) in
-    training: nothing is left for it.
+    Parameters `bias` (C,) and, if `scaled`, `scale` (C,).
+
+    Attributes:
+      scaled: the scale stays as well, where no convolution comes right before. x (..., C) -> (..., C).
+
+    Raises:
+      UserError: in training: nothing is left for it.
     """
 
     scaled: bool = False
@@ -256,7 +276,10 @@ class FoldedBatchNorm(nn.Module):
 class Dense(nn.Module):
     """An affine map of the last axis: (..., C) -> (..., features), with torch's initializer of the bias.
 
-    Parameters `kernel` (C, features) and `bias` (features,). trainable: see Conv.
+    Parameters `kernel` (C, features) and `bias` (features,).
+
+    Attributes:
+      trainable: see Conv.
     """
 
     features: int
@@ -296,7 +319,7 @@ class SqueezeExcite(nn.Module):
 
 @jax.custom_jvp
 def relu_of_sum(x: Array) -> Array:
-    """`max(x, 0)`, of which the gradient reads the result and not the arrays that `x` is the sum of.
+    """Returns `max(x, 0)`, of which the gradient reads the result and not the arrays that `x` is the sum of.
 
     The next block's convolutions need the result in memory anyway. XLA would compute it again from the sum's parts, two
     reads for one, and write the masked cotangent, which it need not: together 5 % of what ResNet-50's step moves on a
@@ -316,7 +339,7 @@ def _relu_of_sum_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Arr
 
 
 def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
-    """`x` (B, ...) with each row set to zero with probability `rate` in [0, 1), the others divided by 1 - rate.
+    """Returns `x` (B, ...) with each row set to zero with probability `rate` in [0, 1), the others divided by 1 - rate.
 
     Huang et al. 2016, arXiv:1603.09382; scaled in training, as timm does, so that evaluation needs no change.
     """
@@ -325,12 +348,15 @@ def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
 
 
 def max_pool(x: Array) -> Array:
-    """Maximum over 3x3 windows at stride 2, padded by 1 as torch does: (B, H, W, C) -> (B, ceil(H/2), ceil(W/2), C)."""
+    """Returns the maximum over 3x3 windows at stride 2, padded by 1 as torch does: (B, H, W, C) -> (B, ceil(H/2),
+    ceil(W/2), C).
+    """
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def average_pool(x: Array, stride: int) -> Array:
-    """Mean over windows of `stride` x `stride` pixels: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C).
+    """Returns the mean over windows of `stride` x `stride` pixels: (B, H, W, C) -> (B, ceil(H / stride), ceil(W /
+    stride), C).
 
     A window over the right or lower border is the mean of the pixels it has.
     """
@@ -339,5 +365,5 @@ def average_pool(x: Array, stride: int) -> Array:
 
 
 def global_average_pool(x: Array, dtype: Dtype) -> Array:
-    """Mean over the positions, computed and returned in `dtype`: (B, H, W, C) -> (B, C)."""
+    """Returns the mean over the positions, computed and returned in `dtype`: (B, H, W, C) -> (B, C)."""
     return jnp.mean(x.astype(dtype), axis=(1, 2))

@@ -48,9 +48,10 @@ KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he
 class Stage(nn.Module):
     """Blocks of one width, named `0`, `1`, ...; the first carries the stride.
 
-    dilation: of the 3x3 convolutions, previous_dilation: of the stage before. drop_branches: one rate a block, which
-    also says how many there are. remat: in the backward pass the blocks are
-    computed again instead of kept.
+    Attributes:
+      dilation: of the 3x3 convolutions, previous_dilation: of the stage before.
+      drop_branches: one rate a block, which also says how many there are.
+      remat: in the backward pass the blocks are computed again instead of kept.
     """
 
     drop_branches: tuple[float, ...]
@@ -106,42 +107,45 @@ class ResNet(nn.Module):
     "stem" (before the max-pool), "stage1" ..., each (B, h, w, C) after its last activation, of pre-activation networks
     the sum before the next norm, and "pooled" (B, C).
 
-    stage_sizes: blocks in each stage; stage i has num_filters * widen_factor * 2**i filters and, from the second on,
-        stride 2. num_filters: also the stem's.
-    block_cls: "basic" | "bottleneck" | "preact_basic" | "preact_bottleneck" (v2, arXiv:1603.05027, with a batch norm
-        after the last stage). groups, width_per_group, stride_in: the bottleneck's; squeeze_excite, zero_init_residual
-        and shortcut: all blocks'; see ResidualBlock.
-    stem: "imagenet" 7x7 at stride 2 and max-pool; "deep" three 3x3 instead (ResNet-D); "cifar" 3x3 at stride 1, no
+    Attributes:
+      stage_sizes: blocks in each stage; stage i has num_filters * widen_factor * 2**i filters and, from the second
+        on, stride 2. num_filters: also the stem's.
+      block_cls: "basic" | "bottleneck" | "preact_basic" | "preact_bottleneck" (v2, arXiv:1603.05027, with a batch
+        norm after the last stage). groups, width_per_group, stride_in: the bottleneck's; squeeze_excite,
+        zero_init_residual and shortcut: all blocks'; see ResidualBlock.
+      stem: "imagenet" 7x7 at stride 2 and max-pool; "deep" three 3x3 instead (ResNet-D); "cifar" 3x3 at stride 1, no
         pooling.
-    output_stride: input pixels to one of the last stage; None: as the strides give it, 32, or 4 of three stages behind
-        a CIFAR stem. Stages that would exceed it are dilated instead of strided (arXiv:1606.00915), with the same
-        weights: 8 and 16 are torchvision's replace_stride_with_dilation [False, True, True] and [False, False, True].
-    stochastic_depth: rate in [0, 1) at which a training image skips the last block; it grows linearly from 0 at the
+      output_stride: input pixels to one of the last stage; None: as the strides give it, 32, or 4 of three stages
+        behind a CIFAR stem. Stages that would exceed it are dilated instead of strided (arXiv:1606.00915), with the
+        same weights: 8 and 16 are torchvision's replace_stride_with_dilation [False, True, True] and [False, False,
+        True].
+      stochastic_depth: rate in [0, 1) at which a training image skips the last block; it grows linearly from 0 at the
         first (arXiv:1603.09382). dropout: rate in [0, 1), dropout_in "head" before the head or "block" before each
         block's last convolution (Wide ResNet). Both need a "dropout" rng in training.
-    conv_bias: convolutions have a bias.
-    kernel_init: "fan_out" He-normal convolutions and torch's linear head, as torchvision does; "fan_in" He-normal
+      conv_bias: convolutions have a bias.
+      kernel_init: "fan_out" He-normal convolutions and torch's linear head, as torchvision does; "fan_in" He-normal
         everywhere, as the paper does for CIFAR.
-    norm_momentum: the share of the old running statistics that stays, in [0, 1): torch's 0.1 is 0.9 here.
-    batch_norm: whose statistics normalise in training. "global": the whole batch's, on however many devices it lies;
-        "local": each device's share of it (what the paper's and torch's data parallelism compute); "ghost:N": every N
-        rows' (arXiv:1705.08741); "frozen": the running ones, which stay; "folded": none, see `fold_batch_norm`. Running
-        statistics move by the mean over the shares that are seen; inside `shard_map` those of "local" and "ghost:N" are
-        one device's, to be averaged by `jax.lax.pmean`.
-    axis_name: the mesh axis, or axes, over which the images of a batch are split, for "local", and for "global" inside
-        `shard_map`. None: what the images' type says, or the mesh's only axis of more than one device. Put the images
-        onto the mesh: under `jit` with in_shardings alone, given arrays that lie elsewhere, they are seen whole.
-    dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
+      norm_momentum: the share of the old running statistics that stays, in [0, 1): torch's 0.1 is 0.9 here.
+      batch_norm: whose statistics normalise in training. "global": the whole batch's, on however many devices it
+        lies; "local": each device's share of it (what the paper's and torch's data parallelism compute); "ghost:N":
+        every N rows' (arXiv:1705.08741); "frozen": the running ones, which stay; "folded": none, see `fold_batch_norm`.
+        Running statistics move by the mean over the shares that are seen; inside `shard_map` those of "local" and
+        "ghost:N" are one device's, to be averaged by `jax.lax.pmean`.
+      axis_name: the mesh axis, or axes, over which the images of a batch are split, for "local", and for "global"
+        inside `shard_map`. None: what the images' type says, or the mesh's only axis of more than one device. Put the
+        images onto the mesh: under `jit` with in_shardings alone, given arrays that lie elsewhere, they are seen whole.
+      dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
         JAX_ENABLE_X64=1).
-    remat: the backward pass computes each block again instead of keeping its activations: less memory, more time.
-    conv_impl: "auto" | "xla" | "cpu", see resnet_jax.ops.convolution.
-    trainable: "all" | "stage1" | "stage2" ... (that stage and what follows) | "head" (the last layer): what transfer
-        learning trains. All before computes in training as in evaluation, statistics included; its variables get no
-        gradient, and none is computed for them: `frozen_layers`, `param_labels`.
-    base_classes: outputs of the head `fc`, on top of which another layer, `top`, gives the num_classes logits; None: no
-        such layer.
+      remat: the backward pass computes each block again instead of keeping its activations: less memory, more time.
+      conv_impl: "auto" | "xla" | "cpu", see resnet_jax.ops.convolution.
+      trainable: "all" | "stage1" | "stage2" ... (that stage and what follows) | "head" (the last layer): what
+        transfer learning trains. All before computes in training as in evaluation, statistics included; its variables
+        get no gradient, and none is computed for them: `frozen_layers`, `param_labels`.
+      base_classes: outputs of the head `fc`, on top of which another layer, `top`, gives the num_classes logits;
+        None: no such layer.
 
-    Raises UserError (a ValueError) for arguments outside these.
+    Raises:
+      UserError: for arguments outside these.
     """
 
     stage_sizes: tuple[int, ...]
@@ -236,7 +240,7 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def _check_images(self, images: Array) -> None:
-        """Raise UserError unless the images are those of the variables, or, in `init`, may be (B, H, W, C)."""
+        """Raises UserError unless the images are those of the variables, or, in `init`, may be (B, H, W, C)."""
         shape, order = images.shape, "(batch, height, width, channels)"
         if len(shape) != 4:
             raise UserError(f"images.shape={shape} must be {order}, or of pooled features (batch, channels)")
@@ -278,7 +282,7 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def _strides(self) -> list[tuple[int, int]]:
-        """Of each stage its stride and its dilation."""
+        """Returns of each stage its stride and its dilation."""
         result, total, dilation = [], self.stem_stride, 1
         for i in range(len(self.stage_sizes)):
             stride = 1 if i == 0 else 2
@@ -394,7 +398,8 @@ class ResNet(nn.Module):
     def _constructors(self, shares: dict[str, Any], *, trainable: bool) -> tuple[Layer, Layer, Layer, Layer]:
         """Returns those of convolutions, norms, norms of what no convolution has just made, and blocks.
 
-        shares: see `_shares`.
+        Args:
+          shares: see `_shares`.
         """
         dtype, param_dtype = DTYPES[self.dtype]
         options = {"trainable": trainable, "dtype": dtype, "param_dtype": param_dtype}
@@ -430,7 +435,7 @@ class ResNet(nn.Module):
         return conv, norm, input_norm, block
 
     def _logits(self, pooled: Array, train: bool) -> Array:
-        """The head's result from the pooled features (B, C); of a headless model they themselves."""
+        """Returns the head's result from the pooled features (B, C); of a headless model they themselves."""
         result = pooled
         if self.num_classes is not None and self.dropout and self.dropout_in == "head":
             result = nn.Dropout(self.dropout, deterministic=not train)(result)
@@ -440,18 +445,20 @@ class ResNet(nn.Module):
 
 
 def dtype_name(dtype: Any) -> Any:
-    """The name of a dtype that is given as one of JAX's or NumPy's; anything else as it is."""
+    """Returns the name of a dtype that is given as one of JAX's or NumPy's; anything else as it is."""
     return np.dtype(dtype).name if isinstance(dtype, np.dtype | type) else dtype
 
 
 def _looks_channels_first(shape: tuple[int, ...]) -> bool:
-    """Whether (B, a, b, c) is rather (B, C, H, W): of three rows and many channels, or of few rows, as wide as deep."""
+    """Returns whether (B, a, b, c) is rather (B, C, H, W): of three rows and many channels, or of few rows, as wide
+    as deep.
+    """
     _, rows, columns, channels = shape
     return (rows == 3 and min(columns, channels) >= 8) or (rows <= 6 and columns == channels >= 16)
 
 
 def make_dense(model: ResNet, name: str, num_outputs: int) -> Dense:
-    """A layer of the model's head: (B, C) -> (B, num_outputs)."""
+    """Returns a layer of the model's head: (B, C) -> (B, num_outputs)."""
     param_dtype = DTYPES[model.dtype][1]
     return Dense(
         num_outputs,

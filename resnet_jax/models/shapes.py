@@ -15,12 +15,16 @@ DISTINCT_BLOCKS = 2
 
 
 def stem_kernel(model: ResNet) -> tuple[str, ...]:
-    """The path, within the parameters, of the one kernel (kh, kw, C, F) whose shape depends on the images' channels."""
+    """Returns the path, within the parameters, of the one kernel (kh, kw, C, F) whose shape depends on the images'
+    channels.
+    """
     return ("conv1", "0", "kernel") if model.stem == "deep" else ("conv1", "kernel")
 
 
 def num_input_channels(model: ResNet, variables: Mapping[str, Any]) -> int:
-    """The channels C of the images (B, H, W, C) that the model's variables are for; 3 if they have no such kernel."""
+    """Returns the channels C of the images (B, H, W, C) that the model's variables are for; 3 if they have no such
+    kernel.
+    """
     leaf: Any = variables.get("params")
     for name in stem_kernel(model):
         leaf = leaf.get(name) if isinstance(leaf, Mapping) else None
@@ -30,10 +34,15 @@ def num_input_channels(model: ResNet, variables: Mapping[str, Any]) -> int:
 
 @functools.lru_cache(maxsize=32)
 def variable_shapes(model: ResNet, num_channels: int = RGB) -> dict[str, Any]:
-    """What `model.init` returns, with a jax.ShapeDtypeStruct for each array: {"params": ..., "batch_stats": ...}.
+    """Returns what `model.init` returns, with a jax.ShapeDtypeStruct for each array: {"params": ..., "batch_stats":
+    ...}.
 
-    num_channels: of the images. Only the first two blocks of each stage are traced, so that a thousand layers take no
-    longer than twenty. Do not change the result: it is kept for the next call.
+    Only the first two blocks of each stage are traced, so that a thousand layers take no longer than twenty.
+
+    Do not change the result: it is kept for the next call.
+
+    Args:
+      num_channels: of the images.
     """
     if num_channels != RGB:
         shapes = jax.tree.map(lambda leaf: leaf, variable_shapes(model))  # a copy

@@ -14,10 +14,12 @@ from resnet_jax.models.variants import create_model, default_image_size
 
 
 def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dict[str, Any]:
-    """What the `summary` command prints, for one image of `image_size` pixels a side (None: the model's own).
+    """Returns what the `summary` command prints, for one image of `image_size` pixels a side (None: the model's own).
 
     {"model", "image_size", "shapes": {"stem": (h, w, C), ...}, "parameters", "statistics", "macs"}.
-    Raises UserError (a ValueError) for an unknown model or an image_size below 1.
+
+    Raises:
+      UserError: for an unknown model or an image_size below 1.
     """
     model = create_model(name, **overrides)
     image_size = default_image_size(name) if image_size is None else image_size
@@ -27,7 +29,9 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
 
 
 def summarize_model(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Of `summarize` what a model tells for one image of (H, W, C): "shapes", "parameters", "statistics", "macs"."""
+    """Returns of `summarize` what a model tells for one image of (H, W, C): "shapes", "parameters", "statistics",
+    "macs".
+    """
     model = model.clone(conv_impl="xla")  # one branch to count
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = variable_shapes(model)
@@ -47,7 +51,7 @@ def summarize_model(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, An
 
 
 def count_macs(function: Any, *arguments: Any) -> int:
-    """Multiply-accumulates of the convolutions and matrix products of `function`, padding counted as work.
+    """Returns the multiply-accumulates of the convolutions and matrix products of `function`, padding counted as work.
 
     Read from the jaxpr, as papers count them; a compiled program leaves out what falls on the padding. Gradients count
     rightly with conv_impl="auto": with "xla" the zeros between the pixels of a stride's gradient would count as work.
@@ -56,12 +60,14 @@ def count_macs(function: Any, *arguments: Any) -> int:
 
 
 def num_product_elements(function: Any, *arguments: Any) -> int:
-    """Numbers that the convolutions and matrix products of `function` return: the activations of a network."""
+    """Returns the numbers that the convolutions and matrix products of `function` return: the activations of a
+    network.
+    """
     return sum(equation.outvars[0].aval.size for equation, _ in _products(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
 def max_product_elements(function: Any, *arguments: Any) -> int:
-    """Numbers that the largest of them returns."""
+    """Returns the numbers that the largest of them returns."""
     return max(equation.outvars[0].aval.size for equation, _ in _products(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
@@ -70,7 +76,7 @@ def _jaxpr_macs(jaxpr: Any) -> int:
 
 
 def _products(jaxpr: Any) -> Iterator[tuple[Any, int]]:
-    """The equations that are convolutions or matrix products, with their multiply-accumulates."""
+    """Yields the equations that are convolutions or matrix products, with their multiply-accumulates."""
     for equation in jaxpr.eqns:
         macs = _macs(equation)
         if macs is not None:
@@ -102,5 +108,5 @@ def _macs(equation: Any) -> int | None:
 
 
 def num_elements(tree: Any) -> int:
-    """How many numbers the arrays, or shapes, of a tree hold."""
+    """Returns how many numbers the arrays, or shapes, of a tree hold."""
     return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -22,7 +22,7 @@ DEPTHS = (18, 34, 50, 101, 152)
 
 
 def _cifar(depth: int, block_cls: str = "basic", **arguments: Any) -> dict[str, Any]:
-    """The paper's network for 32x32 images (section 4.2): three stages of 16/32/64 filters, option A shortcuts.
+    """Returns the paper's network for 32x32 images (section 4.2): three stages of 16/32/64 filters, option A shortcuts.
 
     6n+2 layers, with bottlenecks 9n+2.
     """
@@ -101,21 +101,23 @@ ELSEWHERE = {
 
 
 def list_models() -> list[str]:
-    """The names that `create_model` takes, family by family."""
+    """Returns the names that `create_model` takes, family by family."""
     return list(VARIANTS)
 
 
 def default_image_size(name: str) -> int:
-    """The side in pixels of the images that the named model was designed for: 224, or 32 with a CIFAR stem."""
+    """Returns the side in pixels of the images that the named model was designed for: 224, or 32 with a CIFAR stem."""
     return 32 if _arguments(name).get("stem") == "cifar" else 224
 
 
 def create_model(name: str, /, **overrides: Any) -> ResNet:
-    """The named model as a Linen module, any argument of `ResNet` overridden.
+    """Returns the named model as a Linen module, any argument of `ResNet` overridden.
 
     num_classes is 1000, or 10 for the models made for 32x32 images, unless given; None makes a headless model. dtype
     may be one of JAX's or NumPy's as well, as jnp.bfloat16.
-    Raises UserError (a ValueError) for an unknown name or argument, and for a value of the wrong type or range.
+
+    Raises:
+      UserError: for an unknown name or argument, and for a value of the wrong type or range.
     """
     arguments = {**_arguments(name), **overrides}
     if "dtype" in arguments:
@@ -143,7 +145,9 @@ def _arguments(name: str) -> dict[str, Any]:
 
 
 def _checked(key: str, value: Any, hint: Any) -> Any:
-    """`value` as the argument's type: whole numbers serve as floats, lists as tuples; nothing else is converted."""
+    """Returns `value` as the argument's type: whole numbers serve as floats, lists as tuples; nothing else is
+    converted.
+    """
     allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in allowed:
         if typing.get_origin(kind) is tuple:

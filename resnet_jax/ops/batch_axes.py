@@ -15,10 +15,13 @@ AxisName = str | Sequence[str] | None
 def mapped_batch_axes(images: Array, axis_name: AxisName = None) -> tuple[str, ...]:
     """Finds the axes of a surrounding `shard_map` that split the batch, of whose images (B, ...) one share is seen.
 
-    axis_name: the axes that split the batch; None: those along which the images vary where `shard_map` checks that,
-    else its only axis of more than one device, whatever its name.
-    Raises UserError (a ValueError) where axis_name is no axis of the images' mesh or not what their type says, and
-    where it is None and there is a choice.
+    Args:
+      axis_name: the axes that split the batch; None: those along which the images vary where `shard_map` checks that,
+        else its only axis of more than one device, whatever its name.
+
+    Raises:
+      UserError: where axis_name is no axis of the images' mesh or not what their type says, and where it is None and
+        there is a choice.
     """
     mesh = jax.typeof(images).sharding.mesh
     manual = mesh.manual_axes
@@ -30,9 +33,12 @@ def mapped_batch_axes(images: Array, axis_name: AxisName = None) -> tuple[str, .
 def automatic_batch_axes(images: Array, axis_name: AxisName = None) -> tuple[str, ...]:
     """Finds the mesh axes that split the images (B, ...) that are seen, which the partitioner takes care of.
 
-    axis_name: the axes that split the batch; None: those of the images' type on an explicit mesh, else the only axis of
-    more than one device, whatever its name.
-    Raises UserError (a ValueError) as `mapped_batch_axes` does.
+    Args:
+      axis_name: the axes that split the batch; None: those of the images' type on an explicit mesh, else the only
+        axis of more than one device, whatever its name.
+
+    Raises:
+      UserError: as `mapped_batch_axes` does.
     """
     sharding = jax.typeof(images).sharding
     mesh = sharding.mesh

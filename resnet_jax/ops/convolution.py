@@ -31,10 +31,13 @@ ONEDNN_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: str = "auto", dilation: int = 1) -> Array:
-    """`x` (B, H, W, C) convolved by `kernel` (k, k, C / groups, F): (B, ceil(H/s), ceil(W/s), F).
+    """Returns `x` (B, H, W, C) convolved by `kernel` (k, k, C / groups, F): (B, ceil(H/s), ceil(W/s), F).
 
-    It is padded by k // 2 * dilation. impl: "xla" or "cpu" as above; "auto" is "cpu", which other platforms than the
-    CPU do not see. dilation: how far apart the pixels lie that the kernel's elements meet.
+    It is padded by k // 2 * dilation.
+
+    Args:
+      impl: "xla" or "cpu" as above; "auto" is "cpu", which other platforms than the CPU do not see.
+      dilation: how far apart the pixels lie that the kernel's elements meet.
     """
     if impl == "xla":
         return _xla(x, kernel, stride, groups, dilation)
@@ -43,7 +46,7 @@ def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: st
 
 
 def subsample(x: Array, stride: int) -> Array:
-    """Every `stride`-th pixel: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C).
+    """Returns every `stride`-th pixel: (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C).
 
     As a slice also where the number of rows is a symbol; indexing would gather then.
     """
@@ -72,7 +75,9 @@ def _xla_kernel_gradient(x: Array, cotangent: Array, *, result: Any, **geometry:
 
 
 def _like(result: Any) -> jax.ShapeDtypeStruct:
-    """An array of a type: its shape and dtype, how it lies on an explicit mesh, and along which axes it varies."""
+    """Returns an array of a type: its shape and dtype, how it lies on an explicit mesh, and along which axes it
+    varies.
+    """
     return jax.ShapeDtypeStruct(
         result.shape,
         result.dtype,
@@ -132,7 +137,7 @@ def _kernel_gradient_by_rows(x: Array, cotangent: Array) -> Array:
 
 
 def _materialize(value: Array, other: Array) -> Array:
-    """`value`, written to memory before anything reads it: XLA fuses nothing across a loop.
+    """Returns `value`, written to memory before anything reads it: XLA fuses nothing across a loop.
 
     The loop runs zero times, by a bound that the compiler cannot fold; if `other` begins with NaN once, which adds 1 to
     gradients that are NaN anyway. `lax.optimization_barrier` would say this better, but is dropped before fusion on the
@@ -150,7 +155,9 @@ def _materialize(value: Array, other: Array) -> Array:
 
 
 def _problem(operation: str, left: Any, right: Any, *, result: Any = None, **geometry: int) -> onednn.Problem:
-    """The convolution that an operation belongs to, by the types of its operands and, of a gradient, its result."""
+    """Returns the convolution that an operation belongs to, by the types of its operands and, of a gradient, its
+    result.
+    """
     x = result if operation == "input_gradient" else left
     kernel = result if operation == "kernel_gradient" else right
     return onednn.Problem(x.shape, kernel.shape, **geometry)
@@ -164,9 +171,10 @@ def _by_onednn(operation: str, problem: onednn.Problem, left: Array, right: Arra
 
 
 def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Array]) -> Primitive:
-    """A function of two arrays that lowers to `xla`, but on the CPU to oneDNN's or `cpu`.
+    """Returns a function of two arrays that lowers to `xla`, but on the CPU to oneDNN's or `cpu`.
 
-    operation: one of onednn.OPERATIONS.
+    Args:
+      operation: one of onednn.OPERATIONS.
     """
     primitive = Primitive("convolution" if operation == "forward" else f"convolution_{operation}")
 
@@ -202,7 +210,9 @@ def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Arr
 
 
 def _is_for_one_device(context: mlir.LoweringRuleContext) -> bool:
-    """Whether this part of the program sees one device's data: XLA would not split a custom call over several."""
+    """Returns whether this part of the program sees one device's data: XLA would not split a custom call over
+    several.
+    """
     module = context.module_context
     if getattr(module.lowering_parameters, "for_export", False):
         return False

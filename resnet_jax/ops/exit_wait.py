@@ -20,12 +20,12 @@ PATIENCE_SECONDS = 60.0
 
 @functools.cache
 def wait_at_exit() -> None:
-    """Have this process wait, when it ends, for what its CPU devices compute; before JAX does, which came first."""
+    """Has this process wait, when it ends, for what its CPU devices compute; before JAX does, which came first."""
     atexit.register(wait_for_computations)
 
 
 def wait_for_computations() -> None:
-    """Return when the CPU devices compute nothing: what is still held, and for PATIENCE_SECONDS what nobody holds.
+    """Returns when the CPU devices compute nothing: what is still held, and for PATIENCE_SECONDS what nobody holds.
 
     A program on many processes does not wait: what one computes may need another that is no longer there. One of your
     own must look at its results before it ends.
@@ -44,7 +44,7 @@ def wait_for_computations() -> None:
 
 
 def _computes() -> bool:
-    """Whether a thread that Python did not start runs, or would if a core were free (Linux)."""
+    """Returns whether a thread that Python did not start runs, or would if a core were free (Linux)."""
     of_python = {str(thread.native_id) for thread in threading.enumerate()}
     for task in Path("/proc/self/task").iterdir():
         with contextlib.suppress(OSError):  # it has ended

@@ -67,14 +67,15 @@ class Problem:
 
 
 def available() -> bool:
-    """Whether oneDNN is installed for this machine and loads."""
+    """Returns whether oneDNN is installed for this machine and loads."""
     return _library() is not None
 
 
 def implementation(operation: str, problem: Problem) -> str | None:
     """Returns the name of the code that computes this here, None where none is known to be right.
 
-    operation: one of OPERATIONS. "brgconv:avx512_core" and the like: the algorithm and the instruction set.
+    Args:
+      operation: one of OPERATIONS. "brgconv:avx512_core" and the like: the algorithm and the instruction set.
     """
     chosen = _choose(operation, problem)
     return None if chosen is None else chosen.name
@@ -83,7 +84,8 @@ def implementation(operation: str, problem: Problem) -> str | None:
 def call(operation: str, problem: Problem, left: Array, right: Array) -> Array:
     """Computes one of OPERATIONS, float32: of (x, kernel), (cotangent, kernel) or (x, cotangent), as they are named.
 
-    Raises OneDNNError where `implementation` is None.
+    Raises:
+      OneDNNError: where `implementation` is None.
     """
     with _preparing:
         target = _register(operation, problem)
@@ -140,10 +142,12 @@ class OneDNNError(RuntimeError):
 
 
 class _Library:
-    """The shared library, its CPU engine and one stream. Objects made here live as long as the process.
+    """The shared library, its CPU engine and one stream.
 
-    Programs are lowered in one thread and run in others. Left to itself oneDNN keeps scratchpads by thread, and some
-    of its implementations then write to none; so every primitive gets its scratchpad from us ("user" mode), the same
+    Objects made here live as long as the process.
+
+    Programs are lowered in one thread and run in others. Left to itself oneDNN keeps scratchpads by thread, and some of
+    its implementations then write to none; so every primitive gets its scratchpad from us ("user" mode), the same
     memory for all, as one runs at a time.
     """
 
@@ -164,14 +168,18 @@ class _Library:
         return getattr(self._functions, f"dnnl_{function}")(*arguments)
 
     def check(self, function: str, *arguments: Any, unless: int = 0) -> bool:
-        """Calls `dnnl_<function>`; returns False if its status is `unless`. Raises OneDNNError for any other error."""
+        """Calls `dnnl_<function>`; returns False if its status is `unless`.
+
+        Raises:
+          OneDNNError: for any other error.
+        """
         status = self.call(function, *arguments)
         if status not in (0, unless):
             raise OneDNNError(f"dnnl_{function} returned status {status}")
         return status == 0
 
     def create(self, kind: str, *arguments: Any) -> c.c_void_p:
-        """What `dnnl_<kind>_create` puts behind its first argument."""
+        """Returns what `dnnl_<kind>_create` puts behind its first argument."""
         return self._out(f"{kind}_create", *arguments)
 
     def _out(self, function: str, *arguments: Any) -> c.c_void_p:
@@ -180,7 +188,7 @@ class _Library:
         return result
 
     def layout(self, shape: Sequence[int], strides: Sequence[int] | None) -> c.c_void_p:
-        """A float32 memory descriptor; without strides in whatever layout oneDNN likes best."""
+        """Returns a float32 memory descriptor; without strides in whatever layout oneDNN likes best."""
         arguments = (c.c_int(len(shape)), _int64s(shape), c.c_int(_FLOAT32))
         if strides is None:
             return self._out("memory_desc_create_with_tag", *arguments, c.c_int(_ANY_LAYOUT))
@@ -206,22 +214,22 @@ class _Library:
         return (name.value or b"").decode()
 
     def allocate(self, layout: c.c_void_p) -> c.c_void_p:
-        """Memory of its own."""
+        """Returns the memory of its own."""
         return self.create("memory", layout, self.engine, c.c_void_p(-1))
 
     def borrow(self, layout: c.c_void_p) -> c.c_void_p:
-        """Memory whose address `place` sets."""
+        """Returns the memory whose address `place` sets."""
         return self.create("memory", layout, self.engine, c.c_void_p(0))
 
     def place(self, memory: c.c_void_p, address: int) -> None:
         self.check("memory_set_data_handle", memory, c.c_void_p(address))
 
     def reorder(self, source: c.c_void_p, target: c.c_void_p) -> c.c_void_p:
-        """The description of a copy from one layout into another."""
+        """Returns the description of a copy from one layout into another."""
         return self.create("reorder_primitive_desc", source, self.engine, target, self.engine, self.attributes)
 
     def primitive(self, description: c.c_void_p, memories: dict[int, c.c_void_p]) -> Callable[[], None]:
-        """A function that runs what is described on these memories; one at a time may run."""
+        """Returns a function that runs what is described on these memories; one at a time may run."""
         primitive = self.create("primitive", description)
         layout = self.query_layout(description, _QUERY_SCRATCHPAD)
         num_bytes = self.call("memory_desc_get_size", layout)
@@ -237,7 +245,7 @@ class _Library:
         return run
 
     def scratchpad_of(self, num_bytes: int) -> int:
-        """The address of so many bytes, page-aligned."""
+        """Returns the address of so many bytes, page-aligned."""
         if len(self._scratchpad) < num_bytes:
             self._scratchpad = _anonymous_memory(num_bytes)
         return c.addressof(c.c_char.from_buffer(self._scratchpad))
@@ -284,7 +292,7 @@ _handlers: list[Any] = []  # ctypes callbacks must outlive their registration
 
 @functools.cache
 def _register(operation: str, problem: Problem) -> str:
-    """The name of the custom call, which XLA knows from now on."""
+    """Returns the name of the custom call, which XLA knows from now on."""
     chosen = _first_right(operation, problem)
     if chosen is None:
         raise OneDNNError(f"no implementation is known to be right for the {operation} of {problem}")
@@ -308,7 +316,9 @@ class Implementation:
     description: c.c_void_p
 
     def prepare(self) -> Kernel:
-        """A function of the addresses of the operands and of the result, which lie as the problem's shapes say."""
+        """Returns a function of the addresses of the operands and of the result, which lie as the problem's shapes
+        say.
+        """
         library = _library()
         assert library is not None
         x, kernel, y = (library.borrow(layout) for layout in (self.layouts.x, self.layouts.kernel, self.layouts.y))
@@ -346,7 +356,7 @@ class _Layouts(NamedTuple):
 
 
 def implementations(operation: str, problem: Problem) -> Iterator[Implementation]:
-    """oneDNN's implementations of an operation of a problem on this processor, the one that it prefers first.
+    """Yields oneDNN's implementations of an operation of a problem on this processor, the one that it prefers first.
 
     One is valid until the next is asked for.
     """

@@ -70,7 +70,7 @@ _INTERNAL_ERROR = 13
 
 
 def make_handler(kernel: Kernel) -> Any:
-    """`kernel` as an XLA FFI handler: returns NULL, or an error that fails the execution."""
+    """Returns `kernel` as an XLA FFI handler: returns NULL, or an error that fails the execution."""
 
     def handle(frame_pointer: Any) -> int | None:
         frame = frame_pointer.contents

@@ -53,7 +53,7 @@ READABLE = Style(text=15, line=22, gap=16, smallest_side=224, largest_side=320)
 
 
 def check_picture(path: Path) -> None:
-    """Raise UserError (a ValueError) unless `path` is a name that a picture can be written to."""
+    """Raises UserError (a ValueError) unless `path` is a name that a picture can be written to."""
     if path.is_dir():
         raise UserError(f"--to {path} is a folder: give the name of an image file in it, for example batch.png")
     if Image.registered_extensions().get(path.suffix.lower()) not in Image.SAVE:
@@ -69,9 +69,11 @@ def save_picture(sheet: Image.Image, path: Path) -> None:
 
 
 def draw_sheet(cells: Sequence[Cell], style: Style = COMPACT, title: str = "") -> Image.Image:
-    """A picture of `cells`, about as wide as high, on white; their images are of one size, and have equally many lines.
+    """Returns a picture of `cells`, about as wide as high, on white; their images are of one size, and have equally
+    many lines.
 
-    title: a line above all.
+    Args:
+      title: a line above all.
     """
     pictures = [_sized(cell.image, style) for cell in cells]
     width, height = pictures[0].size
@@ -114,7 +116,7 @@ def _draw_line(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib's, which has the letters of most alphabets; Pillow's own has few beyond ASCII."""
+    """Returns matplotlib's, which has the letters of most alphabets; Pillow's own has few beyond ASCII."""
     import matplotlib
 
     return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)

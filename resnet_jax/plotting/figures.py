@@ -19,7 +19,7 @@ MOST_TICKS = 5  # along x: more would run into each other where they have severa
 
 
 def new_figure(size: tuple[float, float], title: str) -> "Figure":
-    """An empty figure of `size` inches that needs no display."""
+    """Returns an empty figure of `size` inches that needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -25,11 +25,15 @@ def evaluate(
     preemption: PreemptionGuard,
     on_rows: Callable[[dict[str, np.ndarray]], None] | None = None,
 ) -> dict[str, float | int]:
-    """{"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
+    """Returns {"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
 
-    eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `preemption`, which stops it
-    early. loss is the mean in nats, accuracy is in [0, 1]. take_rows: is given what eval_fn returns as "rows" of each
-    batch, in order. Raises UserError (a ValueError) if no image can be read, and what reading one raises.
+    Args:
+      eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `preemption`, which stops it
+        early. loss is the mean in nats, accuracy is in [0, 1]. take_rows: is given what eval_fn returns as "rows" of
+        each batch, in order.
+
+    Raises:
+      UserError: if no image can be read, and what reading one raises.
     """
     totals = {"loss_sum": 0.0, "correct": 0, "count": 0}
     for result in batch_results(eval_fn, state, batches, mesh, preemption):
@@ -46,9 +50,10 @@ def evaluate(
 def batch_results(
     function: Callable[[Any, Any], Any], state: Any, batches: EvalBatches, mesh: Mesh, preemption: PreemptionGuard
 ) -> Iterator[Any]:
-    """function(state, batch) of each of `batches`, in order, in host memory; fetched while the next is computed.
+    """Yields function(state, batch) of each of `batches`, in order, in host memory; fetched while the next is computed.
 
-    function: jitted, and watched by `preemption`, which stops it early. Raises what reading an image raises.
+    Args:
+      function: jitted, and watched by `preemption`, which stops it early. Raises what reading an image raises.
     """
     previous: Any = None
     with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def _hidden(module: str) -> Iterator[None]:
-    """`module` cannot be imported meanwhile, unless it has been already."""
+    """Yields `module` cannot be imported meanwhile, unless it has been already."""
     if module in sys.modules:
         yield
         return
@@ -29,7 +29,10 @@ with _hidden("torch"):
 
 
 class EventLog:
-    """An events file in the run's folder. Everything raises OSError where the disk does."""
+    """An events file in the run's folder.
+
+    Everything raises OSError where the disk does.
+    """
 
     def __init__(self, workdir: Path, first_step: int) -> None:
         """What earlier files say of `first_step` and later ones no longer counts."""
@@ -43,7 +46,7 @@ class EventLog:
         self._writer.flush()
 
     def close(self) -> None:
-        """Close the file."""
+        """Closes the file."""
         self._writer.close()
 
     def _write(self, event: Event) -> None:

@@ -42,8 +42,11 @@ class RunResult:
 class Run:
     """What the loop works with, each made once.
 
-    load_batch: step k's batch, on the mesh. train_step: is donated the state. eval_state: makes of a state that by
-    which the model is evaluated, which is another with precise batch norm alone.
+    Attributes:
+      load_batch: step k's batch, on the mesh.
+      train_step: is donated the state.
+      eval_state: makes of a state that by which the model is evaluated, which is another with precise batch norm
+        alone.
     """
 
     load_batch: Callable[[int], Any]
@@ -99,7 +102,8 @@ def train_loop(run: Run, state: TrainState) -> RunResult:
 def after_step(run: Run, state: TrainState, step: int, metrics: dict[str, Any] | None = None) -> None:
     """Does what is due after `step` updates: logs the last, validates, keeps the best, saves, tests, in this order.
 
-    Raises Preempted if the run is to stop before its end.
+    Raises:
+      Preempted: if the run is to stop before its end.
     """
     run.preemption.raise_deferred_errors()  # of this step too: nothing of it is recorded then
     if metrics is not None:

@@ -39,10 +39,10 @@ def binary_cross_entropy(
     """Binary cross-entropy of each row, (B,), in nats: the mean over the classes, each by its own sigmoid.
 
     logits (B, K) float; labels (B,) int in [0, K), or (B, K) float in [0, 1] (torch.nn.BCEWithLogitsLoss). A label
-    outside [0, K) gives NaN.
-    target_threshold in [0, 1): where positive, targets above it count as 1 and the others as 0, so that each of two
-    mixed classes is fully there (Wightman et al. 2021, arXiv:2110.00476). label_smoothing s in [0, 1): of a target
-    1 - s is then kept, and s / K added everywhere (timm smooths first, so that its threshold undoes the smoothing).
+    outside [0, K) gives NaN. target_threshold in [0, 1): where positive, targets above it count as 1 and the others as
+    0, so that each of two mixed classes is fully there (Wightman et al. 2021, arXiv:2110.00476). label_smoothing s in
+    [0, 1): of a target 1 - s is then kept, and s / K added everywhere (timm smooths first, so that its threshold undoes
+    the smoothing).
     """
     num_classes = logits.shape[-1]
     targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
@@ -60,9 +60,12 @@ def binary_cross_entropy(
 class Loss:
     """The training loss of each row: Loss("softmax")(logits (B, K), labels) -> (B,) in nats.
 
-    name: "softmax" (torch's "ce") or "sigmoid" ("bce"): `softmax_cross_entropy` or `binary_cross_entropy`, with their
-    label_smoothing and, of the second, target_threshold. Raises UserError (a ValueError) for other names and numbers
-    outside [0, 1).
+    Attributes:
+      name: "softmax" (torch's "ce") or "sigmoid" ("bce"): `softmax_cross_entropy` or `binary_cross_entropy`, with
+        their label_smoothing and, of the second, target_threshold.
+
+    Raises:
+      UserError: for other names and numbers outside [0, 1).
     """
 
     name: str = "softmax"
@@ -78,24 +81,26 @@ class Loss:
             raise UserError(f"target_threshold={self.target_threshold} belongs to loss='sigmoid'")
 
     def __call__(self, logits: Array, labels: Array) -> Array:
-        """The rows' losses, (B,)."""
+        """Returns the rows' losses, (B,)."""
         if LOSSES[self.name] == "softmax":
             return softmax_cross_entropy(logits, labels, self.label_smoothing)
         return binary_cross_entropy(logits, labels, self.label_smoothing, self.target_threshold)
 
 
 def correct(logits: Array, labels: Array) -> Array:
-    """Whether each row's largest logit is its label's, (B,) bool. logits (B, K); labels (B,) int, or (B, K) float, of
-    which the largest counts.
+    """Returns whether each row's largest logit is its label's, (B,) bool. logits (B, K); labels (B,) int, or (B, K)
+    float, of which the largest counts.
     """
     labels = jnp.argmax(labels, axis=-1) if labels.ndim == 2 else labels
     return jnp.argmax(logits, axis=-1) == labels
 
 
 def masked_mean(values: Array, mask: Array | None, axis_name: tuple[str, ...] = ()) -> Array:
-    """Mean of `values` (B,) over the rows whose mask (B,) is 1; over all rows if mask is None.
+    """Returns the mean of `values` (B,) over the rows whose mask (B,) is 1; over all rows if mask is None.
 
-    axis_name: mapped axes over which the rows are split: the result is then the share's part, to be averaged over them.
+    Args:
+      axis_name: mapped axes over which the rows are split: the result is then the share's part, to be averaged over
+        them.
     """
     if mask is None:
         return jnp.mean(values)
@@ -105,7 +110,7 @@ def masked_mean(values: Array, mask: Array | None, axis_name: tuple[str, ...] = 
 
 
 def check_labels(labels: Array, num_classes: int, mask: Array | None = None) -> None:
-    """Raise UserError (a ValueError) for a label (B,) int outside [0, num_classes) whose mask (B,) is not 0.
+    """Raises UserError (a ValueError) for a label (B,) int outside [0, num_classes) whose mask (B,) is not 0.
 
     Under `jit` labels have no values yet, and of a global array a process sees but a part: nothing is checked, and the
     loss of such a label is NaN.

@@ -45,10 +45,12 @@ class MetricWriter:
     ) -> None:  # fmt: skip
         """For a run that begins after `step` updates: log records of later steps are dropped, to be made again.
 
-        keep_later: copy the log to another name before, if it has such records: they are not those of a killed run's
-        last steps.
-        max_skipped: if the step itself skips an update whose loss or gradient is not finite, so many in succession may
-        be; 0: none is skipped. hurries: leave the curves for the next start, since the process is about to be killed.
+        Args:
+          keep_later: copy the log to another name before, if it has such records: they are not those of a killed
+            run's last steps.
+          max_skipped: if the step itself skips an update whose loss or gradient is not finite, so many in succession
+            may be; 0: none is skipped. hurries: leave the curves for the next start, since the process is about to be
+            killed.
         """
         self.skip_final_plot = False
         self.sums = sums
@@ -88,10 +90,13 @@ class MetricWriter:
         self._preemption.defer_errors(self._write_eval, step, split, metrics)
 
     def _write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Take in the metrics of update `step` (from 1); at the logging cadence write their means.
+        """Takes in the metrics of update `step` (from 1); at the logging cadence write their means.
 
-        Waits for the update to be done. Raises NonFiniteError if the loss or a gradient is not finite, unless such
-        updates are skipped: then it is told, counted, and left out of the means.
+        Waits for the update to be done.
+
+        Raises:
+          NonFiniteError: if the loss or a gradient is not finite, unless such updates are skipped: then it is told,
+            counted, and left out of the means.
         """
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._tick()
@@ -117,8 +122,8 @@ class MetricWriter:
             self._write(step, {**means, **({"images_per_second": round(rate, 1)} if rate else {})})
 
     def _write_eval(self, step: int, split: str, result: dict[str, float | int]) -> None:
-        """Write an evaluation's "loss", "accuracy", "count" and, if any, those of the moving average on `split`, "val"
-        or "test", after `step` updates.
+        """Writes an evaluation's "loss", "accuracy", "count" and, if any, those of the moving average on `split`,
+        "val" or "test", after `step` updates.
         """
         self._write(step, {f"{split}_{name}": value for name, value in result.items()})
         epoch = step / self._steps_per_epoch
@@ -129,11 +134,11 @@ class MetricWriter:
             self.draw()
 
     def pause_clock(self) -> None:
-        """Leave out of images/s what follows, until the next step."""
+        """Leaves out of images/s what follows, until the next step."""
         self._clock_started = 0.0
 
     def draw(self) -> None:
-        """Draw the curves from the log; a picture that cannot be written stops nothing."""
+        """Draws the curves from the log; a picture that cannot be written stops nothing."""
         self._curves_drawn = time.monotonic()
         if not self._writes:
             return
@@ -191,7 +196,7 @@ class MetricWriter:
 
 
 def begin_log(workdir: Path, step: int, keep_later: bool) -> list[Record]:
-    """The records up to `step`; later ones are about to be made again and are dropped, on disk as well.
+    """Returns the records up to `step`; later ones are about to be made again and are dropped, on disk as well.
 
     Whatever else would be lost is kept under another name: damaged lines, and with `keep_later` the later records.
     """

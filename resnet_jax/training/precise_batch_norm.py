@@ -13,13 +13,21 @@ Array = jax.Array
 
 
 def precise_batch_stats(model: ResNet, variables: Mapping[str, Any], batches: Iterable[Array], seed: int = 0) -> Any:
-    """The mean, over `batches`, of each batch's own statistics, as torch.optim.swa_utils.update_bn computes it.
+    """Returns the mean, over `batches`, of each batch's own statistics, as torch.optim.swa_utils.update_bn computes it.
 
     Running statistics lag behind the weights, and those of a moving average of weights are an average over the past;
-    these belong to the weights as they are. Those of the model's `frozen_layers` stay. Returns the collection
-    "batch_stats"; put it into `variables`.
-    variables: of `model`. batches: images (B, H, W, 3), normalised, augmented as in training. seed: of the dropout.
-    Raises UserError (a ValueError) if there is no batch, or the model's statistics are frozen.
+    these belong to the weights as they are. Those of the model's `frozen_layers` stay.
+
+    Args:
+      variables: of `model`.
+      batches: images (B, H, W, 3), normalised, augmented as in training.
+      seed: of the dropout.
+
+    Returns:
+      The collection "batch_stats"; put it into `variables`.
+
+    Raises:
+      UserError: if there is no batch, or the model's statistics are frozen.
     """
     if model.batch_norm in ("frozen", "folded"):
         raise UserError(f"batch_norm={model.batch_norm!r} has no statistics to compute anew")

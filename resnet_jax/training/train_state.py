@@ -23,9 +23,14 @@ class Averaging:
     """When and how the moving average of the weights is updated, as torchvision's reference training does it but for
     counting every_steps through the run where that begins anew with each epoch.
 
-    decay in [0, 1): the share of the average that stays. every_steps: after the updates 1, 1 + every_steps, ...
-    warmup_steps: the average is a copy of the weights until an update of it lies behind so many updates.
-    Raises UserError (a ValueError) for numbers outside these ranges.
+    decay in [0, 1): the share of the average that stays.
+
+    Attributes:
+      every_steps: after the updates 1, 1 + every_steps, ...
+      warmup_steps: the average is a copy of the weights until an update of it lies behind so many updates.
+
+    Raises:
+      UserError: for numbers outside these ranges.
     """
 
     decay: float
@@ -41,7 +46,7 @@ class Averaging:
             raise UserError(f"ema_warmup_steps={self.warmup_steps} must be at least 0")
 
     def __call__(self, average: Any, new: Any, step: Array) -> Any:
-        """The average (a tree of arrays) after the update number `step` (from 0) has made `new`."""
+        """Returns the average (a tree of arrays) after the update number `step` (from 0) has made `new`."""
         due = step % self.every_steps == 0
         copies = step - self.every_steps < self.warmup_steps
 
@@ -55,9 +60,12 @@ class Averaging:
 class TrainState(flax.struct.PyTreeNode):
     """All that a training step reads and writes; the fields after `ema_batch_stats` are fixed for a run.
 
-    step: updates done, () int32. params, batch_stats: the model's variables. opt_state: the optimizer's, of the layers
-    that are trained. ema_params, ema_batch_stats: the moving averages of params and batch_stats; None without
-    `averaging`. frozen_layers: the names of those that stay as they are, bit for bit.
+    Attributes:
+      step: updates done, () int32.
+      params, batch_stats: the model's variables.
+      opt_state: the optimizer's, of the layers that are trained.
+      ema_params, ema_batch_stats: the moving averages of params and batch_stats; None without `averaging`.
+      frozen_layers: the names of those that stay as they are, bit for bit.
     """
 
     step: Array
@@ -82,11 +90,15 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def trained(self, tree: Any) -> Any:
-        """What of a tree by layers, such as params, belongs to the layers that are trained."""
+        """Returns what of a tree by layers, such as params, belongs to the layers that are trained."""
         return {name: layer for name, layer in tree.items() if name not in self.frozen_layers}
 
     def averaged(self) -> "TrainState":
-        """This state with the moving averages as its variables, to be evaluated. Raises ValueError if it has none."""
+        """Returns this state with the moving averages as its variables, to be evaluated.
+
+        Raises:
+          ValueError: if it has none.
+        """
         if self.averaging is None:
             raise ValueError("the train state has no moving average: create it with ema_decay")
         return self.replace(params=self.ema_params, batch_stats=self.ema_batch_stats)
@@ -106,13 +118,20 @@ def create_train_state(
     on_nonfinite: str = "stop",
     seed: int = 0,
 ) -> TrainState:
-    """A train state at step 0.
+    """Returns a train state at step 0.
 
-    variables: from `model.init` (or imported weights). loss, label_smoothing, target_threshold: see `Loss`.
-    ema_decay: None for no moving average of the weights; see `Averaging`. on_nonfinite: "skip" leaves all but the step
-    number as it was where a loss or gradient is not finite; "stop" leaves that to whoever reads the metrics. seed: of
-    the dropout. What the model's `frozen_layers` names is not trained.
-    Raises UserError (a ValueError) for values outside their ranges.
+    What the model's `frozen_layers` names is not trained.
+
+    Args:
+      variables: from `model.init` (or imported weights).
+      loss, label_smoothing, target_threshold: see `Loss`.
+      ema_decay: None for no moving average of the weights; see `Averaging`.
+      on_nonfinite: "skip" leaves all but the step number as it was where a loss or gradient is not finite; "stop"
+        leaves that to whoever reads the metrics.
+      seed: of the dropout.
+
+    Raises:
+      UserError: for values outside their ranges.
     """
     averaging = None if ema_decay is None else Averaging(ema_decay, ema_every_steps, ema_warmup_steps)
     params, batch_stats = variables["params"], variables["batch_stats"]

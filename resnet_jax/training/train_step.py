@@ -19,16 +19,18 @@ Batch = Mapping[str, Array]
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-    """The state after one update, and the batch's metrics before it; pure, to be jitted.
+    """Returns the state after one update, and the batch's metrics before it; pure, to be jitted.
 
-    batch: "image" (B, H, W, 3) normalised, or (B, C), the pooled features of such, where the head alone is trained;
-    "label" (B,) int in [0, K), or (B, K) float, distributions over the classes (mixed images); optional "mask" (B,):
-    rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same). A label outside [0, K)
-    is a UserError (a ValueError); under `jit`, where values are not known, it makes the loss NaN.
-    Metrics, all scalars: "loss" (mean, without the weight decay), "accuracy" in [0, 1], "gradient_norm" (L2, before
-    the weight decay and any clipping; not finite if any gradient is not).
+    Metrics, all scalars: "loss" (mean, without the weight decay), "accuracy" in [0, 1], "gradient_norm" (L2, before the
+    weight decay and any clipping; not finite if any gradient is not).
 
     Inside `shard_map` batch is a device's share, and the update and the metrics are those of the whole batch.
+
+    Args:
+      batch: "image" (B, H, W, 3) normalised, or (B, C), the pooled features of such, where the head alone is trained;
+        "label" (B,) int in [0, K), or (B, K) float, distributions over the classes (mixed images); optional "mask"
+        (B,): rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same). A label
+        outside [0, K) is a UserError (a ValueError); under `jit`, where values are not known, it makes the loss NaN.
     """
     dropout_key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     return _update(state, *_gradients(state, state.batch_stats, batch, dropout_key))
@@ -37,7 +39,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
 class Accumulated(flax.struct.PyTreeNode):
     """What the parts of a batch have given so far: sums of their gradients and metrics, and the newest statistics.
 
-    num_parts: () int32.
+    Attributes:
+      num_parts: () int32.
     """
 
     num_parts: Array
@@ -47,7 +50,7 @@ class Accumulated(flax.struct.PyTreeNode):
 
 
 def begin_accumulation(state: TrainState) -> Accumulated:
-    """The sums before the first part of a batch; pure."""
+    """Returns the sums before the first part of a batch; pure."""
     zero = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
     return Accumulated(
         num_parts=jnp.zeros((), jnp.int32),
@@ -58,7 +61,7 @@ def begin_accumulation(state: TrainState) -> Accumulated:
 
 
 def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Accumulated:
-    """The sums with those of one more part of a batch, a `batch` as `train_step` takes it; pure, to be jitted.
+    """Returns the sums with those of one more part of a batch, a `batch` as `train_step` takes it; pure, to be jitted.
 
     Batch norm normalises each part by itself and moves its running statistics with each part.
     """
@@ -74,7 +77,7 @@ def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Acc
 
 
 def finish_accumulation(state: TrainState, accumulated: Accumulated) -> tuple[TrainState, dict[str, Array]]:
-    """What `train_step` returns, from the mean over the parts; pure, to be jitted."""
+    """Returns what `train_step` returns, from the mean over the parts; pure, to be jitted."""
     gradients, metrics = jax.tree.map(
         lambda total: total / accumulated.num_parts.astype(total.dtype), (accumulated.gradients, accumulated.metrics)
     )
@@ -82,18 +85,22 @@ def finish_accumulation(state: TrainState, accumulated: Accumulated) -> tuple[Tr
 
 
 def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
-    """Sums over a batch in evaluation mode; the division happens once, on the host. Pure, to be jitted.
+    """Sums over a batch in evaluation mode; the division happens once, on the host.
 
-    batch as in `train_step`, or "image" (B, V, H, W, 3): V views of each image, whose logits are averaged. Returns
-    "loss_sum" (cross-entropy without smoothing, whatever the training loss), "correct" and "count", scalars over the
-    rows whose mask is not 0.
+    Pure, to be jitted.
+
+    batch as in `train_step`, or "image" (B, V, H, W, 3): V views of each image, whose logits are averaged.
+
+    Returns:
+      "loss_sum" (cross-entropy without smoothing, whatever the training loss), "correct" and "count", scalars over
+        the rows whose mask is not 0.
     """
     _, sums, _ = _judged(state, batch)
     return sums
 
 
 def per_example_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
-    """What `eval_step` returns, and under "rows" how each row was judged, (B,) each; pure, to be jitted.
+    """Returns what `eval_step` returns, and under "rows" how each row was judged, (B,) each; pure, to be jitted.
 
     "label" and "predicted", int32; "confidence", the largest probability, in (0, 1]; "rank", int32: how many classes
     stand before the label's, of equal logits the earlier class first, so that 0 is a correct answer; "loss" in nats;
@@ -115,7 +122,7 @@ def per_example_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
 
 
 def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """(logits (B, K), the sums of `eval_step`, "loss" and "counted" of each row) in evaluation mode."""
+    """Returns (logits (B, K), the sums of `eval_step`, "loss" and "counted" of each row) in evaluation mode."""
     labels, mask, images = batch["label"], batch.get("mask"), batch["image"]
     views = images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images
     logits = state.apply_fn(state.variables, views, train=False)
@@ -135,7 +142,9 @@ def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], d
 def _gradients(
     state: TrainState, batch_stats: Any, batch: Batch, dropout_key: Array
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """(gradients, batch statistics after the batch, metrics but for the gradients' norm), of the trained layers."""
+    """Returns (gradients, batch statistics after the batch, metrics but for the gradients' norm), of the trained
+    layers.
+    """
     images = batch["image"]
     mapped = mapped_batch_axes(images, state.axis_name)
     if mapped:  # inside a shard_map of the caller's
@@ -158,7 +167,7 @@ def _gradients(
 def _mean_of_gradients(
     state: TrainState, axes: tuple[str, ...], params: Any, batch_stats: Any, batch: Batch, dropout_key: Array
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """`_gradients` by the shares of the batch that lie along mapped axes, the same on all devices."""
+    """Returns `_gradients` by the shares of the batch that lie along mapped axes, the same on all devices."""
     for name in axes:
         dropout_key = jax.random.fold_in(dropout_key, jax.lax.axis_index(name))
     # As a device's own, the parameters get the gradient of its share alone, whether shard_map checks or not.
@@ -169,7 +178,9 @@ def _mean_of_gradients(
 def _share_of_gradients(
     state: TrainState, params: Any, batch_stats: Any, batch: Batch, dropout_key: Array, axes: tuple[str, ...]
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """`_gradients` of the rows that one device sees; their mean over the mapped axes, if any, is that of all rows."""
+    """Returns `_gradients` of the rows that one device sees; their mean over the mapped axes, if any, is that of all
+    rows.
+    """
     labels, mask = batch["label"], batch.get("mask")
 
     def loss_fn(trained: Any) -> tuple[Array, tuple[Array, Any]]:
@@ -192,9 +203,10 @@ def _share_of_gradients(
 def _update(
     state: TrainState, gradients: Any, batch_stats: Any, metrics: dict[str, Array]
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The state after the optimizer's step along `gradients`, and the metrics with the gradients' norm.
+    """Returns the state after the optimizer's step along `gradients`, and the metrics with the gradients' norm.
 
-    batch_stats: those of the trained layers.
+    Args:
+      batch_stats: those of the trained layers.
     """
     trained = state.trained(state.params)
     updates, opt_state = state.tx.update(gradients, state.opt_state, trained)
@@ -222,7 +234,9 @@ def _update(
 
 
 def _unless_skipped(finite: Array, new: TrainState, old: TrainState) -> TrainState:
-    """`new` if `finite`, else `old` but for the step number and the learning rate's schedule, which follows it."""
+    """Returns `new` if `finite`, else `old` but for the step number and the learning rate's schedule, which follows
+    it.
+    """
     is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)  # noqa: E731
 
     def choose_one(one: Any, other: Any) -> Any:

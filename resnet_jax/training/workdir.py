@@ -26,7 +26,11 @@ Record = dict[str, Any]
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """What the run in `workdir` was started with. Raises UserError (a ValueError) if there is no run."""
+    """Returns what the run in `workdir` was started with.
+
+    Raises:
+      UserError: if there is no run.
+    """
     path = workdir / CONFIG_FILE
     try:
         values = json.loads(path.read_text())
@@ -40,10 +44,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, ...], defaults: dict[str, Any]) -> None:
-    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `fields` describe.
+    """Raises UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `fields` describe.
 
-    fields: the config by dotted path, of JSON values. may_change: the paths in which a continued run may differ.
-    defaults: by path, what a run had that was begun before there was such a field.
+    Args:
+      fields: the config by dotted path, of JSON values.
+      may_change: the paths in which a continued run may differ.
+      defaults: by path, what a run had that was begun before there was such a field.
     """
     existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
@@ -77,10 +83,13 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def lock_workdir(workdir: Path) -> Iterator[None]:
-    """Hold `workdir` (made if need be) for this process; the operating system frees it whatever ends the process.
+    """Holds `workdir` (made if need be) for this process; the operating system frees it whatever ends the process.
 
     A folder that is made is the user's alone; one that is there keeps its permissions, with a warning if everybody may
-    write in it. Raises UserError (a ValueError) if another process holds it, which it names.
+    write in it.
+
+    Raises:
+      UserError: if another process holds it, which it names.
     """
     try:
         workdir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -108,7 +117,7 @@ def lock_workdir(workdir: Path) -> Iterator[None]:
 
 
 def check_unlocked(workdir: Path) -> None:
-    """Raise UserError (a ValueError) if a run holds `workdir`; nothing is written, and nothing is held afterwards."""
+    """Raises UserError (a ValueError) if a run holds `workdir`; nothing is written, and nothing is held afterwards."""
     with contextlib.suppress(FileNotFoundError), (workdir / LOCK_FILE).open() as file:
         try:
             is_free = try_lock(file, shared=True)
@@ -127,9 +136,12 @@ def _in_use(workdir: Path) -> UserError:
 
 
 def wait_for_workdir(workdir: Path, num_seconds: float = 120.0) -> None:
-    """Return when this process sees the folder that another one, perhaps on another host, holds.
+    """Returns when this process sees the folder that another one, perhaps on another host, holds.
 
-    Network file systems may show a new folder late. Raises UserError (a ValueError) if it is not the same folder.
+    Network file systems may show a new folder late.
+
+    Raises:
+      UserError: if it is not the same folder.
     """
     end = time.monotonic() + num_seconds
     while not (workdir / LOCK_FILE).exists():
@@ -166,12 +178,16 @@ class MetricsLog:
         return copy
 
     def forget_after(self, step: int) -> None:
-        """Drop the records of later steps than `step`: they are about to be made again."""
+        """Drops the records of later steps than `step`: they are about to be made again."""
         self.records = [record for record in self.records if record["step"] <= step]
         write_text(self.path, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def append(self, record: Record) -> None:
-        """Add a record, on disk when this returns. Raises RunError if it cannot be written."""
+        """Adds a record, on disk when this returns.
+
+        Raises:
+          RunError: if it cannot be written.
+        """
         self.records.append(record)
         with writing(self.path), self.path.open("a", newline="\n") as file:
             file.write(json.dumps(record) + "\n")
@@ -179,7 +195,9 @@ class MetricsLog:
             os.fsync(file.fileno())
 
     def evaluation(self, step: int, split: str) -> dict[str, Any] | None:
-        """The evaluation of `split` that has been recorded for `step`: its "loss", "accuracy" …; None if none has."""
+        """Returns the evaluation of `split` that has been recorded for `step`: its "loss", "accuracy" …; None if
+        none has.
+        """
         prefix = f"{split}_"
         for record in self.records:
             if record["step"] == step and f"{prefix}accuracy" in record:
@@ -194,14 +212,14 @@ def _is_left_by_a_start(path: Path) -> bool:
 
 
 def last_record(workdir: Path) -> Record | None:
-    """The record of the latest step in the metrics log; None without one."""
+    """Returns the record of the latest step in the metrics log; None without one."""
     path = workdir / METRICS_FILE
     records = _parse(path.read_bytes())[0] if path.exists() else []
     return max(records, key=lambda record: record["step"], default=None)
 
 
 def _parse(text: bytes) -> tuple[list[Record], int]:
-    """The records of a log, and how many of its whole lines are none."""
+    """Returns the records of a log, and how many of its whole lines are none."""
     records: list[Record] = []
     damaged = 0
     for line in text.splitlines(keepends=True):

@@ -34,11 +34,16 @@ def convert(
 ) -> dict[str, Any]:
     """Writes the weights of `source` as `target` and returns the report on it, of plain values.
 
-    target: a name ending in .safetensors, .pth, .pt or .th, in `layout`; any other is a checkpoint directory, in which
-    weights.json tells the model, class names and preprocessing. So does the metadata of a .safetensors file; a torch
-    file tells nothing. preprocess: a name in PREPROCESS; None keeps what is known of `source`. which: of a run's folder
-    the "newest" checkpoint, as None, or the "best". average: take the moving average of the weights, if it keeps one.
-    Raises UserError (a ValueError) before anything is written.
+    Args:
+      target: a name ending in .safetensors, .pth, .pt or .th, in `layout`; any other is a checkpoint directory, in
+        which weights.json tells the model, class names and preprocessing. So does the metadata of a .safetensors file;
+        a torch file tells nothing.
+      preprocess: a name in PREPROCESS; None keeps what is known of `source`.
+      which: of a run's folder the "newest" checkpoint, as None, or the "best".
+      average: take the moving average of the weights, if it keeps one.
+
+    Raises:
+      UserError: before anything is written.
     """
     check_choice("layout", layout, LAYOUTS)
     if isinstance(preprocess, str):
@@ -71,7 +76,7 @@ def convert(
 
 
 def _prepared(info: WeightsInfo, model: ResNet, preprocess: Preprocess | str | None, head: str) -> WeightsInfo:
-    """`info` with the preprocessing asked for, and class names that a new head has not made meaningless."""
+    """Returns `info` with the preprocessing asked for, and class names that a new head has not made meaningless."""
     if head == "reset":
         info = dataclasses.replace(info, class_names=())
     if isinstance(preprocess, str):

@@ -23,11 +23,17 @@ from resnet_jax.weights.state_dict import StateDict
 def describe_weights(
     path: Path, name: str | None, arguments: Mapping[str, Any], which: str | None = None, *, average: bool = True
 ) -> tuple[StateDict, ResNet, WeightsInfo]:
-    """The weights at `path`, not read yet, their model, and what else is known of them.
+    """Returns the weights at `path`, not read yet, their model, and what else is known of them.
 
-    name: the model's, None if the weights tell it. arguments: over those that the weights tell. which, average: of a
-    run, as `open_weights` takes them. Biased convolutions are seen in the weights. Raises UserError (a ValueError) if
-    the name is neither given nor told, or contradicts.
+    Biased convolutions are seen in the weights.
+
+    Args:
+      name: the model's, None if the weights tell it.
+      arguments: over those that the weights tell.
+      which, average: of a run, as `open_weights` takes them.
+
+    Raises:
+      UserError: if the name is neither given nor told, or contradicts.
     """
     info = told_info(path)
     state = open_weights(path, which, average=average)
@@ -48,12 +54,16 @@ def describe_weights(
 
 
 def told_info(path: Path) -> WeightsInfo:
-    """What is told of the weights at `path`, by the run that trained them or by themselves; its fields may be empty."""
+    """Returns what is told of the weights at `path`, by the run that trained them or by themselves; its fields may
+    be empty.
+    """
     return _run_info(path) or read_info(path)
 
 
 def _run_info(path: Path) -> WeightsInfo | None:
-    """What the run tells whose folder this is, or its checkpoints, its best, or one of their steps; None if none."""
+    """Returns what the run tells whose folder this is, or its checkpoints, its best, or one of their steps; None if
+    none.
+    """
     if not path.is_dir():
         return None
     try:
@@ -81,7 +91,9 @@ def _run_info(path: Path) -> WeightsInfo | None:
 
 
 def _trained_model(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The model's name and arguments that a run's manifest holds; of an older one, those that its config says."""
+    """Returns the model's name and arguments that a run's manifest holds; of an older one, those that its config
+    says.
+    """
     if "model" in manifest:
         return manifest["model"]["name"], _with_tuples(manifest["model"]["arguments"])
     config = manifest["config"]

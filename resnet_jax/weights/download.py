@@ -28,21 +28,22 @@ class _TransferError(Exception):
 
 
 def partial_of(path: Path) -> Path:
-    """Where the download of `path` stands until it is complete."""
+    """Returns where the download of `path` stands until it is complete."""
     return path.with_name(path.name + ".partial")
 
 
 def forget_partial(path: Path) -> None:
-    """Remove what has been received of `path`: the next download starts over."""
+    """Removes what has been received of `path`: the next download starts over."""
     partial_of(path).unlink(missing_ok=True)
     _validator_of(path).unlink(missing_ok=True)
 
 
 def download(url: str, path: Path) -> None:
-    """Bring the file at `url` to `partial_of(path)`, continuing what is there; the caller checks and renames it.
+    """Brings the file at `url` to `partial_of(path)`, continuing what is there; the caller checks and renames it.
 
-    Raises UserError (a ValueError) that says what to put where if the server refuses or cannot be reached, within
-    seconds; OSError if the disk refuses.
+    Raises:
+      UserError: that says what to put where if the server refuses or cannot be reached, within seconds; OSError if
+        the disk refuses.
     """
     pauses = iter(RETRY_PAUSES_SECONDS)
     with _display(url, path) as show:
@@ -90,14 +91,14 @@ def _receive(url: str, path: Path, show: Callable[[int, int | None], None]) -> N
 
 
 def _continues(response: Any, offset: int) -> bool:
-    """Whether the body is the whole file, or its rest from `offset` on."""
+    """Returns whether the body is the whole file, or its rest from `offset` on."""
     if response.status == 206:
         return response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
     return response.status == 200
 
 
 def _open(request: Request) -> Any:
-    """The server's answer, with status 200, 206 or, to a range that the file does not have, 416."""
+    """Returns the server's answer, with status 200, 206 or, to a range that the file does not have, 416."""
     answer: Future[Any] = Future()
 
     def ask() -> None:
@@ -125,7 +126,7 @@ def _open(request: Request) -> Any:
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
-    """The body piece by piece; what fails here is the network, not the disk."""
+    """Yields the body piece by piece; what fails here is the network, not the disk."""
     try:
         while chunk := response.read(CHUNK_BYTES):
             yield chunk
@@ -138,7 +139,7 @@ def _validator_of(path: Path) -> Path:
 
 
 def _remember_validator(headers: Any, validator: Path) -> None:
-    """Keep what tells this version of the file from others: its strong ETag, else the time of its last change."""
+    """Keeps what tells this version of the file from others: its strong ETag, else the time of its last change."""
     etag = headers.get("ETag", "W/")
     mark = headers.get("Last-Modified", "") if etag.startswith("W/") else etag
     if mark:

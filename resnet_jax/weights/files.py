@@ -31,9 +31,10 @@ class WeightsFile:
 
 
 def open_weights_file(path: Path) -> WeightsFile:
-    """The content of a torch or safetensors file, whatever its name; no tensor is read and nothing is executed.
+    """Returns the content of a torch or safetensors file, whatever its name; no tensor is read and nothing is executed.
 
-    Raises UserError (a ValueError) with what the file is instead, if it is none, and for a damaged one.
+    Raises:
+      UserError: with what the file is instead, if it is none, and for a damaged one.
     """
     if not path.exists():
         raise UserError(f"{path} does not exist: give the path of a torch or safetensors file")

@@ -11,7 +11,7 @@ Shape = tuple[int, ...]
 
 
 def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """The arguments of `ResNet` that the tensors tell; empty if they are not a residual network's.
+    """Returns the arguments of `ResNet` that the tensors tell; empty if they are not a residual network's.
 
     What leaves no trace in them, such as the stride's place or a shortcut without parameters, is not among them.
     """
@@ -48,17 +48,17 @@ def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
 
 
 def _from(start: int, numbers: Iterable[int]) -> bool:
-    """Whether the numbers are those from `start` on, without a gap."""
+    """Returns whether the numbers are those from `start` on, without a gap."""
     return sorted(numbers) == list(range(start, start + len(sorted(numbers))))
 
 
 def has_conv_bias(names: Iterable[str]) -> bool:
-    """Whether the convolutions, or some of them, have biases."""
+    """Returns whether the convolutions, or some of them, have biases."""
     return not {"conv1.bias", "layer1.0.conv1.bias", "layer1.0.downsample.0.bias"}.isdisjoint(names)
 
 
 def _shortcut(shapes: Mapping[str, Shape]) -> str | None:
-    """The projection option, or None where no shortcut has parameters (A, or none at all)."""
+    """Returns the projection option, or None where no shortcut has parameters (A, or none at all)."""
     projections = {name.split(".downsample.")[0] for name in shapes if ".downsample." in name}
     if not projections:
         return None
@@ -68,7 +68,7 @@ def _shortcut(shapes: Mapping[str, Shape]) -> str | None:
 
 
 def agrees(model: "ResNet", field: str, value: Any) -> bool:
-    """Whether the model's argument is what `architecture` has seen, as far as tensors show it."""
+    """Returns whether the model's argument is what `architecture` has seen, as far as tensors show it."""
     actual = getattr(model, field)
     if field == "shortcut" and value is None:
         return actual in ("A", "none")

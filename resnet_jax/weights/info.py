@@ -28,7 +28,10 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 class WeightsInfo:
     """model: its name, None if unknown. model_args: the arguments beyond the name, num_classes among them.
 
-    class_names: empty if unknown. preprocess: None if unknown. source: the name of the file the weights came from.
+    Attributes:
+      class_names: empty if unknown.
+      preprocess: None if unknown.
+      source: the name of the file the weights came from.
     """
 
     model: str | None = None
@@ -38,7 +41,7 @@ class WeightsInfo:
     source: str = ""
 
     def create_model(self) -> ResNet:
-        """The model that the weights are of, if they tell."""
+        """Returns the model that the weights are of, if they tell."""
         assert self.model is not None
         return create_model(self.model, **self.model_args)
 
@@ -50,7 +53,9 @@ class WeightsInfo:
 
     @classmethod
     def from_json(cls, where: str, text: str) -> "WeightsInfo":
-        """What `to_json` gave; `where` it stands is for the UserError (a ValueError) if it is something else."""
+        """Returns what `to_json` gave; `where` it stands is for the UserError (a ValueError) if it is something
+        else.
+        """
         try:
             values = json.loads(text)
             if values.pop("format") != FORMAT:
@@ -70,9 +75,11 @@ class WeightsInfo:
 
 
 def read_info(path: str | Path) -> WeightsInfo:
-    """What is known of the weights at `path`: written there by the convert command, or by the name torchvision gave.
+    """Returns what is known of the weights at `path`: written there by the convert command, or by the name torchvision
+    gave.
 
-    Raises UserError (a ValueError) if what is written there cannot be read.
+    Raises:
+      UserError: if what is written there cannot be read.
     """
     path = expand(path)
     if path.is_dir():
@@ -89,10 +96,14 @@ def read_info(path: str | Path) -> WeightsInfo:
 
 
 def load_preprocess(path: str | Path) -> Preprocess:
-    """How images are prepared for the weights at `path`, a file or checkpoint directory of the convert command's.
+    """Returns how images are prepared for the weights at `path`, a file or checkpoint directory of the convert
+    command's.
 
-    Also for a file that has the name under which torchvision publishes it. Called with a Pillow image, it returns
-    the network's input (H, W, 3) float32. Raises UserError (a ValueError) if nothing is known.
+    Also for a file that has the name under which torchvision publishes it. Called with a Pillow image, it returns the
+    network's input (H, W, 3) float32.
+
+    Raises:
+      UserError: if nothing is known.
     """
     preprocess = read_info(path).preprocess
     if preprocess is None:
@@ -104,25 +115,27 @@ def load_preprocess(path: str | Path) -> Preprocess:
 
 
 def names_for(preprocess: str, num_classes: int | None) -> tuple[str, ...]:
-    """The class names that belong to a recipe of PREPROCESS, where there are as many classes; otherwise none."""
+    """Returns the class names that belong to a recipe of PREPROCESS, where there are as many classes; otherwise
+    none.
+    """
     names = CIFAR10_NAMES if preprocess == "CIFAR" else imagenet_names()
     return names if len(names) == num_classes else ()
 
 
 def same_classes(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether the names are those of the same classes in the same order; ImageNet's are named in two ways."""
+    """Returns whether the names are those of the same classes in the same order; ImageNet's are named in two ways."""
     return one == other or {one, other} == {imagenet_names(), imagenet_wordnet_ids()}
 
 
 @cache
 def imagenet_names() -> tuple[str, ...]:
-    """The names of ImageNet's 1,000 classes, as torchvision gives them, by label."""
+    """Returns the names of ImageNet's 1,000 classes, as torchvision gives them, by label."""
     return tuple(name for _, name in _imagenet_classes())
 
 
 @cache
 def imagenet_wordnet_ids() -> tuple[str, ...]:
-    """The WordNet ids of ImageNet's 1,000 classes, which name its folders ("n01440764"), by label."""
+    """Returns the WordNet ids of ImageNet's 1,000 classes, which name its folders ("n01440764"), by label."""
     return tuple(wordnet_id for wordnet_id, _ in _imagenet_classes())
 
 

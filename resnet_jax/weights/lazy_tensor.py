@@ -52,9 +52,10 @@ class ByteRange:
     _checked: bool = field(default=False, init=False, repr=False, compare=False)
 
     def read(self, offset: int, count: int) -> bytes:
-        """The `count` bytes from `offset` on; the first read compares the whole range with its checksum.
+        """Returns the `count` bytes from `offset` on; the first read compares the whole range with its checksum.
 
-        Raises UserError (a ValueError) if the file is damaged, or shorter than it was.
+        Raises:
+          UserError: if the file is damaged, or shorter than it was.
         """
         if min(offset, count) < 0 or offset + count > self.length:
             raise ValueError(f"offset={offset} count={count} must lie within length={self.length}")
@@ -84,7 +85,7 @@ class ByteRange:
         return data
 
     def part(self, offset: int, length: int) -> "ByteRange":
-        """The `length` bytes from `offset` on as a range of its own (without checksum)."""
+        """Returns the `length` bytes from `offset` on as a range of its own (without checksum)."""
         if min(offset, length) < 0 or offset + length > self.length:
             raise ValueError(f"offset={offset} length={length} must lie within length={self.length}")
         return ByteRange(self.path, self.start + offset, length)
@@ -92,7 +93,10 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A tensor of `shape` whose elements are in `storage`; nothing of it is in memory. Made by `checked`."""
+    """A tensor of `shape` whose elements are in `storage`; nothing of it is in memory.
+
+    Made by `checked`.
+    """
 
     storage: ByteRange
     dtype: np.dtype
@@ -104,7 +108,7 @@ class StoredTensor:
     def checked(
         cls, storage: ByteRange, dtype: np.dtype, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
     ) -> "StoredTensor":
-        """The tensor, if its numbers are sound and its elements lie within `storage`; otherwise a ValueError.
+        """Returns the tensor, if its numbers are sound and its elements lie within `storage`; otherwise a ValueError.
 
         Its shape may claim more elements than the file has (a stride of 0 repeats one): compare it before reading.
         """
@@ -120,13 +124,14 @@ class StoredTensor:
         return tensor
 
     def _span(self) -> int:
-        """How many elements lie between the first and the last of the tensor, both included."""
+        """Returns how many elements lie between the first and the last of the tensor, both included."""
         return 1 + sum((size - 1) * stride for size, stride in zip(self.shape, self.strides, strict=True))
 
     def read(self) -> np.ndarray:
-        """The elements, of `shape`: a read-only view of the bytes between the first and the last, just read.
+        """Returns the elements, of `shape`: a read-only view of the bytes between the first and the last, just read.
 
-        Raises UserError (a ValueError) if the file is damaged.
+        Raises:
+          UserError: if the file is damaged.
         """
         if 0 in self.shape:
             return np.empty(self.shape, self.dtype)

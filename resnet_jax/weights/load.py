@@ -26,21 +26,25 @@ ALIGNMENT = 64  # bytes
 
 
 def load_weights(path: str | Path, model: ResNet, head: str = "strict") -> dict[str, Any]:
-    """The model's variables {"params": ..., "batch_stats": ...}, read from `path`.
+    """Returns the model's variables {"params": ..., "batch_stats": ...}, read from `path`.
 
     How many channels the images have, the file decides: they are those of its first convolution.
-    path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or a
-    checkpoint directory: a run's, or what the convert command wrote. The names of torchvision, timm, transformers,
-    akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
-    head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the file
-    has: of a model with base_classes the layer on top of the head.
-    Raises UserError (a ValueError) unless every tensor finds its place, telling which do not.
+
+    Args:
+      path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or
+        a checkpoint directory: a run's, or what the convert command wrote. The names of torchvision, timm,
+        transformers, akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
+      head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the
+        file has: of a model with base_classes the layer on top of the head.
+
+    Raises:
+      UserError: unless every tensor finds its place, telling which do not.
     """
     return import_weights(path, model, head)[0]
 
 
 def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tuple[dict[str, Any], Report]:
-    """What `load_weights` returns, and the report on it."""
+    """Returns what `load_weights` returns, and the report on it."""
     check_choice("head", head, HEAD_CHOICES)
     path = expand(path)
     return import_state_dict(path, open_weights(path), model, head)
@@ -49,9 +53,10 @@ def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tup
 def import_state_dict(
     path: Path, state: StateDict, model: ResNet, head: str, num_channels: int | None = None
 ) -> tuple[dict[str, Any], Report]:
-    """What `import_weights` returns, of weights at `path` that are open already.
+    """Returns what `import_weights` returns, of weights at `path` that are open already.
 
-    num_channels: that the images have; None: as many as the weights are for.
+    Args:
+      num_channels: that the images have; None: as many as the weights are for.
     """
     report = compare(path, state, model, head, num_channels)
     if report.missing or report.unexpected or report.misshapen:
@@ -75,7 +80,7 @@ def import_state_dict(
 def _in_our_order(
     path: Path, name: str, tensor: Tensor | Unreadable, shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
-    """The tensor's elements, one tensor at a time in memory twice."""
+    """Returns the tensor's elements, one tensor at a time in memory twice."""
     assert not isinstance(tensor, Unreadable)
     torch_array = tensor.read().reshape(shape)
     array = torch_array.transpose(jax_axes(torch_array.ndim))
@@ -99,10 +104,14 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 def load_pretrained(
     name: str, tag: str = "IMAGENET1K_V1", model: ResNet | None = None, head: str = "strict"
 ) -> dict[str, Any]:
-    """The variables of torchvision's published weights: downloaded once, checked, kept under RESNET_JAX_HOME.
+    """Returns the variables of torchvision's published weights: downloaded once, checked, kept under RESNET_JAX_HOME.
 
-    tag: "IMAGENET1K_V1" or "IMAGENET1K_V2". model: into which they go, `create_model(name)` if None. head: as in
-    `load_weights`. Raises UserError (a ValueError) for a name or tag that is not published; without a network it says
-    which file to put where.
+    Args:
+      tag: "IMAGENET1K_V1" or "IMAGENET1K_V2".
+      model: into which they go, `create_model(name)` if None.
+      head: as in `load_weights`.
+
+    Raises:
+      UserError: for a name or tag that is not published; without a network it says which file to put where.
     """
     return load_weights(fetch_pretrained(name, tag), model or create_model(name), head)

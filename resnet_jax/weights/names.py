@@ -74,23 +74,23 @@ COUNTERS = ("num_batches_tracked", "n_averaged")
 
 
 def torch_name(path: Path) -> str:
-    """torchvision's name of a variable: ("params", "fc", "kernel") -> "fc.weight"."""
+    """Returns torchvision's name of a variable: ("params", "fc", "kernel") -> "fc.weight"."""
     _, *modules, leaf = path
     return ".".join((*modules, TORCH_LEAVES[leaf]))
 
 
 def torch_axes(ndim: int) -> tuple[int, ...]:
-    """The axes of one of our arrays in torch's order: HWIO -> OIHW, (in, out) -> (out, in)."""
+    """Returns the axes of one of our arrays in torch's order: HWIO -> OIHW, (in, out) -> (out, in)."""
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
 def jax_axes(ndim: int) -> tuple[int, ...]:
-    """The axes of one of torch's arrays in our order: OIHW -> HWIO, (out, in) -> (in, out)."""
+    """Returns the axes of one of torch's arrays in our order: OIHW -> HWIO, (out, in) -> (in, out)."""
     return {4: (2, 3, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
 def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """For each variable by torchvision's name its path and its shape in torch's order."""
+    """Returns for each variable by torchvision's name its path and its shape in torch's order."""
     return {
         torch_name(path): (path, tuple(leaf.shape[axis] for axis in torch_axes(leaf.ndim)))
         for path, leaf in _flat(variables).items()
@@ -98,19 +98,19 @@ def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[Path, tuple[in
 
 
 def torch_arrays(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The variables as torchvision's state_dict: arrays in torch's order, of which none is copied."""
+    """Returns the variables as torchvision's state_dict: arrays in torch's order, of which none is copied."""
     flat = {path: np.asarray(leaf) for path, leaf in _flat(variables).items()}
     return {torch_name(path): array.transpose(torch_axes(array.ndim)) for path, array in flat.items()}
 
 
 def _flat(variables: Mapping[str, Any]) -> dict[Path, Any]:
-    """The variables by path, the parameters before the statistics."""
+    """Returns the variables by path, the parameters before the statistics."""
     flat = flatten_dict(dict(variables))
     return dict(sorted(flat.items(), key=lambda item: item[0][0] != "params"))
 
 
 def recognize_layout(names: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """The layout of a state_dict with these names, and torchvision's name for each of them.
+    """Returns the layout of a state_dict with these names, and torchvision's name for each of them.
 
     A prefix that all share (`module.`, `_orig_mod.`, `model.`) is dropped; a name of no layout stays as it is.
     """
@@ -141,9 +141,10 @@ def _recognize(names: Iterable[str]) -> tuple[str, tuple[Rule, ...]]:
 
 
 def layout_names(layout: str, model: "ResNet", names: Iterable[str]) -> dict[str, str]:
-    """The layout's name for each of torchvision's `names` of this model.
+    """Returns the layout's name for each of torchvision's `names` of this model.
 
-    Raises UserError (a ValueError) if the layout has no names for such a network.
+    Raises:
+      UserError: if the layout has no names for such a network.
     """
     rules: dict[str, tuple[Rule, ...]] = {
         "torchvision": (),
@@ -166,7 +167,7 @@ def layout_names(layout: str, model: "ResNet", names: Iterable[str]) -> dict[str
 
 
 def _shared_prefix(names: list[str]) -> str:
-    """The leading modules that all names share, names without a module left aside."""
+    """Returns the leading modules that all names share, names without a module left aside."""
     inner = [name.split(".") for name in names if "." in name]
     prefix: list[str] = []
     while inner and all(len(parts) > len(prefix) + 2 for parts in inner):
@@ -178,13 +179,15 @@ def _shared_prefix(names: list[str]) -> str:
 
 
 def _prefix_of_stem(names: list[str]) -> str:
-    """What stands before the stem's name where other things, such as a loss's weights, lie beside the network."""
+    """Returns what stands before the stem's name where other things, such as a loss's weights, lie beside the
+    network.
+    """
     stems = [name.removesuffix("conv1.weight") for name in names if name.endswith(".conv1.weight")]
     return min(stems, key=len, default="") if not any(name.startswith(("conv1.", "stem.")) for name in names) else ""
 
 
 def _rename(name: str, rules: tuple[Rule, ...]) -> str | None:
-    """`name` by the first rule that fits its module; None if none does."""
+    """Returns `name` by the first rule that fits its module; None if none does."""
     module, dot, leaf = name.rpartition(".")
     for pattern, replacement in rules:
         match = re.fullmatch(_NUMBER.sub(_capture, pattern.replace(".", r"\.")), module)
@@ -211,5 +214,5 @@ def _capture(field: re.Match[str]) -> str:
 
 
 def _from_one(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """The rules for a tutorial that counts its stages from one, as we do."""
+    """Returns the rules for a tutorial that counts its stages from one, as we do."""
     return tuple((there, here.replace("{s+1}", "{s}")) for there, here in rules)

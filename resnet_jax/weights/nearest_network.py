@@ -11,9 +11,12 @@ MAX_DIFFERENCES = 2
 
 
 def describe_network(shapes: Mapping[str, Shape]) -> str | None:
-    """The call that makes the network with these tensors, as in "create_model('resnet20', shortcut='B')".
+    """Returns the call that makes the network with these tensors, as in "create_model('resnet20', shortcut='B')".
 
-    shapes: by torchvision's names, in torch's order. None if no listed network is near.
+    None if no listed network is near.
+
+    Args:
+      shapes: by torchvision's names, in torch's order.
     """
     found = likely_network(shapes)
     if found is None:
@@ -23,7 +26,7 @@ def describe_network(shapes: Mapping[str, Shape]) -> str | None:
 
 
 def describe_options(shapes: Mapping[str, Shape]) -> str | None:
-    """The same as the commands' options, as in "--model resnet20 --model_args shortcut=B".
+    """Returns the same as the commands' options, as in "--model resnet20 --model_args shortcut=B".
 
     Biased convolutions are left out: the commands see them by themselves.
     """
@@ -36,7 +39,9 @@ def describe_options(shapes: Mapping[str, Shape]) -> str | None:
 
 
 def likely_network(shapes: Mapping[str, Shape]) -> tuple[str, dict[str, Any]] | None:
-    """The listed network that has these tensors, with the arguments in which it differs; None if none is near."""
+    """Returns the listed network that has these tensors, with the arguments in which it differs; None if none is
+    near.
+    """
     seen = architecture(shapes)
     if not seen:
         return None

@@ -34,14 +34,18 @@ class ArrayTensor:
         return self.array.dtype
 
     def read(self) -> np.ndarray:
-        """Its elements."""
+        """Returns its elements."""
         return self.array
 
 
 def open_weights(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
-    """The tensors in a weights file or checkpoint directory.
+    """Returns the tensors in a weights file or checkpoint directory.
 
-    which, average: of a run, as `read_directory` takes them. Raises UserError (a ValueError) if it is neither.
+    Args:
+      which, average: of a run, as `read_directory` takes them.
+
+    Raises:
+      UserError: if it is neither.
     """
     if path.is_dir():
         return read_directory(path, which, average=average)
@@ -51,11 +55,15 @@ def open_weights(path: Path, which: str | None = None, *, average: bool = True) 
 
 
 def read_directory(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
-    """The tensors in a checkpoint directory: of convert's, of a step, or of a run or its `checkpoints` or `best`.
+    """Returns the tensors in a checkpoint directory: of convert's, of a step, or of a run or its `checkpoints` or
+    `best`.
 
-    which: the "newest" or the "best" of a run's folder; None: the newest of what `path` is. average: of a run that
-    keeps a moving average of its weights, take that. Raises UserError (a ValueError) if there are none or they are
-    damaged, and for a choice that there is not.
+    Args:
+      which: the "newest" or the "best" of a run's folder; None: the newest of what `path` is.
+      average: of a run that keeps a moving average of its weights, take that.
+
+    Raises:
+      UserError: if there are none or they are damaged, and for a choice that there is not.
     """
     for _ in range(NUM_LOOKS - 1):
         folder = find_checkpoint(path, which)

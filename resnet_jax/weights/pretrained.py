@@ -44,19 +44,21 @@ URL_VARIABLE = "RESNET_JAX_PRETRAINED_URL"
 
 
 def recipe_of(file_name: str) -> str:
-    """The preprocessing, by its name in `PREPROCESS`, with which a published file is evaluated."""
+    """Returns the preprocessing, by its name in `PREPROCESS`, with which a published file is evaluated."""
     tags = {file: OTHER_RECIPES.get(file, tag) for (_, tag), file in PRETRAINED.items()}
     return tags[file_name]
 
 
 def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:
-    """The published file of a model, in the cache `home()/"pretrained"`; downloaded if it is not there.
+    """Returns the published file of a model, in the cache `home()/"pretrained"`; downloaded if it is not there.
 
-    RESNET_JAX_PRETRAINED_URL, http:// or https://, replaces https://download.pytorch.org/models. The file's SHA-256
-    is compared with its name each time. A download that breaks off is continued, now or by the next call; processes
-    that want the same file wait for one another.
-    Raises UserError (a ValueError) for an unknown name or tag, a damaged file, a full or read-only disk, and within
-    seconds where the network does not answer, then with which file to put where.
+    RESNET_JAX_PRETRAINED_URL, http:// or https://, replaces https://download.pytorch.org/models. The file's SHA-256 is
+    compared with its name each time. A download that breaks off is continued, now or by the next call; processes that
+    want the same file wait for one another.
+
+    Raises:
+      UserError: for an unknown name or tag, a damaged file, a full or read-only disk, and within seconds where the
+        network does not answer, then with which file to put where.
     """
     path = published_path(name, tag)
     url = f"{_base_url()}/{path.name}"
@@ -82,10 +84,12 @@ def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:
 
 
 def find_weights(text: str, name: str | None, *, download: bool = True) -> Path:
-    """Where weights lie that are named by a path, or by a tag in TAGS as the published ones of the model `name`.
+    """Returns where weights lie that are named by a path, or by a tag in TAGS as the published ones of the model
+    `name`.
 
-    Those are downloaded if need be; download=False only tells where they would lie. Errors are those of
-    `fetch_pretrained`, and of an empty path.
+    Those are downloaded if need be; download=False only tells where they would lie.
+
+    Errors are those of `fetch_pretrained`, and of an empty path.
     """
     if text not in TAGS:
         return expand(text)
@@ -95,12 +99,16 @@ def find_weights(text: str, name: str | None, *, download: bool = True) -> Path:
 
 
 def published_path(name: str, tag: str) -> Path:
-    """Where the published file of a model lies, or would lie. Raises UserError (a ValueError) if there is no such."""
+    """Returns where the published file of a model lies, or would lie.
+
+    Raises:
+      UserError: if there is no such.
+    """
     return home() / "pretrained" / _file_name(name, tag)
 
 
 def _download_checked(url: str, path: Path) -> None:
-    """Bring `path`, which appears complete and right or not at all."""
+    """Brings `path`, which appears complete and right or not at all."""
     download(url, path)
     digest = _sha256(partial_of(path))
     if not digest.startswith(_promised(path)):
@@ -137,7 +145,7 @@ def _base_url() -> str:
 
 
 def _promised(path: Path) -> str:
-    """The digits with which the SHA-256 of a published file begins."""
+    """Returns the digits with which the SHA-256 of a published file begins."""
     return path.stem.rpartition("-")[2]
 
 
@@ -148,7 +156,7 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold the download of `path`, after whoever holds it now; the operating system frees it whatever happens."""
+    """Holds the download of `path`, after whoever holds it now; the operating system frees it whatever happens."""
     with path.with_name(path.name + ".lock").open("w") as file:
         if not try_lock(file):
             logger.info(f"waiting for another process that downloads {path}")

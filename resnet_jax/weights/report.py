@@ -25,11 +25,17 @@ NUM_NAMED = 3  # how many tensors an error names
 class Report:
     """What an import did, tensor by tensor: names are torchvision's, shapes in torch's order.
 
-    loaded: all that came from the file. reshaped: those among them whose number of axes differs, (shape there, here).
-    missing: of the model, not in the file. unexpected: in the file, not of the model. misshapen: (shape there, here).
-    zeroed: biases of convolutions that have none in the file, where others have: the same network.
-    reset: the model's, initialised anew. dropped: what else the file holds. counters: how many of its entries count
-    something, batches or steps. num_channels: of the images that the network takes.
+    Attributes:
+      loaded: all that came from the file.
+      reshaped: those among them whose number of axes differs, (shape there, here).
+      missing: of the model, not in the file.
+      unexpected: in the file, not of the model.
+      misshapen: (shape there, here).
+      zeroed: biases of convolutions that have none in the file, where others have: the same network.
+      reset: the model's, initialised anew.
+      dropped: what else the file holds.
+      counters: how many of its entries count something, batches or steps.
+      num_channels: of the images that the network takes.
     """
 
     path: str
@@ -48,10 +54,13 @@ class Report:
 
 
 def compare(path: Path, state: StateDict, model: ResNet, head: str, num_channels: int | None = None) -> Report:
-    """What of the state_dict goes where in the model.
+    """Returns what of the state_dict goes where in the model.
 
-    num_channels: of the images that it must take; None: as many as the file's stem has. Raises UserError (a
-    ValueError) for what cannot be a weight, and for a stem of other images.
+    Args:
+      num_channels: of the images that it must take; None: as many as the file's stem has.
+
+    Raises:
+      UserError: for what cannot be a weight, and for a stem of other images.
     """
     there = _num_input_channels(state, model)
     if num_channels not in (None, there):
@@ -96,7 +105,9 @@ def compare(path: Path, state: StateDict, model: ResNet, head: str, num_channels
 
 
 def _num_input_channels(state: StateDict, model: ResNet) -> int:
-    """The channels of the file's stem, where it has one like the model's; else 3, whose shape then does not fit."""
+    """Returns the channels of the file's stem, where it has one like the model's; else 3, whose shape then does not
+    fit.
+    """
     *modules, _ = stem_kernel(model)
     tensor = state.tensors.get(".".join((*modules, "weight")))
     shape = () if tensor is None or isinstance(tensor, Unreadable) else tensor.shape
@@ -108,7 +119,7 @@ def _channels(count: int) -> str:
 
 
 def _absent_kinds_of_bias(expected: dict[str, Shape], state: StateDict) -> set[str]:
-    """The biases of the model's convolutions of a kind that has none in the file, although others have.
+    """Returns the biases of the model's convolutions of a kind that has none in the file, although others have.
 
     A kind is the stem's, all blocks' conv1, or all projections'. (Squeeze-and-excitation always has biases.)
     """
@@ -133,7 +144,7 @@ def _of_head(name: str) -> bool:
 
 
 def complaint(report: Report, state: StateDict, model: ResNet) -> str:
-    """One line: which tensors do not fit, and what to do."""
+    """Returns one line: which tensors do not fit, and what to do."""
     wrong = [*report.missing, *report.unexpected, *report.misshapen]
     there, here = report.misshapen.get(f"{HEAD}.weight", ((), ()))
     same_features = len(there) == 2 and there[0] > 0 and there[1] == here[1]

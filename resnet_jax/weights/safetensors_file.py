@@ -35,9 +35,10 @@ CODES_BY_DTYPE = {dtype: code for code, dtype in CODES.items()}
 
 
 def open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of the file, by name and not read yet, and its metadata.
+    """Returns the tensors of the file, by name and not read yet, and its metadata.
 
-    Raises UserError (a ValueError) if the file is damaged, has gaps or overlaps, or a dtype that numpy does not have.
+    Raises:
+      UserError: if the file is damaged, has gaps or overlaps, or a dtype that numpy does not have.
     """
     with reading(path), path.open("rb") as file:
         num_bytes = path.stat().st_size
@@ -91,9 +92,10 @@ def _are_counts(numbers: Any) -> bool:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Replace the file at once by one with these tensors and metadata: whatever fails, the old one remains.
+    """Replaces the file at once by one with these tensors and metadata: whatever fails, the old one remains.
 
-    Raises UserError (a ValueError) if the format does not have a tensor's dtype, or the file cannot be written.
+    Raises:
+      UserError: if the format does not have a tensor's dtype, or the file cannot be written.
     """
     for name, array in tensors.items():
         if array.dtype.newbyteorder("<") not in CODES_BY_DTYPE:

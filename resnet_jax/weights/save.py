@@ -27,15 +27,19 @@ def save_weights(
     layout: str = "torchvision",
     info: WeightsInfo | None = None,
 ) -> None:
-    """Write the model's variables as a state_dict to `path`, which is replaced at once when the file is whole.
+    """Writes the model's variables as a state_dict to `path`, which is replaced at once when the file is whole.
 
-    variables: of `model.init` for images of any number of channels.
-    path: ending in .safetensors, or, where torch is installed, in .pth, .pt or .th. layout: whose names: "torchvision"
-    (timm's as well, but for pre-activation networks), "timm", "transformers", "akamaster" (CIFAR; the head is
-    `linear`) or "tutorial" (`shortcut` for `downsample`). Counters of batches are written as 0.
-    info: written into a .safetensors file's metadata, so that its preprocessing and class names travel with it.
-    Raises UserError (a ValueError) for another ending, variables that are not the model's, a layout that has no names
-    for such a network, and a disk that is full.
+    Args:
+      variables: of `model.init` for images of any number of channels.
+      path: ending in .safetensors, or, where torch is installed, in .pth, .pt or .th.
+      layout: whose names: "torchvision" (timm's as well, but for pre-activation networks), "timm", "transformers",
+        "akamaster" (CIFAR; the head is `linear`) or "tutorial" (`shortcut` for `downsample`). Counters of batches are
+        written as 0.
+      info: written into a .safetensors file's metadata, so that its preprocessing and class names travel with it.
+
+    Raises:
+      UserError: for another ending, variables that are not the model's, a layout that has no names for such a
+        network, and a disk that is full.
     """
     path = expand(path)
     check_target(path)
@@ -48,7 +52,7 @@ def save_weights(
 
 
 def check_target(path: Path) -> None:
-    """Raise UserError (a ValueError) if `path` cannot be a weights file here."""
+    """Raises UserError (a ValueError) if `path` cannot be a weights file here."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} must end in one of {', '.join(SUFFIXES)}")
     if path.is_dir():
@@ -64,7 +68,7 @@ def check_target(path: Path) -> None:
 
 
 def state_dict_arrays(model: ResNet, variables: Mapping[str, Any], layout: str) -> dict[str, np.ndarray]:
-    """The state_dict of `save_weights`: arrays in torch's order by the layout's names, counters included."""
+    """Returns the state_dict of `save_weights`: arrays in torch's order by the layout's names, counters included."""
     check_choice("layout", layout, LAYOUTS)
     shapes = variable_shapes(model, num_input_channels(model, variables))
     expected, actual = (jax.tree.map(np.shape, dict(tree)) for tree in (shapes, variables))

@@ -28,14 +28,15 @@ class Tensor(Protocol):
         """The type of its elements."""
 
     def read(self) -> np.ndarray:
-        """Its elements."""
+        """Returns its elements."""
 
 
 @dataclass(frozen=True)
 class RunCheckpoint:
     """Names what was read of a run: which step, and whether the moving average.
 
-    checkpoint: "newest" or "best"; "" where the step itself was named.
+    Attributes:
+      checkpoint: "newest" or "best"; "" where the step itself was named.
     """
 
     checkpoint: str
@@ -52,8 +53,11 @@ class RunCheckpoint:
 class StateDict:
     """Tensors by torchvision's names.
 
-    tensors: also what is no tensor, should a weight be expected in its place. originals: the names in the file, by
-    torchvision's. num_counters: how many entries count batches or steps. taken: None if they are of no run.
+    Attributes:
+      tensors: also what is no tensor, should a weight be expected in its place.
+      originals: the names in the file, by torchvision's.
+      num_counters: how many entries count batches or steps.
+      taken: None if they are of no run.
     """
 
     tensors: dict[str, Tensor | Unreadable]
@@ -70,18 +74,22 @@ class StateDict:
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """The state_dict in a torch or safetensors file; no tensor is read yet.
+    """Returns the state_dict in a torch or safetensors file; no tensor is read yet.
 
-    Raises UserError (a ValueError) if the file is none, is damaged, or holds no state_dict.
+    Raises:
+      UserError: if the file is none, is damaged, or holds no state_dict.
     """
     file = open_weights_file(path)
     return name_tensors(path, _unwrap(path, file.root), file.format)
 
 
 def name_tensors(path: Path, entries: Mapping[str, Any], kind: str) -> StateDict:
-    """The StateDict of a file's entries by their own names. `kind` is the file's format.
+    """Returns the StateDict of a file's entries by their own names.
 
-    Raises UserError (a ValueError) if two of them have the same meaning.
+    `kind` is the file's format.
+
+    Raises:
+      UserError: if two of them have the same meaning.
     """
     kept = {name: _tensor(entry) for name, entry in entries.items() if not _is_counter(name, entry)}
     layout, renamed = recognize_layout(kept)
@@ -97,14 +105,16 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str) -> StateDict
 
 
 def _is_counter(name: Any, entry: Any) -> bool:
-    """Whether this is no weight whatever the model: a counter, one number beside the weights, or without a name."""
+    """Returns whether this is no weight whatever the model: a counter, one number beside the weights, or without a
+    name.
+    """
     if not isinstance(name, str) or name.rpartition(".")[2] in COUNTERS:
         return True
     return "." not in name and getattr(entry, "shape", None) == ()
 
 
 def _tensor(entry: Any) -> Tensor | Unreadable:
-    """`entry`, or what stands for it where it is no tensor."""
+    """Returns `entry`, or what stands for it where it is no tensor."""
     if isinstance(entry, Unreadable) or hasattr(entry, "read"):
         return entry
     return Unreadable(f"a {type(entry).__name__}")
@@ -140,7 +150,7 @@ def _unwrap(path: Path, root: Any) -> dict[str, Any]:
 
 
 def _holds_weights(value: Any) -> bool:
-    """Whether this may be the state_dict, or be around it: a dict with a tensor, or with another known name."""
+    """Returns whether this may be the state_dict, or be around it: a dict with a tensor, or with another known name."""
     if not isinstance(value, dict):
         return False
     return any(isinstance(entry, StoredTensor) for entry in value.values()) or not value.keys().isdisjoint(WRAPPERS)

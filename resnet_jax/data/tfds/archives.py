@@ -20,7 +20,7 @@ _MOST_FILES_SHOWN = 8
 
 
 def check_archives(name: str, builder: Any, folder: Path) -> None:
-    """Raise UserError unless what `builder` needs is intact in `folder`, or a server answers that has it.
+    """Raises UserError unless what `builder` needs is intact in `folder`, or a server answers that has it.
 
     An archive that TFDS knows the checksum of is taken from `folder` instead of from the network.
     """
@@ -46,7 +46,7 @@ def check_archives(name: str, builder: Any, folder: Path) -> None:
 
 
 def manual_archives(instructions: str) -> list[str]:
-    """The archives that a builder's instructions name; empty if it asks for something else."""
+    """Returns the archives that a builder's instructions name; empty if it asks for something else."""
     return list(dict.fromkeys(_MANUAL_ARCHIVE.findall(instructions)))
 
 
@@ -72,7 +72,7 @@ def _sha256(path: Path) -> str:
 
 
 def _any_answers(urls: list[str]) -> bool:
-    """Whether one of the servers answers (through a proxy, if one is set) within NETWORK_TIMEOUT_SECONDS."""
+    """Returns whether one of the servers answers (through a proxy, if one is set) within NETWORK_TIMEOUT_SECONDS."""
     answered = threading.Event()
 
     def ask(url: str) -> None:

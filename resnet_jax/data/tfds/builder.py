@@ -26,16 +26,19 @@ class UnknownSetError(UserError):
 
 
 def data_root(data_dir: str) -> Path:
-    """The folder of the prepared sets; "" is TFDS's own default."""
+    """Returns the folder of the prepared sets; "" is TFDS's own default."""
     return Path(data_dir or "~/tensorflow_datasets").expanduser()
 
 
 def find_builder(name: str, data_dir: str) -> Any:
     """TFDS's builder of the image classification set `name`, which may not be prepared yet.
 
-    name: as TFDS has it, "set", "set/config" or "set:version". Raises UserError (a ValueError) for a name that TFDS
-    does not know, a set of another kind, one that lies prepared in a format that cannot be read, and where TFDS is not
-    installed.
+    Args:
+      name: as TFDS has it, "set", "set/config" or "set:version".
+
+    Raises:
+      UserError: for a name that TFDS does not know, a set of another kind, one that lies prepared in a format that
+        cannot be read, and where TFDS is not installed.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     tfds = import_for_tfds("tensorflow_datasets", name)
@@ -66,14 +69,14 @@ def find_builder(name: str, data_dir: str) -> Any:
 
 
 def prepared_variants(builder: Any, data_dir: str) -> list[str]:
-    """The names of the other configs and versions of the builder's set that lie prepared."""
+    """Returns the names of the other configs and versions of the builder's set that lie prepared."""
     folder = data_root(data_dir) / builder.name
     variants = [path.parent.relative_to(folder).parts for path in folder.glob("**/[0-9]*/dataset_info.json")]
     return sorted(f"{'/'.join((builder.name, *config))}:{version}" for *config, version in variants)
 
 
 def one_line(error: object) -> str:
-    """An error's text as a part of a message."""
+    """Returns an error's text as a part of a message."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 400 else f"{text[:399]}…"
 
@@ -87,7 +90,7 @@ def _configs(set_name: str) -> list[str]:
 
 
 def set_names() -> list[str]:
-    """The names of TFDS's sets, of any kind."""
+    """Returns the names of TFDS's sets, of any kind."""
     import tensorflow_datasets as tfds
 
     return tfds.list_builders(with_community_datasets=False)

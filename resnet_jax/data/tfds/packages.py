@@ -15,7 +15,11 @@ PACKAGES = {
 
 
 def import_for_tfds(module: str, name: str) -> ModuleType:
-    """Returns the module, which the TFDS set `name` needs. Raises UserError (a ValueError) saying what to install."""
+    """Returns the module, which the TFDS set `name` needs.
+
+    Raises:
+      UserError: saying what to install.
+    """
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

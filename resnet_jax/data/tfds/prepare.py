@@ -29,18 +29,21 @@ REMOVAL_ATTEMPTS = 5
 
 
 def manual_dir(data_dir: str = "") -> Path:
-    """The folder in which an archive that the user brings is looked for."""
+    """Returns the folder in which an archive that the user brings is looked for."""
     return data_root(data_dir) / "downloads" / "manual"
 
 
 def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = None) -> None:
-    """Download and prepare a TFDS set as array_record; imports TensorFlow.
+    """Downloads and prepares a TFDS set as array_record; imports TensorFlow.
 
     A process that prepares the same set meanwhile is waited for. Nothing half-prepared stays if this one fails, and
     what a killed one has left is removed.
-    url_infos: replaces the registered sizes and checksums of the set's archives (for archives made by tests).
-    Raises UserError (a ValueError) if TensorFlow or an archive is missing, an archive is damaged or the network cannot
-    be reached.
+
+    Args:
+      url_infos: replaces the registered sizes and checksums of the set's archives (for archives made by tests).
+
+    Raises:
+      UserError: if TensorFlow or an archive is missing, an archive is damaged or the network cannot be reached.
     """
     with contextlib.ExitStack() as tidying:
         _prepare(name, data_dir, url_infos, tidying)
@@ -82,7 +85,7 @@ def _prepare(name: str, data_dir: str, url_infos: dict[str, Any] | None, tidying
 
 
 def prepare_in_subprocess(name: str, data_dir: str, builder: Any) -> None:
-    """Run `prepare` in a process that ends with this one, however this one ends; `builder` is that of `name`."""
+    """Runs `prepare` in a process that ends with this one, however this one ends; `builder` is that of `name`."""
     where = data_root(data_dir)
     check_archives(name, builder, manual_dir(data_dir))  # the process checks again, but is seconds later
     logger.info(f"preparing {name} in {where} (once)")
@@ -144,7 +147,7 @@ def _watch_parent() -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of `folder`, which is made if need be and removed if left empty: one process prepares a set."""
+    """Holds the lock of `folder`, which is made if need be and removed if left empty: one process prepares a set."""
     path = folder / ".preparing"
     with _acquire(path):
         try:
@@ -156,7 +159,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _acquire(path: Path) -> TextIO:
-    """The file `path`, open and locked; waits for the process that holds it."""
+    """Returns the file `path`, open and locked; waits for the process that holds it."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # who held it has removed it, or its folder, meanwhile
@@ -169,7 +172,9 @@ def _acquire(path: Path) -> TextIO:
 
 
 def _leftovers_remover(builder: Any, downloads: Path) -> Callable[[], None]:
-    """What removes all that TFDS leaves of this set when it is killed: half a set, half a download or extraction."""
+    """Returns what removes all that TFDS leaves of this set when it is killed: half a set, half a download or
+    extraction.
+    """
     from tensorflow_datasets.core.download import resource
 
     folder = Path(builder.data_dir)

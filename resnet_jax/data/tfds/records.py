@@ -34,7 +34,9 @@ class NoLabelsError(UserError):
 class TfdsRecords:
     """The examples of one split, by index; any number of threads may read at once.
 
-    class_names: of label 0, 1, …; fixed_shape: (H, W, C) of every image, None if sizes vary.
+    Attributes:
+      class_names: of label 0, 1, …;
+      fixed_shape: (H, W, C) of every image, None if sizes vary.
     """
 
     title: str  # "imagenet2012:train"
@@ -49,15 +51,16 @@ class TfdsRecords:
         return len(self.examples)
 
     def read(self, index: int) -> tuple[bytes, int]:
-        """The encoded image as it is stored, and its label in [0, num_classes).
+        """Returns the encoded image as it is stored, and its label in [0, num_classes).
 
-        Raises UserError (a ValueError) naming the record: BadImageError if it cannot be read, NoLabelsError or another
-        if its label is none.
+        Raises:
+          UserError: naming the record: BadImageError if it cannot be read, NoLabelsError or another if its label is
+            none.
         """
         return self.read_many([index])[0]
 
     def read_many(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
-        """What `read` returns of each of `indices`."""
+        """Returns what `read` returns of each of `indices`."""
         try:
             # One by one needs no threads.
             examples = [self.examples[indices[0]]] if len(indices) == 1 else self.examples.__getitems__(indices)
@@ -67,14 +70,14 @@ class TfdsRecords:
         return [self._image_and_label(*pair) for pair in zip(indices, examples, strict=True)]
 
     def name(self, index: int) -> str:
-        """What messages call the record: "imagenet2012:train[17] (n01440764_10026.JPEG)"."""
+        """Returns what messages call the record: "imagenet2012:train[17] (n01440764_10026.JPEG)"."""
         try:
             return self._name(index, _features(self.examples[index]))
         except RuntimeError:
             return f"{self.title}[{index}]"
 
     def digest(self) -> str:
-        """The title and the number of records, which TFDS's versions keep."""
+        """Returns the title and the number of records, which TFDS's versions keep."""
         return f"{self.title} {len(self)}"
 
     def _image_and_label(self, index: int, example: bytes) -> tuple[bytes, int]:
@@ -96,16 +99,20 @@ class TfdsRecords:
 
 
 def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
-    """The splits of a TFDS set, such as ("train", "validation"), which is prepared first where it is not."""
+    """Returns the splits of a TFDS set, such as ("train", "validation"), which is prepared first where it is not."""
     return tuple(map(str, _prepared_builder(name, data_dir).info.splits))
 
 
 def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
-    """The records of a split of a TFDS image classification set, which is prepared first where it is not.
+    """Returns the records of a split of a TFDS image classification set, which is prepared first where it is not.
 
-    name: "set", "set/config" or "set:version"; data_dir: "" is TFDS's own default. Raises UserError (a ValueError) for
-    an unknown name or split, a set that is not image classification, a split without labels, and data that cannot be
-    had, with what to do.
+    Args:
+      name: "set", "set/config" or "set:version";
+      data_dir: "" is TFDS's own default.
+
+    Raises:
+      UserError: for an unknown name or split, a set that is not image classification, a split without labels, and
+        data that cannot be had, with what to do.
     """
     import tensorflow_datasets as tfds
 
@@ -127,7 +134,7 @@ def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
 
 
 def _examples(builder: Any, split: str) -> Any:
-    """The serialized examples of a split, by index; of TFRecord where nothing else is prepared."""
+    """Returns the serialized examples of a split, by index; of TFRecord where nothing else is prepared."""
     import tensorflow_datasets as tfds
 
     if FILE_FORMAT in {file_format.value for file_format in builder.info.available_file_formats()}:
@@ -142,10 +149,14 @@ def _examples(builder: Any, split: str) -> Any:
 
 
 def load_arrays(name: str, split: str, data_dir: str = "") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Images (N, H, W, 3) uint8, labels (N,) int32 and class names of a TFDS set whose images have one size.
+    """Returns the images (N, H, W, 3) uint8, labels (N,) int32 and class names of a TFDS set whose images have one
+    size.
 
     Grey images come in three equal channels. Prepares the set first where it is not: from the archive in
-    `manual_dir(data_dir)`, else from the network. Raises UserError (a ValueError) as `open_records`, and if sizes vary.
+    `manual_dir(data_dir)`, else from the network.
+
+    Raises:
+      UserError: as `open_records`, and if sizes vary.
     """
     records = open_records(name, split, data_dir)
     if records.fixed_shape is None:
@@ -186,14 +197,16 @@ def _prepared_builder(name: str, data_dir: str) -> Any:
 
 
 def _features(example: bytes) -> Any:
-    """The features of a serialized tf.train.Example; TFDS's own way to them, through NumPy, takes twice the time."""
+    """Returns the features of a serialized tf.train.Example; TFDS's own way to them, through NumPy, takes twice the
+    time.
+    """
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example.FromString(example).features.feature
 
 
 def _allow_open_files(num_files: int) -> None:
-    """Let this process open so many files more: of each shard that is read one stays open, and ImageNet has 1,024."""
+    """Lets this process open so many files more: of each shard that is read one stays open, and ImageNet has 1,024."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit

@@ -14,7 +14,8 @@ from resnet_jax.data.tfds.prepare import manual_dir
 class Needs:
     """Of a set that is not prepared. remedy: what to do; by_itself: training will do it, if a server answers.
 
-    image_shape: (H, W, C) of its images, None if they differ in size.
+    Attributes:
+      image_shape: (H, W, C) of its images, None if they differ in size.
     """
 
     where: Path
@@ -25,7 +26,11 @@ class Needs:
 
 
 def needs_of(name: str, data_dir: str = "") -> Needs | None:
-    """What the set needs; None if it is prepared. Raises UserError (a ValueError) as `find_builder`."""
+    """Returns what the set needs; None if it is prepared.
+
+    Raises:
+      UserError: as `find_builder`.
+    """
     builder = find_builder(name, data_dir)
     if builder.is_prepared():
         return None
@@ -60,7 +65,7 @@ def _last_step(missing: list[str], folder: Path) -> str:
 
 
 def prepared_sets(data_dir: str = "") -> list[str]:
-    """The sets that lie prepared and can be read, as "set:version" or "set/config:version"."""
+    """Returns the sets that lie prepared and can be read, as "set:version" or "set/config:version"."""
     root = data_root(data_dir)
     found = []
     for path in root.glob("*/**/[0-9]*/dataset_info.json"):

@@ -31,7 +31,11 @@ class TfRecords:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> bytes:
-        """The record's bytes. Raises DamagedRecordError if they are not what was written."""
+        """Returns the record's bytes.
+
+        Raises:
+          DamagedRecordError: if they are not what was written.
+        """
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self._ends, index)
@@ -39,7 +43,7 @@ class TfRecords:
         return shard.read(index - self._ends[number] + shard.length)
 
     def __getitems__(self, indices: Sequence[int]) -> list[bytes]:
-        """The records' bytes."""
+        """Returns the records' bytes."""
         return [self[index] for index in indices]
 
 
@@ -53,7 +57,7 @@ class _Shard:
         self._places: list[tuple[int, int]] = []  # where each record's bytes begin, and how many there are
 
     def read(self, number: int) -> bytes:
-        """The bytes of a record, counted from 0."""
+        """Returns the bytes of a record, counted from 0."""
         if self._file is None:
             with self._lock:
                 if self._file is None:
@@ -65,7 +69,7 @@ class _Shard:
         return data[:size]
 
     def _open(self) -> None:
-        """Open the file and find its records."""
+        """Opens the file and finds its records."""
         try:
             file = self.path.open("rb", buffering=0)
         except OSError as error:
@@ -98,7 +102,7 @@ _SEEK_LOCK = threading.Lock()  # where a system cannot read at a place without m
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum that TFRecord has of `data`: CRC-32C, rotated, plus a constant."""
+    """Returns the checksum that TFRecord has of `data`: CRC-32C, rotated, plus a constant."""
     import google_crc32c  # here, so that whoever reads no TFRecord does without it
 
     crc = google_crc32c.value(data)

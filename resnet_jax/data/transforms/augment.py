@@ -17,20 +17,21 @@ _BATCH, _ERASE, _CUTOUT = 2**31 - 1, 2, 3
 
 
 def image_keys(seed: int, epoch: Array, sample: Array) -> Array:
-    """One random key an image, (B,): a function of seed, epoch (B,) int and sample (B,) int."""
+    """Returns one random key an image, (B,): a function of seed, epoch (B,) int and sample (B,) int."""
     key = jax.random.key(seed)
     return jax.vmap(lambda e, i: jax.random.fold_in(jax.random.fold_in(key, e), i))(epoch, sample)
 
 
 def batch_key(seed: int, step: Array) -> Array:
-    """The random key of what is chosen once for a batch: a function of seed and step () int."""
+    """Returns the random key of what is chosen once for a batch: a function of seed and step () int."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _BATCH), step)
 
 
 def random_crop(key: Array, image: Array, padding: int, padding_mode: str = "zeros") -> Array:
-    """`image` (H, W, C), padded by `padding` pixels on every side and cut back at a uniformly random place.
+    """Returns `image` (H, W, C), padded by `padding` pixels on every side and cut back at a uniformly random place.
 
-    padding_mode: "zeros" (black, before normalisation) or "reflect" (without repeating the border).
+    Args:
+      padding_mode: "zeros" (black, before normalisation) or "reflect" (without repeating the border).
     """
     border = ((padding, padding), (padding, padding), (0, 0))
     padded = jnp.pad(image, border, mode=PADDING_MODES[padding_mode])
@@ -39,14 +40,14 @@ def random_crop(key: Array, image: Array, padding: int, padding_mode: str = "zer
 
 
 def random_flip(key: Array, image: Array) -> Array:
-    """`image` (H, W, C), mirrored left to right with probability 1/2."""
+    """Returns `image` (H, W, C), mirrored left to right with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 def augment(
     keys: Array, images: Array, *, crop_padding: int = 0, crop_padding_mode: str = "zeros", flip: bool = False
 ) -> Array:
-    """`images` (B, H, W, C), each cropped (if crop_padding > 0) and flipped (if `flip`) by its own key (B,)."""
+    """Returns `images` (B, H, W, C), each cropped (if crop_padding > 0) and flipped (if `flip`) by its own key (B,)."""
 
     def augment_one(key: Array, image: Array) -> Array:
         crop_key, flip_key = jax.random.split(key)
@@ -60,9 +61,10 @@ def augment(
 
 
 def normalize(images: Array, mean: ArrayLike, std: ArrayLike, dtype: str = "float32") -> Array:
-    """(images / 255 - mean) / std in `dtype`: (B, H, W, C) uint8 -> (B, H, W, C) float.
+    """Returns (images / 255 - mean) / std in `dtype`: (B, H, W, C) uint8 -> (B, H, W, C) float.
 
-    mean, std: in units of [0, 1]; per channel (C,) or, as He et al. do on CIFAR, per pixel (H, W, C).
+    Args:
+      mean, std: in units of [0, 1]; per channel (C,) or, as He et al. do on CIFAR, per pixel (H, W, C).
     """
     scaled = images.astype(dtype) / 255
     return (scaled - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
@@ -75,11 +77,12 @@ def erase(
     scale: tuple[float, float] = (0.02, 0.33),
     ratio: tuple[float, float] = (0.3, 3.3),
 ) -> Array:
-    """Random erasing (Zhong et al. 2017, arXiv:1708.04896) as torchvision's: a rectangle becomes 0.
+    """Returns random erasing (Zhong et al. 2017, arXiv:1708.04896) as torchvision's: a rectangle becomes 0.
 
-    images: (B, H, W, C), normalised, so that 0 is the mean; each by its own key (B,) with the given probability. The
-    rectangle's share of the area is uniform in `scale`, its height by its width log-uniform in `ratio`, and it lies
-    wholly inside; if none of ten drawn ones does, the image stays.
+    Args:
+      images: (B, H, W, C), normalised, so that 0 is the mean; each by its own key (B,) with the given probability.
+        The rectangle's share of the area is uniform in `scale`, its height by its width log-uniform in `ratio`, and it
+        lies wholly inside; if none of ten drawn ones does, the image stays.
     """
     height, width = images.shape[1:3]
 
@@ -102,8 +105,9 @@ def erase(
 def cutout(keys: Array, images: Array, size: int) -> Array:
     """Cutout (DeVries & Taylor 2017, arXiv:1708.04552): a square around a uniformly drawn pixel becomes 0.
 
-    images: (B, H, W, C), normalised; each by its own key (B,). size: of the square in pixels a side; what of it lies
-    outside the image is lost.
+    Args:
+      images: (B, H, W, C), normalised; each by its own key (B,).
+      size: of the square in pixels a side; what of it lies outside the image is lost.
     """
     height, width = images.shape[1:3]
 
@@ -117,11 +121,14 @@ def cutout(keys: Array, images: Array, size: int) -> Array:
 def mix(
     key: Array, images: Array, targets: Array, mixup: float = 0.0, cutmix: float = 0.0, distance: int = 1
 ) -> tuple[Array, Array]:
-    """Each image mixed with the one `distance` places before it, and its target likewise, by one draw for the batch.
+    """Returns each image mixed with the one `distance` places before it, and its target likewise, by one draw for the
+    batch.
 
-    images: (B, H, W, C); targets: (B, K), each of sum 1. mixup > 0: the parameter of Beta(mixup, mixup), which gives
-    both images' shares (Zhang et al. 2017, arXiv:1710.09412). cutmix > 0: that of the share of the area that is kept,
-    the rest being a rectangle of the other image (Yun et al. 2019, arXiv:1905.04899). With both, a coin chooses.
+    Args:
+      images: (B, H, W, C);
+      targets: (B, K), each of sum 1. mixup > 0: the parameter of Beta(mixup, mixup), which gives both images' shares
+        (Zhang et al. 2017, arXiv:1710.09412). cutmix > 0: that of the share of the area that is kept, the rest being a
+        rectangle of the other image (Yun et al. 2019, arXiv:1905.04899). With both, a coin chooses.
     """
     if not mixup and not cutmix:
         return images, targets
@@ -151,6 +158,6 @@ def mix(
 
 
 def _rectangle(height: int, width: int, top: Array, left: Array, h: Array | int, w: Array | int) -> Array:
-    """Where a rectangle of h x w pixels from (top, left) on covers an image: (height, width, 1) bool."""
+    """Returns where a rectangle of h x w pixels from (top, left) on covers an image: (height, width, 1) bool."""
     rows, columns = jnp.arange(height)[:, None, None], jnp.arange(width)[None, :, None]
     return (rows >= top) & (rows < top + h) & (columns >= left) & (columns < left + w)

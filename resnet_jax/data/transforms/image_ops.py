@@ -15,7 +15,7 @@ FILTERS = {"nearest": Image.Resampling.NEAREST, **INTERPOLATIONS}
 
 
 def shear_x(image: Image.Image, tangent: float, interpolation: str = "nearest", fill: Fill = BLACK) -> Image.Image:
-    """`image` with its rows moved left by `tangent` pixels a row, the upper edge not at all.
+    """Returns `image` with its rows moved left by `tangent` pixels a row, the upper edge not at all.
 
     Here and below: interpolation is a name of FILTERS, fill the red, green and blue, each in [0, 255], of what comes
     from outside the image. torchvision takes the tangent to degrees and back, which is the same but for rounding.
@@ -24,52 +24,55 @@ def shear_x(image: Image.Image, tangent: float, interpolation: str = "nearest", 
 
 
 def shear_y(image: Image.Image, tangent: float, interpolation: str = "nearest", fill: Fill = BLACK) -> Image.Image:
-    """`image` with its columns moved up by `tangent` pixels a column, the left edge not at all."""
+    """Returns `image` with its columns moved up by `tangent` pixels a column, the left edge not at all."""
     return _warped(image, (1, 0, 0, tangent, 1, 0), interpolation, fill)
 
 
 def translate_x(image: Image.Image, pixels: float, interpolation: str = "nearest", fill: Fill = BLACK) -> Image.Image:
-    """`image` moved to the right."""
+    """Returns `image` moved to the right."""
     return _warped(image, (1, 0, -pixels, 0, 1, 0), interpolation, fill)
 
 
 def translate_y(image: Image.Image, pixels: float, interpolation: str = "nearest", fill: Fill = BLACK) -> Image.Image:
-    """`image` moved down."""
+    """Returns `image` moved down."""
     return _warped(image, (1, 0, 0, 0, 1, -pixels), interpolation, fill)
 
 
 def rotate(image: Image.Image, degrees: float, interpolation: str = "nearest", fill: Fill = BLACK) -> Image.Image:
-    """`image` turned counter-clockwise about its centre, its size unchanged."""
+    """Returns `image` turned counter-clockwise about its centre, its size unchanged."""
     return image.rotate(degrees, FILTERS[interpolation], fillcolor=fill)
 
 
 def _warped(image: Image.Image, matrix: tuple[float, ...], interpolation: str, fill: Fill) -> Image.Image:
-    """`image` with each pixel (x, y) taken from (a x + b y + c, d x + e y + f), matrix = (a, b, c, d, e, f)."""
+    """Returns `image` with each pixel (x, y) taken from (a x + b y + c, d x + e y + f), matrix = (a, b, c, d, e, f)."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, FILTERS[interpolation], fillcolor=fill)
 
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:
-    """`image` blended with black: 0 is black, 1 the image. Here and below: factor >= 0, extrapolated above 1."""
+    """Returns `image` blended with black: 0 is black, 1 the image.
+
+    Here and below: factor >= 0, extrapolated above 1.
+    """
     return ImageEnhance.Brightness(image).enhance(factor)
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:
-    """`image` blended with the grey of its mean luma."""
+    """Returns `image` blended with the grey of its mean luma."""
     return ImageEnhance.Contrast(image).enhance(factor)
 
 
 def saturation(image: Image.Image, factor: float) -> Image.Image:
-    """`image` blended with its luma."""
+    """Returns `image` blended with its luma."""
     return ImageEnhance.Color(image).enhance(factor)
 
 
 def sharpness(image: Image.Image, factor: float) -> Image.Image:
-    """`image` blended with itself smoothed over 3x3 pixels."""
+    """Returns `image` blended with itself smoothed over 3x3 pixels."""
     return ImageEnhance.Sharpness(image).enhance(factor)
 
 
 def hue(image: Image.Image, factor: float) -> Image.Image:
-    """`image` with its hues turned by `factor`, from -0.5 to 0.5 of the colour circle, in steps of 1/255.
+    """Returns `image` with its hues turned by `factor`, from -0.5 to 0.5 of the colour circle, in steps of 1/255.
 
     The way to HSV and back rounds: a factor of 0 changes pixels too.
     """
@@ -80,18 +83,18 @@ def hue(image: Image.Image, factor: float) -> Image.Image:
 
 
 def posterize(image: Image.Image, bits: int) -> Image.Image:
-    """`image` with the highest `bits` of each value, from 0 (black) to 8 (unchanged), the others zero."""
+    """Returns `image` with the highest `bits` of each value, from 0 (black) to 8 (unchanged), the others zero."""
     kept = 256 - 2 ** (8 - bits)
     return image.point([value & kept for value in range(256)] * 3)
 
 
 def solarize(image: Image.Image, threshold: float) -> Image.Image:
-    """`image` with the values from `threshold` on inverted: 0 inverts all, above 255 none."""
+    """Returns `image` with the values from `threshold` on inverted: 0 inverts all, above 255 none."""
     return ImageOps.solarize(image, math.ceil(threshold))
 
 
 def solarize_add(image: Image.Image, amount: int) -> Image.Image:
-    """`image` with `amount`, from 0 to 128, added to the values below 128."""
+    """Returns `image` with `amount`, from 0 to 128, added to the values below 128."""
     return image.point([value + amount if value < 128 else value for value in range(256)] * 3)
 
 
@@ -132,14 +135,16 @@ ADJUSTMENTS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
 def apply_operator(
     image: Image.Image, name: str, magnitude: float, interpolation: str = "nearest", fill: Fill = BLACK
 ) -> Image.Image:
-    """`image`, 8-bit RGB, after the operator of that name in WARPS or ADJUSTMENTS; its size stays the same."""
+    """Returns `image`, 8-bit RGB, after the operator of that name in WARPS or ADJUSTMENTS; its size stays the same."""
     if name in WARPS:
         return WARPS[name](image, magnitude, interpolation, fill)
     return ADJUSTMENTS[name](image, magnitude)
 
 
 def _ranges(shear: float, width: float, height: float, degrees: float, enhancement: float, bits: float) -> Ranges:
-    """The magnitudes of each operator's first and last bin; width, height: of the largest translation, in pixels."""
+    """Returns the magnitudes of each operator's first and last bin; width, height: of the largest translation, in
+    pixels.
+    """
     return {
         "Identity": (0.0, 0.0),
         "ShearX": (0.0, shear),
@@ -162,15 +167,17 @@ WIDE_RANGES = _ranges(0.99, 32.0, 32.0, 135.0, 0.99, 2.0)
 
 
 def moderate_ranges(image: Image.Image) -> Ranges:
-    """The magnitudes of RandAugment's and AutoAugment's first and last bin; WIDE_RANGES are TrivialAugment's."""
+    """Returns the magnitudes of RandAugment's and AutoAugment's first and last bin; WIDE_RANGES are
+    TrivialAugment's.
+    """
     return _ranges(0.3, 150 / 331 * image.width, 150 / 331 * image.height, 30.0, 0.9, 4.0)
 
 
 def magnitude_at(name: str, ranges: Ranges, index: int, num_bins: int) -> float:
-    """The magnitude of an operator's bin: evenly spaced in its range, whole bits for Posterize.
+    """Returns the magnitude of an operator's bin: evenly spaced in its range, whole bits for Posterize.
 
-    In float32, rounded as torch.linspace rounds on CPUs that fuse `a + b * c`: half of 32 pixels is 15.999999, of
-    which 15 count.
+    In float32, rounded as torch.linspace rounds on CPUs that fuse `a + b * c`: half of 32 pixels is 15.999999, of which
+    15 count.
     """
     first, last = ranges[name]
     if name == "Posterize":

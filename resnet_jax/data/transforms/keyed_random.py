@@ -19,7 +19,7 @@ class KeyedRandom:
         self._numbers: list[int] = []
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Uniform in [low, high)."""
+        """Returns a number, uniform in [low, high)."""
         if not self._numbers:
             self._numbers.extend(
                 struct.unpack("<8Q", hashlib.blake2b(struct.pack("<4Q", *self._key, self._blocks)).digest())
@@ -28,7 +28,7 @@ class KeyedRandom:
         return low + (high - low) * ((self._numbers.pop() >> 11) * 2.0**-53)
 
     def integer(self, n: int) -> int:
-        """Uniform in range(n), n >= 1."""
+        """Returns uniform in range(n), n >= 1."""
         return int(self.uniform() * n)
 
     def chance(self, probability: float) -> bool:

@@ -22,9 +22,14 @@ Policy = Callable[[Image.Image, KeyedRandom], Image.Image]
 class RandAugment:
     """Images after `num_ops` operators, each drawn from 14 alike and all of one magnitude, as torchvision has it.
 
-    magnitude: a bin from 0, the weakest, to num_magnitude_bins - 1; num_magnitude_bins: from 2 on. interpolation:
-    "nearest", "bilinear" or "bicubic"; fill: red, green and blue in [0, 255]. Raises UserError for values outside
-    these. Cubuk et al. 2019, arXiv:1909.13719.
+    Attributes:
+      magnitude: a bin from 0, the weakest, to num_magnitude_bins - 1;
+      num_magnitude_bins: from 2 on.
+      interpolation: "nearest", "bilinear" or "bicubic";
+      fill: red, green and blue in [0, 255].
+
+    Raises:
+      UserError: for values outside these. Cubuk et al. 2019, arXiv:1909.13719.
     """
 
     num_ops: int = 2
@@ -41,7 +46,7 @@ class RandAugment:
         _check_fill(self.fill)
 
     def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
-        """`image` after `num_ops` operators."""
+        """Returns `image` after `num_ops` operators."""
         ranges = image_ops.moderate_ranges(image)
         for _ in range(self.num_ops):
             name = _one_of(ranges, rng)
@@ -67,7 +72,7 @@ class TrivialAugmentWide:
         _check_fill(self.fill)
 
     def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
-        """`image` after one operator."""
+        """Returns `image` after one operator."""
         name = _one_of(WIDE_RANGES, rng)
         magnitude_bin = rng.integer(self.num_magnitude_bins)
         magnitude = _bin_magnitude(name, WIDE_RANGES, magnitude_bin, self.num_magnitude_bins, rng)
@@ -78,8 +83,12 @@ class TrivialAugmentWide:
 class AutoAugment:
     """Images after one of 25 learned pairs of operators, each applied with its own probability, as torchvision's.
 
-    policy: "imagenet", "cifar10" or "svhn", the data it was learned on. interpolation and fill are those of
-    `RandAugment`. Raises UserError for values outside these. Cubuk et al. 2018, arXiv:1805.09501.
+    Attributes:
+      policy: "imagenet", "cifar10" or "svhn", the data it was learned on. interpolation and fill are those of
+        `RandAugment`.
+
+    Raises:
+      UserError: for values outside these. Cubuk et al. 2018, arXiv:1805.09501.
     """
 
     policy: str = "imagenet"
@@ -92,7 +101,7 @@ class AutoAugment:
         _check_fill(self.fill)
 
     def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
-        """`image` after no, one or both operators of a pair."""
+        """Returns `image` after no, one or both operators of a pair."""
         ranges = {**image_ops.moderate_ranges(image), "Invert": (0.0, 0.0)}
         pairs = _AUTOAUGMENT[self.policy]
         for name, probability, magnitude_bin in pairs[rng.integer(len(pairs))]:
@@ -106,10 +115,15 @@ class AutoAugment:
 class IncreasingRandAugment:
     """Images after up to `num_ops` operators, each drawn from 15 that a larger magnitude makes stronger: timm's "inc1".
 
-    Each is applied with the given probability, with a magnitude of its own: from a normal around `magnitude`, in
-    [0, 10], with the deviation magnitude_std >= 0, clipped to [0, 10]. Interpolation is bilinear or bicubic alike.
-    fill: red, green and blue in [0, 255], ImageNet's mean by default. Raises UserError for values outside these.
-    The defaults are timm's "rand-m7-mstd0.5-inc1" of ResNet strikes back, Wightman et al. 2021, arXiv:2110.00476.
+    Each is applied with the given probability, with a magnitude of its own: from a normal around `magnitude`, in [0,
+    10], with the deviation magnitude_std >= 0, clipped to [0, 10]. Interpolation is bilinear or bicubic alike.
+
+    Attributes:
+      fill: red, green and blue in [0, 255], ImageNet's mean by default.
+
+    Raises:
+      UserError: for values outside these. The defaults are timm's "rand-m7-mstd0.5-inc1" of ResNet strikes back,
+        Wightman et al. 2021, arXiv:2110.00476.
     """
 
     num_ops: int = 2
@@ -126,7 +140,7 @@ class IncreasingRandAugment:
         _check_fill(self.fill)
 
     def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
-        """`image` after those of `num_ops` operators that chance applies."""
+        """Returns `image` after those of `num_ops` operators that chance applies."""
         for _ in range(self.num_ops):
             name = _one_of(INCREASING, rng)
             if rng.chance(self.probability):
@@ -141,8 +155,12 @@ class IncreasingRandAugment:
 class ColorJitter:
     """Images with their brightness, contrast, saturation and hue changed, in random order, as torchvision has it.
 
-    brightness, contrast, saturation: x >= 0, for a factor from [max(0, 1 - x), 1 + x]; hue: h in [0, 0.5], for a
-    turn of [-h, h] of the colour circle; 0 leaves out the adjustment. Raises UserError for values outside these.
+    Attributes:
+      brightness, contrast, saturation: x >= 0, for a factor from [max(0, 1 - x), 1 + x];
+      hue: h in [0, 0.5], for a turn of [-h, h] of the colour circle; 0 leaves out the adjustment.
+
+    Raises:
+      UserError: for values outside these.
     """
 
     brightness: float = 0.0
@@ -156,7 +174,7 @@ class ColorJitter:
         _check("hue", self.hue, 0, 0.5)
 
     def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
-        """`image` after its adjustments."""
+        """Returns `image` after its adjustments."""
         waiting = [(image_ops.brightness, 1.0, self.brightness), (image_ops.contrast, 1.0, self.contrast)]
         waiting += [(image_ops.saturation, 1.0, self.saturation), (image_ops.hue, 0.0, self.hue)]
         while waiting:
@@ -171,7 +189,7 @@ def _one_of(names: Collection[str], rng: KeyedRandom) -> str:
 
 
 def _bin_magnitude(name: str, ranges: Ranges, magnitude_bin: int, num_bins: int, rng: KeyedRandom) -> float:
-    """The magnitude of an operator's bin, negative half of the time where the range begins with 0."""
+    """Returns the magnitude of an operator's bin, negative half of the time where the range begins with 0."""
     magnitude = image_ops.magnitude_at(name, ranges, magnitude_bin, num_bins)
     return -magnitude if ranges[name][0] == 0 and rng.chance(0.5) else magnitude
 

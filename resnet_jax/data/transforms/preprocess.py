@@ -17,9 +17,14 @@ INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resamp
 class Preprocess:
     """How an image becomes a network's input, for evaluation; travels with weights.
 
-    resize: length in pixels of the shorter side, None: no resize. crop: side in pixels of the centre crop, None: the
-    whole image. interpolation: "bilinear" or "bicubic", both antialiased. mean, std: of the three channels, in units
-    of [0, 1]. Raises UserError (a ValueError) for values outside these.
+    Attributes:
+      resize: length in pixels of the shorter side, None: no resize.
+      crop: side in pixels of the centre crop, None: the whole image.
+      interpolation: "bilinear" or "bicubic", both antialiased.
+      mean, std: of the three channels, in units of [0, 1].
+
+    Raises:
+      UserError: for values outside these.
     """
 
     resize: int | None
@@ -51,7 +56,7 @@ class Preprocess:
         return self.resize is not None or self.crop is not None
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """`image` resized and cropped, as RGB: (crop, crop, 3) uint8, or the whole (H, W, 3) if crop is None.
+        """Returns `image` resized and cropped, as RGB: (crop, crop, 3) uint8, or the whole (H, W, 3) if crop is None.
 
         Equals torchvision's Resize and CenterCrop, which fills with zeros where the image is smaller than the crop.
         """
@@ -62,24 +67,28 @@ class Preprocess:
         return np.array(image)
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """`image` as RGB, its shorter side resized."""
+        """Returns `image` as RGB, its shorter side resized."""
         image = image.convert("RGB")
         if self.resize is None:
             return image
         return image.resize(_resized(*image.size, self.resize), INTERPOLATIONS[self.interpolation])
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        """(pixels / 255 - mean) / std: (H, W, 3) float32."""
+        """Returns (pixels / 255 - mean) / std: (H, W, 3) float32."""
         scaled = self.pixels(image).astype(np.float32) / np.float32(255)
         return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON has them."""
+        """Returns the fields as JSON has them."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Any) -> "Preprocess":
-        """What `to_json` gave. Raises UserError (a ValueError) for anything else."""
+        """Returns what `to_json` gave.
+
+        Raises:
+          UserError: for anything else.
+        """
         names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, dict) or set(values) != set(names):
             raise UserError(f"preprocess={values!r} must be an object of {', '.join(names)}")
@@ -91,7 +100,10 @@ class Preprocess:
 class TenCrop:
     """Ten views of an image for evaluation (Krizhevsky et al. 2012): its corners, its centre, and these mirrored.
 
-    Their order is torchvision's. Raises UserError (a ValueError) if `preprocess` does not crop.
+    Their order is torchvision's.
+
+    Raises:
+      UserError: if `preprocess` does not crop.
     """
 
     preprocess: Preprocess
@@ -113,9 +125,10 @@ class TenCrop:
         return 10, crop, crop, 3
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """The views of `image`, resized as by `preprocess`: (10, crop, crop, 3) uint8.
+        """Returns the views of `image`, resized as by `preprocess`: (10, crop, crop, 3) uint8.
 
-        Raises UserError (a ValueError) if the resized image is smaller than the crop.
+        Raises:
+          UserError: if the resized image is smaller than the crop.
         """
         image, crop = self.preprocess.resized(image), self.image_shape[1]
         width, height = image.size
@@ -138,14 +151,14 @@ def _are_three_fractions(values: Any) -> bool:
 
 
 def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
-    """(width, height) with the shorter side as given, the longer in proportion and rounded down."""
+    """Returns (width, height) with the shorter side as given, the longer in proportion and rounded down."""
     if width <= height:
         return shorter, int(shorter * height / width)
     return int(shorter * width / height), shorter
 
 
 def _crop_start(side: int, crop: int) -> int:
-    """Where the centre crop begins along a side; negative by the padding before an image that is smaller."""
+    """Returns where the centre crop begins along a side; negative by the padding before an image that is smaller."""
     return round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
 
 

@@ -17,10 +17,14 @@ cv2.setNumThreads(1)
 
 
 def make_resize(resampler: str, interpolation: str, antialias: bool) -> Callable[[np.ndarray, int], np.ndarray]:
-    """A function (pixels (h, w, 3) uint8, size) -> (size, size, 3) uint8.
+    """Returns a function (pixels (h, w, 3) uint8, size) -> (size, size, 3) uint8.
 
-    resampler: "pillow" gives torchvision's pixels, always antialiased; "opencv" is bilinear and, if antialiased, 0.7 of
-    255 away from them on average on ImageNet's crops. Raises UserError (a ValueError) for what these cannot do.
+    Args:
+      resampler: "pillow" gives torchvision's pixels, always antialiased; "opencv" is bilinear and, if antialiased,
+        0.7 of 255 away from them on average on ImageNet's crops.
+
+    Raises:
+      UserError: for what these cannot do.
     """
     check_choice("resampler", resampler, RESAMPLERS)
     check_choice("interpolation", interpolation, INTERPOLATIONS)
@@ -36,12 +40,12 @@ def make_resize(resampler: str, interpolation: str, antialias: bool) -> Callable
 
 
 def resize_bilinear(pixels: np.ndarray, size: int) -> np.ndarray:
-    """`pixels` (h, w, 3) uint8 at (size, size), each from its four nearest."""
+    """Returns `pixels` (h, w, 3) uint8 at (size, size), each from its four nearest."""
     return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def resize_antialiased(pixels: np.ndarray, size: int) -> np.ndarray:
-    """`pixels` (h, w, 3) uint8 at (size, size), about as by the triangle that is Pillow's bilinear filter.
+    """Returns `pixels` (h, w, 3) uint8 at (size, size), about as by the triangle that is Pillow's bilinear filter.
 
     What is to be made s times smaller, 1 < s < 2, is first blurred by three taps whose variance (s^2 - 1) / 6 makes up
     for what the triangle of width s has over bilinear interpolation's; larger s are halved before.

@@ -22,9 +22,14 @@ Operation = Callable[[Image.Image, KeyedRandom], Image.Image]
 class RandomResizedCrop:
     """A part of an image of random area and shape, resized (Szegedy et al. 2014, arXiv:1409.4842), as torchvision's.
 
-    size: pixels a side of what comes out. scale: the part's share of the area, uniform between two numbers in (0, 1].
-    ratio: its width by its height, uniform in the logarithm. resampler, interpolation, antialias: as in `make_resize`.
-    Raises UserError (a ValueError) for values outside these.
+    Attributes:
+      size: pixels a side of what comes out.
+      scale: the part's share of the area, uniform between two numbers in (0, 1].
+      ratio: its width by its height, uniform in the logarithm.
+      resampler, interpolation, antialias: as in `make_resize`.
+
+    Raises:
+      UserError: for values outside these.
     """
 
     size: int
@@ -44,7 +49,7 @@ class RandomResizedCrop:
         object.__setattr__(self, "_resize", make_resize(self.resampler, self.interpolation, self.antialias))
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
-        """The part, resized: (size, size, 3) uint8."""
+        """Returns the part, resized: (size, size, 3) uint8."""
         box = self.box(*image.size, rng)
         # Reducing while decoding is fast and antialiased, but not what Pillow does.
         enough = (self.size, self.size) if self.resampler == "opencv" and self.antialias else None
@@ -56,7 +61,7 @@ class RandomResizedCrop:
         return self.size, self.size, 3
 
     def box(self, width: int, height: int, rng: KeyedRandom) -> Box:
-        """The part of an image of width x height pixels: (left, top, right, bottom).
+        """Returns the part of an image of width x height pixels: (left, top, right, bottom).
 
         If none of ten drawn ones lies within the image, the largest central one of an allowed ratio.
         """
@@ -78,8 +83,9 @@ class RandomResizedCrop:
 class TrainingTransform:
     """All that the host does: a crop, then operations on the cropped image.
 
-    crop: random; or a `Preprocess`, whose resize and centre crop are as in evaluation; or None, the image as it is.
-    operations: a colour jitter, a policy, each called as operation(image, draws).
+    Attributes:
+      crop: random; or a `Preprocess`, whose resize and centre crop are as in evaluation; or None, the image as it is.
+      operations: a colour jitter, a policy, each called as operation(image, draws).
     """
 
     crop: RandomResizedCrop | Preprocess | None = None
@@ -91,7 +97,7 @@ class TrainingTransform:
         return None if self.crop is None else self.crop.image_shape
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
-        """The training image, (H, W, 3) uint8."""
+        """Returns the training image, (H, W, 3) uint8."""
         if isinstance(self.crop, RandomResizedCrop):
             pixels = self.crop(image, rng)
         elif self.crop is not None:

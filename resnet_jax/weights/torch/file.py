@@ -25,10 +25,14 @@ Find = Callable[[str, int, int], ByteRange]  # (key, number of elements, bytes o
 
 
 def open_torch_file(path: Path) -> Any:
-    """The object that torch.save wrote to `path`, a `StoredTensor` in place of each tensor; no tensor is read yet.
+    """Returns the object that torch.save wrote to `path`, a `StoredTensor` in place of each tensor; no tensor is read
+    yet.
 
     What is no tensor, container, number or string is an `Unreadable`. Nothing in the file is executed. The object may
-    contain itself, as any pickled object. Raises UserError (a ValueError) if the file is damaged or another kind's.
+    contain itself, as any pickled object.
+
+    Raises:
+      UserError: if the file is damaged or another kind's.
     """
     with reading(path), path.open("rb", buffering=0) as file:
         is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
@@ -64,7 +68,7 @@ def _open_zip(path: Path) -> Any:
 
 
 def _zip_entries(path: Path) -> dict[str, ByteRange]:
-    """The files of the archive by their names without its top folder."""
+    """Returns the files of the archive by their names without its top folder."""
     with _ZipFile(str(path)) as file, zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
         names = [info.filename.partition("/")[2] for info in infos]
@@ -107,7 +111,7 @@ def _refuse_other_archives(path: Path, full_names: list[str], names: list[str]) 
 
 
 def _persistent_load(find: Find) -> Load:
-    """What a persistent id stands for, `find` telling where the storages are."""
+    """Returns what a persistent id stands for, `find` telling where the storages are."""
 
     def load(persistent_id: Any) -> Any:
         if not isinstance(persistent_id, tuple) or len(persistent_id) < 2:
@@ -179,7 +183,9 @@ def _open_legacy(path: Path) -> Any:
 
 
 def _legacy_ranges(path: Path, file: BinaryIO, keys: Any, declared: dict[str, tuple[int, int]]) -> dict[str, ByteRange]:
-    """The bytes of each storage: one after the other in the order of `keys`, each after its number of elements."""
+    """Returns the bytes of each storage: one after the other in the order of `keys`, each after its number of
+    elements.
+    """
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or {*keys} != {*declared}:
         raise ValueError("its list of storages is not that of its tensors")
     num_bytes = path.stat().st_size

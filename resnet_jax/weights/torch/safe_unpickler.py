@@ -25,7 +25,10 @@ class MalformedPickleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Name(Unreadable):
-    """A class or function that a pickle names, as "module.name". Only its text exists: nothing is imported."""
+    """A class or function that a pickle names, as "module.name".
+
+    Only its text exists: nothing is imported.
+    """
 
     name: str
     instance: Unreadable  # stands for every object of that class
@@ -41,28 +44,34 @@ class Stream:
         self.ends_early = "ends early" if num_bytes <= MAX_BYTES else f"has more than {MAX_BYTES} bytes"
 
     def tell(self) -> int:
-        """The position in the file."""
+        """Returns the position in the file."""
         return self.file.tell()
 
     def read(self, count: int) -> bytes:
-        """The next `count` bytes. A length that cannot be true is refused before it is allocated."""
+        """Returns the next `count` bytes.
+
+        A length that cannot be true is refused before it is allocated.
+        """
         if count > self.limit - self.file.tell():
             raise MalformedPickleError(f"its pickle {self.ends_early}")
         return self.file.read(count)
 
     def readline(self) -> bytes:
-        """The bytes up to the next newline, or to the end."""
+        """Returns the bytes up to the next newline, or to the end."""
         return self.file.readline(self.limit - self.file.tell())
 
 
 def load_pickle(
     stream: Stream, functions: Functions | None = None, persistent_load: Callable[[Any], Any] | None = None
 ) -> Any:
-    """The object of the pickle at which `stream` stands, which then stands just after it.
+    """Returns the object of the pickle at which `stream` stands, which then stands just after it.
 
-    What a name in `functions` is called with goes to that function; every other object is an `Unreadable`. Objects
-    may be shared and may contain themselves, as in any pickle; dict keys and set members that are not strings, bytes,
-    numbers or None are dropped. Raises MalformedPickleError (a ValueError).
+    What a name in `functions` is called with goes to that function; every other object is an `Unreadable`. Objects may
+    be shared and may contain themselves, as in any pickle; dict keys and set members that are not strings, bytes,
+    numbers or None are dropped.
+
+    Raises:
+      MalformedPickleError: .
     """
     try:
         return _Machine({**PLAIN_FUNCTIONS, **(functions or {})}, persistent_load).run(stream)
@@ -75,7 +84,7 @@ def load_pickle(
 
 
 def _is_key(value: Any) -> bool:
-    """Whether `value` may be a dict's key: cheap to hash and compare, whatever its content."""
+    """Returns whether `value` may be a dict's key: cheap to hash and compare, whatever its content."""
     if isinstance(value, str | bytes):
         return len(value) <= MAX_KEY_LENGTH
     if isinstance(value, int):
@@ -200,7 +209,7 @@ class _Machine:
         self.push_name(f"{module[:MAX_NAME_LENGTH]}.{name[:MAX_NAME_LENGTH]}")
 
     def call(self, arguments: Any) -> None:
-        """Replace the function on the stack by its result."""
+        """Replaces the function on the stack by its result."""
         callee = self.stack.pop()
         if not isinstance(arguments, tuple):
             raise MalformedPickleError("its pickle calls with arguments that are no tuple")

@@ -51,7 +51,11 @@ class Storage(Unreadable):
 
 
 def storage_dtype(storage_type: Any) -> str:
-    """The dtype's name, as "float32" for torch.FloatStorage. Raises ValueError for a type that torch does not have."""
+    """Returns the dtype's name, as "float32" for torch.FloatStorage.
+
+    Raises:
+      ValueError: for a type that torch does not have.
+    """
     if isinstance(storage_type, Name) and storage_type.name.startswith("torch."):
         dtype = STORAGE_DTYPES.get(storage_type.name.rpartition(".")[2])
         if dtype is not None:
@@ -104,7 +108,7 @@ def _rebuild_parameter(data: Any, *_requires_grad_hooks_and_state: Any) -> Any:
 
 
 def _rebuild_from_type(function: Any, new_type: Any, arguments: Any, state: Any) -> Any:
-    """A tensor of a subclass is read as the tensor it was made of."""
+    """Returns a tensor of a subclass is read as the tensor it was made of."""
     rebuild = TENSOR_FUNCTIONS.get(function.name) if isinstance(function, Name) else None
     if rebuild is None:
         return new_type.instance if isinstance(new_type, Name) else Unreadable("a tensor of an unknown class")
