@@ -35,7 +35,7 @@ import numpy as np
 from resnet_jax import create_model, list_models
 from resnet_jax.models import layers
 from resnet_jax.models.variants import default_image_size
-from resnet_jax.ops import onednn
+from resnet_jax.ops import onednn, onednn_library
 from resnet_jax.ops.convolution import convolve
 
 INSTRUCTION_SETS = ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_BF16")
@@ -172,7 +172,7 @@ def work() -> None:
                 result = Fenced(np.full(expected.shape, np.nan, np.float32))
                 run = implementation.prepare()
                 for garbage in GARBAGE:
-                    onednn.fill_scratchpad(garbage)
+                    onednn_library.fill_scratchpad(garbage)
                     thread = threading.Thread(target=run, args=([a.address for a in arrays], [result.address]))
                     thread.start()
                     thread.join()

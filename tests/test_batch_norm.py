@@ -9,8 +9,8 @@ import pytest
 from state_dicts import random_variables
 
 from resnet_jax.distributed.mesh import make_mesh, replicated, shard_batch
-from resnet_jax.models import BatchNorm, Conv, ResNet, layers
-from resnet_jax.models.layers import in_one_pass, in_two_passes, mean_and_variance
+from resnet_jax.models import BatchNorm, Conv, ResNet, batch_norm
+from resnet_jax.models.batch_norm import in_one_pass, in_two_passes, mean_and_variance
 from resnet_jax.training import create_train_state, precise_batch_stats, sgd, train_step
 
 ROWS = 16
@@ -223,7 +223,7 @@ def test_batch_norm_reads_the_activations_once_for_its_statistics_and_once_for_b
     x, scale = jnp.ones((4, 6, 6, 8), jnp.bfloat16), jnp.ones(8)
 
     def normalize(x, scale, bias):
-        return layers._normalize_by_batch(x.astype(jnp.float32), scale, bias, 1e-5)
+        return batch_norm._normalize_by_batch(x.astype(jnp.float32), scale, bias, 1e-5)
 
     def gradients(x, y_dot, scale, bias):
         return jax.vjp(lambda *operands: normalize(*operands)[0], x, scale, bias)[1](y_dot)

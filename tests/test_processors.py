@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_jax.ops import onednn
+from resnet_jax.ops import onednn, onednn_library
 from resnet_jax.ops.convolution import convolve
 from resnet_jax.ops.onednn import Problem
 
@@ -90,7 +90,7 @@ def test_implementations_that_nobody_tried_are_left_to_xla(monkeypatch, name):
     onednn._first_right.cache_clear()
     try:
         assert onednn.implementation("forward", problem) is None
-        with pytest.raises(onednn.OneDNNError, match="no implementation is known to be right for the forward of"):
+        with pytest.raises(onednn_library.OneDNNError, match="no implementation is known to be right"):
             onednn.call("forward", problem, None, None)
         x, kernel = jnp.ones(problem.input_shape), jnp.ones(problem.kernel_shape)
         lowered = jax.jit(lambda x, kernel: convolve(x, kernel)).lower(x, kernel)
@@ -107,7 +107,7 @@ def test_results_do_not_depend_on_what_the_scratchpad_holds():
     x, y = (rng.normal(size=shape).astype(np.float32) for shape in (problem.input_shape, problem.output_shape))
     results = []
     for garbage in (0x00, 0xFF):
-        onednn.fill_scratchpad(garbage)
+        onednn_library.fill_scratchpad(garbage)
         results.append(jax.jit(lambda x, y: onednn.call("kernel_gradient", problem, x, y))(x, y))
     np.testing.assert_array_equal(*results)
 

@@ -2,9 +2,8 @@
 
 import errno
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,23 +12,11 @@ import numpy as np
 
 from resnet_jax.data.decoding import BadImageError
 from resnet_jax.data.source import digest_of
+from resnet_jax.data.split_names import SPLIT_FOLDERS, are_splits, split_in, split_of
 from resnet_jax.data.tars import list_tar
 from resnet_jax.errors import UserError, suggestion
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
-# The names of a split's folder, or of its tars up to a character that is no letter.
-SPLIT_FOLDERS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-# Words in the names of folders that hold a split under another name: seg_train, training_set, test1, images_val.
-SPLIT_WORDS = {
-    "train": ("train", "training", "trainset", "trainval"),
-    "validation": ("val", "valid", "validation", "valset", "dev"),
-    "test": ("test", "testing", "testset", "eval", "holdout", "pred"),
-}
-NEUTRAL_WORDS = ("set", "data", "dataset", "split", "images", "image", "imgs", "img", "pictures", "photos", "folder")
 
 
 @dataclass(frozen=True)
@@ -191,7 +178,7 @@ class FolderTree:
     def _check_own_classes(self, folder: str, names: tuple[str, ...]) -> None:
         """Raises UserError if the folders `names`, of `folder`, can hardly be the classes."""
         where = self.root / folder
-        if _are_splits(names, self._paths_in(folder)):
+        if are_splits(names, self._paths_in(folder)):
             raise UserError(
                 f"{where} holds the folders {_abridged(names)}, which are named like splits and not like classes: "
                 f"{self._advice(folder)} (splits are folders train/, val/ and test/ of class folders)"
@@ -226,47 +213,17 @@ class FolderTree:
         while True:
             paths = list(self._paths_in(inside))
             names = tuple(sorted({path.partition("/")[0] for path in paths if "/" in path}))
-            if _are_splits(names, paths):
+            if are_splits(names, paths):
                 known = [name for names in SPLIT_FOLDERS.values() for name in names]
                 hold_classes = {path.split("/")[0].lower() for path in paths if path.count("/") >= 2}
-                if inside != folder and "train" in map(_split_in, names) and hold_classes & set(known):
+                if inside != folder and "train" in map(split_in, names) and hold_classes & set(known):
                     return inside
-                names = tuple(name for name in names if _split_in(name) == "train")
+                names = tuple(name for name in names if split_in(name) == "train")
             elif len(names) > 1:
                 return inside if inside != folder else None
             if len(names) != 1:
                 return None
             inside += f"{names[0]}/"
-
-
-def _words(name: str) -> list[str]:
-    """Returns the words of a folder's name in lower case: training and set of TrainingSet."""
-    return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
-
-
-def _split_in(name: str) -> str | None:
-    """Returns the split that a folder's name has a word of: "train" of seg_train, TrainingSet or train2017."""
-    words = {*_words(name), name.lower()}
-    return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
-
-
-def _are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
-    """Returns whether folders are named like splits, not like classes. paths: of the images in them, names first.
-
-    One is named for training and another for another split. Where they hold images alone, each that has a split's word
-    has no other words than those of splits and data, and the one that all begin with: seg_train, seg_test; and they are
-    more than half of the folders. Where one of them holds folders, half is enough, and other words may stand beside:
-    train_pets, test_pets.
-    """
-    named = [name for name in names if _split_in(name) is not None]
-    splits = {_split_in(name) for name in named}
-    if "train" not in splits or len(splits) < 2:
-        return False
-    if {path.partition("/")[0] for path in paths if path.count("/") >= 2} & set(named):
-        return 2 * len(named) >= len(names)
-    common = set.intersection(*(set(_words(name)[:1]) for name in named))
-    usual = {*common, *NEUTRAL_WORDS, *(word for known in SPLIT_WORDS.values() for word in known)}
-    return all(set(_words(name)) <= usual for name in named) and 2 * len(named) > len(names)
 
 
 def scan_folder(root: Path) -> FolderTree:
@@ -305,7 +262,7 @@ def scan_folder(root: Path) -> FolderTree:
         suffix = os.path.splitext(path)[1].lower()
         if suffix == ".tar":
             folder, _, name = path.rpartition("/")
-            add_tar(root / path, folder or _split_of(name))
+            add_tar(root / path, folder or split_of(name))
             tars.append(path)
         elif suffix in EXTENSIONS:
             add(StoredFile(path, path))
@@ -359,13 +316,6 @@ def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterato
         elif (real := os.path.realpath(root / path)) not in seen:  # links may lead in circles
             folders.add(path)
             yield from _walk(root, path, folders, seen | {real})
-
-
-def _split_of(name: str) -> str:
-    """Returns the split's folder that a tar beside the split's folders stands for, by its name; empty if none."""
-    word = next((i for i, letter in enumerate(name) if not letter.isalpha()), len(name))
-    known = [folder for folders in SPLIT_FOLDERS.values() for folder in folders]
-    return name[:word] if name[:word].lower() in known else ""
 
 
 def _positions(root: Path, names: tuple[str, ...], class_names: tuple[str, ...] | None) -> list[int]:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from resnet_jax.models.layers import BatchNorm, Conv, SqueezeExcite, average_pool, relu_of_sum, stochastic_depth
+from resnet_jax.models.batch_norm import BatchNorm
+from resnet_jax.models.layers import Conv, SqueezeExcite, average_pool, relu_of_sum, stochastic_depth
 from resnet_jax.ops.convolution import subsample
 
 Array = jax.Array

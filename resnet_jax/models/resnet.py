@@ -15,19 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UserError, check_choice
+from resnet_jax.models.batch_norm import BatchNorm, FoldedBatchNorm
 from resnet_jax.models.blocks import BLOCKS, SHORTCUTS, Layer
 from resnet_jax.models.head_names import HEAD, TOP
-from resnet_jax.models.layers import (
-    BatchNorm,
-    Conv,
-    Dense,
-    FoldedBatchNorm,
-    global_average_pool,
-    he_normal_fan_in,
-    he_normal_fan_out,
-    max_pool,
-    torch_linear_init,
-)
+from resnet_jax.models.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear_init
+from resnet_jax.models.layers import Conv, Dense, global_average_pool, max_pool
 from resnet_jax.ops.batch_axes import automatic_batch_axes, mapped_batch_axes
 from resnet_jax.ops.convolution import CONV_IMPLS
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
 from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_bytes
-from resnet_jax.ops import onednn
+from resnet_jax.ops import onednn, onednn_library
 from resnet_jax.preflight.finding import Finding, error, ok, refused, warning
 from resnet_jax.runtime import has_nvidia_gpu, num_cores
 
@@ -80,5 +80,5 @@ def _convolutions(num_devices: int) -> Finding:
     return warning(
         "convolutions",
         "oneDNN's, two to three times as fast as XLA's, cannot be loaded",
-        f"pip install '{onednn.PACKAGE}==2023.2.*', and libgomp (apt install libgomp1)",
+        f"pip install '{onednn_library.PACKAGE}==2023.2.*', and libgomp (apt install libgomp1)",
     )

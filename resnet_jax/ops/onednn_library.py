@@ -1,0 +1,176 @@
+"""oneDNN's C interface, version 3, as far as its convolutions need it: the shared library, its objects and calls."""
+
+import ctypes as c
+import functools
+import importlib.metadata
+import mmap
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+PACKAGE = "onednn-cpu-gomp"
+# One convolution at a time: each uses all cores, and its memory objects hold the addresses of the current call.
+RUNNING = threading.Lock()
+# Programs may be lowered by several threads: there is one library, and XLA takes each name once.
+PREPARING = threading.RLock()
+MIN_SCRATCHPAD_BYTES = 1 << 20
+
+
+CPU, IN_ORDER, FLOAT32, ANY_LAYOUT = 1, 1, 3, 1
+FORWARD_TRAINING, DIRECT = 64, 1
+USER_SCRATCHPAD = 1
+QUERY_NAME, QUERY_WEIGHTS, QUERY_DIFF_WEIGHTS, QUERY_SCRATCHPAD = 8, 131, 132, 136
+SRC, DST, WEIGHTS, SCRATCHPAD, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS = 1, 17, 33, 80, 129, 145, 161
+UNIMPLEMENTED, LAST_IMPLEMENTATION = 3, 4
+
+
+class _Argument(c.Structure):
+    _fields_ = (("index", c.c_int), ("memory", c.c_void_p))
+
+
+class OneDNNError(RuntimeError):
+    """A function of oneDNN returned an error status."""
+
+
+class Library:
+    """The shared library, its CPU engine and one stream.
+
+    Objects made here live as long as the process.
+
+    Programs are lowered in one thread and run in others. Left to itself oneDNN keeps scratchpads by thread, and some of
+    its implementations then write to none; so every primitive gets its scratchpad from us ("user" mode), the same
+    memory for all, as one runs at a time.
+    """
+
+    def __init__(self) -> None:
+        files = importlib.metadata.files(PACKAGE) or []
+        path = next(file.locate() for file in files if file.name == "libdnnl.so.3")
+        self._functions = c.CDLL(str(path))
+        self._functions.dnnl_primitive_desc_query_md.restype = c.c_void_p
+        self._functions.dnnl_memory_desc_get_size.restype = c.c_size_t
+        self.engine = self.create("engine", c.c_int(CPU), c.c_size_t(0))
+        self.stream = self.create("stream", self.engine, c.c_uint(IN_ORDER))
+        self.attributes = self.create("primitive_attr")
+        self.check("primitive_attr_set_scratchpad_mode", self.attributes, c.c_int(USER_SCRATCHPAD))
+        self._scratchpad = _anonymous_memory(MIN_SCRATCHPAD_BYTES)
+
+    def call(self, function: str, *arguments: Any) -> int:
+        """Calls `dnnl_<function>` and returns what it returns."""
+        return getattr(self._functions, f"dnnl_{function}")(*arguments)
+
+    def check(self, function: str, *arguments: Any, unless: int = 0) -> bool:
+        """Calls `dnnl_<function>`; returns False if its status is `unless`.
+
+        Raises:
+          OneDNNError: for any other error.
+        """
+        status = self.call(function, *arguments)
+        if status not in (0, unless):
+            raise OneDNNError(f"dnnl_{function} returned status {status}")
+        return status == 0
+
+    def create(self, kind: str, *arguments: Any) -> c.c_void_p:
+        """Returns what `dnnl_<kind>_create` puts behind its first argument."""
+        return self._out(f"{kind}_create", *arguments)
+
+    def _out(self, function: str, *arguments: Any) -> c.c_void_p:
+        result = c.c_void_p()
+        self.check(function, c.byref(result), *arguments)
+        return result
+
+    def layout(self, shape: Sequence[int], strides: Sequence[int] | None) -> c.c_void_p:
+        """Returns a float32 memory descriptor; without strides in whatever layout oneDNN likes best."""
+        arguments = (c.c_int(len(shape)), int64s(shape), c.c_int(FLOAT32))
+        if strides is None:
+            return self._out("memory_desc_create_with_tag", *arguments, c.c_int(ANY_LAYOUT))
+        return self._out("memory_desc_create_with_strides", *arguments, int64s(strides))
+
+    def describe(self, kind: str, *arguments: Any) -> c.c_void_p | None:
+        """Returns the description of a primitive as the preferred implementation computes it; None if none can."""
+        result = c.c_void_p()
+        arguments = (c.byref(result), self.engine, *arguments, self.attributes)
+        return result if self.check(f"{kind}_primitive_desc_create", *arguments, unless=UNIMPLEMENTED) else None
+
+    def advance(self, description: c.c_void_p) -> bool:
+        """Makes a description that of the next implementation; False if there is none."""
+        return self.check("primitive_desc_next_impl", description, unless=LAST_IMPLEMENTATION)
+
+    def query_layout(self, description: c.c_void_p, what: int) -> c.c_void_p:
+        """Returns the memory descriptor of one of a primitive's arrays, by one of the QUERY_ numbers."""
+        return c.c_void_p(self.call("primitive_desc_query_md", description, c.c_int(what), c.c_int(0)))
+
+    def query_name(self, description: c.c_void_p) -> str:
+        """Returns oneDNN's name of the implementation."""
+        name = c.c_char_p()
+        self.check("primitive_desc_query", description, c.c_int(QUERY_NAME), c.c_int(0), c.byref(name))
+        return (name.value or b"").decode()
+
+    def allocate(self, layout: c.c_void_p) -> c.c_void_p:
+        """Returns the memory of its own."""
+        return self.create("memory", layout, self.engine, c.c_void_p(-1))
+
+    def borrow(self, layout: c.c_void_p) -> c.c_void_p:
+        """Returns the memory whose address `place` sets."""
+        return self.create("memory", layout, self.engine, c.c_void_p(0))
+
+    def place(self, memory: c.c_void_p, address: int) -> None:
+        """Sets where borrowed memory lies."""
+        self.check("memory_set_data_handle", memory, c.c_void_p(address))
+
+    def reorder(self, source: c.c_void_p, target: c.c_void_p) -> c.c_void_p:
+        """Returns the description of a copy from one layout into another."""
+        return self.create("reorder_primitive_desc", source, self.engine, target, self.engine, self.attributes)
+
+    def primitive(self, description: c.c_void_p, memories: dict[int, c.c_void_p]) -> Callable[[], None]:
+        """Returns a function that runs what is described on these memories; one at a time may run."""
+        primitive = self.create("primitive", description)
+        layout = self.query_layout(description, QUERY_SCRATCHPAD)
+        num_bytes = self.call("memory_desc_get_size", layout)
+        if num_bytes:
+            memories = {**memories, SCRATCHPAD: self.borrow(layout)}
+        arguments = (_Argument * len(memories))(*(_Argument(index, memory) for index, memory in memories.items()))
+
+        def run() -> None:
+            if num_bytes:
+                self.place(memories[SCRATCHPAD], self.scratchpad_of(num_bytes))
+            self.check("primitive_execute", primitive, self.stream, c.c_int(len(arguments)), arguments)
+
+        return run
+
+    def scratchpad_of(self, num_bytes: int) -> int:
+        """Returns the address of so many bytes, page-aligned."""
+        if len(self._scratchpad) < num_bytes:
+            self._scratchpad = _anonymous_memory(num_bytes)
+        return c.addressof(c.c_char.from_buffer(self._scratchpad))
+
+
+def fill_scratchpad(value: int) -> None:
+    """Sets each byte of the primitives' common memory: none may depend on what is there."""
+    library = open_library()
+    assert library is not None
+    with RUNNING:
+        c.memset(library.scratchpad_of(0), value, len(library._scratchpad))
+
+
+def _anonymous_memory(num_bytes: int) -> mmap.mmap:
+    """Allocates whole pages, which a forked process does not share."""
+    return mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def open_library() -> Library | None:
+    """Returns the library, loaded once; None where it is not installed, or does not load."""
+    with PREPARING:
+        return _load_library()
+
+
+@functools.cache
+def _load_library() -> Library | None:
+    try:
+        return Library()
+    except (importlib.metadata.PackageNotFoundError, StopIteration, OSError, OneDNNError):
+        return None
+
+
+def int64s(values: Sequence[int]) -> c.Array[c.c_int64]:
+    """Returns the numbers as a C array."""
+    return (c.c_int64 * len(values))(*values)
