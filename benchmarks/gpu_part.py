@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,13 +59,24 @@ class Part:
         self.row(**names, **values)
 
     def run(self, command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-        """Runs a Python command from the project's folder until the part's time ends; prints what it printed."""
-        process = subprocess.run(
-            [sys.executable, *command], cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, timeout=max(1.0, self.left),
-        )  # fmt: skip
-        print(process.stdout, flush=True)
-        return process
+        """Runs a Python command from the project's folder until the part's time ends; prints what it printed.
+
+        Where its time is up, the exit code is that of a killed process, and what it had printed is there.
+        """
+        with tempfile.TemporaryFile("w+", errors="replace") as output:
+            process = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, env={**os.environ, **environment}, stdout=output,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                process.wait(timeout=max(1.0, self.left))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            output.seek(0)
+            text = output.read()
+        print(text, flush=True)
+        return subprocess.CompletedProcess(process.args, process.returncode, text)
 
 
 def shorten(error: Exception) -> str:

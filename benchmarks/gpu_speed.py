@@ -195,7 +195,7 @@ def compare_flags(part: Part) -> None:
             command = [str(Path(__file__)), *(["--tiny"] if part.tiny else [])]
             process = part.run(command, **environment, JAX_ENABLE_COMPILATION_CACHE="false")
             if process.returncode:
-                raise RuntimeError(process.stdout.strip().splitlines()[-1])
+                raise RuntimeError(f"exit code {process.returncode}: {process.stdout.strip()[-150:]}")
             row.update(json.loads(process.stdout.strip().splitlines()[-1]))
             baseline = baseline or row["images/s"]
             row["by the baseline"] = row["images/s"] / baseline
@@ -247,14 +247,15 @@ def trace_kernels(part: Part) -> None:
 def _loop_config(tiny: bool, num_steps: int) -> tuple[Any, Splits]:
     """A config of a run on random images in memory, as large as ImageNet's after their crop."""
     batch_size, image_size = (4, 32) if tiny else (256, 224)
+    batch_size *= len(jax.devices())
     config = default_config()
     config.model = "resnet20" if tiny else "resnet50"
     config.dtype, config.batch_size, config.num_steps = "bfloat16", batch_size, num_steps
     config.augment.flip = True
     config.log_every_steps = num_steps
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (4 * batch_size, image_size, image_size, 3), np.uint8)
-    labels = random.integers(0, 10, 4 * batch_size).astype(np.int32)
+    images = random.integers(0, 256, (2 * batch_size, image_size, image_size, 3), np.uint8)
+    labels = random.integers(0, 10, 2 * batch_size).astype(np.int32)
     config.checkpoint_every_steps = num_steps
     return config, Splits(ArraySource(images, labels, tuple(map(str, range(10)))), None, None)
 

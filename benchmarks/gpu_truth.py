@@ -45,7 +45,7 @@ def run_tests(part: Part, *words: str) -> None:
     process = part.run(["-m", "pytest", *words, *options], RESNET_JAX_TEST_PLATFORM=platform)
     for test, outcome in re.findall(r"^tests/\S*::(.+?) (PASSED|FAILED|ERROR|SKIPPED)", process.stdout, re.MULTILINE):
         part.row(test=test, outcome=outcome.lower(), platform=platform)
-    last = process.stdout.strip().splitlines()[-1].strip("= ")
+    last = "cut off" if process.returncode < 0 else process.stdout.strip().splitlines()[-1].strip("= ")
     part.row(test=f"all of {' '.join(words)}", outcome=last, platform=platform)
     if process.returncode:
         raise RuntimeError(f"pytest ended with exit code {process.returncode}")

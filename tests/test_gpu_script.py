@@ -88,6 +88,13 @@ def test_no_measurement_begins_without_time(tmp_path):
         pytest.fail("it began")
 
 
+def test_what_a_command_printed_before_its_time_was_up_is_there(tmp_path):
+    part = Part(tmp_path / "rows.jsonl", seconds=3.0)
+    process = part.run(["-u", "-c", "import time; print('before'); time.sleep(60)"])
+    assert process.returncode < 0
+    assert process.stdout == "before\n"
+
+
 def test_every_part_is_there():
     modules = {"gpu_speed": gpu_speed, "gpu_truth": gpu_truth}
     for plan in gpu.PARTS.values():
