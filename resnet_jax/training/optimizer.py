@@ -2,16 +2,35 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
+from resnet_jax.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, OneOf
 from resnet_jax.training.schedule import Schedule
 
 Mask = Callable[[optax.Params], Any]
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """What updates the weights, and how fast."""
+
+    optimizer: Annotated[str, OneOf(("sgd", "lars", "lamb"))]
+    learning_rate: Annotated[float, NOT_NEGATIVE]  # the peak
+    momentum: Annotated[float, FRACTION]
+    nesterov: bool
+    weight_decay: Annotated[float, NOT_NEGATIVE]
+    decay_norm_and_bias: bool
+    decay_bias: bool
+    l1: Annotated[float, NOT_NEGATIVE]
+    trust_coefficient: Annotated[float, POSITIVE]
+    clip_gradient_norm: Annotated[float, NOT_NEGATIVE]  # 0: gradients are not clipped
+    learning_rate_factors: Mapping[str, float]  # by layer
 
 
 def sgd(
