@@ -23,11 +23,12 @@ from resnet_jax.data.tfds.requirements import prepared_sets
 from resnet_jax.errors import UserError
 from resnet_jax.models import create_model, variable_shapes
 from resnet_jax.ops import onednn
-from resnet_jax.preflight import devices, dry_run, folders, packages, space
+from resnet_jax.preflight import devices, folders, packages, space
 from resnet_jax.preflight import doctor as examination
 from resnet_jax.preflight.doctor import examine
 from resnet_jax.preflight.finding import ERROR, OK, WARNING, Finding, checked
 from resnet_jax.preflight.finding import refused as refusal
+from resnet_jax.training import resume
 from resnet_jax.training.experiment import options_of
 from resnet_jax.training.workdir import lock_workdir
 from resnet_jax.weights import save_weights
@@ -387,7 +388,7 @@ def test_workdir_tells_whether_the_run_goes_on_is_finished_or_past_the_end(digit
     )
     for name in ("check", "position"):  # as if it were whole
         monkeypatch.setattr(CheckpointFolder, name, lambda *arguments: None)
-    monkeypatch.setattr(dry_run, "check_images", lambda *arguments: None)
+    monkeypatch.setattr(resume, "check_images", lambda *arguments: None)
     assert digits(*words)["workdir"].found.endswith("holds this run, which is finished")
     longer = digits("--config.num_steps=30", "--config.warmup_epochs=0.0")["workdir"]
     assert longer.found.endswith("holds this run, which goes on after step 20")
