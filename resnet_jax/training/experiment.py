@@ -33,15 +33,7 @@ from resnet_jax.training.images import (
     make_normalization,
     make_transform,
 )
-from resnet_jax.training.optimizer import (
-    OptimizerOptions,
-    add_l1,
-    clip_gradient_norm,
-    lamb,
-    lars,
-    scale_by_layer,
-    sgd,
-)
+from resnet_jax.training.optimizer import OptimizerOptions, make_optimizer
 from resnet_jax.training.periods import PeriodOptions, Periods
 from resnet_jax.training.schedule import SCHEDULES, Schedule, ScheduleOptions, make_schedule
 from resnet_jax.training.train_state import StateOptions
@@ -271,21 +263,8 @@ def _check_batch_norm(options: Options, model: ResNet) -> None:
 
 
 def _build_optimizer(options: Options, model: ResNet, schedule: Schedule) -> optax.GradientTransformation:
-    optimizer = options.optimizer
-    exempt: dict[str, Any] = {"decay_norm_and_bias": optimizer.decay_norm_and_bias, "decay_bias": optimizer.decay_bias}
-    arguments: dict[str, Any] = {"momentum": optimizer.momentum, "weight_decay": optimizer.weight_decay, **exempt}
-    if optimizer.optimizer == "lamb":
-        tx = lamb(schedule, **arguments)
-    elif optimizer.optimizer == "lars":
-        tx = lars(schedule, nesterov=optimizer.nesterov, trust_coefficient=optimizer.trust_coefficient, **arguments)
-    else:
-        tx = sgd(schedule, nesterov=optimizer.nesterov, **arguments)
-    before = [add_l1(optimizer.l1, **exempt)] if optimizer.l1 else []
-    if optimizer.clip_gradient_norm:
-        before.append(clip_gradient_norm(optimizer.clip_gradient_norm))
-    factors = learning_rate_factors(options.finetune, optimizer, model)
-    after = [scale_by_layer(factors)] if factors else []
-    return optax.chain(*before, tx, *after) if before or after else tx
+    factors = learning_rate_factors(options.finetune, options.optimizer, model)
+    return make_optimizer(options.optimizer, schedule, factors)
 
 
 def build_schedule(options: Options, num_steps: int, steps_per_epoch: int) -> Schedule:

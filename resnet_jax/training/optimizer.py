@@ -33,6 +33,28 @@ class OptimizerOptions:
     learning_rate_factors: Mapping[str, float]  # by layer
 
 
+def make_optimizer(
+    options: OptimizerOptions, schedule: Schedule, factors: Mapping[str, float]
+) -> optax.GradientTransformation:
+    """Returns the optimizer that the options name, chained with what they put around it.
+
+    factors: of the learning rate, as for `scale_by_layer`, instead of the options'.
+    """
+    exempt: dict[str, Any] = {"decay_norm_and_bias": options.decay_norm_and_bias, "decay_bias": options.decay_bias}
+    arguments: dict[str, Any] = {"momentum": options.momentum, "weight_decay": options.weight_decay, **exempt}
+    if options.optimizer == "lamb":
+        tx = lamb(schedule, **arguments)
+    elif options.optimizer == "lars":
+        tx = lars(schedule, nesterov=options.nesterov, trust_coefficient=options.trust_coefficient, **arguments)
+    else:
+        tx = sgd(schedule, nesterov=options.nesterov, **arguments)
+    before = [add_l1(options.l1, **exempt)] if options.l1 else []
+    if options.clip_gradient_norm:
+        before.append(clip_gradient_norm(options.clip_gradient_norm))
+    after = [scale_by_layer(factors)] if factors else []
+    return optax.chain(*before, tx, *after) if before or after else tx
+
+
 def sgd(
     learning_rate: float | Schedule,
     momentum: float = 0.9,
