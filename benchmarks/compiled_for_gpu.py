@@ -96,7 +96,7 @@ def compiled_step(model: str, batch_size: int, image_size: int | None, dtype: st
 
     from resnet_jax.data.sources import Splits
     from resnet_jax.models import default_image_size
-    from resnet_jax.training.experiment import build_experiment
+    from resnet_jax.training.experiment import build_experiment, options_of
 
     device = topologies.get_topology_desc(
         platform="cuda", topology_name="h100", target_config=H100, topology="1x1x1"
@@ -104,7 +104,7 @@ def compiled_step(model: str, batch_size: int, image_size: int | None, dtype: st
     image_size = image_size or default_image_size(model)
     config = step_config(model, batch_size, image_size, dtype, {})
     source = make_experiment(config, 1).batches.source
-    experiment = build_experiment(config, [device], Splits(source, None, None))
+    experiment = build_experiment(options_of(config), [device], Splits(source, None, None))
     return lower_step(experiment).compile(compiler_options={"xla_gpu_autotune_level": 0}).as_text()
 
 

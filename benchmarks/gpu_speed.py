@@ -28,6 +28,7 @@ from resnet_jax.config import default_config
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
 from resnet_jax.errors import UserError
+from resnet_jax.training.experiment import options_of
 from resnet_jax.training.run import train
 
 GIB = 2**30
@@ -237,9 +238,9 @@ def trace_kernels(part: Part) -> None:
         del work
     with tempfile.TemporaryDirectory() as folder, part.measured(where="the training loop") as row:
         config, splits = _loop_config(part.tiny, num_steps=40)
-        train(config, Path(folder) / "warm", "gpu", splits)  # compiles, into the cache
+        train(options_of(config), Path(folder) / "warm", "gpu", splits)  # compiles, into the cache
         with jax.profiler.trace(str(Path(folder) / "trace")):
-            result = train(config, Path(folder) / "run", "gpu", splits)
+            result = train(options_of(config), Path(folder) / "run", "gpu", splits)
         row["GPU waits"] = read_trace(Path(folder) / "trace").middle().idle_share()
         row["images/s"] = result.records[-1].get("images_per_second")
 

@@ -24,7 +24,7 @@ from resnet_jax.config import load_config
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
 from resnet_jax.distributed.mesh import shard_batch
-from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 from resnet_jax.training.run import train
 
@@ -63,7 +63,7 @@ def train_cifar10(part: Part) -> None:
         config.num_steps = 20 if part.tiny else config.num_steps
         config.stop_after_minutes = max(0.01, (part.left - SECONDS_TO_SAVE) / 60)
         started = time.monotonic()
-        result = train(config, Path(folder) / "run", "cifar10", Splits(train_images, None, test_images))
+        result = train(options_of(config), Path(folder) / "run", "cifar10", Splits(train_images, None, test_images))
         seconds = time.monotonic() - started
         row["steps"], row["seconds"], row["ms a step"] = result.step, seconds, 1e3 * seconds / max(1, result.step)
         for record in result.records:
@@ -196,7 +196,7 @@ def _losses(part: Part, dtype: str, precision: str, device: jax.Device) -> np.nd
     images = random.integers(0, 256, (config.batch_size, 32, 32, 3), np.uint8)
     labels = np.arange(config.batch_size, dtype=np.int32) % 10
     splits = Splits(ArraySource(images, labels, tuple(map(str, range(10)))), None, None)
-    experiment = build_experiment(config, [device], splits)
+    experiment = build_experiment(options_of(config), [device], splits)
     with jax.default_device(device), jax.default_matmul_precision(precision):
         state, step = init_run_state(experiment), jit_train_step(experiment)
         losses = []

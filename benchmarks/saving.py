@@ -20,6 +20,7 @@ from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import UserError
 from resnet_jax.models.variants import create_model
 from resnet_jax.training.checkpointer import restore_state, save_state
+from resnet_jax.training.experiment import options_of
 from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.optimizer import sgd
 
@@ -36,8 +37,10 @@ def measure_saving(model: str, num_saves: int = 7, folder: Path | None = None) -
     """
     if num_saves < 1:
         raise UserError(f"num_saves={num_saves} must be at least 1")
-    config = default_config()
-    state = init_train_state(create_model(model), sgd(config.learning_rate, momentum=0.9), config, make_mesh())
+    options = options_of(default_config())
+    state = init_train_state(
+        create_model(model), sgd(options.optimizer.learning_rate, momentum=0.9), options, make_mesh()
+    )
     blocked, saved, hashed, restored = [], [], [], []
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name, BackgroundWriter() as saves:
         latest = open_latest(Path(name))

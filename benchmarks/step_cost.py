@@ -26,7 +26,7 @@ from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.resnet import DTYPES
 from resnet_jax.models.summary import count_macs, num_elements
 from resnet_jax.models.variants import create_model, default_image_size
-from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.experiment import Experiment, build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 
 BYTES = 4  # of a parameter, a statistic and a metric: float32 in every dtype but float64
@@ -129,7 +129,7 @@ def make_experiment(config: ConfigDict, num_devices: int) -> Experiment:
     shape = (config.batch_size, config.image_size, config.image_size, 3)
     images = np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), shape)
     source = ArraySource(images, np.zeros(config.batch_size, np.int32), tuple(map(str, range(num_classes))))
-    return build_experiment(config, devices, Splits(source, None, None))
+    return build_experiment(options_of(config), devices, Splits(source, None, None))
 
 
 def shapes(experiment: Experiment) -> tuple[Any, dict[str, jax.ShapeDtypeStruct]]:

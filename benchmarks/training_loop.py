@@ -17,7 +17,7 @@ from resnet_jax.config import default_config
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.errors import UserError
 from resnet_jax.models.variants import default_image_size
-from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.experiment import Experiment, build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 from resnet_jax.training.run import train
 
@@ -41,7 +41,7 @@ def measure_loop(
     if image_size < 1:
         raise UserError(f"image_size={image_size} must be a positive multiple of 8")
     config = _config(model, batch_size, image_size, num_steps)
-    experiment = build_experiment(config)
+    experiment = build_experiment(options_of(config))
     pairs = [(_bare_rate(experiment), _loop_rate(config)) for _ in range(num_pairs)]
     bare = statistics.median(bare for bare, _ in pairs)
     return {
@@ -71,7 +71,7 @@ def _config(model: str, batch_size: int, image_size: int, num_steps: int) -> Con
 
 
 def _bare_rate(experiment: Experiment) -> float:
-    config, mesh = experiment.config, experiment.mesh
+    mesh, batch_size = experiment.mesh, experiment.batches.batch_size
     state = init_run_state(experiment)
     step = jit_train_step(experiment)
     batch = shard_batch(experiment.batches[0], mesh)
@@ -80,7 +80,7 @@ def _bare_rate(experiment: Experiment) -> float:
     for _ in range(experiment.num_steps - 1):
         state, _ = step(state, batch)
     jax.block_until_ready(state)
-    return (experiment.num_steps - 1) * config.batch_size / (time.perf_counter() - started)
+    return (experiment.num_steps - 1) * batch_size / (time.perf_counter() - started)
 
 
 def _seconds_per_batch(experiment: Experiment) -> float:
@@ -94,7 +94,7 @@ def _seconds_per_batch(experiment: Experiment) -> float:
 
 def _loop_rate(config: ConfigDict) -> float:
     with tempfile.TemporaryDirectory() as folder:
-        result = train(config, Path(folder) / "run", "benchmark")
+        result = train(options_of(config), Path(folder) / "run", "benchmark")
     if result.interrupted_by:
         raise KeyboardInterrupt
     return next(record["images_per_second"] for record in result.records if "images_per_second" in record)

@@ -19,6 +19,7 @@ from resnet_jax.errors import UserError, check_choice
 from resnet_jax.formatting import format_percent
 from resnet_jax.models import list_models
 from resnet_jax.plotting.figures import new_figure, save_figure, style_axes
+from resnet_jax.training.experiment import options_of
 from resnet_jax.training.loop import RunResult
 from resnet_jax.training.run import train
 
@@ -47,7 +48,7 @@ def degradation(
     configs = {name: load_config(config_name, [*overrides, f"--config.model={name}"]) for name in names}
     results: dict[str, RunResult] = {}
     for name, config in configs.items():
-        results[name] = train(config, workdir / name, name)
+        results[name] = train(options_of(config), workdir / name, name)
         if results[name].interrupted_by:
             return results
     draw_degradation({name: result.records for name, result in results.items()}, workdir)

@@ -13,6 +13,7 @@ from resnet_jax import load_weights, save_weights
 from resnet_jax.cli.main import main
 from resnet_jax.config import load_config
 from resnet_jax.models import fold_batch_norm, num_input_channels
+from resnet_jax.training.experiment import options_of
 from resnet_jax.training.init_weights import load_initial
 
 NAMES = ("resnet18", "resnet50d", "cifar_resnet18", "resnetv2_50")
@@ -103,4 +104,4 @@ def test_weights_for_other_images_are_refused_where_images_are_rgb(initialized, 
     words = ["model=resnet18", "model_args.stage_sizes=(2,1)", "model_args.num_filters=8", f"finetune.weights={path}"]
     config = load_config("default", [f"--config.{word}" for word in words])
     with pytest.raises(ValueError, match="is of a network for images of 1 channel, and here they have 3"):
-        load_initial(config, small("resnet18", num_classes=10), ())
+        load_initial(options_of(config), small("resnet18", num_classes=10), ())

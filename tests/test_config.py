@@ -1,10 +1,21 @@
 """Configs: every field checked, overrides read as the field's type, errors of one line."""
 
+import dataclasses
 import json
 
 import pytest
 
-from resnet_jax.config import config_from_dict, configs_dir, field_of_other_name, load_config, to_json
+from resnet_jax.config import (
+    OPEN_FIELDS,
+    SECTIONS,
+    config_from_dict,
+    configs_dir,
+    default_config,
+    field_of_other_name,
+    flatten,
+    load_config,
+    to_json,
+)
 from resnet_jax.errors import UserError
 from resnet_jax.training.workdir import read_config
 
@@ -146,3 +157,13 @@ def test_other_programs_names_are_known_however_they_are_written():
     for name in ("batch_size", "--Train-Batch-Size", "train-batch-size"):
         assert field_of_other_name(name) == ("" if name == "batch_size" else "batch_size")
     assert field_of_other_name("lr") == field_of_other_name("--LR") == "learning_rate"
+
+
+def test_every_field_is_unpacked_into_one_dataclass():
+    unpacked = [
+        prefix + field.name
+        for prefix, sections in SECTIONS.items()
+        for section in sections
+        for field in dataclasses.fields(section)
+    ]
+    assert sorted(unpacked) == sorted([*flatten(default_config()), *OPEN_FIELDS])

@@ -11,6 +11,7 @@ from resnet_jax import create_model, load_preprocess, load_weights
 from resnet_jax.cli.main import main
 from resnet_jax.data.transforms.preprocess import PREPROCESS
 from resnet_jax.errors import UserError
+from resnet_jax.training.experiment import options_of
 from resnet_jax.weights.convert import convert
 from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids, read_info
 from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors
@@ -279,7 +280,7 @@ def test_finetuning_says_which_checkpoint_of_a_run_it_begins_from(tmp_path, caps
     words = ["--config.model_args.stage_sizes=(1,1)", "--config.model_args.num_filters=8"]
     for path, checkpoint in (("run", "newest checkpoint, step 7"), ("run/best", "best checkpoint, step 3")):
         config = load_config("digits", [*words, f"--config.finetune.weights={tmp_path / path}"])
-        load_initial(config, model, tuple(DIGITS))
+        load_initial(options_of(config), model, tuple(DIGITS))
         line = f"beginning from {tmp_path / path}: {checkpoint}, the moving average of the weights"
         assert line in capsys.readouterr().err.splitlines()
 

@@ -18,8 +18,8 @@ def trained(monkeypatch):
     """The (name, model, steps, workdir) of each run, which ends at once; those named in `interrupts` by a signal."""
     runs, interrupts = [], set()
 
-    def train(config, workdir, name):
-        runs.append((name, config.model, config.num_steps, workdir))
+    def train(options, workdir, name):
+        runs.append((name, options.model.model, options.periods.num_steps, workdir))
         return RunResult(2, 2, LOG, "", "SIGTERM" if name in interrupts else "")
 
     monkeypatch.setattr(example, "train", train)

@@ -29,6 +29,7 @@ from resnet_jax.preflight.doctor import examine
 from resnet_jax.preflight.finding import ERROR, OK, WARNING, Finding, checked
 from resnet_jax.preflight.finding import refused as refusal
 from resnet_jax.training import resume
+from resnet_jax.training.experiment import options_of
 from resnet_jax.training.workdir import lock_workdir
 from resnet_jax.weights import save_weights
 
@@ -37,7 +38,7 @@ TINY = ["--config.model_args.stage_sizes=(1,)", "--config.model_args.num_filters
 
 def findings(config_name, *words, workdir):
     """By subject, the last finding on it."""
-    return {one.subject: one for one in examine(load_config(config_name, [*TINY, *words]), workdir)}
+    return {one.subject: one for one in examine(options_of(load_config(config_name, [*TINY, *words])), workdir)}
 
 
 @pytest.fixture
@@ -307,7 +308,7 @@ def test_folder_is_judged_by_its_classes_and_a_decoded_image(tmp_path):
     assert found["sample"].found == f"{root}/cat/0.jpg decoded, cropped to 224x224"
     assert found["validation"].status == WARNING
     (root / "cat/0.jpg").write_bytes((root / "cat/0.jpg").read_bytes()[:300])
-    damaged = {one.status for one in examine(load_config("folder", [*TINY, *words]), tmp_path / "run")}
+    damaged = {one.status for one in examine(options_of(load_config("folder", [*TINY, *words])), tmp_path / "run")}
     assert ERROR in damaged
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from resnet_jax.config import default_config, load_config
 from resnet_jax.distributed.mesh import make_mesh, shard_batch
-from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.images import Normalization, augmenter
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 
@@ -28,7 +28,7 @@ def tiny_config(**fields):
 
 
 def train_losses(config, num_devices, num_steps=20):
-    experiment = build_experiment(config, jax.devices()[:num_devices])
+    experiment = build_experiment(options_of(config), jax.devices()[:num_devices])
     state = init_run_state(experiment)
     step = jit_train_step(experiment)
     losses = []
@@ -53,7 +53,7 @@ def test_losses_are_the_same_on_1_2_4_and_8_devices():
 
 def test_no_second_copy_of_the_state_remains_after_a_step():
     config = tiny_config()
-    experiment = build_experiment(config, jax.devices()[:1])
+    experiment = build_experiment(options_of(config), jax.devices()[:1])
     state = init_run_state(experiment)
     batch = shard_batch(experiment.batches[0], experiment.mesh)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
@@ -68,7 +68,7 @@ def test_no_second_copy_of_the_state_remains_after_a_step():
 
 def test_pixel_normalisation_subtracts_the_training_images_mean():
     config = tiny_config(normalize="pixel", validation_fraction=0.1)
-    experiment = build_experiment(config)
+    experiment = build_experiment(options_of(config))
     images = experiment.batches.source.images
     assert len(images) == 1293
     np.testing.assert_allclose(experiment.normalization.mean, images.mean(0) / 255)
@@ -78,7 +78,7 @@ def test_pixel_normalisation_subtracts_the_training_images_mean():
 
 def test_learning_rate_metric_is_the_one_applied():
     config = tiny_config(schedule="step", decay_steps=(1,), learning_rate=0.5)
-    experiment = build_experiment(config, jax.devices()[:1])
+    experiment = build_experiment(options_of(config), jax.devices()[:1])
     state = init_run_state(experiment)
     step = jit_train_step(experiment)
     rates = []
@@ -116,12 +116,12 @@ def test_learning_rate_metric_is_the_one_applied():
 )
 def test_impossible_configs_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        build_experiment(tiny_config(**fields))
+        build_experiment(options_of(tiny_config(**fields)))
 
 
 def test_layers_that_do_not_exist_are_refused_before_the_run_begins():
     config = tiny_config(**{"learning_rate_factors.layer9": 0.1})
-    experiment = build_experiment(config)
+    experiment = build_experiment(options_of(config))
     with pytest.raises(ValueError, match="no layer 'layer9' is trained, to be given a learning rate: use bn1, conv1"):
         init_run_state(experiment)
 
@@ -130,7 +130,7 @@ def test_reserved_model_arguments_are_refused():
     config = tiny_config()
     config.model_args.num_classes = 5
     with pytest.raises(ValueError, match=r"config.model_args.num_classes is set by config.num_classes"):
-        build_experiment(config)
+        build_experiment(options_of(config))
 
 
 def test_batches_are_split_over_the_devices():
@@ -159,7 +159,7 @@ def test_mixed_images_are_the_same_on_one_and_on_8_devices():
 
 def test_steps_of_a_schedule_may_lie_within_an_epoch():
     fields = {"schedule": "step", "num_steps": 0, "num_epochs": 2, "warmup_steps": 10, "learning_rate": 1.0}
-    experiment = build_experiment(tiny_config(**fields, decay_epochs=(0.5, 1.5)), jax.devices()[:1])
+    experiment = build_experiment(options_of(tiny_config(**fields, decay_epochs=(0.5, 1.5))), jax.devices()[:1])
     rates = [float(experiment.schedule(step)) for step in (10, 21, 22, 65, 66)]  # 44 steps an epoch
     assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1, 0.01])
 
@@ -167,8 +167,10 @@ def test_steps_of_a_schedule_may_lie_within_an_epoch():
 @pytest.mark.parametrize("num_repeats", [1, 3, 4])
 def test_images_are_mixed_with_others_than_their_own_repetitions(num_repeats):
     config = tiny_config(**{"repeated_augmentation": num_repeats, "augment.mixup": 5.0, "batch_size": 240})
-    experiment = build_experiment(config, jax.devices()[:1])
-    prepare = augmenter(config, experiment.normalization, 10)
+    experiment = build_experiment(options_of(config), jax.devices()[:1])
+    prepare = augmenter(
+        experiment.options.augment, experiment.options.batches, experiment.normalization, 10, config.dtype
+    )
     labels = prepare(experiment.batches[0], jnp.asarray(0))["label"]
     mixed = float(((labels > 0).sum(axis=1) == 2).mean())
     assert mixed == pytest.approx(0.9, abs=0.1)  # one in ten has a partner of its own class
@@ -176,9 +178,9 @@ def test_images_are_mixed_with_others_than_their_own_repetitions(num_repeats):
 
 def test_cadence_longer_than_an_epoch_is_warned_of_once_where_it_was_given(capfd):
     for words in (["--config.log_every_steps=5000"], ["--config.log_every_steps=5000"], ["--config.log_every_steps=2"]):
-        build_experiment(load_config("digits", [*words, "--config.batch_size=64"]), jax.devices()[:1])
+        build_experiment(options_of(load_config("digits", [*words, "--config.batch_size=64"])), jax.devices()[:1])
     config = load_config("digits", ["--config.batch_size=640"])
     config.log_every_steps = 5000  # as a file has it, for larger sets
-    assert build_experiment(config, jax.devices()[:1]).log_every_steps == 2
+    assert build_experiment(options_of(config), jax.devices()[:1]).log_every_steps == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "log_every_steps" in line]
     assert line.startswith("warning: config.log_every_steps=5000 is lowered to ")

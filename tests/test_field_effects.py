@@ -8,13 +8,11 @@ from PIL import Image
 
 from resnet_jax.cli.main import main
 from resnet_jax.config import check_effects, configs_dir, default_config, flatten, load_config, to_json
+from resnet_jax.config.effects import CONDITIONS, KnownImages, fields_without_effect
 from resnet_jax.errors import NonFiniteError, UserError
-from resnet_jax.training.experiment import build_experiment
-from resnet_jax.training.field_effects import CONDITIONS, KnownImages, fields_without_effect
-from resnet_jax.training.finetuning import check_finetune
-from resnet_jax.training.images import augmenter, load_images, make_dataset_options
+from resnet_jax.training.experiment import build_experiment, load_images, options_of
+from resnet_jax.training.images import augmenter
 from resnet_jax.training.jit_steps import init_run_state
-from resnet_jax.training.periods import Periods
 from resnet_jax.training.resume import check_run
 from resnet_jax.training.run import train
 
@@ -154,7 +152,7 @@ def changed(config, field, value, folders):
 
 
 def build(config):
-    return build_experiment(config, jax.devices()[:1])
+    return build_experiment(options_of(config), jax.devices()[:1])
 
 
 def batches_of(config):
@@ -163,12 +161,13 @@ def batches_of(config):
 
 
 def evaluation_of(config):
-    return load_images(config).train.read(np.arange(4)).image
+    return load_images(options_of(config)).train.read(np.arange(4)).image
 
 
 def prepared_of(config):
     made = build(config)
-    return augmenter(config, made.normalization, 10)(made.batches[0], jnp.asarray(0))
+    prepare = augmenter(made.options.augment, made.options.batches, made.normalization, 10, config.dtype)
+    return prepare(made.batches[0], jnp.asarray(0))
 
 
 def update_of(config):
@@ -203,7 +202,7 @@ def state_of(config):
 
 def due_of(config):
     made = build(config)
-    return (str(Periods.of(made)), made.batches.num_parts)
+    return (str(made.periods), made.batches.num_parts)
 
 
 def logits_of(config):
@@ -213,8 +212,7 @@ def logits_of(config):
 
 
 def refusal_of(config):
-    made = build(config)
-    check_finetune(config, made.model)
+    build(config)
     return config.finetune.weights
 
 
@@ -226,7 +224,7 @@ ASPECTS = {
     "loss": loss_of,
     "state": state_of,
     "due": due_of,
-    "reading": lambda config: make_dataset_options(config).threads.num_threads,
+    "reading": lambda config: options_of(config).images.reading().threads.num_threads,
     "logits": logits_of,
     "refusal": refusal_of,
     "model": lambda config: repr(build(config).model),
@@ -243,7 +241,7 @@ def seen(tmp_path_factory):
         key = to_json(config)
         if key not in logs:
             try:
-                result = train(config, tmp_path_factory.mktemp("runs") / "run", "run")
+                result = train(options_of(config), tmp_path_factory.mktemp("runs") / "run", "run")
                 records = [{k: v for k, v in one.items() if k != "images_per_second"} for one in result.records]
                 logs[key] = str((records, result.interrupted_by, result.digest))
             except NonFiniteError as error:
@@ -340,10 +338,10 @@ def test_fields_that_a_file_sets_without_effect_are_warned_of_once(tmp_path, cap
         "    config.ema_every_steps = 7\n    return config\n"
     )
     for _ in range(2):
-        load_images(load_config(str(path)))
-    load_images(load_config("digits", ["--config.nesterov=False", "--config.augment.crop_padding=0"]))
+        load_images(options_of(load_config(str(path))))
+    load_images(options_of(load_config("digits", ["--config.nesterov=False", "--config.augment.crop_padding=0"])))
     load_images(
-        load_config("cifar10_wrn", ["--config.dataset=digits", "--config.schedule=cosine"])
+        options_of(load_config("cifar10_wrn", ["--config.dataset=digits", "--config.schedule=cosine"]))
     )  # no mistake of its
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
@@ -357,9 +355,9 @@ def test_runs_begun_with_a_field_without_effect_continue_without_it(tmp_path):
     config = load_config("digits")
     config.decay_factor = 0.5
     (tmp_path / "config.json").write_text(to_json(config))
-    check_run(tmp_path, load_config("digits"))
+    check_run(tmp_path, options_of(load_config("digits")))
     with pytest.raises(UserError, match=r"config.momentum is 0.9 there and 0.8 here"):
-        check_run(tmp_path, load_config("digits", ["--config.momentum=0.8"]))
+        check_run(tmp_path, options_of(load_config("digits", ["--config.momentum=0.8"])))
 
 
 @pytest.mark.parametrize("values", [(0.01, 5.0), (5.0, 0.01)])
@@ -368,8 +366,8 @@ def test_field_that_has_an_effect_before_or_after_may_not_change(tmp_path, value
     before.clip_gradient_norm, after.clip_gradient_norm = values
     (tmp_path / "config.json").write_text(to_json(before))
     with pytest.raises(UserError, match=rf"config.clip_gradient_norm is {values[0]} there and {values[1]} here"):
-        check_run(tmp_path, after)
+        check_run(tmp_path, options_of(after))
     after.clip_gradient_norm = 5.0
     before.clip_gradient_norm = 2.0  # neither clips before lamb does
     (tmp_path / "config.json").write_text(to_json(before))
-    check_run(tmp_path, after)
+    check_run(tmp_path, options_of(after))

@@ -32,6 +32,7 @@ from resnet_jax.training import (
     sgd,
     train_step,
 )
+from resnet_jax.training.experiment import options_of
 from resnet_jax.training.finetuning import learning_rate_factors
 from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
@@ -193,7 +194,7 @@ def test_run_begins_from_the_weights_and_draws_the_new_head_by_its_seed(weights,
     heads = []
     for seed in (0, 1):
         words = ["--config.finetune.trainable=head", "--config.learning_rate=0", f"--config.seed={seed}"]
-        train(config_of(weights, *words), tmp_path / str(seed), "run")
+        train(options_of(config_of(weights, *words)), tmp_path / str(seed), "run")
         variables = leaves(restore_run(tmp_path / str(seed)).state.variables)
         heads.append(variables.pop("params/fc/kernel"))
         assert variables.pop("params/fc/bias").shape == (10,)
@@ -205,10 +206,10 @@ def test_run_begins_from_the_weights_and_draws_the_new_head_by_its_seed(weights,
 
 def test_head_is_trained_on_features_as_on_the_images_that_they_are_of(weights, tmp_path, monkeypatch, capfd):
     words = ["--config.finetune.trainable=head", "--config.ema_decay=0.9", "--config.log_every_steps=5"]
-    train(config_of(weights, *words), tmp_path / "features", "run")
+    train(options_of(config_of(weights, *words)), tmp_path / "features", "run")
     assert "features of 1,797 images are computed once" in capfd.readouterr().err
     monkeypatch.setattr(features, "MAX_BYTES", 1000)
-    train(config_of(weights, *words), tmp_path / "images", "run")
+    train(options_of(config_of(weights, *words)), tmp_path / "images", "run")
     assert "features of" not in capfd.readouterr().err
     logs = [records(tmp_path / name) for name in ("features", "images")]
     assert [record["step"] for record in logs[0]] == [record["step"] for record in logs[1]]
@@ -221,7 +222,7 @@ def test_head_is_trained_on_features_as_on_the_images_that_they_are_of(weights, 
 @pytest.mark.parametrize("words", [["--config.augment.flip=True"], ["--config.finetune.trainable=stage2"]])
 def test_images_that_change_or_pass_through_trained_stages_are_no_features(weights, tmp_path, capfd, words):
     config = config_of(weights, "--config.finetune.trainable=head", "--config.num_steps=2", *words)
-    train(config, tmp_path / "run", "run")
+    train(options_of(config), tmp_path / "run", "run")
     assert "features of" not in capfd.readouterr().err
 
 
@@ -303,7 +304,7 @@ def test_frozen_layers_of_a_run_are_the_weights_own_whatever_else_it_does(weight
     # Three devices: a mean of three equal numbers is another one in its last bit.
     monkeypatch.setattr(experiment, "make_mesh", lambda devices=None: make_mesh(jax.devices()[:3]))
     config = config_of(weights, *words, "--config.batch_size=48", "--config.num_steps=4")
-    train(config, tmp_path / "run", "run")
+    train(options_of(config), tmp_path / "run", "run")
     trained = restore_run(tmp_path / "run")
     given = leaves(resnet_jax.load_weights(weights, resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=5)))
     moved = {path: not np.array_equal(leaf, given[path]) for path, leaf in leaves(trained.state.variables).items()
@@ -317,8 +318,8 @@ def test_frozen_layers_of_a_run_are_the_weights_own_whatever_else_it_does(weight
 def test_rates_of_the_config_reach_the_layers(weights):
     def first_update(*words):
         words = ["--config.schedule=constant", "--config.weight_decay=0", *words]
-        made = experiment.build_experiment(config_of(weights, *words), jax.devices()[:1])
-        start = load_initial(made.config, made.model, made.class_names)
+        made = experiment.build_experiment(options_of(config_of(weights, *words)), jax.devices()[:1])
+        start = load_initial(made.options, made.model, made.class_names)
         state = init_run_state(made, begin_with=start)
         before = jax.tree.map(np.array, state.params)  # the state is donated
         after, _ = jit_train_step(made)(state, shard_batch(made.batches[0], made.mesh))
@@ -335,7 +336,7 @@ def test_rates_of_the_config_reach_the_layers(weights):
 
 def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
     words = ["--config.finetune.head=add", "--config.model_args.base_classes=5", "--config.finetune.trainable=head"]
-    train(config_of(weights, *words), tmp_path / "run", "run")
+    train(options_of(config_of(weights, *words)), tmp_path / "run", "run")
     trained = restore_run(tmp_path / "run")
     given = resnet_jax.load_weights(weights, resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=5))
     np.testing.assert_array_equal(trained.state.params["fc"]["kernel"], given["params"]["fc"]["kernel"])
@@ -345,7 +346,7 @@ def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
     variables = resnet_jax.load_weights(tmp_path / "w", resnet_jax.weights.read_info(tmp_path / "w").create_model())
     jax.tree.map(np.testing.assert_array_equal, variables["params"], dict(trained.state.params))
     config = config_of(tmp_path / "run", "--config.finetune.trainable=stage2", "--config.num_steps=2")
-    train(config, tmp_path / "again", "run")
+    train(options_of(config), tmp_path / "again", "run")
     assert set(restore_run(tmp_path / "again").state.params) == {"conv1", "bn1", "layer1", "layer2", "fc"}
     # The second phase: both layers go on, with all that is below them.
     both = [
@@ -355,11 +356,13 @@ def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
         "--config.batch_norm=frozen",
     ]
     with pytest.raises(ValueError, match=r"top of 5: set --config\.model_args\.base_classes=5"):
-        train(config_of(tmp_path / "run", *both), tmp_path / "both", "run")
-    train(config_of(tmp_path / "run", *both, "--config.model_args.base_classes=5"), tmp_path / "both", "run")
+        train(options_of(config_of(tmp_path / "run", *both)), tmp_path / "both", "run")
+    train(
+        options_of(config_of(tmp_path / "run", *both, "--config.model_args.base_classes=5")), tmp_path / "both", "run"
+    )
     assert records(tmp_path / "both")[-1]["test_accuracy"] == records(tmp_path / "run")[-1]["test_accuracy"]
     with pytest.raises(ValueError, match="has a layer on top of its head already"):
-        train(config_of(tmp_path / "run", "--config.finetune.head=add"), tmp_path / "third", "run")
+        train(options_of(config_of(tmp_path / "run", "--config.finetune.head=add")), tmp_path / "third", "run")
 
 
 def test_head_of_imagenet_is_kept_whichever_way_its_classes_are_named(tmp_path):
@@ -368,14 +371,14 @@ def test_head_of_imagenet_is_kept_whichever_way_its_classes_are_named(tmp_path):
     resnet_jax.save_weights(tmp_path / "w.safetensors", model, plausible_variables(model), info=info)
     config = config_of(tmp_path / "w.safetensors", "--config.finetune.head=keep")
     for names in (imagenet_names(), imagenet_wordnet_ids()):
-        kept = load_initial(config, model, names)["params"]["fc"]["kernel"]
+        kept = load_initial(options_of(config), model, names)["params"]["fc"]["kernel"]
         np.testing.assert_array_equal(kept, plausible_variables(model)["params"]["fc"]["kernel"])
     with pytest.raises(ValueError, match=r"needs the classes of .* in its order"):
-        load_initial(config, model, imagenet_names()[::-1])
+        load_initial(options_of(config), model, imagenet_names()[::-1])
 
 
 def test_head_that_is_kept_begins_where_the_other_run_ended(weights, tmp_path):
-    train(config_of(weights, "--config.num_steps=20"), tmp_path / "first", "run")
+    train(options_of(config_of(weights, "--config.num_steps=20")), tmp_path / "first", "run")
     accuracy = records(tmp_path / "first")[-1]["test_accuracy"]
     words = [
         "--config.finetune.head=keep",
@@ -383,20 +386,25 @@ def test_head_that_is_kept_begins_where_the_other_run_ended(weights, tmp_path):
         "--config.num_steps=1",
         "--config.batch_norm=frozen",
     ]
-    train(config_of(tmp_path / "first", *words), tmp_path / "second", "run")
+    train(options_of(config_of(tmp_path / "first", *words)), tmp_path / "second", "run")
     assert records(tmp_path / "second")[-1]["test_accuracy"] == accuracy
+
+
+def factors_of(words, model):
+    options = options_of(load_config("digits", words))
+    return learning_rate_factors(options.finetune, options.optimizer, model)
 
 
 def test_rates_fall_from_the_head_to_the_stem_and_the_heads_own_counts():
     words = ["--config.learning_rate=0.1", "--config.finetune.layer_decay=0.5"]
     model = tiny()
-    assert learning_rate_factors(load_config("digits", words), model) == {
+    assert factors_of(words, model) == {
         "conv1": 0.125, "bn1": 0.125, "layer1": 0.25, "layer2": 0.5, "fc": 1.0
     }  # fmt: skip
     words += ["--config.finetune.head_learning_rate=0.3", "--config.learning_rate_factors.layer2=0.0"]
-    factors = learning_rate_factors(load_config("digits", words), tiny(trainable="stage2"))
+    factors = factors_of(words, tiny(trainable="stage2"))
     assert factors == {"layer2": 0.0, "fc": pytest.approx(3.0)}
-    assert learning_rate_factors(load_config("digits", []), model) == {}
+    assert factors_of([], model) == {}
 
 
 @pytest.mark.parametrize(
@@ -434,7 +442,7 @@ def test_what_cannot_be_finetuned_is_told_before_anything_is_written(weights, tm
         variables["params"]["layer1"]["0"]["conv1"]["kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
         resnet_jax.save_weights("nan.safetensors", model, variables)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        train(config_of(weights, *words), tmp_path / "run", "run")
+        train(options_of(config_of(weights, *words)), tmp_path / "run", "run")
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
 
@@ -446,13 +454,13 @@ def test_other_normalisation_than_that_of_the_weights_is_told(tmp_path, capfd):
     info = WeightsInfo("resnet20", dict(ARGUMENTS), (), PREPROCESS["CIFAR"])
     resnet_jax.save_weights(tmp_path / "w.safetensors", model, plausible_variables(model), info=info)
     config = config_of(tmp_path / "w.safetensors", "--config.num_steps=1")
-    train(config, tmp_path / "run", "run")
+    train(options_of(config), tmp_path / "run", "run")
     assert "those of this run with config.normalize=" in capfd.readouterr().err
     mean, std = PREPROCESS["CIFAR"].mean, PREPROCESS["CIFAR"].std
     config = config_of(
         tmp_path / "w.safetensors", "--config.num_steps=1", f"--config.mean={mean}", f"--config.std={std}"
     )
-    train(config, tmp_path / "same", "run")
+    train(options_of(config), tmp_path / "same", "run")
     assert "were normalised with" not in capfd.readouterr().err
 
 

@@ -133,7 +133,7 @@ def losses(dtype, devices, num_steps=5):
 
 def tiny_experiment(dtype, devices):
     made = experiment(dtype, batch_size=16, **TINY)
-    return build_experiment(made.config, devices, Splits(made.batches.source, None, None))
+    return build_experiment(made.options, devices, Splits(made.batches.source, None, None))
 
 
 def random_batch(batch_size, image_size):

@@ -23,7 +23,7 @@ BELOW = {
     "preflight": {"checkpoint", "config", "data", "distributed", "models", "ops", "training", "weights"},
     "benchmark": {"models", "training"},
 }
-FOR_ALL = {"errors", "filesystem", "formatting", "runtime"}
+FOR_ALL = {"errors", "filesystem", "formatting", "ranges", "runtime"}
 
 
 @cache

@@ -25,7 +25,7 @@ from resnet_jax.training import evaluator, loop
 from resnet_jax.training import run as starting
 from resnet_jax.training.checkpointer import restore_state
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.run import train
 from resnet_jax.training.workdir import lock_workdir
@@ -52,7 +52,7 @@ def unbroken(tmp_path_factory):
 def saved_states(workdir):
     """Step and digest of the whole state in each checkpoint folder."""
     config = config_from_dict(json.loads((workdir / "config.json").read_text()))
-    experiment = build_experiment(config, jax.devices()[:1])
+    experiment = build_experiment(options_of(config), jax.devices()[:1])
     template = init_run_state(experiment)
     result = {}
     for open_checkpoints in (open_latest, open_best):
@@ -167,11 +167,11 @@ def test_run_interrupted_in_its_last_evaluation_is_not_finished(tmp_path, monkey
         return evaluate(eval_fn, state, batches, *rest)
 
     monkeypatch.setattr(evaluator, "evaluate", interrupted_evaluate)
-    result = train(tiny_config(), tmp_path / "run", "run")
+    result = train(options_of(tiny_config()), tmp_path / "run", "run")
     assert (result.step, result.interrupted_by) == (2, "SIGTERM")
     assert (tmp_path / "run" / "checkpoints" / "2").exists()
     monkeypatch.undo()
-    result = train(tiny_config(), tmp_path / "run", "run")
+    result = train(options_of(tiny_config()), tmp_path / "run", "run")
     assert (result.step, result.interrupted_by) == (2, "")
     done = [
         (record["step"], name) for record in result.records for name in ("val_count", "test_count") if name in record
@@ -188,7 +188,7 @@ def test_best_is_written_before_a_checkpoint_that_says_that_its_validation_is_do
         written.append((self.directory.name, step))
 
     monkeypatch.setattr(CheckpointFolder, "_write", spy)
-    train(tiny_config(num_steps=1), tmp_path / "run", "run")
+    train(options_of(tiny_config(num_steps=1)), tmp_path / "run", "run")
     assert written == [("best", 1), ("checkpoints", 1)]
 
 
@@ -203,14 +203,14 @@ def damage(folder):
 def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step_before(tmp_path, capfd):
     config = tiny_config(num_steps=4, checkpoint_every_steps=1)
     config.validation_fraction = 0.0
-    unbroken = train(config, tmp_path / "unbroken", "run")
+    unbroken = train(options_of(config), tmp_path / "unbroken", "run")
     workdir = tmp_path / "run"
     config.num_steps = 3
-    train(config, workdir, "run")
+    train(options_of(config), workdir, "run")
     damage(workdir / "checkpoints" / "3")
     config.num_steps = 4
     capfd.readouterr()
-    result = train(config, workdir, "run")
+    result = train(options_of(config), workdir, "run")
     assert result.digest == unbroken.digest
     errors = capfd.readouterr().err
     warning = next(line for line in errors.splitlines() if line.startswith("warning: "))
@@ -229,12 +229,12 @@ def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step
     log = records(workdir)
     for _ in range(2):  # nor does the next start begin anew
         with pytest.raises(ValueError, match=r"no checkpoint of this run is whole: they are in .*/run/damaged; bring"):
-            train(config, workdir, "run")
+            train(options_of(config), workdir, "run")
     assert records(workdir) == log
     assert sorted(path.name for path in (workdir / "damaged").iterdir()) == ["checkpoints-3", "checkpoints-4"]
     shutil.rmtree(workdir / "damaged")
     with pytest.raises(ValueError, match=r"checkpoints is empty, where this run saved step 4: bring it back, choose"):
-        train(config, workdir, "run")
+        train(options_of(config), workdir, "run")
     assert records(workdir) == log
 
 
@@ -242,16 +242,16 @@ def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step
 def test_log_beyond_a_damaged_step_is_kept(tmp_path, capfd, monkeypatch, killed):
     config, workdir = tiny_config(num_steps=3, checkpoint_every_steps=1, log_every_steps=1), tmp_path / "run"
     config.validation_fraction = 0.0
-    train(config, workdir, "run")
+    train(options_of(config), workdir, "run")
     log = (workdir / "metrics.jsonl").read_bytes()
     damage(workdir / "checkpoints" / "3")
     config.num_steps = 2
     if killed:  # after the step was set aside, and before the log was cut
         monkeypatch.setattr(starting, "MetricWriter", lambda *words, **options: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
-            train(config, workdir, "run")
+            train(options_of(config), workdir, "run")
         monkeypatch.undo()
-    train(config, workdir, "run")
+    train(options_of(config), workdir, "run")
     assert max(record["step"] for record in records(workdir)) == 2
     assert (workdir / "metrics-1.jsonl").read_bytes() == log
     assert f"begins after step 2: it is kept as {workdir}/metrics-1.jsonl" in capfd.readouterr().err
@@ -259,10 +259,10 @@ def test_log_beyond_a_damaged_step_is_kept(tmp_path, capfd, monkeypatch, killed)
 
 def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, monkeypatch):
     config = tiny_config(num_steps=4, checkpoint_every_steps=1)
-    unbroken = train(config, tmp_path / "unbroken", "run")
+    unbroken = train(options_of(config), tmp_path / "unbroken", "run")
     workdir = tmp_path / "run"
     config.num_steps = 3
-    train(config, workdir, "run")
+    train(options_of(config), workdir, "run")
     (best,) = (workdir / "best").iterdir()
     for path in (workdir / "checkpoints").iterdir():
         damage(path)
@@ -271,10 +271,10 @@ def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, m
     monkeypatch.setattr(evaluator, "evaluate", lambda *words: pytest.fail("killed"))
     monkeypatch.setattr(loop.Periods, "saves", lambda *words: False)
     with pytest.raises(pytest.fail.Exception):  # before the run has saved anything new
-        train(config, workdir, "run")
+        train(options_of(config), workdir, "run")
     assert f"after step {best.name}" in capfd.readouterr().err
     monkeypatch.undo()
-    assert train(config, workdir, "run").digest == unbroken.digest
+    assert train(options_of(config), workdir, "run").digest == unbroken.digest
     assert f"after step {best.name}" in capfd.readouterr().err
 
 
@@ -336,7 +336,7 @@ def test_run_of_an_older_version_whose_checkpoints_are_gone_is_refused(
     monkeypatch.setattr(evaluator, "evaluate", ever_better)
     config, workdir = tiny_config(num_steps=3, log_every_steps=1, checkpoint_every_steps=every), tmp_path / "run"
     config.validation_fraction = validation_fraction
-    train(config, workdir, "run")
+    train(options_of(config), workdir, "run")
     if validation_fraction:
         (workdir / "metrics.jsonl").unlink()
     for name in ("checkpoints.json", "best.json"):
@@ -347,28 +347,28 @@ def test_run_of_an_older_version_whose_checkpoints_are_gone_is_refused(
     before = sorted(workdir.rglob("*"))
     line = rf"checkpoints is gone, where this run saved checkpoints before step [23], {where}: bring it back, .*choose"
     with pytest.raises(ValueError, match=line):
-        train(config, workdir, "run")
+        train(options_of(config), workdir, "run")
     assert sorted(workdir.rglob("*")) == before
     (workdir.parent / "moved").rename(latest)
-    assert train(config, workdir, "run").step == 3
+    assert train(options_of(config), workdir, "run").step == 3
 
 
 @pytest.mark.parametrize("noted", [True, False])
 def test_run_killed_before_its_first_checkpoint_begins_anew_and_may_save_more_often(tmp_path, monkeypatch, noted):
     config, workdir = tiny_config(num_steps=4, log_every_steps=1, checkpoint_every_steps=4), tmp_path / "run"
-    unbroken = train(config, tmp_path / "unbroken", "run")
+    unbroken = train(options_of(config), tmp_path / "unbroken", "run")
     monkeypatch.setattr(CheckpointFolder, "_write", killed_write("checkpoints"))
     with pytest.raises(RunError, match="could not be written"):
-        train(config, workdir, "run")
+        train(options_of(config), workdir, "run")
     assert open_best(workdir).list_steps()
     if not noted:  # killed between the step and its note
         (workdir / "best.json").unlink()
     config.checkpoint_every_steps = 1
     monkeypatch.setattr(starting, "MetricWriter", lambda *words, **options: pytest.fail("killed"))
     with pytest.raises(pytest.fail.Exception):  # after the config was written
-        train(config, workdir, "run")
+        train(options_of(config), workdir, "run")
     monkeypatch.undo()
-    assert train(config, workdir, "run").digest == unbroken.digest
+    assert train(options_of(config), workdir, "run").digest == unbroken.digest
 
 
 def test_log_of_a_start_that_was_killed_before_its_first_checkpoint_is_kept(tmp_path, monkeypatch, capfd):
@@ -376,14 +376,14 @@ def test_log_of_a_start_that_was_killed_before_its_first_checkpoint_is_kept(tmp_
         raise OSError(errno.EIO, "killed")
 
     config, workdir = tiny_config(num_steps=2, log_every_steps=1, checkpoint_every_steps=2), tmp_path / "run"
-    unbroken = train(config, tmp_path / "unbroken", "run")
+    unbroken = train(options_of(config), tmp_path / "unbroken", "run")
     monkeypatch.setattr(CheckpointFolder, "_write", killed)
     with pytest.raises(RunError, match="could not be written"):
-        train(config, workdir, "run")
+        train(options_of(config), workdir, "run")
     monkeypatch.undo()
     log = (workdir / "metrics.jsonl").read_bytes()
     assert log
-    assert train(config, workdir, "run").digest == unbroken.digest
+    assert train(options_of(config), workdir, "run").digest == unbroken.digest
     assert records(workdir) == records(tmp_path / "unbroken")
     assert (workdir / "metrics-1.jsonl").read_bytes() == log
     assert f"this start begins after step 0: it is kept as {workdir}/metrics-1.jsonl" in capfd.readouterr().err
@@ -391,12 +391,12 @@ def test_log_of_a_start_that_was_killed_before_its_first_checkpoint_is_kept(tmp_
 
 def test_steps_that_are_gone_are_named_and_the_log_beyond_is_kept(tmp_path, capfd):
     config, workdir = tiny_config(checkpoint_every_steps=1, log_every_steps=1), tmp_path / "run"
-    train(config, workdir, "run")
+    train(options_of(config), workdir, "run")
     log, text = records(workdir), (workdir / "metrics.jsonl").read_bytes()
     shutil.rmtree(workdir / "checkpoints" / "2")
     shutil.rmtree(workdir / "best")
     capfd.readouterr()
-    train(config, workdir, "run")
+    train(options_of(config), workdir, "run")
     errors = capfd.readouterr().err
     assert f"warning: {workdir}/checkpoints has lost step 2, which this run saved" in errors
     assert f"warning: {workdir}/best has lost step " in errors
@@ -413,27 +413,27 @@ def test_best_that_a_killed_run_has_recorded_and_not_saved_is_saved_by_the_next_
         raise OSError(errno.EIO, "killed")
 
     config = tiny_config(num_steps=1)
-    unbroken = train(config, tmp_path / "unbroken", "run")
+    unbroken = train(options_of(config), tmp_path / "unbroken", "run")
     monkeypatch.setattr(evaluator, "evaluate", interrupted)  # so the checkpoint is there before the validation
-    assert train(config, tmp_path / "run", "run").interrupted_by == "SIGTERM"
+    assert train(options_of(config), tmp_path / "run", "run").interrupted_by == "SIGTERM"
     monkeypatch.undo()
     monkeypatch.setattr(CheckpointFolder, "_write", killed)
     with pytest.raises(RunError, match=r"best/1 could not be written"):
-        train(config, tmp_path / "run", "run")
+        train(options_of(config), tmp_path / "run", "run")
     monkeypatch.undo()
     assert [record["step"] for record in records(tmp_path / "run") if "val_accuracy" in record] == [1]
     assert open_best(tmp_path / "run").steps() == []
-    assert train(config, tmp_path / "run", "run").digest == unbroken.digest
+    assert train(options_of(config), tmp_path / "run", "run").digest == unbroken.digest
     one, other = (open_best(tmp_path / name) for name in ("run", "unbroken"))
     assert one.position(1) == other.position(1)
 
 
 def test_best_that_is_damaged_is_told_and_replaced(tmp_path, capfd):
     config = tiny_config(num_steps=1)
-    train(config, tmp_path / "run", "run")
+    train(options_of(config), tmp_path / "run", "run")
     damage(tmp_path / "run" / "best" / "1")
     config.num_steps = 2
-    train(config, tmp_path / "run", "run")
+    train(options_of(config), tmp_path / "run", "run")
     assert "best/1/variables is damaged" in capfd.readouterr().err
     assert (tmp_path / "run" / "damaged" / "best-1").is_dir()
     log = records(tmp_path / "run")
@@ -445,16 +445,16 @@ def test_best_that_is_damaged_is_told_and_replaced(tmp_path, capfd):
 def test_precise_statistics_are_saved_by_the_start_after_an_interrupted_one(tmp_path, monkeypatch):
     config = tiny_config(num_steps=1)
     config.precise_bn_batches = 1
-    unbroken = train(config, tmp_path / "unbroken", "run")
+    unbroken = train(options_of(config), tmp_path / "unbroken", "run")
 
     def interrupted(*words):
         raise Preempted("SIGTERM")
 
     monkeypatch.setattr(evaluator, "evaluate", interrupted)
-    assert train(config, tmp_path / "run", "run").interrupted_by == "SIGTERM"
+    assert train(options_of(config), tmp_path / "run", "run").interrupted_by == "SIGTERM"
     monkeypatch.undo()
     assert not open_latest(tmp_path / "run").is_saved(1, item="judged")
-    assert train(config, tmp_path / "run", "run").digest == unbroken.digest
+    assert train(options_of(config), tmp_path / "run", "run").digest == unbroken.digest
     manifests = [open_latest(tmp_path / name).manifest(1) for name in ("run", "unbroken")]
     assert manifests[0] == manifests[1]
     assert "judged" in manifests[0]["leaves"]
@@ -470,17 +470,17 @@ def test_more_bad_images_than_allowed_do_not_keep_good_steps_from_being_saved(tm
     config.validation_fraction = 0.0
     config.dataset, config.data_dir = "folder", str(tmp_path / "images")
     config.max_bad_images = 1
-    batches = build_experiment(config).batches
+    batches = build_experiment(options_of(config)).batches
     for index in epoch_order(config.seed, 0, 32)[24:26]:  # in the fourth batch
         Path(batches.source.name(int(index))).write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"2 images cannot be read, more than config.max_bad_images=1; the last: /"):
-        train(config, tmp_path / "run", "run")
+        train(options_of(config), tmp_path / "run", "run")
     assert open_latest(tmp_path / "run").steps() == [2, 3]
 
 
 def test_loss_is_logged_once_an_epoch_at_least_and_the_same_after_a_break(tmp_path, monkeypatch):
     config = tiny_config(num_steps=5, batch_size=640, log_every_steps=50)  # two steps an epoch
-    train(config, tmp_path / "unbroken", "run")
+    train(options_of(config), tmp_path / "unbroken", "run")
     log = records(tmp_path / "unbroken")
     assert [record["step"] for record in log if "train_loss" in record] == [2, 4, 5]
 
@@ -491,14 +491,14 @@ def test_loss_is_logged_once_an_epoch_at_least_and_the_same_after_a_break(tmp_pa
             yield make(step)
 
     monkeypatch.setattr(loop, "prefetch", batches)
-    assert train(config, tmp_path / "run", "run").step == 3
+    assert train(options_of(config), tmp_path / "run", "run").step == 3
     monkeypatch.undo()
-    train(config, tmp_path / "run", "run")
+    train(options_of(config), tmp_path / "run", "run")
     assert records(tmp_path / "run") == log
 
 
 def test_class_without_a_validation_image_is_named(tmp_path, capfd):
-    train(tiny_config(num_steps=1, validation_fraction=0.002), tmp_path / "run", "run")
+    train(options_of(tiny_config(num_steps=1, validation_fraction=0.002)), tmp_path / "run", "run")
     errors = capfd.readouterr().err
     (line,) = (line for line in errors.splitlines() if line.startswith("warning: "))
     assert "no validation image of " in line
@@ -511,7 +511,7 @@ def test_metric_that_is_not_a_number_is_never_the_best(tmp_path, monkeypatch):
         return {**result, "loss": float("nan"), "accuracy": 1.0} if int(state.step) == 2 else result
 
     monkeypatch.setattr(evaluator, "evaluate", nan_at_step_2)
-    train(tiny_config(num_steps=3), tmp_path / "run", "run")
+    train(options_of(tiny_config(num_steps=3)), tmp_path / "run", "run")
     (best,) = (tmp_path / "run" / "best").iterdir()
     assert best.name != "2"
 
@@ -524,39 +524,39 @@ def test_failed_save_stops_the_run_with_its_reason(tmp_path, monkeypatch):
     config = tiny_config(num_steps=500, checkpoint_every_steps=1)
     config.validation_fraction = 0.0
     with pytest.raises(RunError, match=r"checkpoint .*/checkpoints/1 could not be written: .*No space left on device"):
-        train(config, tmp_path / "run", "run")
+        train(options_of(config), tmp_path / "run", "run")
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
     assert max(record["step"] for record in records(tmp_path / "run")) < 5
     monkeypatch.undo()
     config.num_steps = 2
-    assert train(config, tmp_path / "run", "run").step == 2
+    assert train(options_of(config), tmp_path / "run", "run").step == 2
 
 
 def test_run_stops_after_its_minutes_and_continues_without_them(tmp_path):
     config = tiny_config(num_steps=3)
     config.stop_after_minutes = 1e-9
-    result = train(config, tmp_path / "run", "run")
+    result = train(options_of(config), tmp_path / "run", "run")
     assert (result.step, result.interrupted_by) == (1, "config.stop_after_minutes=1e-09")
     assert (tmp_path / "run" / "checkpoints" / "1").is_dir()
     config.stop_after_minutes = 0.0
-    assert train(config, tmp_path / "run", "run").step == 3
+    assert train(options_of(config), tmp_path / "run", "run").step == 3
 
 
 def test_run_begun_before_a_field_was_there_has_its_default(tmp_path):
     config = tiny_config(num_steps=1)
-    train(config, tmp_path / "run", "run")
+    train(options_of(config), tmp_path / "run", "run")
     path = tmp_path / "run" / "config.json"
     values = json.loads(path.read_text())
     del values["max_skipped_updates"], values["augment"]["mixup"]
     path.write_text(json.dumps(values))
     assert evaluate_run(tmp_path / "run")["step"] == 1
     config.num_steps = 2
-    assert train(config, tmp_path / "run", "run").step == 2
+    assert train(options_of(config), tmp_path / "run", "run").step == 2
     del values["augment"]["cutout_size"]
     path.write_text(json.dumps(values))
     config.augment.cutout_size = 2
     with pytest.raises(ValueError, match=r"config.augment.cutout_size is 0 there and 2 here"):
-        train(config, tmp_path / "run", "run")
+        train(options_of(config), tmp_path / "run", "run")
 
 
 def test_evaluate_gives_the_runs_own_figures(unbroken, capfd):
@@ -614,9 +614,9 @@ def test_averages_parts_and_precise_statistics_are_resumed_judged_and_evaluated(
         "batch_size": 80, "num_steps": 6, "accumulation_steps": 2, "ema_decay": 0.5, "precise_bn_batches": 2,
         "batch_norm": "local",
     }  # fmt: skip
-    unbroken = train(tiny_config(**more), tmp_path / "unbroken", "run")
-    train(tiny_config(**{**more, "num_steps": 3}), tmp_path / "run", "run")
-    continued = train(tiny_config(**more), tmp_path / "run", "run")
+    unbroken = train(options_of(tiny_config(**more)), tmp_path / "unbroken", "run")
+    train(options_of(tiny_config(**{**more, "num_steps": 3})), tmp_path / "run", "run")
+    continued = train(options_of(tiny_config(**more)), tmp_path / "run", "run")
     assert continued.digest == unbroken.digest
     at_the_end = [
         {name: value for record in result.records if record["step"] == 6 for name, value in record.items()}
@@ -649,10 +649,10 @@ def test_wrong_config_leaves_nothing_and_the_right_one_begins(tmp_path):
     config = tiny_config(num_steps=1)
     config.learning_rate_factors.layer9 = 0.1
     with pytest.raises(ValueError, match="no layer 'layer9' is trained"):
-        train(config, tmp_path / "run", "run")
+        train(options_of(config), tmp_path / "run", "run")
     assert not (tmp_path / "run").exists()
     config = tiny_config(num_steps=1)
     config.learning_rate_factors.layer1 = 0.1
-    assert train(config, tmp_path / "run", "run").step == 1
+    assert train(options_of(config), tmp_path / "run", "run").step == 1
     with pytest.raises(ValueError, match="keeps no moving average: leave out --no_average"):
         evaluate_run(tmp_path / "run", average=False)

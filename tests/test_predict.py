@@ -32,6 +32,7 @@ from resnet_jax.inference.gradcam import explain, overlay
 from resnet_jax.inference.predict import Failure, _num_rows, predict
 from resnet_jax.inference.predictor import open_run, open_weights, restore_run
 from resnet_jax.plotting.contact_sheet import READABLE
+from resnet_jax.training.experiment import options_of
 from resnet_jax.training.run import train
 from resnet_jax.weights.info import WeightsInfo
 
@@ -342,7 +343,7 @@ def digits_run(tmp_path_factory):
         config[name] = value
     config.warmup_epochs = 0.0
     workdir = tmp_path_factory.mktemp("run") / "run"
-    train(config, workdir, "run")
+    train(options_of(config), workdir, "run")
     return workdir
 
 

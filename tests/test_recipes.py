@@ -7,7 +7,7 @@ import pytest
 
 from resnet_jax.config import configs_dir, flatten, load_config
 from resnet_jax.distributed.mesh import shard_batch
-from resnet_jax.training.experiment import build_experiment, build_schedule
+from resnet_jax.training.experiment import build_experiment, build_schedule, options_of
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 
 IMAGENET = {
@@ -114,7 +114,7 @@ def test_second_recipe_of_torchvision_has_its_average():
 def rates(config, num_train, *epochs):
     """The learning rate at the first step of each epoch, of an epoch of num_train // batch_size steps."""
     steps = num_train // config.batch_size
-    schedule = build_schedule(config, config.num_epochs * steps, steps)
+    schedule = build_schedule(options_of(config), config.num_epochs * steps, steps)
     return [float(schedule(round(epoch * steps))) for epoch in epochs]
 
 
@@ -160,7 +160,7 @@ def test_recipe_runs_three_steps_on_tiny_images(name, image_folder):
     config.num_epochs, config.num_steps, config.decay_epochs, config.decay_steps = 0, 40, (), (30,)
     config.warmup_epochs, config.warmup_steps = 0.0, min(config.warmup_steps, 20)
     config.model_args.stage_sizes, config.model_args.num_filters = (1,), 8  # the recipe's network, with one block
-    experiment = build_experiment(config, jax.devices()[:1])
+    experiment = build_experiment(options_of(config), jax.devices()[:1])
     state = init_run_state(experiment)
     before = jax.tree.map(np.asarray, state.params)
     step = jit_train_step(experiment)

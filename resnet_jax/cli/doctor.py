@@ -38,11 +38,12 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 def _examine(arguments: argparse.Namespace) -> list[Finding]:
     from resnet_jax.config import load_config
     from resnet_jax.preflight.doctor import examine
+    from resnet_jax.training.experiment import options_of
 
     if arguments.config is None:
         return examine(None, None)
-    config = load_config(arguments.config, arguments.overrides)
-    return examine(config, run_folder(arguments.workdir, arguments.config))
+    options = options_of(load_config(arguments.config, arguments.overrides))
+    return examine(options, run_folder(arguments.workdir, arguments.config))
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> int:

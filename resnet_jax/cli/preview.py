@@ -22,11 +22,12 @@ def add_command(add: AddCommand) -> None:
 
 def run_preview(arguments: argparse.Namespace) -> int:
     """Writes a picture of a batch as the network sees it."""
+    from resnet_jax.config import load_config
     from resnet_jax.inference.preview import preview
+    from resnet_jax.training.experiment import options_of
 
     result = preview(
-        arguments.config,
-        arguments.overrides,
+        options_of(load_config(arguments.config, arguments.overrides)),
         expand(arguments.to),
         split=arguments.split,
         step=arguments.step,

@@ -16,8 +16,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_bytes, format_duration, format_number
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
+    from resnet_jax.training.experiment import Options
     from resnet_jax.training.loop import RunResult
 
 RESULT_FIELDS = (
@@ -43,19 +42,20 @@ def add_command(add: AddCommand) -> None:
 def run_train(arguments: argparse.Namespace) -> int:
     """Trains a network, or continue a run; or prints what that would take."""
     from resnet_jax.config import load_config
+    from resnet_jax.training.experiment import options_of
 
     if arguments.json and not arguments.dry_run:
         raise UserError("--json belongs to --dry_run; a run writes its numbers to metrics.jsonl")
 
-    config = load_config(arguments.config, arguments.overrides)
+    options = options_of(load_config(arguments.config, arguments.overrides))
     name = Path(arguments.config).stem
     workdir = run_folder(arguments.workdir, arguments.config)
     if arguments.dry_run:
-        return _print_dry_run(config, workdir, arguments.json)
+        return _print_dry_run(options, workdir, arguments.json)
 
     from resnet_jax.training.run import train
 
-    result = train(config, workdir, name)
+    result = train(options, workdir, name)
     if result.interrupted_by:
         return _say_interruption(result, workdir)
     final: dict[str, Any] = {}
@@ -83,11 +83,11 @@ def _say_interruption(result: "RunResult", workdir: Path) -> int:
     return EXIT_INTERRUPTED
 
 
-def _print_dry_run(config: "ConfigDict", workdir: Path, as_json: bool) -> int:
-    """Prints what a run of `config` in `workdir` would take, as a table or one JSON object."""
+def _print_dry_run(options: "Options", workdir: Path, as_json: bool) -> int:
+    """Prints what a run of `options` in `workdir` would take, as a table or one JSON object."""
     from resnet_jax.preflight.dry_run import dry_run
 
-    result = dry_run(config, workdir)
+    result = dry_run(options, workdir)
     if as_json:
         print(json.dumps(result))
         return EXIT_DONE

@@ -5,13 +5,25 @@ A run's position in its data is its step number alone: nothing else has to be sa
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 
 from resnet_jax.data.source import Keys, Source
 from resnet_jax.errors import UserError
+from resnet_jax.ranges import POSITIVE, SEED
 
 Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How images make batches, and the seed of their order and of all else that is drawn."""
+
+    batch_size: Annotated[int, POSITIVE]  # over all devices
+    accumulation_steps: Annotated[int, POSITIVE]  # the parts of a batch that pass one after the other
+    repeated_augmentation: Annotated[int, POSITIVE]  # how often an epoch takes each of its images
+    seed: Annotated[int, SEED]
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:

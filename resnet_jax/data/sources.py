@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess, TenCrop
 from resnet_jax.errors import UserError, check_choice, suggestion
+from resnet_jax.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_NUMBERS, THREE_NUMBERS, OneOf, at_most
 
 DIGITS_NAMES = tuple("0123456789")
 # The held-out validation images are the same whatever the run's seed, so that runs can be compared.
@@ -24,6 +26,8 @@ SPLITS = ("train", "validation", "test")
 # Images of one size are read into memory if all of them take no more than this; larger sets are decoded as they go.
 MEMORY_LIMIT = 2**30
 MOST_CLASSES_NAMED = 5
+IMAGE_SIZE = 224  # of encoded images, where the options leave it open
+RESIZE_BY_CROP = 256 / 224
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,46 @@ class DatasetOptions:
             self.threads,
             self.bad_images,
             apply_exif_orientation=self.apply_exif_orientation,
+        )
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images a run has, how they are read, and how they are normalised."""
+
+    dataset: str
+    data_dir: str
+    num_classes: Annotated[int, NOT_NEGATIVE]  # 0: as many as the data set has
+    image_size: Annotated[int, NOT_NEGATIVE, at_most(8192)]
+    resize: Annotated[int, NOT_NEGATIVE, at_most(8192)]
+    interpolation: str
+    exif_rotation: bool
+    max_bad_images: Annotated[int, NOT_NEGATIVE]
+    decode_threads: Annotated[int, NOT_NEGATIVE, at_most(1024)]
+    validation_fraction: Annotated[float, FRACTION]
+    normalize: Annotated[str, OneOf(("channel", "pixel"))]
+    mean: Annotated[tuple[float, float, float], THREE_NUMBERS]
+    std: Annotated[tuple[float, float, float], THREE_NUMBERS, POSITIVE_NUMBERS]
+
+    @property
+    def crop(self) -> int:
+        """The side in pixels of what evaluation cuts out of encoded images."""
+        return self.image_size or IMAGE_SIZE
+
+    def preprocess(self) -> Preprocess:
+        """Returns what evaluation makes of encoded images. Raises UserError (a ValueError) if that is impossible."""
+        resize = self.resize or round(self.crop * RESIZE_BY_CROP)
+        return Preprocess(resize, self.crop, self.interpolation, self.mean, self.std)
+
+    def reading(self) -> DatasetOptions:
+        """Returns how the images are read, with threads and a count of bad images of its own."""
+        return DatasetOptions(
+            self.data_dir,
+            self.image_size,
+            self.preprocess(),
+            self.exif_rotation,
+            DecodeThreads(self.decode_threads),
+            BadImages(self.max_bad_images),
         )
 
 

@@ -22,7 +22,7 @@ from resnet_jax.filesystem import check_folder, expand
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.predictor import AS_THEY_ARE, Channels, TrainedModel, open_run, open_weights
 from resnet_jax.training.evaluation import evaluate
-from resnet_jax.training.images import load_judging_images, make_dataset_options
+from resnet_jax.training.images import load_judging_images
 from resnet_jax.training.jit_steps import jit_per_example_eval_step
 from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids
 
@@ -50,16 +50,15 @@ def evaluate_run(
     """
     _check_report(report)
     trained = open_run(workdir, which, average=average)
-    config, mean = trained.config, trained.normalization.mean
-    assert config is not None
-    if data_dir is not None:
-        config.data_dir = data_dir
-    size = config.image_size if trained.preprocess == AS_THEY_ARE else 0  # to which only images in memory are enlarged
+    options, mean = trained.options, trained.normalization.mean
+    assert options is not None
+    images = options.images if data_dir is None else replace(options.images, data_dir=data_dir)
+    size = images.image_size if trained.preprocess == AS_THEY_ARE else 0  # to which only images in memory are enlarged
     preprocess = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
-    reading = replace(make_dataset_options(config), image_size=size, preprocess=preprocess)
+    reading = replace(images.reading(), image_size=size, preprocess=preprocess)
     if data is None:
-        source, split = load_judging_images(config, reading)
-        data = f"{config.dataset}:{split}"
+        source, split = load_judging_images(images, reading)
+        data = f"{images.dataset}:{split}"
         if source.class_names != trained.class_names:
             raise UserError(
                 f"{data} has the classes {', '.join(source.class_names[:3])} …, the run in {workdir} "
@@ -72,7 +71,7 @@ def evaluate_run(
             f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
             f"--data {data} has images of shape {source.image_shape}"
         )
-    return _evaluate(trained, source, data, config.batch_size, report)
+    return _evaluate(trained, source, data, options.batches.batch_size, report)
 
 
 def evaluate_weights(

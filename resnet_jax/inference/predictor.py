@@ -10,13 +10,11 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 from PIL import Image
 
 from resnet_jax.checkpoint.fallback import read_latest
 from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.items import NUM_LOOKS
-from resnet_jax.config import config_from_dict
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
@@ -26,7 +24,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import RGB
 from resnet_jax.models.variants import default_image_size
 from resnet_jax.training.checkpointer import restore_variables
-from resnet_jax.training.experiment import build_model
+from resnet_jax.training.experiment import Options, build_model, stored_options
 from resnet_jax.training.images import Normalization
 from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.train_state import TrainState, create_train_state
@@ -44,7 +42,7 @@ AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0
 class TrainedRun:
     """A run's model with its trained weights, and what it takes to feed it."""
 
-    config: ConfigDict
+    options: Options
     model: ResNet
     mesh: Mesh
     state: TrainState  # without the optimizer's; with the moving average, if the run keeps one
@@ -60,7 +58,7 @@ class TrainedModel:
 
     load: reads the weights, when `state` is first asked for. preprocess: of encoded images. image_size: side in pixels
     of the images that the network was trained with. class_names: empty if unknown. origin: what results say of where it
-    comes from, of plain values. upright: images are rotated as EXIF says. config: the run's; None of imported weights.
+    comes from, of plain values. upright: images are rotated as EXIF says. options: the run's; None of imported weights.
     """
 
     model: ResNet
@@ -72,7 +70,7 @@ class TrainedModel:
     class_names: tuple[str, ...]
     origin: dict[str, Any]
     apply_exif_orientation: bool = False
-    config: ConfigDict | None = None
+    options: Options | None = None
 
     @cached_property
     def state(self) -> TrainState:
@@ -125,7 +123,7 @@ def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> T
         raise UserError(f"the run in {workdir} keeps no moving average: leave out --no_average")
     average = average and run.state.averaging is not None
     mean_image = run.normalization.mean.shape if run.normalization.mean.ndim == 3 else (0,)
-    image_size = mean_image[0] or run.config.image_size or default_image_size(run.config.model)
+    image_size = mean_image[0] or run.options.images.image_size or default_image_size(run.options.model.model)
     return TrainedModel(
         run.model,
         run.state.averaged if average else lambda: run.state,
@@ -135,8 +133,8 @@ def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> T
         image_size,
         run.class_names,
         {"workdir": str(workdir), "checkpoint": which, "step": run.step, "average": average},
-        apply_exif_orientation=run.config.exif_rotation,
-        config=run.config,
+        apply_exif_orientation=run.options.images.exif_rotation,
+        options=run.options,
     )
 
 
@@ -193,13 +191,13 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
 
     Raises UserError (a ValueError) if there is no such run or checkpoint.
     """
-    config = config_from_dict(sync_errors(lambda: read_config(workdir)))
+    options = stored_options(sync_errors(lambda: read_config(workdir)))
     mesh = make_mesh()
     checkpoints, others = open_latest(workdir), open_best(workdir)
     if which == "best":
         checkpoints, others = others, checkpoints
     try:
-        position, state, step = _restore(checkpoints, others, config, mesh)
+        position, state, step = _restore(checkpoints, others, options, mesh)
     except DamagedCheckpointError as error:
         remedy = "bring it back from a copy, or train anew in another --workdir"
         if others.steps():
@@ -207,10 +205,10 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
             remedy = f"give --checkpoint {other}, or train on, which sets the damaged one aside"
         raise UserError(f"{error}; {remedy}") from error
     class_names = tuple(position["class_names"])
-    model = build_model(config, len(class_names))
+    model = build_model(options, len(class_names))
     stored = position["preprocess"]
     return TrainedRun(
-        config,
+        options,
         model,
         mesh,
         state,
@@ -226,14 +224,14 @@ class _RemovedStepError(Exception):
 
 
 def _restore(
-    checkpoints: CheckpointFolder, others: CheckpointFolder, config: ConfigDict, mesh: Mesh
+    checkpoints: CheckpointFolder, others: CheckpointFolder, options: Options, mesh: Mesh
 ) -> tuple[Any, TrainState, int]:
     """The position and state of the last step that is what was saved, and its number; a run may be saving meanwhile."""
 
     def read(folder: CheckpointFolder, step: int) -> tuple[Any, TrainState, int]:
         position = folder.position(step)
-        model = build_model(config, len(position["class_names"]))
-        return position, _restore_variables(folder, step, model, config, mesh), step
+        model = build_model(options, len(position["class_names"]))
+        return position, _restore_variables(folder, step, model, options, mesh), step
 
     def on_damaged(folder: CheckpointFolder, step: int, error: DamagedCheckpointError) -> None:
         steps = folder.steps()
@@ -265,11 +263,11 @@ def _remedy(checkpoints: CheckpointFolder, others: CheckpointFolder) -> str:
 
 
 def _restore_variables(
-    checkpoints: CheckpointFolder, step: int, model: ResNet, config: ConfigDict, mesh: Mesh
+    checkpoints: CheckpointFolder, step: int, model: ResNet, options: Options, mesh: Mesh
 ) -> TrainState:
     """The state of `step` without the optimizer's part, replicated on the mesh; nothing is drawn or compiled."""
     whole = replicated(mesh)
-    shapes = init_train_state(model, optax.identity(), config, mesh, shapes_only=True)
+    shapes = init_train_state(model, optax.identity(), options, mesh, shapes_only=True)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
     restored = restore_variables(checkpoints, template, step)
     start = np.zeros((), shapes.step.dtype)

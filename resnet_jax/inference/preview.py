@@ -7,20 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.config import load_config
 from resnet_jax.data.batches import EvalBatches, TrainBatches
 from resnet_jax.data.sources import SPLITS
 from resnet_jax.distributed.processes import warn_once
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.plotting.contact_sheet import Cell, Line, check_picture, draw_sheet, save_picture
-from resnet_jax.training.images import Normalization, augmenter, load_images, make_normalization, normalizer
+from resnet_jax.training.experiment import Options, load_images
+from resnet_jax.training.images import Normalization, augmenter, make_normalization, normalizer
 
 SHARE_SHOWN = 0.01  # of a mixed target
 
 
 def preview(
-    config_name: str,
-    overrides: Sequence[str],
+    options: Options,
     target: Path,
     *,
     split: str = "train",
@@ -29,43 +28,43 @@ def preview(
 ) -> dict[str, object]:
     """{"picture", "split", "step", "images", "size"}: a picture of the first images of a batch, written to `target`.
 
-    The batch is that of `step` (from 0) of the config's run, augmented and normalised as there, and shown with the
+    The batch is that of `step` (from 0) of the options' run, augmented and normalised as there, and shown with the
     normalisation undone; of "validation" and "test" it is the step'th batch of the evaluation. Mixed images are
-    labelled with both classes and their shares. Raises UserError (a ValueError) for a config that makes no batch, a
+    labelled with both classes and their shares. Raises UserError (a ValueError) for options that make no batch, a
     split or batch that there is not, and a target that is no image file.
     """
     check_choice("split", split, SPLITS)
     check_picture(target)
     if step < 0 or num_images < 1:
         raise UserError(f"step={step} must be at least 0 and num_images={num_images} at least 1")
-    config = load_config(config_name, overrides)
-    splits = load_images(config)
+    images_of, batching, dtype = options.images, options.batches, options.model.dtype
+    splits = load_images(options)
     source = getattr(splits, split)
     if source is None:
-        raise UserError(f"{config.dataset} has no {split} images")
-    normalization = make_normalization(config, splits.train)
+        raise UserError(f"{images_of.dataset} has no {split} images")
+    normalization = make_normalization(images_of, splits.train)
     if split == "train":
-        size = min(config.batch_size, len(source))
-        if size < config.batch_size:
-            warn_once(f"a run needs config.batch_size={config.batch_size} training images, and there are {size}")
-        batch = TrainBatches(source, size, config.seed, num_repeats=config.repeated_augmentation)[step]
-        prepare = jax.jit(augmenter(config, normalization, source.num_classes))
+        size = min(batching.batch_size, len(source))
+        if size < batching.batch_size:
+            warn_once(f"a run needs config.batch_size={batching.batch_size} training images, and there are {size}")
+        batch = TrainBatches(source, size, batching.seed, num_repeats=batching.repeated_augmentation)[step]
+        prepare = jax.jit(augmenter(options.augment, batching, normalization, source.num_classes, dtype))
         prepared = jax.device_get(prepare(batch, step))
         images, labels = prepared["image"], prepared["label"]
     else:
-        batches = EvalBatches(source, config.batch_size)
+        batches = EvalBatches(source, batching.batch_size)
         if step >= len(batches):
             raise UserError(f"step={step} must be less than the {len(batches)} batches of the {split} images")
         batch = batches[step]
         shown = batch["mask"] > 0
-        normalized = normalizer(normalization, config.dtype)
+        normalized = normalizer(normalization, dtype)
         images, labels = normalized(jnp.asarray(batch["image"][shown])), batch["label"][shown]
     pixels = _displayed(np.asarray(images[:num_images]), normalization)
     captions = [_caption(label, source.class_names) for label in labels[:num_images]]
     cells = [Cell(image, (Line(caption),)) for image, caption in zip(pixels, captions, strict=True)]
     save_picture(draw_sheet(cells), target)
-    size = f"{pixels.shape[2]}x{pixels.shape[1]}"
-    return {"picture": str(target), "split": split, "step": step, "images": len(pixels), "size": size}
+    shape = f"{pixels.shape[2]}x{pixels.shape[1]}"
+    return {"picture": str(target), "split": split, "step": step, "images": len(pixels), "size": shape}
 
 
 def _displayed(images: np.ndarray, normalization: Normalization) -> np.ndarray:

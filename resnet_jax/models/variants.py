@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from resnet_jax.errors import UserError, suggestion
@@ -19,6 +20,16 @@ IMAGENET_STAGES: dict[int, dict[str, Any]] = {
 
 
 DEPTHS = (18, 34, 50, 101, 152)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Which network a run trains: a name, the arguments of `ResNet` over it, and two that stand by themselves."""
+
+    model: str
+    model_args: Mapping[str, Any]
+    dtype: str
+    batch_norm: str
 
 
 def _cifar(depth: int, block_cls: str = "basic", **arguments: Any) -> dict[str, Any]:

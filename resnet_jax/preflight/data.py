@@ -4,44 +4,44 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.source import Source
-from resnet_jax.data.sources import Splits, load_digits, missing_classes
+from resnet_jax.data.sources import ImageOptions, Splits, load_digits, missing_classes
 from resnet_jax.data.tfds.builder import data_root
 from resnet_jax.data.tfds.requirements import Needs, prepared_sets
 from resnet_jax.preflight.dummy_data import missing_needs
 from resnet_jax.preflight.finding import Finding, error, ok, warning
-from resnet_jax.training.images import load_images
+from resnet_jax.training.experiment import Options, load_images
 
 MOST_CLASSES_SHOWN = 5
 
 
 @dataclass
 class Images:
-    """What is known of the config's images after `check_images`: they themselves, or what they would need."""
+    """What is known of a run's images after `check_images`: they themselves, or what they would need."""
 
     splits: Splits | None = None
     needs: Needs | None = None
 
 
-def check_images(config: ConfigDict, images: Images) -> Iterator[Finding]:
-    """The config's images; fills `images`. Raises UserError (a ValueError) as train for what cannot be used."""
-    images.needs = missing_needs(config)
+def check_images(options: Options, images: Images) -> Iterator[Finding]:
+    """The options' images; fills `images`. Raises UserError (a ValueError) as train for what cannot be used."""
+    named = options.images
+    images.needs = missing_needs(named)
     if (needs := images.needs) is not None:
         tell = warning if needs.by_itself else error
-        yield tell("data", f"{config.dataset} is not prepared in {needs.where}", needs.remedy)
+        yield tell("data", f"{named.dataset} is not prepared in {needs.where}", needs.remedy)
         return
-    if config.dataset == "folder" and not config.data_dir:
+    if named.dataset == "folder" and not named.data_dir:
         yield error(
             "data", "config.dataset='folder' and no config.data_dir", "--config.data_dir=DIR, of DIR/<class>/<image>"
         )
         return
-    images.splits = splits = load_images(config)
+    images.splits = splits = load_images(options)
     sources = {"training": splits.train, "validation": splits.validation, "test": splits.test}
     counts = ", ".join(f"{len(source):,} {name}" for name, source in sources.items() if source is not None)
-    yield ok("data", f"{_place(config)}: {counts} images of {_classes(splits.train)}")
+    yield ok("data", f"{_place(named)}: {counts} images of {_classes(splits.train)}")
     for source in sources.values():
         if isinstance(source, EncodedSource):
             pixels = source.read(np.array([0])).image[0]
@@ -62,10 +62,10 @@ def check_known_sets() -> Iterator[Finding]:
     yield ok("tfds", f"prepared in {data_root('')}: {', '.join(names) or 'none'}")
 
 
-def _place(config: ConfigDict) -> str:
-    if config.dataset == "folder":
-        return config.data_dir
-    return config.dataset if config.dataset == "digits" else f"{config.dataset} in {data_root(config.data_dir)}"
+def _place(images: ImageOptions) -> str:
+    if images.dataset == "folder":
+        return images.data_dir
+    return images.dataset if images.dataset == "digits" else f"{images.dataset} in {data_root(images.data_dir)}"
 
 
 def _classes(source: Source) -> str:

@@ -1,4 +1,4 @@
-"""What computes: devices, convolutions, cores, and whether the config's batch goes with them."""
+"""What computes: devices, convolutions, cores, and whether a run's batch goes with them."""
 
 import os
 import platform
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import jax
-from ml_collections import ConfigDict
 
+from resnet_jax.data.batches import BatchOptions
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
 from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_bytes
@@ -48,16 +48,16 @@ def device_memory(device: jax.Device) -> int | None:
     return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
 
 
-def check_batch(config: ConfigDict) -> Iterator[Finding]:
-    """Whether the devices can share the config's batch."""
+def check_batch(options: BatchOptions) -> Iterator[Finding]:
+    """Whether the devices can share a batch."""
     mesh = make_mesh()
     num_devices = mesh.devices.size
     try:
-        check_batch_size(config.batch_size, mesh, config.accumulation_steps)
-        yield ok("batch", f"{config.batch_size} images, {config.batch_size // num_devices} on each device")
+        check_batch_size(options.batch_size, mesh, options.accumulation_steps)
+        yield ok("batch", f"{options.batch_size} images, {options.batch_size // num_devices} on each device")
     except UserError as reason:
-        divisor = num_devices * config.accumulation_steps
-        near = max(round(config.batch_size / divisor), 1) * divisor
+        divisor = num_devices * options.accumulation_steps
+        near = max(round(options.batch_size / divisor), 1) * divisor
         yield refused("batch", reason, f"--config.batch_size={near}")
 
 

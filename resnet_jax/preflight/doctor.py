@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from resnet_jax.preflight.data import Images, check_images, check_known_sets
 from resnet_jax.preflight.devices import check_batch, check_devices
 from resnet_jax.preflight.dummy_data import dummy_data
@@ -12,11 +10,11 @@ from resnet_jax.preflight.finding import ERROR, Finding, checked, ok
 from resnet_jax.preflight.folders import check_cache, check_home, check_workdir
 from resnet_jax.preflight.space import check_disk, check_memory
 from resnet_jax.preflight.weights import check_weights
-from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.experiment import Experiment, Options, build_experiment
 
 
-def examine(config: ConfigDict | None, workdir: Path | None) -> list[Finding]:
-    """What is found of this machine besides its packages, and of what `config`, if given, needs for a run in `workdir`.
+def examine(options: Options | None, workdir: Path | None) -> list[Finding]:
+    """What is found of this machine besides its packages, and of what a run of `options`, if given, needs in `workdir`.
 
     A check that fails in a way that nobody foresaw is an error among the others.
     """
@@ -26,27 +24,27 @@ def examine(config: ConfigDict | None, workdir: Path | None) -> list[Finding]:
         *checked("compiled", check_cache),
         *checked("home", check_home),
     ]
-    if config is None:
+    if options is None:
         return findings + checked("data", check_known_sets)
     assert workdir is not None
     images = Images()
-    findings += checked("data", lambda: check_images(config, images))
+    findings += checked("data", lambda: check_images(options, images))
     if devices[0].status == ERROR:  # without them nothing else can be told
         return findings
-    findings += checked("batch", lambda: check_batch(config))
+    findings += checked("batch", lambda: check_batch(options.batches))
     experiments: list[Experiment] = []
 
     def check_config() -> Iterator[Finding]:
-        experiments.append(_build(config, images))
-        model = experiments[0].model
-        yield ok("config", f"{config.model} of {model.num_classes} classes, {config.dtype}, {config.optimizer}")
+        experiments.append(_build(options, images))
+        named, num_classes = options.model, experiments[0].model.num_classes
+        yield ok("config", f"{named.model} of {num_classes} classes, {named.dtype}, {options.optimizer.optimizer}")
 
     told = [finding.found for finding in findings]
     findings += [finding for finding in checked("config", check_config) if finding.found not in told]
     for experiment in experiments:
         findings += _examine_needs(experiment, workdir, images)
     own = experiments[0] if experiments and images.splits is not None else None
-    return findings + checked("workdir", lambda: check_workdir(config, workdir, own))
+    return findings + checked("workdir", lambda: check_workdir(options, workdir, own))
 
 
 def _examine_needs(experiment: Experiment, workdir: Path, images: Images) -> list[Finding]:
@@ -60,9 +58,9 @@ def _examine_needs(experiment: Experiment, workdir: Path, images: Images) -> lis
     ]
 
 
-def _build(config: ConfigDict, images: Images) -> Experiment:
+def _build(options: Options, images: Images) -> Experiment:
     if images.splits is not None:
-        return build_experiment(config, splits=images.splits)
+        return build_experiment(options, splits=images.splits)
     if images.needs is not None:
-        return dummy_data(config, images.needs.num_classes, images.needs.image_shape)
-    return dummy_data(config)
+        return dummy_data(options, images.needs.num_classes, images.needs.image_shape)
+    return dummy_data(options)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.data.batches import EvalBatches
@@ -19,11 +18,10 @@ from resnet_jax.errors import UserError
 from resnet_jax.models.summary import num_elements, summarize_model
 from resnet_jax.preflight.dummy_data import dummy_data, missing_needs, missing_weights
 from resnet_jax.preflight.memory import estimate_memory, state_bytes, training_image_shape
-from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.features import has_fixed_features
 from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_eval_step, jit_train_step
-from resnet_jax.training.periods import Periods
 from resnet_jax.training.resume import check_run, continues_after
 from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import check_unlocked
@@ -37,8 +35,8 @@ MOST_SECONDS = 60.0  # then fewer steps must do
 NUM_UNTIMED = 1 + DEPTH
 
 
-def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """What `train` of this config in `workdir` would take; nothing is written, prepared or downloaded.
+def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
+    """What `train` with these options in `workdir` would take; nothing is written, prepared or downloaded.
 
     Returns "model", "image_shape", "shapes" (of the stages), "parameters", "trainable" (numbers of them), "macs" (of
     one image's forward pass), "images" by split, "num_classes", "steps_per_epoch", "num_steps", "continues_after" (the
@@ -53,28 +51,28 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """
     if jax.process_count() > 1:
         raise UserError("--dry_run is of one process: leave out --num_processes and what starts the others")
-    check_run(workdir, config)
+    check_run(workdir, options)
     check_unlocked(workdir)
-    if (needs := missing_needs(config)) is not None:
-        dummy_data(config, needs.num_classes, needs.image_shape)  # its own errors come first, as in training
+    if (needs := missing_needs(options.images)) is not None:
+        dummy_data(options, needs.num_classes, needs.image_shape)  # its own errors come first, as in training
         raise UserError(
-            f"config.dataset={config.dataset!r} is not prepared in {needs.where}, which a dry run leaves to train: "
-            f"{needs.remedy}"
+            f"config.dataset={options.images.dataset!r} is not prepared in {needs.where}, which a dry run leaves to "
+            f"train: {needs.remedy}"
         )
-    experiment = build_experiment(config)
+    experiment = build_experiment(options)
     done = continues_after(experiment, workdir)
     is_new = open_latest(workdir).latest_step() is None  # only then does train need the weights to begin from
-    if is_new and (missing := missing_weights(config)) is not None:
+    if is_new and (missing := missing_weights(options)) is not None:
         raise UserError(
-            f"config.finetune.weights={config.finetune.weights!r} is not downloaded, which a dry run leaves to train: "
+            f"config.finetune.weights={options.finetune.weights!r} is not downloaded, which a dry run leaves to train: "
             f"run that, or put {missing.name} into {missing.parent}"
         )
-    periods = Periods.of(experiment)
+    periods, batch_size = experiment.periods, experiment.batches.batch_size
     every = {"validation": periods.validate_every, "test": periods.test_every, "checkpoint": periods.save_every}
     due = {name: periods.num_due(steps, done) for name, steps in every.items()}
     images = {"train": experiment.batches.source, "validation": experiment.validation, "test": experiment.test}
     image_shape = training_image_shape(experiment)
-    initial = load_initial(config, experiment.model, experiment.class_names) if is_new else None
+    initial = load_initial(options, experiment.model, experiment.class_names) if is_new else None
     state = init_run_state(experiment, begin_with=initial)
     memory = {**asdict(estimate_memory(experiment)), "checkpoint": state_bytes(state)}
     trainable = num_elements(state.trained(state.params))
@@ -82,18 +80,18 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     on_features = has_fixed_features(experiment)
     if on_features and done < experiment.num_steps:  # each image passes the network once, as in an evaluation
         each = seconds["evaluation_batch"] or seconds["step"]
-        rest = each * sum(-(-len(source) // config.batch_size) for source in images.values() if source is not None)
+        rest = each * sum(-(-len(source) // batch_size) for source in images.values() if source is not None)
     else:
         rest = (experiment.num_steps - done) * seconds["step"]
         rest += sum(due[split] * taken for split, taken in seconds["evaluation"].items())
     return {
-        "model": config.model,
+        "model": options.model.model,
         "image_shape": image_shape,
         **summarize_model(experiment.model, image_shape),
         "trainable": trainable,
         "images": {split: len(source) if source is not None else 0 for split, source in images.items()},
         "num_classes": experiment.batches.source.num_classes,
-        "batch_size": config.batch_size,
+        "batch_size": batch_size,
         "steps_per_epoch": experiment.steps_per_epoch,
         "num_steps": experiment.num_steps,
         "continues_after": done,
@@ -108,7 +106,7 @@ def dry_run(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 
 def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], dict[str, int] | None, int]:
     """Seconds to compile, of a step and of the evaluations; the step's memory; of how many steps. Uses `state` up."""
-    config, mesh, num_parts = experiment.config, experiment.mesh, experiment.config.accumulation_steps
+    mesh, num_parts = experiment.mesh, experiment.batches.num_parts
     train_fn, program = jit_train_step(experiment), None
     first = shard_batch(experiment.batches[0], mesh, num_parts)
     logger.info("compiling the step")
@@ -123,12 +121,12 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
     (state, _), seconds["step"], num_timed = _seconds_each(
         lambda carried, batch: train_fn(carried[0], batch), (state, None), make, NUM_UNTIMED, NUM_STEPS
     )
-    eval_fn = jit_eval_step(experiment.normalization, config.dtype, mesh)
+    eval_fn = jit_eval_step(experiment.normalization, experiment.model.dtype, mesh)
     seconds |= {"evaluation": {}, "evaluation_batch": 0.0}
     for split, source in (("validation", experiment.validation), ("test", experiment.test)):
         if source is None:
             continue
-        batches = EvalBatches(source, config.batch_size)
+        batches = EvalBatches(source, experiment.batches.batch_size)
         one = lambda k, batches=batches: shard_batch(batches[k % len(batches)], mesh)  # noqa: E731
         logger.info(f"timing {NUM_EVAL_BATCHES} batches of the {split} images")
         _, each, _ = _seconds_each(lambda _, batch: eval_fn(state, batch), None, one, 1, NUM_EVAL_BATCHES)

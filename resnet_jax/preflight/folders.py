@@ -4,14 +4,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_bytes
 from resnet_jax.preflight.finding import Finding, ok, refused, warning
 from resnet_jax.runtime import cache_fault, cache_folder, cache_is_off, home
-from resnet_jax.training.experiment import Experiment
+from resnet_jax.training.experiment import Experiment, Options
 from resnet_jax.training.resume import check_run, continues_after
 from resnet_jax.training.workdir import check_unlocked
 
@@ -46,10 +44,10 @@ def check_home() -> Iterator[Finding]:
         yield ok("home", f"{home()} can be written")
 
 
-def check_workdir(config: ConfigDict, workdir: Path, experiment: Experiment | None) -> Iterator[Finding]:
-    """What a run of this config finds in the folder; experiment: the run's own, None if its images are not known."""
+def check_workdir(options: Options, workdir: Path, experiment: Experiment | None) -> Iterator[Finding]:
+    """What a run of these options finds in the folder; experiment: the run's own, None if its images are not known."""
     try:
-        check_run(workdir, config)
+        check_run(workdir, options)
         check_unlocked(workdir)
         step = continues_after(experiment, workdir) if experiment else open_latest(workdir).latest_step()
     except UserError as reason:

@@ -60,18 +60,18 @@ def estimate_memory(experiment: "Experiment") -> StepMemory:
     Where layers are frozen only the order is right: what passes through them depends on the compiler. With
     model_args.remat it is what an accelerator takes: on the CPU XLA keeps more.
     """
-    config = experiment.config
+    batches = experiment.batches
     state = init_run_state(experiment, shapes_only=True)
-    num_rows = config.batch_size // config.accumulation_steps // experiment.mesh.devices.size
+    num_rows = batches.batch_size // batches.num_parts // experiment.mesh.devices.size
     shape = (num_rows, *training_image_shape(experiment))
-    images = jax.ShapeDtypeStruct(shape, jnp.float64 if config.dtype == "float64" else jnp.float32)
+    images = jax.ShapeDtypeStruct(shape, jnp.float64 if experiment.model.dtype == "float64" else jnp.float32)
     labels = jax.ShapeDtypeStruct((num_rows,), jnp.int32)
     return StepMemory(
         parameters=num_bytes(state.params),
         statistics=num_bytes(state.batch_stats),
         average=num_bytes((state.ema_params, state.ema_batch_stats)),
         optimizer=num_bytes(state.opt_state),
-        gradients=num_bytes(state.trained(state.params)) * min(config.accumulation_steps, 2),  # a part's, and the sum
+        gradients=num_bytes(state.trained(state.params)) * min(batches.num_parts, 2),  # a part's, and the sum
         activations=_activation_bytes(experiment.model, state, images, labels),
         images=num_bytes(images) + images.size,
     )

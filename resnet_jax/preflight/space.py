@@ -50,7 +50,7 @@ def check_disk(
 def checkpoints(experiment: "Experiment") -> tuple[int, int]:
     """How many checkpoints lie on the disk at most, one that is being written included, and the bytes of one."""
     state = init_run_state(experiment, shapes_only=True)
-    judged = num_bytes((state.batch_stats, state.ema_batch_stats)) if experiment.config.precise_bn_batches else 0
+    judged = num_bytes((state.batch_stats, state.ema_batch_stats)) if experiment.options.state.precise_bn_batches else 0
     return NUM_LATEST_KEPT + 1 + (experiment.validation is not None), state_bytes(state) + judged
 
 
@@ -71,8 +71,8 @@ def check_memory(experiment: "Experiment") -> Iterator[Finding]:
         yield warning(
             "memory",
             f"{format_bytes(free)} free, {found}",
-            f"lower config.batch_size={experiment.config.batch_size}, or raise config.accumulation_steps="
-            f"{experiment.config.accumulation_steps}",
+            f"lower config.batch_size={experiment.batches.batch_size}, or raise config.accumulation_steps="
+            f"{experiment.batches.num_parts}",
         )
     else:
         yield ok("memory", f"{format_bytes(free)} free, {found}")

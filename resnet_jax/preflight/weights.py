@@ -17,20 +17,21 @@ def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool)
 
     Raises UserError (a ValueError) as train if not. A run that goes on in `workdir` needs none any more.
     """
-    config = experiment.config
-    if not config.finetune.weights or open_latest(workdir).latest_step() is not None:
+    options, named = experiment.options, experiment.options.finetune.weights
+    model_name = options.model.model
+    if not named or open_latest(workdir).latest_step() is not None:
         return
-    if (missing := missing_weights(config)) is not None:
+    if (missing := missing_weights(options)) is not None:
         yield warning(
             "weights",
-            f"{config.finetune.weights} of {config.model} is not downloaded yet",
+            f"{named} of {model_name} is not downloaded yet",
             f"train downloads it, once; without a network put {missing.name} into {missing.parent}",
         )
         return
     if not classes_known:
-        path = find_weights(config.finetune.weights, config.model, download=False)
+        path = find_weights(named, model_name, download=False)
         num_tensors = len(open_weights(path).tensors)
-        yield ok("weights", f"{config.finetune.weights} can be read, and holds {num_tensors} tensors")
+        yield ok("weights", f"{named} can be read, and holds {num_tensors} tensors")
         return
-    load_initial(config, experiment.model, experiment.class_names)
-    yield ok("weights", f"{config.finetune.weights} fits, with config.finetune.head={config.finetune.head}")
+    load_initial(options, experiment.model, experiment.class_names)
+    yield ok("weights", f"{named} fits, with config.finetune.head={options.finetune.head}")

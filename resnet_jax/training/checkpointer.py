@@ -11,7 +11,6 @@ import numpy as np
 from resnet_jax.checkpoint.background_writer import BackgroundWriter
 from resnet_jax.checkpoint.folder import CheckpointFolder
 from resnet_jax.checkpoint.items import AVERAGE, JUDGED, OPTIMIZER, VARIABLES
-from resnet_jax.config import to_json
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.sync import allgather
 from resnet_jax.training.finetuning import finetune_arguments
@@ -108,14 +107,15 @@ class RunMetadata:
             "bad_images": experiment.bad_images.known(),
             **more,
         }
-        config = json.loads(to_json(experiment.config))
-        arguments = {**experiment.config.model_args.to_dict(), **finetune_arguments(experiment.config)}
+        options = experiment.options
+        model = options.model
+        arguments = {**model.model_args, **finetune_arguments(options.finetune, model)}
         del arguments["trainable"]  # that is how it is trained
         return {
             "position": position,
-            "model": {"name": config["model"], "arguments": arguments},
-            "seed": config["seed"],
-            "config": config,
+            "model": {"name": model.model, "arguments": arguments},
+            "seed": options.batches.seed,
+            "config": json.loads(options.written),
             "versions": self.versions,
         }
 

@@ -1,37 +1,108 @@
-"""What a config means: the model, images, schedule and optimizer of a run."""
+"""What a config means: its options, and the model, images, schedule and optimizer of a run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import jax
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from resnet_jax.config import given_fields
-from resnet_jax.data.batches import TrainBatches
+from resnet_jax.config import check_effects, config_from_dict, default_config, given_fields, to_json
+from resnet_jax.config.effects import KnownImages, fields_without_effect
+from resnet_jax.data.batches import BatchOptions, TrainBatches
 from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.source import Source
-from resnet_jax.data.sources import Splits
+from resnet_jax.data.sources import ImageOptions, Splits, load_splits
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
 from resnet_jax.distributed.processes import warn_once
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.variants import create_model
-from resnet_jax.training.finetuning import check_finetune, finetune_arguments, learning_rate_factors
-from resnet_jax.training.images import Normalization, encoded_preprocess, load_images, make_normalization
-from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
-from resnet_jax.training.schedule import SCHEDULES, Schedule, make_schedule
+from resnet_jax.models.variants import ModelOptions, create_model
+from resnet_jax.training.finetuning import FinetuneOptions, check_finetune, finetune_arguments, learning_rate_factors
+from resnet_jax.training.images import (
+    AugmentOptions,
+    Normalization,
+    check_classes,
+    check_options,
+    make_normalization,
+    make_transform,
+)
+from resnet_jax.training.optimizer import OptimizerOptions, make_optimizer
+from resnet_jax.training.periods import PeriodOptions, Periods
+from resnet_jax.training.schedule import SCHEDULES, Schedule, ScheduleOptions, make_schedule
+from resnet_jax.training.train_state import StateOptions
 
-Array = jax.Array
+
+@dataclass(frozen=True)
+class Options:
+    """A run's config, unpacked.
+
+    written: the config as JSON text, for the run's folder and its checkpoints. without_effect: the fields, by their
+    dotted paths, that change nothing, as far as that is known before images are read; check_effects: what images that
+    are there say of them, a line to warn with, or empty. has_given_logging: config.log_every_steps was given on the
+    command line.
+    """
+
+    model: ModelOptions
+    images: ImageOptions
+    augment: AugmentOptions
+    batches: BatchOptions
+    optimizer: OptimizerOptions
+    state: StateOptions
+    schedule: ScheduleOptions
+    periods: PeriodOptions
+    finetune: FinetuneOptions
+    written: str
+    without_effect: frozenset[str]
+    check_effects: Callable[[KnownImages], str]
+    has_given_logging: bool
+
+
+def options_of(config: ConfigDict) -> Options:
+    """Returns what a config says, field by field."""
+    return Options(
+        model=_unpack(ModelOptions, config),
+        images=_unpack(ImageOptions, config),
+        augment=_unpack(AugmentOptions, config.augment),
+        batches=_unpack(BatchOptions, config),
+        optimizer=_unpack(OptimizerOptions, config),
+        state=_unpack(StateOptions, config),
+        schedule=_unpack(ScheduleOptions, config),
+        periods=_unpack(PeriodOptions, config),
+        finetune=_unpack(FinetuneOptions, config.finetune),
+        written=to_json(config),
+        without_effect=frozenset(fields_without_effect(config, KnownImages.of_config(config))),
+        check_effects=partial(check_effects, config),
+        has_given_logging="log_every_steps" in given_fields(config),
+    )
+
+
+def _unpack(section: Any, config: ConfigDict) -> Any:
+    values = config.to_dict()
+    return section(**{field.name: values[field.name] for field in dataclasses.fields(section)})
+
+
+def stored_options(values: dict[str, Any]) -> Options:
+    """Returns the options of a run by its config.json. Raises UserError (a ValueError) if that holds no config."""
+    return options_of(config_from_dict(values))
+
+
+def default_fields() -> dict[str, Any]:
+    """Returns every field of a config.json with its default."""
+    return json.loads(to_json(default_config()))
 
 
 @dataclass(frozen=True)
 class Experiment:
     """Everything that a run is made of but its state and folder."""
 
-    config: ConfigDict
+    options: Options
     model: ResNet
     mesh: Mesh
     batches: TrainBatches
@@ -54,7 +125,18 @@ class Experiment:
     @property
     def log_every_steps(self) -> int:
         """Updates from one record of the training loss to the next: the config's, but at least one record an epoch."""
-        return min(self.config.log_every_steps, self.steps_per_epoch)
+        return min(self.options.periods.log_every_steps, self.steps_per_epoch)
+
+    @property
+    def periods(self) -> Periods:
+        """When what is due."""
+        options, steps_per_epoch = self.options.periods, self.steps_per_epoch
+        return Periods(
+            num_steps=self.num_steps,
+            validate_every=None if self.validation is None else options.eval_every_epochs * steps_per_epoch,
+            test_every=None if self.test is None else options.test_every_epochs * steps_per_epoch,
+            save_every=options.checkpoint_every_steps or steps_per_epoch,
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -63,45 +145,49 @@ class Experiment:
 
 
 def build_experiment(
-    config: ConfigDict, devices: Sequence[jax.Device] | None = None, splits: Splits | None = None
+    options: Options,
+    devices: Sequence[jax.Device] | None = None,
+    splits: Splits | None = None,
+    num_steps: int | None = None,
 ) -> Experiment:
-    """The experiment that `config` describes, on `devices` (all if None), with the images of `splits` if given.
+    """The experiment that `options` describe, on `devices` (all if None), with the images of `splits` if given.
 
-    Raises UserError (a ValueError) for a config that makes none; what is cheap is checked before images are read.
+    num_steps: of the run, instead of the options'. Raises UserError (a ValueError) for options that make none; what is
+    cheap is checked before images are read.
     """
-    mesh = make_mesh(devices)
-    check_batch_size(config.batch_size, mesh, config.accumulation_steps)
+    mesh, batching = make_mesh(devices), options.batches
+    check_batch_size(batching.batch_size, mesh, batching.accumulation_steps)
     # Their own errors, before a data set is prepared for hours.
-    model = build_model(config, config.num_classes or 1)
-    _check_batch_norm(config, model)
-    _check_schedule(config)
-    check_finetune(config, model)
-    _build_optimizer(config, model, optax.constant_schedule(config.learning_rate))
-    splits = load_images(config) if splits is None else splits
+    model = build_model(options, options.images.num_classes or 1)
+    _check_batch_norm(options, model)
+    _check_schedule(options.schedule)
+    check_finetune(options.finetune, options.optimizer, options.state.precise_bn_batches)
+    _build_optimizer(options, model, optax.constant_schedule(options.optimizer.learning_rate))
+    splits = load_images(options) if splits is None else splits
     batches = TrainBatches(
         splits.train,
-        config.batch_size,
-        config.seed,
+        batching.batch_size,
+        batching.seed,
         jax.process_index(),
         jax.process_count(),
-        config.repeated_augmentation,
-        config.accumulation_steps,
+        batching.repeated_augmentation,
+        batching.accumulation_steps,
     )
-    _warn_of_long_cadence(config, batches.steps_per_epoch)
-    model = build_model(config, splits.train.num_classes)
-    num_steps = config.num_steps or config.num_epochs * batches.steps_per_epoch
-    schedule = build_schedule(config, num_steps, batches.steps_per_epoch)
+    _warn_of_long_cadence(options, batches.steps_per_epoch)
+    model = build_model(options, splits.train.num_classes)
+    num_steps = num_steps or options.periods.run_length(batches.steps_per_epoch)
+    schedule = build_schedule(options, num_steps, batches.steps_per_epoch)
     return Experiment(
-        config=config,
+        options=options,
         model=model,
         mesh=mesh,
         batches=batches,
         validation=splits.validation,
         test=splits.test,
-        normalization=make_normalization(config, splits.train),
-        preprocess=encoded_preprocess(config) if isinstance(splits.train, EncodedSource) else None,
+        normalization=make_normalization(options.images, splits.train),
+        preprocess=options.images.preprocess() if isinstance(splits.train, EncodedSource) else None,
         schedule=schedule,
-        tx=_build_optimizer(config, model, schedule),
+        tx=_build_optimizer(options, model, schedule),
         num_steps=num_steps,
         from_features=False,
         bad_images=splits.train.bad_images if isinstance(splits.train, EncodedSource) else BadImages(),
@@ -109,74 +195,89 @@ def build_experiment(
     )
 
 
-def build_model(config: ConfigDict, num_classes: int) -> ResNet:
-    """The config's model for a data set of `num_classes` classes."""
+def load_images(options: Options) -> Splits:
+    """The images, those for training augmented on the host as the options say; their classes as many as they say.
+
+    Raises UserError (a ValueError) for options that do not fit the data set.
+    """
+    images, augment = options.images, options.augment
+    make_transform(augment, images)  # its own errors, before a data set is prepared for hours
+    splits = load_splits(images.dataset, images.reading(), images.validation_fraction)
+    check_classes(images, splits.train)
+    is_encoded = isinstance(splits.train, EncodedSource)
+    known = KnownImages(
+        encoded=is_encoded,
+        has_own_validation=splits.has_own_validation,
+        has_validation=splits.validation is not None,
+        has_test=splits.test is not None,
+    )
+    ineffective = options.check_effects(known)
+    check_options(augment, images, options.batches, splits.train)
+    if ineffective:
+        warn_once(ineffective)
+    transform = make_transform(augment, images, images.preprocess() if is_encoded else None)
+    return replace(splits, train=splits.train.transformed(transform))
+
+
+def build_model(options: Options, num_classes: int) -> ResNet:
+    """The options' model for a data set of `num_classes` classes."""
+    model = options.model
     setters = {**{name: name for name in ("num_classes", "dtype", "batch_norm")}, "trainable": "finetune.trainable"}
     for name, setter in setters.items():
-        if name in config.model_args:
+        if name in model.model_args:
             raise UserError(f"config.model_args.{name} is set by config.{setter}")
-    arguments = {"num_classes": num_classes, "dtype": config.dtype, "batch_norm": config.batch_norm}
-    return create_model(config.model, **{**config.model_args.to_dict(), **arguments, **finetune_arguments(config)})
+    arguments = {"num_classes": num_classes, "dtype": model.dtype, "batch_norm": model.batch_norm}
+    return create_model(model.model, **{**model.model_args, **arguments, **finetune_arguments(options.finetune, model)})
 
 
-def _check_schedule(config: ConfigDict) -> None:
+def _check_schedule(options: ScheduleOptions) -> None:
     """Raise UserError for what is wrong with the schedule however long the run and its epochs are."""
-    check_choice("config.schedule", config.schedule, SCHEDULES)
-    if config.decay_epochs and config.decay_steps:
+    check_choice("config.schedule", options.schedule, SCHEDULES)
+    if options.decay_epochs and options.decay_steps:
         raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")
 
 
-def _warn_of_long_cadence(config: ConfigDict, steps_per_epoch: int) -> None:
+def _warn_of_long_cadence(options: Options, steps_per_epoch: int) -> None:
     """Warn if config.log_every_steps was given on the command line and is more than an epoch, to which it is lowered.
 
     A config file may set it for data sets of any size.
     """
-    if "log_every_steps" in given_fields(config) and config.log_every_steps > steps_per_epoch:
+    if options.has_given_logging and options.periods.log_every_steps > steps_per_epoch:
         warn_once(
-            f"config.log_every_steps={config.log_every_steps} is lowered to {steps_per_epoch}, the steps of an epoch: "
-            "the training loss is logged once an epoch at least"
+            f"config.log_every_steps={options.periods.log_every_steps} is lowered to {steps_per_epoch}, the steps of "
+            "an epoch: the training loss is logged once an epoch at least"
         )
 
 
-def _check_batch_norm(config: ConfigDict, model: ResNet) -> None:
+def _check_batch_norm(options: Options, model: ResNet) -> None:
     """Raise UserError unless the parts of the batch can be normalised as config.batch_norm says."""
-    if config.batch_norm == "folded":
+    batch_norm, num_parts = options.model.batch_norm, options.batches.accumulation_steps
+    if batch_norm == "folded":
         raise UserError("config.batch_norm='folded' is for inference: train with another, and fold the result")
-    rows = config.batch_size // config.accumulation_steps
+    rows = options.batches.batch_size // num_parts
     if (ghost := model.ghost_rows) and rows % ghost:
-        part = "a part of the batch" if config.accumulation_steps > 1 else "the batch"
-        raise UserError(f"config.batch_norm={config.batch_norm!r} must divide {part} of {rows} images")
-    if config.precise_bn_batches and config.batch_norm == "frozen":
+        part = "a part of the batch" if num_parts > 1 else "the batch"
+        raise UserError(f"config.batch_norm={batch_norm!r} must divide {part} of {rows} images")
+    if options.state.precise_bn_batches and batch_norm == "frozen":
         raise UserError("config.precise_bn_batches must be 0 with config.batch_norm='frozen': its statistics stay")
 
 
-def _build_optimizer(config: ConfigDict, model: ResNet, schedule: Schedule) -> optax.GradientTransformation:
-    exempt = {"decay_norm_and_bias": config.decay_norm_and_bias, "decay_bias": config.decay_bias}
-    options = {"momentum": config.momentum, "weight_decay": config.weight_decay, **exempt}
-    if config.optimizer == "lamb":
-        tx = lamb(schedule, **options)
-    elif config.optimizer == "lars":
-        tx = lars(schedule, nesterov=config.nesterov, trust_coefficient=config.trust_coefficient, **options)
-    else:
-        tx = sgd(schedule, nesterov=config.nesterov, **options)
-    before = [add_l1(config.l1, **exempt)] if config.l1 else []
-    if config.clip_gradient_norm:
-        before.append(clip_gradient_norm(config.clip_gradient_norm))
-    factors = learning_rate_factors(config, model)
-    after = [scale_by_layer(factors)] if factors else []
-    return optax.chain(*before, tx, *after) if before or after else tx
+def _build_optimizer(options: Options, model: ResNet, schedule: Schedule) -> optax.GradientTransformation:
+    factors = learning_rate_factors(options.finetune, options.optimizer, model)
+    return make_optimizer(options.optimizer, schedule, factors)
 
 
-def build_schedule(config: ConfigDict, num_steps: int, steps_per_epoch: int) -> Schedule:
-    """The config's learning rate by step, of a run of num_steps."""
+def build_schedule(options: Options, num_steps: int, steps_per_epoch: int) -> Schedule:
+    """The learning rate by step, of a run of num_steps."""
+    schedule = options.schedule
     return make_schedule(
-        config.schedule,
-        config.learning_rate,
+        schedule.schedule,
+        options.optimizer.learning_rate,
         num_steps,
-        decay_steps=config.decay_steps or [round(epoch * steps_per_epoch) for epoch in config.decay_epochs],
-        decay_factor=config.decay_factor,
-        warmup_steps=config.warmup_steps or round(config.warmup_epochs * steps_per_epoch),
-        warmup_start_factor=config.warmup_start_factor,
-        warmup_shape=config.warmup_shape,
-        hold_steps=steps_per_epoch if config.schedule_by == "epoch" else 1,
+        decay_steps=schedule.decay_steps or [round(epoch * steps_per_epoch) for epoch in schedule.decay_epochs],
+        decay_factor=schedule.decay_factor,
+        warmup_steps=schedule.warmup_steps or round(schedule.warmup_epochs * steps_per_epoch),
+        warmup_start_factor=schedule.warmup_start_factor,
+        warmup_shape=schedule.warmup_shape,
+        hold_steps=steps_per_epoch if schedule.schedule_by == "epoch" else 1,
     )

@@ -16,7 +16,6 @@ from resnet_jax.errors import UserError
 from resnet_jax.models.head_names import HEAD
 from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.training.evaluation import batch_results
-from resnet_jax.training.images import augments
 from resnet_jax.training.jit_steps import jit_features
 from resnet_jax.training.train_state import TrainState
 
@@ -83,10 +82,10 @@ def has_fixed_features(experiment: "Experiment") -> bool:
     """Whether pooled features take the place of images: the head alone is trained, images are not augmented, and the
     features of all of them fit in memory.
     """
-    config, num_images = experiment.config, sum(map(len, _sources(experiment)))
+    options, num_images = experiment.options, sum(map(len, _sources(experiment)))
     features = variable_shapes(experiment.model)["params"][HEAD]["kernel"]  # (C, K)
     fits = num_images * features.shape[0] * features.dtype.itemsize <= MAX_BYTES
-    return config.finetune.trainable == "head" and not augments(config) and fits
+    return options.finetune.trainable == "head" and not options.augment.changes_images and fits
 
 
 def with_features(experiment: "Experiment", state: TrainState, preemption: PreemptionGuard) -> "Experiment":
@@ -96,19 +95,19 @@ def with_features(experiment: "Experiment", state: TrainState, preemption: Preem
     """
     if not has_fixed_features(experiment):
         return experiment
-    config, mesh = experiment.config, experiment.mesh
+    batch_size, mesh = experiment.batches.batch_size, experiment.mesh
     head = state.params[HEAD]["kernel"]
     began, num_images = time.monotonic(), sum(map(len, _sources(experiment)))
     log(f"the frozen network's features of {num_images:,} images are computed once, for all epochs")
-    program = jit_features(experiment.model, experiment.normalization, config.dtype, mesh)
+    program = jit_features(experiment.model, experiment.normalization, experiment.model.dtype, mesh)
     watched = preemption.with_stop_flag(program, mesh)
 
     def features_of(source: Source) -> FeatureSource:
-        batches = EvalBatches(source, config.batch_size, jax.process_index(), jax.process_count())
+        batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
         features, end = np.empty((len(source), head.shape[0]), head.dtype), 0
         labels, valid = np.empty(len(source), np.int32), np.empty(len(source), bool)
         for result in batch_results(watched, state.variables, batches, mesh, preemption):
-            start, end = end, min(end + config.batch_size, len(source))
+            start, end = end, min(end + batch_size, len(source))
             rows = slice(end - start)  # without those that fill up the last batch
             features[start:end], labels[start:end] = result["image"][rows], result["label"][rows]
             valid[start:end] = result["mask"][rows] > 0

@@ -1,32 +1,56 @@
-"""What a config says of images: which, how they are read, and what happens to them before the network sees them."""
+"""What happens to images before the network sees them: on the host, and in `jit`."""
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from resnet_jax.config import check_effects
-from resnet_jax.data.encoded import BadImages, EncodedSource
+from resnet_jax.data.batches import BatchOptions
+from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.sources import DatasetOptions, Splits, load_source, load_splits, split_names
+from resnet_jax.data.sources import DatasetOptions, ImageOptions, load_source, load_splits, split_names
 from resnet_jax.data.tfds.records import NoLabelsError
-from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
 from resnet_jax.data.transforms.policies import POLICIES, ColorJitter
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.data.transforms.training import Operation, RandomResizedCrop, TrainingTransform
-from resnet_jax.distributed.processes import warn_once
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.training.field_effects import KnownImages
+from resnet_jax.ranges import FOUR_NUMBERS, NOT_NEGATIVE, POSITIVE, PROBABILITY, TWO_NUMBERS, OneOf, at_most
 
 Array = jax.Array
 
-IMAGE_SIZE = 224  # of encoded images, where the config leaves it open
-RESIZE_BY_CROP = 256 / 224
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """How a training image is another one each time."""
+
+    crop_padding: Annotated[int, NOT_NEGATIVE]
+    crop_padding_mode: Annotated[str, OneOf(("zeros", "reflect"))]
+    flip: bool
+    random_resized_crop: bool
+    crop_size: Annotated[int, NOT_NEGATIVE, at_most(8192)]  # 0: image_size
+    crop_scale: Annotated[tuple[float, float], TWO_NUMBERS]
+    crop_ratio: Annotated[tuple[float, float], TWO_NUMBERS]
+    resampler: str
+    antialias: bool
+    color_jitter: Annotated[tuple[float, float, float, float], FOUR_NUMBERS]
+    policy: str
+    policy_num_ops: Annotated[int, POSITIVE]
+    policy_magnitude: float
+    cutout_size: Annotated[int, NOT_NEGATIVE]
+    random_erasing: Annotated[float, PROBABILITY]
+    mixup: Annotated[float, NOT_NEGATIVE]
+    cutmix: Annotated[float, NOT_NEGATIVE]
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether an image is another one each time it is trained on."""
+        of_one = (self.crop_padding, self.flip, self.random_resized_crop, self.cutout_size)
+        drawn = (*of_one, self.random_erasing, self.mixup, self.cutmix, *self.color_jitter)
+        return any(drawn) or self.policy != "none"
 
 
 @dataclass(frozen=True)
@@ -46,99 +70,49 @@ class Normalization:
         return cls(np.asarray(values["mean"]), np.asarray(values["std"]))
 
 
-def make_dataset_options(config: ConfigDict) -> DatasetOptions:
-    """How the config's images are read."""
-    return DatasetOptions(
-        config.data_dir,
-        config.image_size,
-        encoded_preprocess(config),
-        config.exif_rotation,
-        DecodeThreads(config.decode_threads),
-        BadImages(config.max_bad_images),
-    )
-
-
-def encoded_preprocess(config: ConfigDict) -> Preprocess:
-    """What evaluation makes of encoded images."""
-    crop = config.image_size or IMAGE_SIZE
-    resize = config.resize or round(crop * RESIZE_BY_CROP)
-    return Preprocess(resize, crop, config.interpolation, config.mean, config.std)
-
-
-def load_images(config: ConfigDict) -> Splits:
-    """The config's images, those for training augmented on the host as it says; their classes as many as it says.
-
-    Raises UserError (a ValueError) for a config that does not fit the data set.
-    """
-    make_transform(config)  # its own errors, before a data set is prepared for hours
-    splits = load_splits(config.dataset, make_dataset_options(config), config.validation_fraction)
-    _check_classes(config, splits.train)
-    ineffective = check_effects(config, _known_images(splits))
-    check_options(config, splits.train)
-    if ineffective:
-        warn_once(ineffective)
-    whole = encoded_preprocess(config) if isinstance(splits.train, EncodedSource) else None
-    return replace(splits, train=splits.train.transformed(make_transform(config, whole)))
-
-
-def _known_images(splits: Splits) -> KnownImages:
-    return KnownImages(
-        encoded=isinstance(splits.train, EncodedSource),
-        has_own_validation=splits.has_own_validation,
-        has_validation=splits.validation is not None,
-        has_test=splits.test is not None,
-    )
-
-
-def load_judging_images(config: ConfigDict, reading: DatasetOptions) -> tuple[Source, str]:
+def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple[Source, str]:
     """The images that a run is judged by, and their split: "test", or "validation" where there is none.
 
     Raises UserError (a ValueError) if the data set has neither.
     """
-    names = split_names(config.dataset, config.data_dir)
+    names = split_names(options.dataset, options.data_dir)
     source: Source | None = None
     split = "test"
     if split in names:
         with contextlib.suppress(NoLabelsError):
-            source = load_source(config.dataset, split, reading)
+            source = load_source(options.dataset, split, reading)
     if source is None:
         split = "validation"
         if split in names:
-            source = load_source(config.dataset, split, reading)
+            source = load_source(options.dataset, split, reading)
         else:
-            source = load_splits(config.dataset, reading, config.validation_fraction).validation
+            source = load_splits(options.dataset, reading, options.validation_fraction).validation
     if source is None:
-        raise UserError(f"{config.dataset} has neither test nor validation images: name some with --data")
-    _check_classes(config, source)
+        raise UserError(f"{options.dataset} has neither test nor validation images: name some with --data")
+    check_classes(options, source)
     return source, split
 
 
-def _check_classes(config: ConfigDict, source: Source) -> None:
-    if config.num_classes not in (0, source.num_classes):
+def check_classes(options: ImageOptions, source: Source) -> None:
+    """Raise UserError (a ValueError) unless `source` has as many classes as the options say."""
+    if options.num_classes not in (0, source.num_classes):
         raise UserError(
-            f"config.num_classes={config.num_classes} must be {source.num_classes}, the classes of "
-            f"{config.dataset}, or 0 to take them from there"
+            f"config.num_classes={options.num_classes} must be {source.num_classes}, the classes of "
+            f"{options.dataset}, or 0 to take them from there"
         )
 
 
-def augments(config: ConfigDict) -> bool:
-    """Whether an image is another one each time it is trained on."""
-    options = config.augment
-    of_one = (options.crop_padding, options.flip, options.random_resized_crop, options.cutout_size)
-    drawn = (*of_one, options.random_erasing, options.mixup, options.cutmix, *options.color_jitter)
-    return any(drawn) or options.policy != "none"
-
-
-def make_transform(config: ConfigDict, otherwise: Preprocess | None = None) -> TrainingTransform | None:
+def make_transform(
+    options: AugmentOptions, images: ImageOptions, otherwise: Preprocess | None = None
+) -> TrainingTransform | None:
     """What the host does to a training image; None if nothing beyond what evaluation does.
 
     otherwise: how an image is cropped if not at random. Raises UserError (a ValueError) for options out of range.
     """
-    options = config.augment
     try:
         operations = _make_operations(options)
-        size = options.crop_size or config.image_size or IMAGE_SIZE
-        interpolation = config.interpolation if options.random_resized_crop else "bilinear"
+        size = options.crop_size or images.crop
+        interpolation = images.interpolation if options.random_resized_crop else "bilinear"
         crop = RandomResizedCrop(
             size, options.crop_scale, options.crop_ratio, options.resampler, interpolation, options.antialias
         )
@@ -149,7 +123,7 @@ def make_transform(config: ConfigDict, otherwise: Preprocess | None = None) -> T
     return TrainingTransform(otherwise, operations) if operations else None
 
 
-def _make_operations(options: ConfigDict) -> tuple[Operation, ...]:
+def _make_operations(options: AugmentOptions) -> tuple[Operation, ...]:
     operations: list[Operation] = []
     if any(options.color_jitter):
         operations.append(ColorJitter(*options.color_jitter))
@@ -166,36 +140,33 @@ def _make_operations(options: ConfigDict) -> tuple[Operation, ...]:
     return tuple(operations)
 
 
-def check_options(config: ConfigDict, train: Source) -> None:
+def check_options(options: AugmentOptions, images: ImageOptions, batches: BatchOptions, train: Source) -> None:
     """Raise UserError (a ValueError) for options that the training images do not allow."""
-    options, side = config.augment, min(train.image_shape[:2])
-    if options.random_resized_crop:
-        side = options.crop_size or config.image_size or IMAGE_SIZE
+    side = options.crop_size or images.crop if options.random_resized_crop else min(train.image_shape[:2])
     if options.crop_padding_mode == "reflect" and options.crop_padding >= side:
         raise UserError(f"config.augment.crop_padding={options.crop_padding} must be less than the image size, {side}")
     if options.cutout_size > side:
         raise UserError(f"config.augment.cutout_size={options.cutout_size} must be at most the image size, {side}")
-    if config.repeated_augmentation > config.batch_size:
+    if batches.repeated_augmentation > batches.batch_size:
         raise UserError(
-            f"config.repeated_augmentation={config.repeated_augmentation} must be at most the batch size, "
-            f"{config.batch_size}"
+            f"config.repeated_augmentation={batches.repeated_augmentation} must be at most the batch size, "
+            f"{batches.batch_size}"
         )
     if not isinstance(train, EncodedSource):
         return
-    if config.normalize == "pixel":
+    if images.normalize == "pixel":
         raise UserError("config.normalize='pixel' needs a set of small images of one size: use 'channel'")
-    crop = config.image_size or IMAGE_SIZE
-    if config.resize and config.resize < crop:
-        raise UserError(f"config.resize={config.resize} must be at least the crop, {crop}")
+    if images.resize and images.resize < images.crop:
+        raise UserError(f"config.resize={images.resize} must be at least the crop, {images.crop}")
 
 
-def make_normalization(config: ConfigDict, train: Source) -> Normalization:
-    """The config's, or the mean image of `train`."""
-    std = np.asarray(config.std)
-    if config.normalize == "pixel":
+def make_normalization(options: ImageOptions, train: Source) -> Normalization:
+    """The options' mean, or the mean image of `train`, and their std."""
+    std = np.asarray(options.std)
+    if options.normalize == "pixel":
         assert isinstance(train, ArraySource)
         return Normalization(train.images.mean(axis=0, dtype=np.float64) / 255.0, std)
-    return Normalization(np.asarray(config.mean), std)
+    return Normalization(np.asarray(options.mean), std)
 
 
 def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Array]:
@@ -205,11 +176,10 @@ def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Ar
 
 
 def augmenter(
-    config: ConfigDict, normalization: Normalization, num_classes: int
+    options: AugmentOptions, batches: BatchOptions, normalization: Normalization, num_classes: int, dtype: str
 ) -> Callable[[dict[str, Array], Array], dict[str, Array]]:
     """(batch of `TrainBatches`, step) -> batch of `train_step`: what happens to images inside `jit`."""
-    options, seed = config.augment, config.seed
-    normalized = normalizer(normalization, config.dtype)
+    seed, normalized = batches.seed, normalizer(normalization, dtype)
 
     def prepare(batch: dict[str, Array], step: Array) -> dict[str, Array]:
         keys = image_keys(seed, batch["epoch"], batch["sample"])
@@ -228,7 +198,7 @@ def augmenter(
         if options.mixup or options.cutmix:
             targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
             # Repetitions of an image are neighbours: so many places before it is another one.
-            distance = config.repeated_augmentation
+            distance = batches.repeated_augmentation
             images, labels = mix(batch_key(seed, step), images, targets, options.mixup, options.cutmix, distance)
         return {"image": images, "label": labels}
 

@@ -1,15 +1,15 @@
-"""What transfer learning begins from: a model's variables out of the weights that a config names."""
+"""What transfer learning begins from: a model's variables out of weights."""
 
 import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
+from resnet_jax.data.sources import ImageOptions
 from resnet_jax.distributed.processes import warn
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
@@ -19,6 +19,9 @@ from resnet_jax.weights.info import WeightsInfo, same_classes
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.names import HEADS, torch_arrays
 from resnet_jax.weights.pretrained import find_weights
+
+if TYPE_CHECKING:
+    from resnet_jax.training.experiment import Options
 
 logger = logging.getLogger(__name__)
 
@@ -31,18 +34,19 @@ Variables = dict[str, Any]
 NEAR = 2e-3  # so far recipes round the same mean and std
 
 
-def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]) -> Variables | None:
+def load_initial(options: "Options", model: ResNet, class_names: tuple[str, ...]) -> Variables | None:
     """The variables of config.finetune.weights for `model`, in host memory; None if the run begins from scratch.
 
     The last layer is drawn with key 0 unless config.finetune.head is "keep". class_names: of the images to be trained
     on. Raises UserError (a ValueError) for weights that cannot be read, or are of another network than the config's.
     Warns if their images were normalised otherwise.
     """
-    if not config.finetune.weights:
+    finetune, model_name = options.finetune, options.model.model
+    if not finetune.weights:
         return None
-    path, head = find_weights(config.finetune.weights, config.model), config.finetune.head
+    path, head = find_weights(finetune.weights, model_name), finetune.head
     told = told_info(path)
-    weights, theirs, _ = describe_weights(path, config.model, {})
+    weights, theirs, _ = describe_weights(path, model_name, {})
     if weights.taken is not None and jax.process_index() == 0:
         logger.info(f"beginning from {path}: {weights.taken}")
     _check_network(path, told, theirs, model)
@@ -52,7 +56,7 @@ def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]
             f"config.finetune.head='keep' needs the classes of {path} in its order ({', '.join(told.class_names[:3])} "
             f"…), and the images have {', '.join(class_names[:3])} …: use replace or add"
         )
-    _check_normalization(path, told, config)
+    _check_normalization(path, told, options.images)
     variables, _ = import_state_dict(path, weights, model, "strict" if head == "keep" else "reset", RGB)
     variables = jax.tree.map(np.asarray, variables)
     for name, array in torch_arrays(variables).items():
@@ -61,16 +65,16 @@ def load_initial(config: ConfigDict, model: ResNet, class_names: tuple[str, ...]
     return variables
 
 
-def _check_normalization(path: Path, told: WeightsInfo, config: ConfigDict) -> None:
-    """Warn if the images of the weights were normalised otherwise than the config says."""
+def _check_normalization(path: Path, told: WeightsInfo, images: ImageOptions) -> None:
+    """Warn if the images of the weights were normalised otherwise than the run's."""
     if told.preprocess is None:
         return
-    theirs, ours = (told.preprocess.mean, told.preprocess.std), (config.mean, config.std)
-    if config.normalize != "channel" or not np.allclose(theirs, ours, atol=NEAR):
+    theirs, ours = (told.preprocess.mean, told.preprocess.std), (images.mean, images.std)
+    if images.normalize != "channel" or not np.allclose(theirs, ours, atol=NEAR):
         warn(
             f"the images of {path} were normalised with mean {told.preprocess.mean} and std {told.preprocess.std}, "
-            f"those of this run with config.normalize={config.normalize!r}, config.mean={config.mean} and "
-            f"config.std={config.std}"
+            f"those of this run with config.normalize={images.normalize!r}, config.mean={images.mean} and "
+            f"config.std={images.std}"
         )
 
 

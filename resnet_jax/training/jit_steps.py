@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
@@ -29,7 +28,7 @@ from resnet_jax.training.train_step import (
 )
 
 if TYPE_CHECKING:
-    from resnet_jax.training.experiment import Experiment
+    from resnet_jax.training.experiment import Experiment, Options
 
 Array = jax.Array
 TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
@@ -45,32 +44,34 @@ def _unwatched(function: Callable[..., Any], mesh: Mesh, donated: tuple[int, ...
 def init_train_state(
     model: ResNet,
     tx: optax.GradientTransformation,
-    config: ConfigDict,
+    options: "Options",
     mesh: Mesh,
     steps_per_epoch: int = 1,
     *,
     shapes_only: bool = False,
     begin_with: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """The train state at step 0, drawn from config.seed and replicated on the mesh; with shapes_only its shapes.
+    """The train state at step 0, drawn from the options' seed and replicated on the mesh; with shapes_only its shapes.
 
     steps_per_epoch: where it is to be trained. begin_with: variables instead of drawn ones; but with
     config.finetune.head other than "keep" the last layer is drawn all the same.
     """
+
+    of_state, seed = options.state, options.batches.seed
 
     def state_of(variables: Any) -> TrainState:
         return create_train_state(
             model,
             variables,
             tx,
-            label_smoothing=config.label_smoothing,
-            loss=config.loss,
-            target_threshold=config.target_threshold,
-            ema_decay=config.ema_decay or None,
-            ema_every_steps=config.ema_every_steps,
-            ema_warmup_steps=round(config.ema_warmup_epochs * steps_per_epoch),
-            on_nonfinite=config.on_nonfinite,
-            seed=config.seed,
+            label_smoothing=of_state.label_smoothing,
+            loss=of_state.loss,
+            target_threshold=of_state.target_threshold,
+            ema_decay=of_state.ema_decay or None,
+            ema_every_steps=of_state.ema_every_steps,
+            ema_warmup_steps=round(of_state.ema_warmup_epochs * steps_per_epoch),
+            on_nonfinite=of_state.on_nonfinite,
+            seed=seed,
         )
 
     if shapes_only:
@@ -81,14 +82,14 @@ def init_train_state(
         if not given:
             return state_of(variables)
         params, (new, _) = dict(given["params"]), model.head_layers[-1]
-        if config.finetune.head != "keep":
+        if options.finetune.head != "keep":
             params[new] = variables["params"][new]
         return state_of({**given, "params": params})
 
     # It runs once: optimised fully, each kernel's random numbers would take seconds to compile and nothing to draw.
-    options = {"xla_backend_optimization_level": 1}
-    compiled = jax.jit(create, out_shardings=replicated(mesh), compiler_options=options)
-    return compiled(jax.random.key(config.seed), begin_with or {})
+    compiler_options = {"xla_backend_optimization_level": 1}
+    compiled = jax.jit(create, out_shardings=replicated(mesh), compiler_options=compiler_options)
+    return compiled(jax.random.key(seed), begin_with or {})
 
 
 def init_run_state(
@@ -98,7 +99,7 @@ def init_run_state(
     return init_train_state(
         experiment.model,
         experiment.tx,
-        experiment.config,
+        experiment.options,
         experiment.mesh,
         experiment.steps_per_epoch,
         shapes_only=shapes_only,
@@ -114,7 +115,7 @@ def jit_train_step(experiment: "Experiment", watch: Watch = _unwatched) -> Train
     `PreemptionGuard`, around the program that ends the step.
     """
     prepare = _preparation(experiment)
-    num_parts = experiment.config.accumulation_steps
+    num_parts = experiment.batches.num_parts
     whole, rows = replicated(experiment.mesh), data_sharding(experiment.mesh, num_parts)
 
     def with_learning_rate(
@@ -153,15 +154,15 @@ def make_eval_state_fn(experiment: "Experiment", preemption: PreemptionGuard) ->
     """(state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and those of
     the moving average, are computed anew over the training batches that come next; else it is the state itself.
     """
-    config, mesh, batches = experiment.config, experiment.mesh, experiment.batches
-    if not config.precise_bn_batches:
+    num_batches, mesh, batches = experiment.options.state.precise_bn_batches, experiment.mesh, experiment.batches
+    if not num_batches:
         return lambda state: state
-    num_parts = config.accumulation_steps
+    num_parts = batches.num_parts
     prepare = jax.jit(_preparation(experiment))
 
     def images(first: int) -> Generator[Array, None, None]:
         """Of config.precise_bn_batches batches from step `first` on, in the parts in which they are trained on."""
-        places = range(first, first + config.precise_bn_batches)
+        places = range(first, first + num_batches)
         with closing(prefetch(lambda k: shard_batch(batches[k], mesh, num_parts), places)) as sharded:
             for k, batch in zip(places, preemption.defer_errors_of(sharded, len(places)), strict=True):
                 for part in range(num_parts):
@@ -170,7 +171,7 @@ def make_eval_state_fn(experiment: "Experiment", preemption: PreemptionGuard) ->
     def judged(state: TrainState) -> TrainState:
         def recomputed(variables: dict[str, Any]) -> Any:
             with closing(images(int(state.step))) as batches_of_images:
-                statistics = precise_batch_stats(experiment.model, variables, batches_of_images, config.seed)
+                statistics = precise_batch_stats(experiment.model, variables, batches_of_images, batches.seed)
             preemption.sync_deferred_errors()  # an image that one process cannot read
             return statistics
 
@@ -225,8 +226,10 @@ def _preparation(experiment: "Experiment") -> Callable[..., dict[str, Array]]:
     if experiment.from_features:
         prepare = lambda batch, step: {name: batch[name] for name in ("image", "label")}  # noqa: E731
     else:
-        prepare = augmenter(experiment.config, experiment.normalization, len(experiment.class_names))
-    num_parts = experiment.config.accumulation_steps
+        options, num_classes = experiment.options, len(experiment.class_names)
+        normalization, dtype = experiment.normalization, options.model.dtype
+        prepare = augmenter(options.augment, options.batches, normalization, num_classes, dtype)
+    num_parts = experiment.batches.num_parts
 
     def prepare_part(batch: dict[str, Array], step: Array, part: Array | int) -> dict[str, Array]:
         if num_parts == 1:

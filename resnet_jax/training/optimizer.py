@@ -2,16 +2,57 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
+from resnet_jax.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, OneOf
 from resnet_jax.training.schedule import Schedule
 
 Mask = Callable[[optax.Params], Any]
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """What updates the weights, and how fast."""
+
+    optimizer: Annotated[str, OneOf(("sgd", "lars", "lamb"))]
+    learning_rate: Annotated[float, NOT_NEGATIVE]  # the peak
+    momentum: Annotated[float, FRACTION]
+    nesterov: bool
+    weight_decay: Annotated[float, NOT_NEGATIVE]
+    decay_norm_and_bias: bool
+    decay_bias: bool
+    l1: Annotated[float, NOT_NEGATIVE]
+    trust_coefficient: Annotated[float, POSITIVE]
+    clip_gradient_norm: Annotated[float, NOT_NEGATIVE]  # 0: gradients are not clipped
+    learning_rate_factors: Mapping[str, float]  # by layer
+
+
+def make_optimizer(
+    options: OptimizerOptions, schedule: Schedule, factors: Mapping[str, float]
+) -> optax.GradientTransformation:
+    """Returns the optimizer that the options name, chained with what they put around it.
+
+    factors: of the learning rate, as for `scale_by_layer`, instead of the options'.
+    """
+    exempt: dict[str, Any] = {"decay_norm_and_bias": options.decay_norm_and_bias, "decay_bias": options.decay_bias}
+    arguments: dict[str, Any] = {"momentum": options.momentum, "weight_decay": options.weight_decay, **exempt}
+    if options.optimizer == "lamb":
+        tx = lamb(schedule, **arguments)
+    elif options.optimizer == "lars":
+        tx = lars(schedule, nesterov=options.nesterov, trust_coefficient=options.trust_coefficient, **arguments)
+    else:
+        tx = sgd(schedule, nesterov=options.nesterov, **arguments)
+    before = [add_l1(options.l1, **exempt)] if options.l1 else []
+    if options.clip_gradient_norm:
+        before.append(clip_gradient_norm(options.clip_gradient_norm))
+    after = [scale_by_layer(factors)] if factors else []
+    return optax.chain(*before, tx, *after) if before or after else tx
 
 
 def sgd(

@@ -1,10 +1,26 @@
 """What is due after which update, decided from its number alone: so a resumed run does what the unbroken one did."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Annotated
 
-if TYPE_CHECKING:
-    from resnet_jax.training.experiment import Experiment
+from resnet_jax.ranges import NOT_NEGATIVE, POSITIVE
+
+
+@dataclass(frozen=True)
+class PeriodOptions:
+    """How long a run lasts, and how often it does what; 0 where the comment does not say otherwise: never."""
+
+    num_epochs: Annotated[int, NOT_NEGATIVE]
+    num_steps: Annotated[int, NOT_NEGATIVE]  # > 0: instead of num_epochs
+    stop_after_minutes: Annotated[float, NOT_NEGATIVE]
+    log_every_steps: Annotated[int, POSITIVE]
+    eval_every_epochs: Annotated[int, POSITIVE]
+    test_every_epochs: Annotated[int, NOT_NEGATIVE]  # 0: at the end only
+    checkpoint_every_steps: Annotated[int, NOT_NEGATIVE]  # 0: once an epoch
+
+    def run_length(self, steps_per_epoch: int) -> int:
+        """Returns the number of steps of the run."""
+        return self.num_steps or self.num_epochs * steps_per_epoch
 
 
 @dataclass(frozen=True)
@@ -15,17 +31,6 @@ class Periods:
     validate_every: int | None
     test_every: int | None
     save_every: int
-
-    @classmethod
-    def of(cls, experiment: "Experiment") -> "Periods":
-        """The cadence of the experiment's config."""
-        config, steps_per_epoch = experiment.config, experiment.steps_per_epoch
-        return cls(
-            num_steps=experiment.num_steps,
-            validate_every=None if experiment.validation is None else config.eval_every_epochs * steps_per_epoch,
-            test_every=None if experiment.test is None else config.test_every_epochs * steps_per_epoch,
-            save_every=config.checkpoint_every_steps or steps_per_epoch,
-        )
 
     def validates(self, step: int) -> bool:
         """Whether the validation images are due."""

@@ -1,23 +1,20 @@
 """What a run continues from: the last state that is what was saved, if config and images are those of its beginning."""
 
 import contextlib
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from resnet_jax.checkpoint.fallback import read_latest
 from resnet_jax.checkpoint.folder import CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.manifest import read_manifest
-from resnet_jax.config import config_from_dict, default_config, flatten
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0
 from resnet_jax.errors import DamagedCheckpointError, UserError
 from resnet_jax.runtime import versions
 from resnet_jax.training.checkpointer import items_of, restore_state
-from resnet_jax.training.experiment import Experiment, build_schedule
-from resnet_jax.training.field_effects import KnownImages, fields_without_effect
+from resnet_jax.training.experiment import Experiment, Options, build_schedule, default_fields, stored_options
 from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record, read_config
@@ -61,7 +58,7 @@ def folders_to_continue(
     latest: CheckpointFolder, best: CheckpointFolder, experiment: Experiment
 ) -> list[CheckpointFolder]:
     """Returns the folders that a run may go on from, in the order in which they are tried."""
-    return [latest] if experiment.config.precise_bn_batches else [latest, best]
+    return [latest] if experiment.options.state.precise_bn_batches else [latest, best]
 
 
 def _restore_with_manifest(
@@ -140,18 +137,17 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
         )
 
 
-def check_run(workdir: Path, config: ConfigDict) -> None:
-    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `config` describes.
+def check_run(workdir: Path, options: Options) -> None:
+    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `options` describe.
 
     A run whose checkpoints were moved or removed is refused: it would begin anew. Fields without effect, in the run as
     it is there and as it would be, make no other run.
     """
-    without_effect = set(fields_without_effect(config, KnownImages.of_config(config)))
+    without_effect = options.without_effect
     with contextlib.suppress(UserError):  # no run, or a file of which `check_workdir` tells what is wrong
-        saved_config = config_from_dict(read_config(workdir))
-        without_effect &= set(fields_without_effect(saved_config, KnownImages.of_config(saved_config)))
+        without_effect &= stored_options(read_config(workdir)).without_effect
     may_change = (*MAY_CHANGE, *without_effect)
-    check_workdir(workdir, _json_fields(config), may_change, _json_fields(default_config()))
+    check_workdir(workdir, json.loads(options.written), may_change, default_fields())
     latest, best = open_latest(workdir), open_best(workdir)
     lost = latest.lost_step()
     if lost is None:
@@ -161,7 +157,7 @@ def check_run(workdir: Path, config: ConfigDict) -> None:
     if saved:
         state = "is empty" if latest.directory.is_dir() else "is gone"
         # As where all newest steps are damaged: see `restore_last`.
-        steps = [] if config.precise_bn_batches else best.list_steps()
+        steps = [] if options.state.precise_bn_batches else best.list_steps()
         from_best = f", or copy {best.directory / str(steps[-1])} into it" if steps else ""
         raise UserError(
             f"{latest.directory} {state}, where this run {saved}: bring it back{from_best}, choose another --workdir, "
@@ -179,13 +175,13 @@ def _trace_of_checkpoint(workdir: Path, best: CheckpointFolder) -> str:
     for step in best.list_steps():
         with contextlib.suppress(UserError, KeyError):  # damaged, or of another format: it proves nothing
             manifest = read_manifest(best.directory / str(step))
-            config = manifest["config"]  # of the start that saved it; a later one may save more often
-            steps_per_epoch = manifest["position"]["num_train"] // config["batch_size"]
-            if step > (config["checkpoint_every_steps"] or steps_per_epoch):
+            saved = manifest["config"]  # of the start that saved it; a later one may save more often
+            steps_per_epoch = manifest["position"]["num_train"] // saved["batch_size"]
+            if step > (saved["checkpoint_every_steps"] or steps_per_epoch):
                 return f"saved checkpoints before step {step}, which is in {best.directory}"
     last = last_record(workdir)
     if last is not None:
-        every = config_from_dict(read_config(workdir)).checkpoint_every_steps
+        every = stored_options(read_config(workdir)).periods.checkpoint_every_steps
         if last["step"] > 2 * every if every else last["epoch"] > 2:
             return f"saved checkpoints before step {last['step']}, the last in {METRICS_FILE}"
     return ""
@@ -197,22 +193,18 @@ def warn_of_another_schedule(saved: dict[str, Any], experiment: Experiment, step
     saved: the config with which the checkpoint was written. A schedule that follows the run's length, such as a cosine,
     goes on where a run of the new length would be.
     """
-    before, steps_per_epoch = config_from_dict(saved), experiment.steps_per_epoch
-    num_steps = before.num_steps or before.num_epochs * steps_per_epoch
+    before, steps_per_epoch = stored_options(saved), experiment.steps_per_epoch
+    num_steps = before.periods.run_length(steps_per_epoch)
     if num_steps == experiment.num_steps or step >= experiment.num_steps:
         return
     earlier = build_schedule(before, num_steps, steps_per_epoch)
     planned, following = float(earlier(step)), float(experiment.schedule(step))
-    if abs(following - planned) > NOTABLE_CHANGE * before.learning_rate:
+    if abs(following - planned) > NOTABLE_CHANGE * before.optimizer.learning_rate:
         warn(
-            f"the {before.schedule} schedule follows the run's length, which was {num_steps} steps and is now "
+            f"the {before.schedule.schedule} schedule follows the run's length, which was {num_steps} steps and is now "
             f"{experiment.num_steps}: the learning rate was {float(earlier(max(step - 1, 0))):.3g} in step {step} and "
             f"is {following:.3g} in the next"
         )
-
-
-def _json_fields(config: ConfigDict) -> dict[str, Any]:
-    return {path: list(value) if isinstance(value, tuple) else value for path, value in flatten(config).items()}
 
 
 def other_versions(saved: dict[str, str]) -> str:

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 from resnet_jax.checkpoint.background_writer import BackgroundWriter
 from resnet_jax.checkpoint.folder import CheckpointFolder, digest, open_best, open_latest
 from resnet_jax.checkpoint.serialization import load_orbax
-from resnet_jax.config import to_json
 from resnet_jax.data.sources import Splits, missing_classes
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.distributed.preemption import PreemptionGuard, catch_preemption
@@ -23,13 +21,12 @@ from resnet_jax.runtime import versions
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.checkpointer import Checkpointer, RunMetadata
 from resnet_jax.training.evaluator import Evaluator
-from resnet_jax.training.experiment import Experiment, build_experiment
+from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.features import with_features
 from resnet_jax.training.init_weights import Variables, load_initial
 from resnet_jax.training.jit_steps import init_run_state, jit_eval_step, jit_train_step, make_eval_state_fn
 from resnet_jax.training.loop import Run, RunResult, train_loop
 from resnet_jax.training.metric_writer import MetricSums, MetricWriter, begin_log
-from resnet_jax.training.periods import Periods
 from resnet_jax.training.resume import (
     best_accuracy_of,
     check_images,
@@ -41,32 +38,32 @@ from resnet_jax.training.resume import (
 from resnet_jax.training.train_state import TrainState
 
 
-def train(config: ConfigDict, workdir: Path, name: str, splits: Splits | None = None) -> RunResult:
-    """Trains as `config` says in `workdir`, from where an earlier start got to.
+def train(options: Options, workdir: Path, name: str, splits: Splits | None = None) -> RunResult:
+    """Trains as `options` say in `workdir`, from where an earlier start got to.
 
     Args:
-      config: the run's.
+      options: the run's.
       workdir: its folder.
       name: the run's, for the title of its curves.
-      splits: images to train and evaluate on, instead of those of config.dataset.
+      splits: images to train and evaluate on, instead of those of the options.
 
     Returns:
       How the run ended.
 
     Raises:
-      UserError: a ValueError: a config or folder that cannot be used, before anything is written.
+      UserError: a ValueError: options or a folder that cannot be used, before anything is written.
       NonFiniteError: training diverges.
       Preempted: a signal came before the first step, when there is nothing to save.
     """
-    broadcast_from_process_0(partial(check_run, workdir, config))
-    assert_equal_across_processes("the config or workdir", f"{to_json(config)} {workdir.absolute()}")
-    with catch_preemption(jax.process_count(), config.stop_after_minutes) as preemption, ExitStack() as stack:
+    broadcast_from_process_0(partial(check_run, workdir, options))
+    assert_equal_across_processes("the config or workdir", f"{options.written} {workdir.absolute()}")
+    with catch_preemption(jax.process_count(), options.periods.stop_after_minutes) as preemption, ExitStack() as stack:
         latest, best = open_latest(workdir), open_best(workdir)
         is_new = latest.latest_step() is None  # only then are the weights to begin from needed
-        experiment, initial = sync_errors(partial(_build, config, splits, is_new, preemption))
+        experiment, initial = sync_errors(partial(_build, options, splits, is_new, preemption))
         if jax.process_count() > 1 and initial is not None:
             assert_equal_across_processes("the weights to begin from", digest(initial))
-        broadcast_from_process_0(partial(_lock, stack, workdir, config))
+        broadcast_from_process_0(partial(_lock, stack, workdir, options))
         sync_errors(partial(folder.wait_for_workdir, workdir))
         broadcast_from_process_0(latest.clean)
         broadcast_from_process_0(best.clean)
@@ -85,18 +82,18 @@ def train(config: ConfigDict, workdir: Path, name: str, splits: Splits | None = 
 
 
 def _build(
-    config: ConfigDict, splits: Splits | None, is_new: bool, preemption: PreemptionGuard
+    options: Options, splits: Splits | None, is_new: bool, preemption: PreemptionGuard
 ) -> tuple[Experiment, Variables | None]:
     """The experiment, and the variables that it begins with; what is wrong is said before anything is written."""
     with preemption.interruptible():
-        experiment = build_experiment(config, splits=splits)
+        experiment = build_experiment(options, splits=splits)
         init_run_state(experiment, shapes_only=True)  # its own errors
-        return experiment, load_initial(config, experiment.model, experiment.class_names) if is_new else None
+        return experiment, load_initial(options, experiment.model, experiment.class_names) if is_new else None
 
 
-def _lock(stack: ExitStack, workdir: Path, config: ConfigDict) -> None:
+def _lock(stack: ExitStack, workdir: Path, options: Options) -> None:
     stack.enter_context(folder.lock_workdir(workdir))
-    check_run(workdir, config)  # again: another run may have begun there meanwhile
+    check_run(workdir, options)  # again: another run may have begun there meanwhile
 
 
 class _Start:
@@ -115,7 +112,6 @@ def _start(
     experiment: Experiment, initial: Variables | None, workdir: Path, latest: CheckpointFolder, best: CheckpointFolder
 ) -> _Start:
     """Restores what was saved, or begins anew, and writes the run's config."""
-    config = experiment.config
     train_digest = sync_errors(experiment.batches.source.digest)  # once: it hashes every path of a folder
     assert_equal_across_processes("the training images", train_digest)
     state, sums, manifest = init_run_state(experiment, begin_with=initial), MetricSums(), None
@@ -129,7 +125,7 @@ def _start(
         experiment.bad_images.add(position["bad_images"])
         experiment.bad_images.raise_if_too_many()
         warn_of_another_schedule(manifest["config"], experiment, int(state.step))
-    elif initial is None and config.finetune.weights:  # its only checkpoint has gone meanwhile
+    elif initial is None and experiment.options.finetune.weights:  # its only checkpoint has gone meanwhile
         raise RunError(f"{latest.directory} has lost its checkpoints since this start: the same command begins anew")
     step = int(state.step)
     if step > experiment.num_steps:
@@ -140,7 +136,7 @@ def _start(
     if manifest is None and broadcast_from_process_0((workdir / folder.METRICS_FILE).exists):
         # Before the new config is there: by the old one `check_run` knows how far a start without a checkpoint got.
         broadcast_from_process_0(partial(begin_log, workdir, step, keep_later=True))
-    broadcast_from_process_0(partial(write_text, workdir / folder.CONFIG_FILE, to_json(config)))
+    broadcast_from_process_0(partial(write_text, workdir / folder.CONFIG_FILE, experiment.options.written))
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
     return _Start(state, sums, manifest, train_digest, best_accuracy_of(best, state), lost_step, missing)
@@ -150,7 +146,7 @@ def _open_writer(
     experiment: Experiment, workdir: Path, name: str, latest: CheckpointFolder, start: _Start,
     preemption: PreemptionGuard,
 ) -> MetricWriter:  # fmt: skip
-    config = experiment.config
+    of_state = experiment.options.state
     has_gone_on = start.lost_step is not None or latest.latest_quarantined_step() > start.step
     return MetricWriter(
         workdir,
@@ -159,10 +155,10 @@ def _open_writer(
         sums=start.sums,
         num_steps=experiment.num_steps,
         steps_per_epoch=experiment.steps_per_epoch,
-        batch_size=config.batch_size,
+        batch_size=experiment.batches.batch_size,
         log_every_steps=experiment.log_every_steps,
         preemption=preemption,
-        max_skipped=config.max_skipped_updates if config.on_nonfinite == "skip" else 0,
+        max_skipped=of_state.max_skipped_updates if of_state.on_nonfinite == "skip" else 0,
         keep_later=start.manifest is None or has_gone_on,
     )
 
@@ -183,24 +179,23 @@ def _make_run(
     experiment: Experiment, latest: CheckpointFolder, best: CheckpointFolder, background: BackgroundWriter,
     writer: MetricWriter, start: _Start, preemption: PreemptionGuard,
 ) -> Run:  # fmt: skip
-    config, mesh = experiment.config, experiment.mesh
+    options, mesh = experiment.options, experiment.mesh
     normalization = None if experiment.from_features else experiment.normalization
     sources = {"val": experiment.validation, "test": experiment.test}
     metadata = RunMetadata(experiment, start.train_digest, versions())
+    eval_step = jit_eval_step(normalization, options.model.dtype, mesh)
     return Run(
         load_batch=partial(_load_batch, experiment),
         train_step=preemption.marking_progress(jit_train_step(experiment, preemption.with_stop_flag)),
-        due=Periods.of(experiment),
+        due=experiment.periods,
         writer=writer,
-        evaluator=Evaluator(
-            jit_eval_step(normalization, config.dtype, mesh), sources, config.batch_size, mesh, writer, preemption
-        ),
+        evaluator=Evaluator(eval_step, sources, experiment.batches.batch_size, mesh, writer, preemption),
         checkpointer=Checkpointer(latest, best, background, metadata, writer, preemption, start.best_accuracy),
         preemption=preemption,
         eval_state=make_eval_state_fn(experiment, preemption),
-        has_precise_batch_norm=bool(config.precise_bn_batches),
+        has_precise_batch_norm=bool(options.state.precise_bn_batches),
     )
 
 
 def _load_batch(experiment: Experiment, step: int) -> Any:
-    return shard_batch(experiment.batches[step], experiment.mesh, experiment.config.accumulation_steps)
+    return shard_batch(experiment.batches[step], experiment.mesh, experiment.batches.num_parts)

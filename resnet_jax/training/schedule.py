@@ -5,19 +5,36 @@ A schedule maps the number of updates done so far (0 for the first) to the learn
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError, check_choice
+from resnet_jax.ranges import NOT_NEGATIVE, POSITIVE, OneOf
 
 # The number of updates done so far, an int or an int array -> the learning rate of the next.
 Schedule = Callable[[Any], Any]
 
 SCHEDULES = ("constant", "step", "cosine", "polynomial", "one_cycle")
 WARMUP_SHAPES = ("linear", "constant")
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """How the learning rate changes during a run."""
+
+    schedule: str
+    schedule_by: Annotated[str, OneOf(("step", "epoch"))]
+    decay_epochs: tuple[float, ...]
+    decay_steps: tuple[int, ...]
+    decay_factor: Annotated[float, POSITIVE]
+    warmup_epochs: Annotated[float, NOT_NEGATIVE]
+    warmup_steps: Annotated[int, NOT_NEGATIVE]  # > 0: instead of warmup_epochs
+    warmup_start_factor: Annotated[float, NOT_NEGATIVE]
+    warmup_shape: str
 
 
 def step_decay(learning_rate: float, boundaries: Sequence[int], factor: float) -> Schedule:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import flax.struct
@@ -11,11 +11,27 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError, check_choice
+from resnet_jax.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, OneOf
 from resnet_jax.training.losses import Loss
 
 Array = jax.Array
 
 ON_NONFINITE = ("stop", "skip")
+
+
+@dataclass(frozen=True)
+class StateOptions:
+    """The loss, the moving average, what follows an update that is not finite, and whose statistics are evaluated."""
+
+    loss: Annotated[str, OneOf(("softmax", "sigmoid"))]
+    target_threshold: Annotated[float, FRACTION]
+    label_smoothing: Annotated[float, FRACTION]
+    ema_decay: Annotated[float, FRACTION]  # 0: no average is kept
+    ema_every_steps: Annotated[int, POSITIVE]
+    ema_warmup_epochs: Annotated[float, NOT_NEGATIVE]
+    on_nonfinite: Annotated[str, OneOf(ON_NONFINITE)]
+    max_skipped_updates: Annotated[int, POSITIVE]
+    precise_bn_batches: Annotated[int, NOT_NEGATIVE]  # > 0: statistics are computed anew over so many for evaluation
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,9 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
     """Raises UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `fields` describe.
 
     Args:
-      fields: the config by dotted path, of JSON values.
-      may_change: the paths in which a continued run may differ.
-      defaults: by path, what a run had that was begun before there was such a field.
+      fields: the config as in a config.json.
+      may_change: the dotted paths in which a continued run may differ.
+      defaults: likewise, what a run had that was begun before there was such a field.
     """
     existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
@@ -65,7 +65,7 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
                 f"workdir {workdir} is no run's: it holds {others[0]!r} but no {CONFIG_FILE}; choose another --workdir"
             )
         return
-    stored = {**defaults, **_flatten(read_config(workdir))}
+    fields, stored = _flatten(fields), {**_flatten(defaults), **_flatten(read_config(workdir))}
     for path in [*fields, *(path for path in stored if path not in fields)]:
         if path not in may_change and stored.get(path) != fields.get(path):
             raise UserError(

@@ -96,11 +96,11 @@ def _trained_model(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """
     if "model" in manifest:
         return manifest["model"]["name"], _with_tuples(manifest["model"]["arguments"])
-    config = manifest["config"]
-    arguments = _with_tuples(config["model_args"])
-    if config.get("finetune", {}).get("head") == "add":
-        arguments.setdefault("base_classes", create_model(config["model"]).num_classes)
-    return config["model"], arguments
+    fields = manifest["config"]
+    arguments = _with_tuples(fields["model_args"])
+    if fields.get("finetune", {}).get("head") == "add":
+        arguments.setdefault("base_classes", create_model(fields["model"]).num_classes)
+    return fields["model"], arguments
 
 
 def _with_tuples(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from runs import WORDS, digest, load_config, open_latest, template
 
 from resnet_jax.checkpoint.folder import open_best
 from resnet_jax.training.checkpointer import restore_state
-from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.resume import restore_last
 from resnet_jax.training.run import train
 
@@ -77,14 +77,14 @@ def campaign(folder, num_corruptions, deadline, seed):
     config.log_every_steps, config.checkpoint_every_steps = 7, 10
     config.warmup_epochs, config.schedule = 0.0, "constant"
     workdir, unbroken = folder / "sound", folder / "unbroken"
-    build = lambda: build_experiment(config, template_devices())  # noqa: E731
+    build = lambda: build_experiment(options_of(config), template_devices())  # noqa: E731
     with contextlib.redirect_stderr(io.StringIO()):
         config.num_steps = NUM_STEPS + 3
-        train(config, unbroken, "run")
+        train(options_of(config), unbroken, "run")
         expected = open_latest(unbroken).position(NUM_STEPS + 3)
         final = digest(restore_state(open_latest(unbroken), template(), NUM_STEPS + 3))
         config.num_steps = NUM_STEPS
-        train(config, workdir, "run")
+        train(options_of(config), workdir, "run")
     sound = open_latest(workdir)
     steps = sound.steps()
     states = {step: digest(restore_state(sound, template(), step)) for step in steps}
@@ -119,7 +119,7 @@ def campaign(folder, num_corruptions, deadline, seed):
         if continues:
             config.num_steps = NUM_STEPS + 3
             with contextlib.redirect_stderr(io.StringIO()):
-                train(config, folder / "continued", "run")
+                train(options_of(config), folder / "continued", "run")
             ended = open_latest(folder / "continued")
             same = digest(restore_state(ended, template(), NUM_STEPS + 3)) == final
             if not same or ended.position(NUM_STEPS + 3) != expected:

@@ -9,7 +9,7 @@ from runs import load_config
 
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.training import train_step as steps
-from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 
 NUM_STEPS = 4  # in each measurement
@@ -42,7 +42,7 @@ def seconds_per_step(on_nonfinite):
     words = ["--config.image_size=32", "--config.batch_size=128", "--config.augment.crop_padding=4"]
     if on_nonfinite != "none":
         words.append(f"--config.on_nonfinite={on_nonfinite}")
-    experiment = build_experiment(load_config("digits", words), jax.devices()[:1])
+    experiment = build_experiment(options_of(load_config("digits", words)), jax.devices()[:1])
     train_fn, state = jit_train_step(experiment), init_run_state(experiment)
     batch = shard_batch(experiment.batches[0], experiment.mesh)
     norm = steps.optax.tree.norm

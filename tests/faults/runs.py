@@ -14,7 +14,7 @@ from processes import TINY, end, records, start, start_many
 from resnet_jax.checkpoint.folder import digest, open_best, open_latest
 from resnet_jax.config import load_config
 from resnet_jax.training.checkpointer import restore_state
-from resnet_jax.training.experiment import build_experiment
+from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state
 
 __all__ = [
@@ -69,7 +69,7 @@ def latest_step(workdir):
 def template():
     """A train state of the run."""
     config = load_config("digits", [word for word in WORDS if word.startswith("--config.")])
-    return init_run_state(build_experiment(config, jax.devices()[:1]))
+    return init_run_state(build_experiment(options_of(config), jax.devices()[:1]))
 
 
 def whole(workdir):

@@ -5,14 +5,24 @@ import importlib.util
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from resnet_jax.errors import UserError, check_choice, suggestion
-from resnet_jax.training.field_effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
+from resnet_jax.config.effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
+from resnet_jax.data.batches import BatchOptions
+from resnet_jax.data.sources import ImageOptions
+from resnet_jax.errors import UserError, suggestion
+from resnet_jax.models.variants import ModelOptions
+from resnet_jax.ranges import ranges_of
+from resnet_jax.training.finetuning import FinetuneOptions
+from resnet_jax.training.images import AugmentOptions
+from resnet_jax.training.optimizer import OptimizerOptions
+from resnet_jax.training.periods import PeriodOptions
+from resnet_jax.training.schedule import ScheduleOptions
+from resnet_jax.training.train_state import StateOptions
 
 PREFIX = "--config."
 # Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.
@@ -39,15 +49,11 @@ OTHER_NAMES = {
     "pretrained": "finetune.weights", "print_freq": "log_every_steps", "log_interval": "log_every_steps",
     "val_split": "validation_fraction", "dropout": "model_args.dropout",
 }  # fmt: skip
-# What a field may be, where that is known here.
-CHOICES = {
-    "optimizer": ("sgd", "lars", "lamb"),
-    "on_nonfinite": ("stop", "skip"),
-    "loss": ("softmax", "sigmoid"),
-    "normalize": ("channel", "pixel"),
-    "augment.crop_padding_mode": ("zeros", "reflect"),
-    "schedule_by": ("step", "epoch"),
-    "finetune.head": ("replace", "add", "keep"),
+# What the fields are unpacked into, each with its range, by what stands before their names.
+SECTIONS: dict[str, tuple[type, ...]] = {
+    "": (ModelOptions, ImageOptions, BatchOptions, OptimizerOptions, StateOptions, ScheduleOptions, PeriodOptions),
+    "augment.": (AugmentOptions,),
+    "finetune.": (FinetuneOptions,),
 }
 
 
@@ -64,7 +70,7 @@ def field_of_other_name(name: str) -> str:
 
 def configs_dir() -> Path:
     """The folder of the configs: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
@@ -174,42 +180,6 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
 
 def check_values(config: ConfigDict) -> None:
     """Raise UserError (a ValueError) for the first field whose value is outside its range."""
-    positive: Callable[[Any], bool] = lambda value: value > 0  # noqa: E731
-    not_negative: Callable[[Any], bool] = lambda value: value >= 0  # noqa: E731
-    rules: list[tuple[str, Callable[[Any], bool], Sequence[str]]] = [
-        (
-            "be positive",
-            positive,
-            ("batch_size", "log_every_steps", "eval_every_epochs", "decay_factor", "repeated_augmentation",
-             "augment.policy_num_ops", "accumulation_steps", "ema_every_steps", "trust_coefficient",
-             "max_skipped_updates"),
-        ),
-        (
-            "be at least 0",
-            not_negative,
-            (
-                "num_classes", "image_size", "resize", "max_bad_images", "decode_threads", "augment.crop_padding",
-                "augment.crop_size", "augment.cutout_size", "augment.mixup", "augment.cutmix", "num_epochs",
-                "num_steps", "learning_rate", "weight_decay", "warmup_epochs", "warmup_steps", "warmup_start_factor",
-                "test_every_epochs", "checkpoint_every_steps", "precise_bn_batches", "l1", "clip_gradient_norm",
-                "ema_warmup_epochs", "stop_after_minutes", "finetune.head_learning_rate",
-            ),
-        ),
-        ("be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63, ("seed",)),
-        (
-            "be in [0, 1)",
-            lambda value: 0.0 <= value < 1.0,
-            ("momentum", "label_smoothing", "validation_fraction", "target_threshold", "ema_decay"),
-        ),
-        ("be at most 8192", lambda value: value <= 8192, ("image_size", "resize", "augment.crop_size")),
-        ("be at most 1024", lambda value: value <= 1024, ("decode_threads",)),
-        ("be in [0, 1]", lambda value: 0.0 <= value <= 1.0, ("augment.random_erasing",)),
-        ("be in (0, 1]", lambda value: 0.0 < value <= 1.0, ("finetune.layer_decay",)),
-        ("be two numbers", lambda value: len(value) == 2, ("augment.crop_scale", "augment.crop_ratio")),
-        ("be four numbers", lambda value: len(value) == 4, ("augment.color_jitter",)),
-        ("be three numbers", lambda value: len(value) == 3, ("mean", "std")),
-        ("hold positive numbers", lambda value: min(value) > 0, ("std",)),
-    ]  # fmt: skip
     values = flatten(config)
     for field, value in values.items():
         numbers = value if isinstance(value, tuple) else (value,)
@@ -219,12 +189,11 @@ def check_values(config: ConfigDict) -> None:
             raise UserError(f"config.{field}={value!r} must hold numbers")
         if value is None:
             raise UserError(f"config.{field}=None must have a value")
-    for rule, holds, fields in rules:
-        for field in fields:
-            if not holds(values[field]):
-                raise UserError(f"config.{field}={values[field]!r} must {rule}")
-    for field, known in CHOICES.items():
-        check_choice(f"config.{field}", values[field], known)
+    for prefix, sections in SECTIONS.items():
+        for section in sections:
+            for name, ranges in ranges_of(section).items():
+                for one in ranges:
+                    one.check(f"config.{prefix}{name}", values[prefix + name])
     if config.num_steps == 0 and config.num_epochs == 0:
         raise UserError("config.num_epochs=0 needs config.num_steps > 0")
 
