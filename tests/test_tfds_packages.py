@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from processes import TINY
 
-from resnet_jax.data.tfds.packages import PACKAGES, import_for_tfds
+from resnet_jax.data.tfds.builder import PACKAGES, import_for_tfds
 from resnet_jax.errors import UserError
 from resnet_jax.preflight.packages import DISPENSABLE
 

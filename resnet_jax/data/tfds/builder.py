@@ -5,13 +5,14 @@ import logging
 import re
 import shlex
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.tfds.packages import import_for_tfds
 from resnet_jax.errors import UserError, suggestion
 
 FILE_FORMAT = "array_record"  # in which sets are prepared here
@@ -28,6 +29,15 @@ class UnknownSetError(UserError):
 def data_root(data_dir: str) -> Path:
     """Returns the folder of the prepared sets; "" is TFDS's own default."""
     return Path(data_dir or "~/tensorflow_datasets").expanduser()
+
+
+# By module; TFDS imports importlib_resources without declaring it.
+PACKAGES = {
+    "tensorflow_datasets": "tensorflow-datasets",
+    "importlib_resources": "importlib-resources",
+    "array_record": "array-record",
+    "google_crc32c": "google-crc32c",
+}
 
 
 def find_builder(name: str, data_dir: str) -> Any:
@@ -137,3 +147,32 @@ def _check_file_format(name: str, builder: Any) -> None:
         f"{'pip install ' + to_install + ' && ' if to_install else ''}{shlex.join(command)} — or give another "
         "config.data_dir"
     )
+
+
+def import_for_tfds(module: str, name: str) -> ModuleType:
+    """Returns the module, which the TFDS set `name` needs.
+
+    Raises:
+      UserError: saying what to install.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if near := suggestion(name.lower(), ("digits", "folder")):
+            raise UserError(
+                f"dataset={name!r} must be one of digits, folder and the sets of TFDS, which is not complete here{near}"
+            ) from error
+        # All at once, and the module's own package too where something that it imports is missing: pip then adds that.
+        missing = [package for other, package in PACKAGES.items() if other == module or not _is_importable(other)]
+        raise UserError(
+            f"dataset={name!r} is none of digits and folder, and sets of TFDS need more packages ({error}): "
+            f"pip install {' '.join(missing)}"
+        ) from error
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:
+        return False
+    return True

@@ -15,8 +15,7 @@ from types import FrameType
 from typing import Any, TextIO
 
 from resnet_jax.data.tfds.archives import check_archives
-from resnet_jax.data.tfds.builder import FILE_FORMAT, data_root, find_builder, one_line
-from resnet_jax.data.tfds.packages import import_for_tfds
+from resnet_jax.data.tfds.builder import FILE_FORMAT, data_root, find_builder, import_for_tfds, one_line
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import lock
 

@@ -12,8 +12,14 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError
-from resnet_jax.data.tfds.builder import FILE_FORMAT, TFRECORD, find_builder, one_line, prepared_variants
-from resnet_jax.data.tfds.packages import import_for_tfds
+from resnet_jax.data.tfds.builder import (
+    FILE_FORMAT,
+    TFRECORD,
+    find_builder,
+    import_for_tfds,
+    one_line,
+    prepared_variants,
+)
 from resnet_jax.data.tfds.prepare import manual_dir, prepare, prepare_in_subprocess
 from resnet_jax.data.tfds.tfrecord import TfRecords
 from resnet_jax.errors import UserError, check_choice, truncate
