@@ -19,7 +19,7 @@ from resnet_jax.data.tfds.records import manual_dir
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 
-JPEGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-jpeg.tar.xz"
+JPEGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10-jpeg.tar.xz"
 NUM_TRAIN, NUM_TEST = 200, 60
 
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from pages import ROOT, PageError, compare, read_blocks, run_page
@@ -18,7 +17,7 @@ PAGES = sorted(
 )
 def test_page_does_what_it_says(page):
     process = subprocess.run(
-        [sys.executable, Path(__file__).with_name("pages.py"), page],
+        [sys.executable, ROOT / "tests" / "pages.py", page],
         env={**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1"), "MPLBACKEND": "Agg"},
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip

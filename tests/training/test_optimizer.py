@@ -1,4 +1,4 @@
-"""The optimizers by hand-computed numbers; tests/test_steps.py runs them against torch.optim and timm."""
+"""The optimizers by hand-computed numbers; tests/training/test_steps.py runs them against torch.optim and timm."""
 
 import jax
 import jax.numpy as jnp

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from test_cli import refused
+from commands import refused
 
 from resnet_jax.cli.main import main
 from resnet_jax.formatting import format_duration

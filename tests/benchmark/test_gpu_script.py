@@ -13,7 +13,7 @@ import pytest
 from gpu_part import OutOfTimeError, Part
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 PARTS = """
 import time

@@ -91,7 +91,7 @@ def test_the_evaluation_step_is_bfloat16_too():
 
 
 def test_every_flag_of_the_documentation_is_known_to_xla():
-    text = (Path(__file__).parent.parent / "docs" / "gpu.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text()
     flags = re.findall(r"`(--xla_\w+=\w*)`", text)
     assert len(flags) > 10
     for known, given in ((True, flags), (False, ["--xla_gpu_no_such_flag=true"])):

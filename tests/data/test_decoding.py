@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from resnet_jax.data import decoding
 from resnet_jax.data.decoding import ArrayImage, BadImageError, EncodedImage
 
-SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
+SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-sample"
 
 
 def encode(image, form="JPEG", **options):

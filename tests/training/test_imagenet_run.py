@@ -14,7 +14,7 @@ from resnet_jax.weights.info import imagenet_wordnet_ids
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 
-SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
+SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-sample"
 NUM_VALIDATION = 11
 
 

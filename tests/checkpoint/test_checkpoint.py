@@ -22,7 +22,7 @@ from resnet_jax.models import ResNet
 from resnet_jax.training import create_train_state, sgd
 from resnet_jax.training.checkpointer import restore_state, restore_variables, save_state
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 MODEL = ResNet(stage_sizes=(1,), num_filters=4, stem="cifar", num_classes=3)
 

@@ -33,7 +33,7 @@ ENTRY %main (x: bf16[4,8,8,2], k: bf16[2,1,1,2]) -> f32[4,2] {
 
 @pytest.fixture(scope="module")
 def script():
-    path = Path(__file__).parent.parent / "benchmarks" / "compiled_for_gpu.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "compiled_for_gpu.py"
     spec = importlib.util.spec_from_file_location("benchmarks_compiled_for_gpu", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

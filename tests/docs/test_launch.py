@@ -14,7 +14,7 @@ from resnet_jax.cli.parser import make_parser
 from resnet_jax.config import apply_overrides, load_config
 from resnet_jax.distributed.processes import Processes, find_processes
 
-LAUNCH = Path(__file__).parent.parent / "launch"
+LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.s*"))
 # Shows a job of this state, and otherwise prints how it was called.
 SCONTROL = """case "$*" in

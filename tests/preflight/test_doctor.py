@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from commands import refused
 from PIL import Image
-from test_cli import refused
 
 from resnet_jax import runtime as machine
 from resnet_jax.checkpoint.folder import CheckpointFolder

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from commands import refused
 
 from resnet_jax.cli.main import main
 from resnet_jax.cli.parser import make_parser
@@ -10,16 +11,6 @@ from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.models import list_models
 
 COMMANDS = make_parser().commands
-
-
-def refused(capsys, *words):
-    """The one line that the command says before it exits with 2."""
-    assert main([str(word) for word in words]) == 2
-    output, errors = capsys.readouterr()
-    assert output == ""
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    return errors
 
 
 def test_list_prints_every_model(capsys):

@@ -21,7 +21,7 @@ from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.lazy_tensor import ByteRange, StoredTensor, Unreadable
 from resnet_jax.weights.torch.file import open_torch_file
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = GOLDEN / "digits-resnet20.pth"
 NUMBERS = np.arange(24, dtype=np.float32)
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]

@@ -129,7 +129,7 @@ def test_stablehlo_is_written_and_read_with_the_packages_own_requirements_alone(
         "print(network.call(np.zeros((3, 32, 32, 3), np.float32)).shape)\n"
         "print(sorted({'torch', 'tensorflow', 'onnx'} & {*sys.modules}))\n"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent.parent / "pyproject.toml")]
+    command = [sys.executable, "-c", code, str(Path(__file__).parents[2] / "pyproject.toml")]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-2:] == ["(3, 10)", "[]"]

@@ -19,7 +19,7 @@ pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'p
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download.resource import get_dl_fname as download_name
 
-SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
+SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-sample"
 NUM_VALIDATION = 10
 
 

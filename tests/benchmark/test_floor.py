@@ -10,7 +10,7 @@ from step_cost import step_macs
 
 from resnet_jax.models import ResNet
 
-PATH = Path(__file__).parent.parent / "benchmarks" / "floor.py"
+PATH = Path(__file__).parents[2] / "benchmarks" / "floor.py"
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from resnet_jax.weights.convert import convert
 from resnet_jax.weights.info import CIFAR10_NAMES
 from resnet_jax.weights.safetensors_file import write_safetensors
 
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 CIFAR_ARCHIVE = SHARED_DATA / "cifar10-jpeg.tar.xz"
 
 
