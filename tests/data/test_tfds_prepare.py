@@ -58,7 +58,7 @@ def test_stopping_is_not_lost_where_exceptions_are_ignored(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from resnet_jax.data import tfds_prepare
+from resnet_jax.data.tfds import prepare as tfds_prepare
 
 class Slow:
     def __del__(self):  # Python ignores whatever is raised in here

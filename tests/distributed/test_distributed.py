@@ -399,9 +399,9 @@ sys.exit(distributed.leave(0))
 
 def test_coordinator_that_nobody_reaches_is_told_in_a_line():
     code = (
-        "import sys; from resnet_jax import cli, distributed; distributed.START_SECONDS = 1;"
-        "sys.exit(cli.main(['evaluate', '--workdir', 'x', '--coordinator', sys.argv[1], '--num_processes', '2',"
-        " '--process_id', sys.argv[2]]))"
+        "import sys; from resnet_jax.cli.main import main; from resnet_jax.distributed import processes;"
+        "processes.START_SECONDS = 1; sys.exit(main(['evaluate', '--workdir', 'x',"
+        " '--coordinator', sys.argv[1], '--num_processes', '2', '--process_id', sys.argv[2]]))"
     )
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::", 0))
