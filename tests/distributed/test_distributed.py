@@ -101,6 +101,7 @@ def test_two_processes_train_as_one_does(unbroken, tmp_path, ends_them):
     assert len(many["mistakes"]) > 1
 
 
+@pytest.mark.slow
 def test_two_processes_continue_what_one_began(unbroken, tmp_path, ends_them):
     workdir = tmp_path / "run"
     shutil.copytree(unbroken, workdir)
@@ -113,6 +114,7 @@ def test_two_processes_continue_what_one_began(unbroken, tmp_path, ends_them):
     assert_same_records(workdir, unbroken, NUM_STEPS)
 
 
+@pytest.mark.slow
 def test_two_processes_train_a_head_on_the_features_that_one_computes(unbroken, tmp_path, ends_them):
     words = [*WORDS, "--config.num_steps=20", "--config.augment.flip=False", "--config.augment.crop_padding=0",
              f"--config.finetune.weights={unbroken}", "--config.finetune.trainable=head"]  # fmt: skip
@@ -126,6 +128,7 @@ def test_two_processes_train_a_head_on_the_features_that_one_computes(unbroken, 
     assert_same_records(tmp_path / "two", tmp_path / "one", 20)
 
 
+@pytest.mark.slow
 def test_signal_to_one_of_two_stops_both_at_one_step_and_one_process_continues(unbroken, tmp_path, ends_them):
     workdir = tmp_path / "run"
     ends_them += start_many(2, *WORDS, "--config.num_steps=10000", "--workdir", workdir, **TWO_BY_TWO)
@@ -144,6 +147,7 @@ def test_signal_to_one_of_two_stops_both_at_one_step_and_one_process_continues(u
     assert_same_records(workdir, unbroken, min(last_step - 1, NUM_STEPS))
 
 
+@pytest.mark.slow
 def test_death_of_one_of_two_ends_the_other(tmp_path, ends_them):
     workdir = tmp_path / "run"
     # Mostly gloo tells of the death at once; where it does not, the missing heartbeat does.
@@ -174,6 +178,7 @@ def folder_words(folder):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.slow
 def test_image_that_is_damaged_for_one_of_two_stops_both_with_its_name_and_saves_nothing_of_it(
     tmp_path, ends_them, split
 ):
@@ -200,6 +205,7 @@ def test_image_that_is_damaged_for_one_of_two_stops_both_with_its_name_and_saves
     assert [record["step"] for record in log if "train_loss" in record] == list(range(1, max(saved, default=0) + 2))
 
 
+@pytest.mark.slow
 def test_image_that_only_the_precise_statistics_meet_stops_both(tmp_path, ends_them):
     images = folder_of_images(tmp_path / "images", count=20)
     source = load_source("folder", "train", DatasetOptions(str(images)))
@@ -215,6 +221,7 @@ def test_image_that_only_the_precise_statistics_meet_stops_both(tmp_path, ends_t
     assert max(record["step"] for record in records(tmp_path / "run")) == 4
 
 
+@pytest.mark.slow
 def test_bad_images_of_both_count_together(tmp_path, ends_them):
     images = folder_of_images(tmp_path / "images")
     names = [images / "train" / name / f"{i}.jpg" for name in "abcd" for i in (0, 5, 9)]
@@ -241,6 +248,7 @@ def test_bad_images_of_both_count_together(tmp_path, ends_them):
         assert "12 images cannot be read, more than config.max_bad_images=11" in errors.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_failed_save_of_process_0_stops_both(tmp_path, ends_them):
     workdir = tmp_path / "run"
     ends_them += start_many(2, *WORDS, "--config.num_steps=10000", "--config.checkpoint_every_steps=10000",
@@ -258,6 +266,7 @@ def test_failed_save_of_process_0_stops_both(tmp_path, ends_them):
     assert second.startswith("process 1: error: process 0: checkpoint")
 
 
+@pytest.mark.slow
 def test_time_that_is_up_stops_both_at_one_step(tmp_path, ends_them):
     workdir = tmp_path / "run"
     words = [*WORDS, "--config.num_steps=10000", "--config.stop_after_minutes=0.01"]

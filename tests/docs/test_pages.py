@@ -15,6 +15,7 @@ PAGES = sorted(
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if read_blocks(page)], ids=lambda page: str(page.relative_to(ROOT))
 )
+@pytest.mark.slow
 def test_page_does_what_it_says(page):
     process = subprocess.run(
         [sys.executable, ROOT / "tests" / "pages.py", page],

@@ -187,6 +187,7 @@ def test_pooled_features_give_the_logits_of_their_images():
     np.testing.assert_allclose(logits, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_run_begins_from_the_weights_and_draws_the_new_head_by_its_seed(weights, tmp_path):
     model = resnet_jax.create_model("resnet20", **ARGUMENTS, num_classes=5)
     given = leaves(resnet_jax.load_weights(weights, model))
@@ -203,6 +204,7 @@ def test_run_begins_from_the_weights_and_draws_the_new_head_by_its_seed(weights,
     assert not np.array_equal(*heads)
 
 
+@pytest.mark.slow
 def test_head_is_trained_on_features_as_on_the_images_that_they_are_of(weights, tmp_path, monkeypatch, capfd):
     words = ["--config.finetune.trainable=head", "--config.ema_decay=0.9", "--config.log_every_steps=5"]
     train(config_of(weights, *words), tmp_path / "features", "run")
@@ -248,6 +250,7 @@ def test_damaged_image_is_replaced_among_features_as_among_images():
          "--config.augment.flip=True"],
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_broken_off_finetuning_continues_bit_for_bit_without_the_weights(weights, tmp_path, capfd, words):
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights.read_bytes())
@@ -299,6 +302,7 @@ def digest_in(output):
          "--config.dtype=bfloat16", "--config.on_nonfinite=skip", "--config.precise_bn_batches=2"],
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_frozen_layers_of_a_run_are_the_weights_own_whatever_else_it_does(weights, tmp_path, monkeypatch, words):
     # Three devices: a mean of three equal numbers is another one in its last bit.
     monkeypatch.setattr(experiment, "make_mesh", lambda devices=None: make_mesh(jax.devices()[:3]))
@@ -314,6 +318,7 @@ def test_frozen_layers_of_a_run_are_the_weights_own_whatever_else_it_does(weight
     assert not any(has_moved for path, has_moved in moved.items() if path.split("/")[1] in trained.model.frozen_layers)
 
 
+@pytest.mark.slow
 def test_rates_of_the_config_reach_the_layers(weights):
     def first_update(*words):
         words = ["--config.schedule=constant", "--config.weight_decay=0", *words]
@@ -333,6 +338,7 @@ def test_rates_of_the_config_reach_the_layers(weights):
             np.testing.assert_allclose(one, factor * other, rtol=1e-3, atol=1e-6, err_msg=layer)
 
 
+@pytest.mark.slow
 def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
     words = ["--config.finetune.head=add", "--config.model_args.base_classes=5", "--config.finetune.trainable=head"]
     train(config_of(weights, *words), tmp_path / "run", "run")
@@ -374,6 +380,7 @@ def test_head_of_imagenet_is_kept_whichever_way_its_classes_are_named(tmp_path):
         load_initial(config, model, imagenet_names()[::-1])
 
 
+@pytest.mark.slow
 def test_head_that_is_kept_begins_where_the_other_run_ended(weights, tmp_path):
     train(config_of(weights, "--config.num_steps=20"), tmp_path / "first", "run")
     accuracy = records(tmp_path / "first")[-1]["test_accuracy"]
@@ -439,6 +446,7 @@ def test_what_cannot_be_finetuned_is_told_before_anything_is_written(weights, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_other_normalisation_than_that_of_the_weights_is_told(tmp_path, capfd):
     from resnet_jax.data.transforms.preprocess import PREPROCESS
 

@@ -133,6 +133,7 @@ def test_finished_run_exits_0_and_can_be_prolonged(tmp_path, capfd):
     assert "is at step 22, past the config's 21" in errors
 
 
+@pytest.mark.slow
 def test_prolonged_cosine_says_how_the_learning_rate_jumps(tmp_path, capfd):
     words = [capfd, *TINY, "--config.warmup_epochs=0", "--workdir", tmp_path / "run"]
     assert run_here(*words, "--config.num_steps=4")[0] == 0
@@ -200,6 +201,7 @@ def damage(folder):
     file.write_bytes(data)
 
 
+@pytest.mark.slow
 def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step_before(tmp_path, capfd):
     config = tiny_config(num_steps=4, checkpoint_every_steps=1)
     config.validation_fraction = 0.0
@@ -257,6 +259,7 @@ def test_log_beyond_a_damaged_step_is_kept(tmp_path, capfd, monkeypatch, killed)
     assert f"begins after step 2: it is kept as {workdir}/metrics-1.jsonl" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, monkeypatch):
     config = tiny_config(num_steps=4, checkpoint_every_steps=1)
     unbroken = train(config, tmp_path / "unbroken", "run")

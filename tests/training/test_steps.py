@@ -90,7 +90,7 @@ def golden_run(name, dtype):
     return facts, arrays, losses, state
 
 
-@pytest.fixture(params=["as on the CPU", "in one pass"])
+@pytest.fixture(params=["as on the CPU", pytest.param("in one pass", marks=pytest.mark.slow)])
 def batch_statistics(request, monkeypatch):
     """How batch norm takes them: the CPU in two passes, other devices in one."""
     traced = []
@@ -101,7 +101,14 @@ def batch_statistics(request, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["train-sgd", "train-nesterov-smoothing", "train-lamb-bce", "train-lars-mixup", "train-ema-clip"]
+    "name",
+    [
+        "train-sgd",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("train-nesterov-smoothing", "train-lamb-bce", "train-lars-mixup", "train-ema-clip")
+        ),
+    ],
 )
 @pytest.mark.usefixtures("batch_statistics")
 def test_losses_weights_statistics_averages_and_logits_equal_torchs(name):
