@@ -26,6 +26,7 @@ except PackageNotFoundError:  # a checkout that is not installed: this process a
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (CHECKOUT, os.environ.get("PYTHONPATH"))))
 
 import jax  # noqa: E402 - after the environment is set
+import pytest  # noqa: E402
 
 from resnet_jax import runtime  # noqa: E402
 from resnet_jax.cli.log_handler import install_log_handler  # noqa: E402
@@ -60,3 +61,15 @@ def remove_if_cut_short(path):
 
 keep_programs()
 install_log_handler()  # as the commands do, so that tests of functions see the same lines
+
+
+@pytest.hookimpl(optionalhook=True)  # where xdist is not loaded
+def pytest_xdist_make_scheduler(config, log):
+    """Hand whole files to the processes, so that what a file sets up once is set up once, but each page by itself."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "::test_page_does_what_it_says[" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
