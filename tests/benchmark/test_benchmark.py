@@ -20,6 +20,7 @@ from resnet_jax.errors import UserError
 
 
 @pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.slow
 def test_benchmark_measures_and_profiles(tmp_path, inference):
     result = benchmark(
         "resnet20", 2, 16, inference=inference, num_steps=1, num_pairs=2, profile_folder=tmp_path / "trace"

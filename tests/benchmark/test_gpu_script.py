@@ -130,6 +130,7 @@ def test_without_a_gpu_it_ends_in_one_line():
     assert "--tiny runs without one" in process.stderr
 
 
+@pytest.mark.slow
 def test_the_card_is_described_in_tiny(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--tiny", "--parts", "card", "--to", str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True)

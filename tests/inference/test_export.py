@@ -44,6 +44,7 @@ def saved(tmp_path, name, arguments, **told):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.slow
 def test_both_files_answer_as_the_network_for_one_image_and_for_seven(name, tmp_path):
     model, variables, path = saved(tmp_path, name, NETWORKS[name])
     trained = open_weights(path, judges=False)

@@ -39,6 +39,7 @@ def train_losses(config, num_devices, num_steps=20):
     return losses, state
 
 
+@pytest.mark.slow
 def test_losses_are_the_same_on_1_2_4_and_8_devices():
     with jax.enable_x64(True):
         config = tiny_config(dtype="float64")

@@ -53,6 +53,7 @@ def test_held_out_images_judge_the_run_and_the_best_model_is_kept(unbroken):
     assert "best val accuracy" in output
 
 
+@pytest.mark.slow
 def test_run_on_other_threads_and_broken_off_in_an_epoch_ends_the_same(pets, unbroken, tmp_path):
     words = ["train", *CROPPED, f"--config.data_dir={pets}", "--workdir", tmp_path, "--config.decode_threads=3"]
     assert run(*words, "--config.checkpoint_every_steps=6", "--config.num_steps=6")[0] == 0

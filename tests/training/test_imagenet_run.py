@@ -40,6 +40,7 @@ def test_splits_have_the_labels_of_the_wordnet_ids(data_dir):
     assert sorted(set(splits.train.read(np.arange(40)).label.tolist())) == [0, 200, 400, 600, 800]
 
 
+@pytest.mark.slow
 def test_resnet50_trains_and_evaluates_every_image_once_without_tensorflow(data_dir, tmp_path):
     code, output, errors = run(
         "train", "--config", "imagenet", f"--config.data_dir={data_dir}", "--workdir", tmp_path / "run",

@@ -158,6 +158,7 @@ def tiny_config(**fields):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.slow
 def test_run_interrupted_in_its_last_evaluation_is_not_finished(tmp_path, monkeypatch, split):
     num_images = {"val": 144, "test": 360}[split]
 
@@ -241,6 +242,7 @@ def test_damaged_steps_are_named_and_set_aside_and_the_run_goes_on_from_the_step
 
 
 @pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.slow
 def test_log_beyond_a_damaged_step_is_kept(tmp_path, capfd, monkeypatch, killed):
     config, workdir = tiny_config(num_steps=3, checkpoint_every_steps=1, log_every_steps=1), tmp_path / "run"
     config.validation_fraction = 0.0
@@ -282,6 +284,7 @@ def test_best_serves_where_all_newest_checkpoints_are_damaged(tmp_path, capfd, m
 
 
 @pytest.mark.parametrize("lost", ["removed", "emptied"])
+@pytest.mark.slow
 def test_run_whose_checkpoints_are_gone_is_refused_and_loses_nothing(tmp_path, capfd, lost):
     workdir = tmp_path / "run"
     words = [*TINY, "--config.batch_size=1288", "--config.num_steps=2", "--config.warmup_epochs=0"]
@@ -357,6 +360,7 @@ def test_run_of_an_older_version_whose_checkpoints_are_gone_is_refused(
 
 
 @pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.slow
 def test_run_killed_before_its_first_checkpoint_begins_anew_and_may_save_more_often(tmp_path, monkeypatch, noted):
     config, workdir = tiny_config(num_steps=4, log_every_steps=1, checkpoint_every_steps=4), tmp_path / "run"
     unbroken = train(config, tmp_path / "unbroken", "run")
@@ -374,6 +378,7 @@ def test_run_killed_before_its_first_checkpoint_begins_anew_and_may_save_more_of
     assert train(config, workdir, "run").digest == unbroken.digest
 
 
+@pytest.mark.slow
 def test_log_of_a_start_that_was_killed_before_its_first_checkpoint_is_kept(tmp_path, monkeypatch, capfd):
     def killed(self, step, *rest):
         raise OSError(errno.EIO, "killed")
@@ -392,6 +397,7 @@ def test_log_of_a_start_that_was_killed_before_its_first_checkpoint_is_kept(tmp_
     assert f"this start begins after step 0: it is kept as {workdir}/metrics-1.jsonl" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_steps_that_are_gone_are_named_and_the_log_beyond_is_kept(tmp_path, capfd):
     config, workdir = tiny_config(checkpoint_every_steps=1, log_every_steps=1), tmp_path / "run"
     train(config, workdir, "run")
@@ -408,6 +414,7 @@ def test_steps_that_are_gone_are_named_and_the_log_beyond_is_kept(tmp_path, capf
     assert (workdir / "metrics-1.jsonl").read_bytes() == text
 
 
+@pytest.mark.slow
 def test_best_that_a_killed_run_has_recorded_and_not_saved_is_saved_by_the_next_start(tmp_path, monkeypatch):
     def interrupted(*words):
         raise Preempted("SIGTERM")
@@ -445,6 +452,7 @@ def test_best_that_is_damaged_is_told_and_replaced(tmp_path, capfd):
     assert accuracies[best] == max(accuracies.values())
 
 
+@pytest.mark.slow
 def test_precise_statistics_are_saved_by_the_start_after_an_interrupted_one(tmp_path, monkeypatch):
     config = tiny_config(num_steps=1)
     config.precise_bn_batches = 1
@@ -481,6 +489,7 @@ def test_more_bad_images_than_allowed_do_not_keep_good_steps_from_being_saved(tm
     assert open_latest(tmp_path / "run").steps() == [2, 3]
 
 
+@pytest.mark.slow
 def test_loss_is_logged_once_an_epoch_at_least_and_the_same_after_a_break(tmp_path, monkeypatch):
     config = tiny_config(num_steps=5, batch_size=640, log_every_steps=50)  # two steps an epoch
     train(config, tmp_path / "unbroken", "run")
@@ -612,6 +621,7 @@ def test_second_run_on_a_workdir_is_refused(unbroken, capfd):
     )
 
 
+@pytest.mark.slow
 def test_averages_parts_and_precise_statistics_are_resumed_judged_and_evaluated(tmp_path):
     more = {
         "batch_size": 80, "num_steps": 6, "accumulation_steps": 2, "ema_decay": 0.5, "precise_bn_batches": 2,

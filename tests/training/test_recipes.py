@@ -148,6 +148,7 @@ def image_folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.slow
 def test_recipe_runs_three_steps_on_tiny_images(name, image_folder):
     config = load_config(name)
     of_imagenet = config.dataset == "imagenet2012"

@@ -113,6 +113,7 @@ def result_or_refusal(action, path):
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in the text of a pickle of protocol 0
 @settings(max_examples=NUM_EXAMPLES, derandomize=True, deadline=None, database=None)
 @given(kind=st.integers(0, 5), edits=EDITS)
@@ -144,6 +145,7 @@ def sound_weights(folder):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @settings(max_examples=NUM_EXAMPLES, derandomize=True, deadline=None, database=None)
 @given(kind=st.integers(0, 3), edits=EDITS)
