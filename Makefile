@@ -1,7 +1,8 @@
-# make demo   trains the default network on the embedded digits and shows the result
-# make test   runs the test suite
-# make docs   makes the site of docs/ in build/site
-# make gpu    measures all that a GPU decides, in nine minutes, on a machine that has one (CIFAR10=FOLDER_OF_JPEGS)
+# make demo       trains the default network on the embedded digits and shows the result
+# make test       runs the tests that one runs while working, in a few minutes
+# make test-all   runs these, then the slow ones: the pages of docs/, most runs of several processes, long runs
+# make docs       makes the site of docs/ in build/site
+# make gpu        measures all that a GPU decides, in nine minutes, on a machine that has one (CIFAR10=FOLDER_OF_JPEGS)
 # They make .venv on their first call and start at once afterwards.
 
 VENV := .venv
@@ -10,13 +11,16 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python; do \
 RUN_DIR ?= runs/digits
 CUDA ?= cuda13
 
-.PHONY: demo test docs notebook faults gpu lint clean
+.PHONY: demo test test-all docs notebook faults gpu lint clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/python train.py --config configs/digits.py --workdir $(RUN_DIR)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-all: test
+	$(VENV)/bin/python -m pytest -m slow
 
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/site

@@ -186,7 +186,7 @@ def compare_losses(part: Part) -> None:
             difference = np.abs(losses - reference) / np.abs(reference)
             row.update({f"step {k}": float(losses[k - 1]) for k in (1, NUM_LOSSES)})
             row.update({f"difference to step {k}": float(difference[:k].max()) for k in (1, 5, NUM_LOSSES)})
-    run_tests(part, "tests/test_steps.py", "-k", "torchs")
+    run_tests(part, "tests/training/test_steps.py", "-k", "torchs")
 
 
 def _losses(part: Part, dtype: str, precision: str, device: jax.Device) -> np.ndarray:

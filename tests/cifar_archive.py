@@ -15,7 +15,7 @@ FILE_NAME = "cifar-10-binary.tar.gz"
 PREPARE = """
 import json, sys
 import tensorflow_datasets as tfds
-from resnet_jax.data.tfds import prepare
+from resnet_jax.data.tfds.prepare import prepare
 url, size, sha256, name = json.loads(sys.argv[2])
 info = tfds.download.checksums.UrlInfo(size=tfds.core.utils.Size(size), checksum=sha256, filename=name)
 prepare("cifar10", sys.argv[1], {url: info})

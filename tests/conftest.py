@@ -1,8 +1,8 @@
-"""The suite runs on the CPU, on 8 simulated devices, with one folder of compiled programs for all its processes."""
+"""The suite runs on the CPU, on 8 simulated devices, with one folder of compiled programs for all its runs."""
 
 import os
 import sys
-import tempfile
+import zlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,8 +15,6 @@ if version("jaxlib").startswith("0.10."):  # which alone lets choose the older, 
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 if FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
-# Training processes that the tests start would compile the same few programs again and again.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp(prefix="resnet_jax-test-cache-"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -27,6 +25,51 @@ except PackageNotFoundError:  # a checkout that is not installed: this process a
     sys.path.insert(1, CHECKOUT)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (CHECKOUT, os.environ.get("PYTHONPATH"))))
 
-from resnet_jax.cli.log_handler import install_log_handler  # noqa: E402 - after the environment is set
+import jax  # noqa: E402 - after the environment is set
+import pytest  # noqa: E402
 
+from resnet_jax import runtime  # noqa: E402
+from resnet_jax.cli.log_handler import install_log_handler  # noqa: E402
+
+
+def keep_programs():
+    """Keep compiled programs for the processes that tests start, which compile the same few, and for later runs.
+
+    The folder stands beside the commands' own and is bounded as theirs. Tests kill processes: what one of these was
+    writing is removed, as JAX would warn of it for ever.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:  # the user's choice, or set by the process that started this
+        return
+    folder = runtime.home() / "compiled-by-tests" / runtime.cache_folder().name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    runtime.remove_oldest(folder.parent, runtime.MOST_CACHED_BYTES)
+    for path in folder.glob("*-cache"):
+        remove_if_cut_short(path)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def remove_if_cut_short(path):
+    try:
+        zlib.decompress(path.read_bytes())
+    except zlib.error as error:
+        if "incomplete or truncated stream" in str(error):  # not where JAX compresses in another way
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:  # another run removes it as well
+        pass
+
+
+keep_programs()
 install_log_handler()  # as the commands do, so that tests of functions see the same lines
+
+
+@pytest.hookimpl(optionalhook=True)  # where xdist is not loaded
+def pytest_xdist_make_scheduler(config, log):
+    """Hand whole files to the processes, so that what a file sets up once is set up once, but each page by itself."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if "::test_page_does_what_it_says[" in nodeid else super()._split_scope(nodeid)
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None

@@ -110,7 +110,7 @@ def run_page(path: Path, *, word_for_word: bool = False) -> None:
             output = ""
             continue
         if "first" in notes:
-            in_bash(notes["first"], where)
+            in_bash(notes["first"], where) if word_for_word else in_shell(notes["first"], "", where)
         if block.language == "python":
             output = in_python(block.code, namespace, where)
         elif word_for_word:
@@ -131,15 +131,16 @@ def in_python(code: str, namespace: dict[str, object], where: str) -> str:
 
 
 def in_shell(code: str, words: str, where: str) -> str:
-    """What commands print: where all are our own, with nothing of the shell, run in this process, which is quicker."""
+    """What commands print: our own run in this process, which is quicker, where nothing but && is the shell's."""
     commands = [line.strip() for line in code.replace("\\\n", " ").splitlines() if line.strip()]
     if words:
         commands = [
             WORDS_END.sub(lambda end: f" {words}{end[0]}", command, count=1) if OURS.match(command) else command
             for command in commands
         ]
-    if all(command.startswith("python") and OURS.match(command) and not SHELL.search(command) for command in commands):
-        return "".join(in_process(command, where) for command in commands)
+    pieces = [piece for command in commands for piece in command.split(" && ")]
+    if all(piece.startswith("python") and not SHELL.search(piece) for piece in pieces):
+        return "".join((in_process if OURS.match(piece) else in_bash)(piece, where) for piece in pieces)
     return in_bash("\n".join(commands), where)
 
 

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from processes import TINY, records
 
 from resnet_jax.filesystem import _LOCKED_BYTE
 
 
+@pytest.mark.slow
 def test_a_run_trains_resumes_evaluates_and_predicts_without_what_windows_lacks(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
     (tmp_path / "used").mkdir()

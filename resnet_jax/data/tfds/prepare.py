@@ -88,7 +88,7 @@ def prepare_in_subprocess(name: str, data_dir: str, builder: Any) -> None:
     where = data_root(data_dir)
     check_archives(name, builder, manual_dir(data_dir))  # the process checks again, but is seconds later
     logger.info(f"preparing {name} in {where} (once)")
-    code = "from resnet_jax.data import tfds_prepare; tfds_prepare.main()"
+    code = "from resnet_jax.data.tfds import prepare; prepare.main()"
     process = subprocess.Popen(
         [sys.executable, "-c", code, name, data_dir],
         stdin=subprocess.PIPE, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, errors="replace",
