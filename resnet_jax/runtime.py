@@ -106,7 +106,7 @@ def cache_folder() -> Path:
 
 
 def cache_fault(folder: Path) -> str:
-    """Why nothing can be kept in `folder`, which is made if need be; empty if all is well."""
+    """Returns why nothing can be kept in `folder`, which is made if need be; empty if all is well."""
     try:
         home().parent.mkdir(parents=True, exist_ok=True)
         for path in (home(), folder.parent, folder):

@@ -36,7 +36,7 @@ class ConvNorm(nn.Module):
         self.relu = relu
 
     def fold(self) -> None:
-        """Batch norm's running statistics become the convolution's weights and bias."""
+        """Has batch norm's running statistics become the convolution's weights and bias."""
         self.conv = fuse_conv_bn_eval(self.conv, self.norm)
         self.norm = nn.Identity()
 

@@ -202,7 +202,7 @@ def _initial_variables(model: nn.Module, images: Array) -> Any:
 
 
 def matmul_flops_per_second(dtype: str, size: int | None = None, repeats: int = 10) -> float:
-    """Floating-point operations a second of the best of `repeats` products of two size x size matrices.
+    """Returns the floating-point operations a second of the best of `repeats` products of two size x size matrices.
 
     Args:
       size: None is 2048, or 8192 on a GPU, which a smaller product does not fill.

@@ -258,7 +258,9 @@ def open_best(workdir: Path) -> CheckpointFolder:
 
 
 def digest(tree: Any) -> str:
-    """SHA-256, in hexadecimal, of the names, types, shapes and bytes of a tree of arrays: equal if bit-identical."""
+    """Returns the SHA-256, in hexadecimal, of the names, types, shapes and bytes of a tree of arrays: equal if
+    bit-identical.
+    """
     sha = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
         array = np.asarray(leaf)

@@ -105,7 +105,7 @@ def check_replaceable(path: Path) -> None:
 
 @contextlib.contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Orbax's many-line errors as one line."""
+    """Raises Orbax's many-line errors as one line."""
     try:
         yield
     except UserError:

@@ -88,7 +88,7 @@ def _source(arguments: argparse.Namespace) -> Path:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    """The report on an import as a table: counts, and by name what is not simply loaded."""
+    """Prints the report on an import as a table: counts, and by name what is not simply loaded."""
     preprocess = report["preprocess"]
     rows = [
         ("from", f"{report['path']} ({report['format']}, names of {report['layout']})"),

@@ -43,12 +43,12 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def takes_fields(self) -> bool:
-        """Whether --config.field=value words may be given."""
+        """True if --config.field=value words may be given."""
         return ANY_FIELD in self.options
 
     @property
     def takes_images(self) -> bool:
-        """Whether words that belong to no option are images."""
+        """True if words that belong to no option are images."""
         return any(action.dest == "images" for action in self._actions)
 
     def refuse_missing_command(self, words: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 
 
 def suggest_field(name: str, known: Sequence[str]) -> str:
-    """The suggestion for an unknown field: what others call so, or the nearest name; empty if there is none."""
+    """Returns the suggestion for an unknown field: what others call so, or the nearest name; empty if there is none."""
     other = field_of_other_name(name)
     return f"; did you mean {other!r}?" if other else suggestion(name, known)
 
@@ -69,23 +69,26 @@ def field_of_other_name(name: str) -> str:
 
 
 def configs_dir() -> Path:
-    """The folder of the configs: inside the installed package, or beside it in a checkout."""
+    """Returns the folder of the configs: inside the installed package, or beside it in a checkout."""
     package = Path(__file__).parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def default_config() -> ConfigDict:
-    """Every field with its default, locked: what `configs/default.py` returns."""
+    """Returns every field with its default, locked: what `configs/default.py` returns."""
     return _run_file(configs_dir() / "default.py")
 
 
 def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
-    """The config of a file (its path, or its name in `configs_dir()`), overridden and checked.
+    """Returns the config of a file (its path, or its name in `configs_dir()`), overridden and checked.
 
-    overrides: command-line words, `--config.field=value` or `--config.field value`.
-    Raises UserError (a ValueError) for what is not found, not a config, or against a field's type or range, and for
-    an override that has no effect.
+    Args:
+      overrides: command-line words, `--config.field=value` or `--config.field value`.
+
+    Raises:
+      UserError: for what is not found, not a config, or against a field's type or range, and for an override that has
+        no effect.
     """
     config, default = _run_file(_find(name_or_path)), default_config()
     _compare_fields(name_or_path, config, default)
@@ -98,15 +101,17 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def given_fields(config: ConfigDict) -> tuple[str, ...]:
-    """The dotted paths of the fields that `apply_overrides` has set."""
+    """Returns the dotted paths of the fields that `apply_overrides` has set."""
     return vars(config).get(_GIVEN, ())
 
 
 def check_effects(config: ConfigDict, images: KnownImages) -> str:
-    """A line that names the fields which the config's file sets without effect; empty if there are none.
+    """Returns a line that names the fields which the config's file sets without effect; empty if there are none.
 
     Those that only the command line's fields have made so are not named: turning mixup off is no mistake of the file.
-    Raises UserError (a ValueError) for a field that was given on the command line and has none.
+
+    Raises:
+      UserError: for a field that was given on the command line and has none.
     """
     given, default = given_fields(config), default_config()
     check_given_fields(config, given, default, images)
@@ -115,9 +120,12 @@ def check_effects(config: ConfigDict, images: KnownImages) -> str:
 
 
 def config_from_dict(values: dict[str, Any]) -> ConfigDict:
-    """The config that a run's config.json holds. Raises UserError (a ValueError) if it is none.
+    """Returns the config that a run's config.json holds.
 
     A field that came later than the run has its default, by which nothing is as it was not before.
+
+    Raises:
+      UserError: if it is none.
     """
     config = default_config()
     try:
@@ -135,12 +143,12 @@ def config_from_dict(values: dict[str, Any]) -> ConfigDict:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The config as JSON text; tuples become lists."""
+    """Returns the config as JSON text; tuples become lists."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """{"augment.flip": False, ...}: every field by its dotted path."""
+    """Returns {"augment.flip": False, ...}: every field by its dotted path."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ConfigDict):
@@ -151,9 +159,10 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
 
 
 def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
-    """Set fields of `config` from `--config.field=value` words, each read as the field's type.
+    """Sets fields of `config` from `--config.field=value` words, each read as the field's type.
 
-    Raises UserError (a ValueError) for an unknown field, a missing value or one of another type.
+    Raises:
+      UserError: for an unknown field, a missing value or one of another type.
     """
     words = list(words)
     given: list[str] = []
@@ -179,7 +188,7 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
 
 
 def check_values(config: ConfigDict) -> None:
-    """Raise UserError (a ValueError) for the first field whose value is outside its range."""
+    """Raises UserError (a ValueError) for the first field whose value is outside its range."""
     values = flatten(config)
     for field, value in values.items():
         numbers = value if isinstance(value, tuple) else (value,)
@@ -272,7 +281,7 @@ def _assign(config: ConfigDict, path: str, value: Any) -> None:
 
 
 def _parse(path: str, text: str, current: Any) -> Any:
-    """`text` as the type of the field's current value."""
+    """Returns `text` as the type of the field's current value."""
     kind = type(current)
     try:
         if kind is bool:

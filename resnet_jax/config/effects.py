@@ -13,8 +13,10 @@ from resnet_jax.errors import UserError
 class KnownImages:
     """The facts about a data set that decide whether a field has an effect; None where they are not known yet.
 
-    encoded: images are decoded as they are read, not held in memory. has_own_validation: the set brings validation
-    images. has_validation, has_test: there are such images, held out ones included.
+    Attributes:
+      encoded: images are decoded as they are read, not held in memory.
+      has_own_validation: the set brings validation images.
+      has_validation, has_test: there are such images, held out ones included.
     """
 
     encoded: bool | None = None
@@ -24,7 +26,7 @@ class KnownImages:
 
     @classmethod
     def of_config(cls, config: ConfigDict) -> "KnownImages":
-        """What the config's data set is known to be before its images are read."""
+        """Returns what the config's data set is known to be before its images are read."""
         if config.dataset == "digits":
             return cls(False, False, config.validation_fraction > 0, True)
         return cls(encoded=True) if config.dataset == "folder" else cls()
@@ -34,7 +36,9 @@ class KnownImages:
 class Condition:
     """The condition under which some fields have an effect.
 
-    holds: of a config and its images. needs: the same in words, after "it needs".
+    Attributes:
+      holds: of a config and its images.
+      needs: the same in words, after "it needs".
     """
 
     fields: tuple[str, ...]
@@ -165,7 +169,9 @@ FALLBACKS = ("validation_fraction", "eval_every_epochs", "test_every_epochs")
 
 
 def fields_without_effect(config: ConfigDict, images: KnownImages) -> dict[str, str]:
-    """The fields that change nothing in a run of this config, by their dotted paths, and what each would need."""
+    """Returns the fields that change nothing in a run of this config, by their dotted paths, and what each would
+    need.
+    """
     return {
         field: condition.needs
         for condition in reversed(CONDITIONS)  # of several, the first is named
@@ -177,10 +183,12 @@ def fields_without_effect(config: ConfigDict, images: KnownImages) -> dict[str, 
 def check_given_fields(
     config: ConfigDict, given: Collection[str], default: ConfigDict, images: KnownImages | None = None
 ) -> None:
-    """Raise UserError (a ValueError) for the first field of `given` that has no effect, unless it turns something off.
+    """Raises UserError (a ValueError) for the first field of `given` that has no effect, unless it turns something off.
 
-    given: dotted paths that the user has set for this run. default: the config of all defaults. images: None for what
-    the config says of them.
+    Args:
+      given: dotted paths that the user has set for this run.
+      default: the config of all defaults.
+      images: None for what the config says of them.
     """
     without = fields_without_effect(config, images or KnownImages.of_config(config))
     for field in given:
@@ -195,9 +203,10 @@ def check_given_fields(
 def ineffective_line(
     config: ConfigDict, given: Collection[str], default: ConfigDict, images: KnownImages, in_file: Collection[str]
 ) -> str:
-    """One line that names the fields that a config file sets in vain; empty if there are none.
+    """Returns one line that names the fields that a config file sets in vain; empty if there are none.
 
-    in_file: those that have no effect in the config as its file has it.
+    Args:
+      in_file: those that have no effect in the config as its file has it.
     """
     parts = []
     for field, needs in sorted(fields_without_effect(config, images).items()):
@@ -208,7 +217,7 @@ def ineffective_line(
 
 
 def _is_off(value: Any, default: Any) -> bool:
-    """Whether the value only says that something is off: 0, () or "", or False where that is the default."""
+    """Returns whether the value only says that something is off: 0, () or "", or False where that is the default."""
     return not value and not (isinstance(value, bool) and default)
 
 

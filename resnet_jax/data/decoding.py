@@ -114,7 +114,7 @@ class EncodedImage:
 
     @property
     def name(self) -> str:
-        """What messages call the image."""
+        """The image's name in messages."""
         return self._name if isinstance(self._name, str) else self._name()
 
     @property

@@ -150,7 +150,7 @@ class EncodedSource:
         raise UserError(NO_GOOD_IMAGE)
 
     def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
-        """As `Source.read`.
+        """Does as `Source.read`.
 
         In training the next good image takes the place of one that cannot be decoded; in evaluation that one is not
         valid.
@@ -172,15 +172,15 @@ class EncodedSource:
         return Examples(*(part[inverse] for part in examples))
 
     def take(self, indices: np.ndarray) -> Self:
-        """As `Source.take`."""
+        """Does as `Source.take`."""
         return replace(self, indices=self.indices[indices])
 
     def transformed(self, transform: Transform | None) -> Self:
-        """As `Source.transformed`."""
+        """Does as `Source.transformed`."""
         return replace(self, transform=transform)
 
     def digest(self) -> str:
-        """As `Source.digest`."""
+        """Does as `Source.digest`."""
         return digest_of(self.encoded.digest(), *self.class_names, self.indices.tobytes())
 
     def name(self, position: int) -> str:

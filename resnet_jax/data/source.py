@@ -100,7 +100,7 @@ class ArraySource:
         return self._prepare(self.images[0]).shape
 
     def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
-        """As `Source.read`."""
+        """Does as `Source.read`."""
         images = self.images[indices]
         if keys is not None and self.transform is not None:
             transform, (seed, epoch, samples) = self.transform, keys
@@ -116,15 +116,15 @@ class ArraySource:
         return Examples(images, self.labels[indices], np.ones(len(indices), bool))
 
     def take(self, indices: np.ndarray) -> Self:
-        """As `Source.take`."""
+        """Does as `Source.take`."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def transformed(self, transform: Transform | None) -> Self:
-        """As `Source.transformed`."""
+        """Does as `Source.transformed`."""
         return replace(self, transform=transform)
 
     def digest(self) -> str:
-        """As `Source.digest`."""
+        """Does as `Source.digest`."""
         return digest_of(*self.class_names, self.labels.tobytes(), self.images[:: max(1, len(self) // 100)].tobytes())
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
@@ -132,7 +132,7 @@ class ArraySource:
 
 
 def digest_of(*parts: str | bytes) -> str:
-    """SHA-256 of `parts`, each marked off from the next."""
+    """Returns the SHA-256 of `parts`, each marked off from the next."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode(errors="surrogateescape") if isinstance(part, str) else part

@@ -34,10 +34,13 @@ RESIZE_BY_CROP = 256 / 224
 class DatasetOptions:
     """How images are read, whatever the set.
 
-    data_dir: the folder of the images, or that in which TFDS keeps its sets; "" is TFDS's own default,
-    ~/tensorflow_datasets. image_size: of images in memory, the side in pixels wanted, a multiple of their own, to which
-    each pixel is repeated; 0 keeps it. preprocess: what evaluation makes of encoded images. upright: rotate those as
-    EXIF says. threads decode; bad_images tells how many may be damaged.
+    Attributes:
+      data_dir: the folder of the images, or that in which TFDS keeps its sets; "" is TFDS's own default,
+        ~/tensorflow_datasets.
+      image_size: of images in memory, the side in pixels wanted, a multiple of their own, to which each pixel is
+        repeated; 0 keeps it.
+      preprocess: what evaluation makes of encoded images. upright: rotate those as EXIF says. threads decode;
+        bad_images tells how many may be damaged.
     """
 
     data_dir: str = ""
@@ -48,7 +51,7 @@ class DatasetOptions:
     bad_images: BadImages = field(default_factory=BadImages)
 
     def source(self, encoded: EncodedImages) -> EncodedSource:
-        """All of `encoded`, read so."""
+        """Returns all of `encoded`, read so."""
         return EncodedSource(
             encoded,
             np.arange(len(encoded)),
@@ -84,7 +87,11 @@ class ImageOptions:
         return self.image_size or IMAGE_SIZE
 
     def preprocess(self) -> Preprocess:
-        """Returns what evaluation makes of encoded images. Raises UserError (a ValueError) if that is impossible."""
+        """Returns what evaluation makes of encoded images.
+
+        Raises:
+          UserError: if that is impossible.
+        """
         resize = self.resize or round(self.crop * RESIZE_BY_CROP)
         return Preprocess(resize, self.crop, self.interpolation, self.mean, self.std)
 
@@ -104,7 +111,8 @@ class ImageOptions:
 class Splits:
     """A data set's images; None for a split that it does not have.
 
-    has_own_validation: the validation images are a split of the set, not held out of its training images.
+    Attributes:
+      has_own_validation: the validation images are a split of the set, not held out of its training images.
     """
 
     train: Source
@@ -114,7 +122,7 @@ class Splits:
 
 
 def load_digits(split: str) -> ArraySource:
-    """The 1,797 handwritten 8x8 digits of scikit-learn's load_digits, shipped with the package.
+    """Returns the 1,797 handwritten 8x8 digits of scikit-learn's load_digits, shipped with the package.
 
     "test" is every fifth image (360), "train" the others (1,437). Grey levels 0 to 16 become 0 to 255, in three equal
     channels.
@@ -128,10 +136,13 @@ def load_digits(split: str) -> ArraySource:
 
 
 def load_splits(name: str, reading: DatasetOptions, validation_fraction: float = 0.0) -> Splits:
-    """The images of a data set: "digits", "folder", or any image classification set of TFDS.
+    """Returns the images of a data set: "digits", "folder", or any image classification set of TFDS.
 
-    validation_fraction: of the training images held out for validation, if the set has no validation images itself.
-    Raises UserError (a ValueError) for an unknown name, an impossible size, and data that cannot be had.
+    Args:
+      validation_fraction: of the training images held out for validation, if the set has no validation images itself.
+
+    Raises:
+      UserError: for an unknown name, an impossible size, and data that cannot be had.
     """
     if name == "folder":
         tree = _scan(reading)
@@ -156,7 +167,7 @@ def load_splits(name: str, reading: DatasetOptions, validation_fraction: float =
 
 
 def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
-    """Which of "train", "validation" and "test" a data set has."""
+    """Returns which of "train", "validation" and "test" a data set has."""
     if name == "digits":
         return "train", "test"
     if name == "folder":
@@ -169,7 +180,10 @@ def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
 
 
 def load_source(name: str, split: str, reading: DatasetOptions | None = None) -> Source:
-    """The named data set's images of one split: of "digits" or a set of TFDS. Errors are those of `load_splits`."""
+    """Returns the named data set's images of one split: of "digits" or a set of TFDS.
+
+    Errors are those of `load_splits`.
+    """
     reading = reading or DatasetOptions()
     if name == "digits":
         check_choice("split", split, split_names(name))
@@ -190,10 +204,12 @@ def load_source(name: str, split: str, reading: DatasetOptions | None = None) ->
 
 
 def hold_out(source: Source, fraction: float) -> tuple[Source, Source | None]:
-    """`source` split into (training, validation) images; validation is None if `fraction` is 0.
+    """Returns `source` split into (training, validation) images; validation is None if `fraction` is 0.
 
     A fixed permutation decides, so the held-out images depend on `fraction` and the number of images alone.
-    Raises UserError (a ValueError) if fraction is outside [0, 1) or would leave either side empty.
+
+    Raises:
+      UserError: if fraction is outside [0, 1) or would leave either side empty.
     """
     if not 0.0 <= fraction < 1.0:
         raise UserError(f"validation_fraction={fraction} must be in [0, 1)")
@@ -209,8 +225,10 @@ def hold_out(source: Source, fraction: float) -> tuple[Source, Source | None]:
 def missing_classes(train: Source, validation: Source | None, *, held_out: bool) -> list[str]:
     """Returns a line for each of the two in which some class has no image, which names them; [] if all classes have.
 
-    Nothing is said of a source whose labels are only known when an image is read, as of TFDS. held_out: the validation
-    images are a fraction of the training images.
+    Nothing is said of a source whose labels are only known when an image is read, as of TFDS.
+
+    Args:
+      held_out: the validation images are a fraction of the training images.
     """
     advice = "add images, or choose another config.validation_fraction" if held_out else "add images"
     lines = []
@@ -225,7 +243,7 @@ def missing_classes(train: Source, validation: Source | None, *, held_out: bool)
 
 
 def _class_counts(source: Source) -> np.ndarray | None:
-    """(K,) how many images each class has; None if the labels are not known yet."""
+    """Returns (K,) how many images each class has; None if the labels are not known yet."""
     if isinstance(source, ArraySource):
         labels = source.labels
     elif isinstance(source, EncodedSource) and isinstance(source.encoded, FolderImages) and source.relabel is None:

@@ -14,7 +14,9 @@ class DecodeThreads:
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
 
     def for_each(self, function: Callable[[int], None], count: int) -> None:
-        """function(i) for i in range(count), in any order; the first exception is raised when all threads are done."""
+        """Calls function(i) for i in range(count), in any order; the first exception is raised when all threads are
+        done.
+        """
         numbers = iter(range(count))
 
         def work() -> None:

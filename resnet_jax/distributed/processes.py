@@ -260,7 +260,9 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _results_by_first_process() -> None:
-    """C++ (gloo) writes to standard output too: from here on that is standard error, and only Python has the old."""
+    """Parts results from what C++ (gloo) writes to standard output too: from here on that is standard error, and only
+    Python has the old.
+    """
     sys.stdout.flush()
     results = os.dup(1) if distributed.global_state.process_id == 0 else os.open(os.devnull, os.O_WRONLY)
     os.dup2(2, 1)

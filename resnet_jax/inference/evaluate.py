@@ -40,13 +40,20 @@ def evaluate_run(
     average: bool = True,
     report: Path | None = None,
 ) -> dict[str, Any]:
-    """{"workdir", "checkpoint", "step", "average", "data", ...} and what `Judgement.summary` tells of a run's weights.
+    """Returns {"workdir", "checkpoint", "step", "average", "data", ...} and what `Judgement.summary` tells of a run's
+    weights.
 
-    data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test
-    set, or its validation images if it has none. which: "newest" or "best" (by validation accuracy). data_dir: where
-    the run's images or TFDS's sets are, None: where the run had them. ten_crop: average ten views (`TenCrop`).
-    average: take the moving average of the weights, if the run keeps one. report: the folder for `write_report`.
-    Raises UserError (a ValueError) if there is no such run, checkpoint or data, or the report cannot be written.
+    Args:
+      data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test
+        set, or its validation images if it has none.
+      which: "newest" or "best" (by validation accuracy).
+      data_dir: where the run's images or TFDS's sets are, None: where the run had them.
+      ten_crop: average ten views (`TenCrop`).
+      average: take the moving average of the weights, if the run keeps one.
+      report: the folder for `write_report`.
+
+    Raises:
+      UserError: if there is no such run, checkpoint or data, or the report cannot be written.
     """
     _check_report(report)
     trained = open_run(workdir, which, average=average)
@@ -88,13 +95,19 @@ def evaluate_weights(
     ten_crop: bool = False,
     report: Path | None = None,
 ) -> dict[str, Any]:
-    """{"model", "weights", "data", ...} and what `Judgement.summary` tells of imported weights.
+    """Returns {"model", "weights", "data", ...} and what `Judgement.summary` tells of imported weights.
 
-    weights, model_name, model_args, preprocess, mean, std: as for `open_weights`. data: as for `evaluate_run`.
-    batch_size: 128 if None. data_dir: where TFDS's sets are, None: its own default. ten_crop: average ten views
-    (`TenCrop`). report: the folder for `write_report`.
-    Raises UserError (a ValueError) if the weights do not fit, or nothing tells how images are prepared;
-    NonFiniteError if the loss is not finite.
+    Args:
+      weights, model_name, model_args, preprocess, mean, std: as for `open_weights`.
+      data: as for `evaluate_run`.
+      batch_size: 128 if None.
+      data_dir: where TFDS's sets are, None: its own default.
+      ten_crop: average ten views (`TenCrop`).
+      report: the folder for `write_report`.
+
+    Raises:
+      UserError: if the weights do not fit, or nothing tells how images are prepared; NonFiniteError if the loss is
+        not finite.
     """
     batch_size = 128 if batch_size is None else batch_size
     if batch_size < 1:
@@ -110,10 +123,13 @@ def evaluate_weights(
 
 
 def open_images(data: str, class_names: tuple[str, ...], num_classes: int, reading: DatasetOptions) -> Source:
-    """The images that --data names, labelled as the model labels them.
+    """Returns the images that --data names, labelled as the model labels them.
 
-    class_names: the model's, empty if unknown. Raises UserError (a ValueError) if there are none, or their classes are
-    not the model's.
+    Args:
+      class_names: the model's, empty if unknown.
+
+    Raises:
+      UserError: if there are none, or their classes are not the model's.
     """
     name, split = _data_set(data)
     folder = expand(data)
@@ -136,14 +152,14 @@ def open_images(data: str, class_names: tuple[str, ...], num_classes: int, readi
 
 
 def _data_set(data: str) -> tuple[str, str]:
-    """(name, split) of [tfds:]NAME[:VERSION][:SPLIT]; the split may be empty."""
+    """Returns (name, split) of [tfds:]NAME[:VERSION][:SPLIT]; the split may be empty."""
     name, *rest = data.removeprefix("tfds:").split(":")
     split = rest.pop() if rest and rest[-1].isalpha() else ""
     return ":".join([name, *rest]), split
 
 
 def _labelled_as(source: Source, class_names: tuple[str, ...], data: str) -> Source:
-    """`source` with the labels that `class_names` give its classes."""
+    """Returns `source` with the labels that `class_names` give its classes."""
     names = class_names
     if class_names == imagenet_names() and not {*source.class_names} & {*class_names}:
         names = imagenet_wordnet_ids()
@@ -160,7 +176,9 @@ def _labelled_as(source: Source, class_names: tuple[str, ...], data: str) -> Sou
 
 
 def _stored_names(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
-    """What the folder's class folders are named after: ImageNet's are WordNet ids, in the order of its classes."""
+    """Returns what the folder's class folders are named after: ImageNet's are WordNet ids, in the order of its
+    classes.
+    """
     if class_names == imagenet_names() and any(folder.glob("n[0-9]*")):
         return imagenet_wordnet_ids()
     return class_names or None
@@ -189,8 +207,8 @@ def _evaluate(trained: TrainedModel, source: Source, data: str, batch_size: int,
 
 
 def _check_report(report: Path | None) -> None:
-    """Raise UserError (a ValueError), in all processes, unless process 0 can write into the folder `report`, and what
-    lies there is a report, or nothing.
+    """Raises UserError (a ValueError), in all processes, unless process 0 can write into the folder `report`, and
+    what lies there is a report, or nothing.
     """
 
     def check(folder: Path) -> None:

@@ -56,9 +56,13 @@ class TrainedRun:
 class TrainedModel:
     """A network with the weights that it is judged by, on every device of `mesh`, and what it takes to feed it.
 
-    load: reads the weights, when `state` is first asked for. preprocess: of encoded images. image_size: side in pixels
-    of the images that the network was trained with. class_names: empty if unknown. origin: what results say of where it
-    comes from, of plain values. upright: images are rotated as EXIF says. options: the run's; None of imported weights.
+    Attributes:
+      load: reads the weights, when `state` is first asked for.
+      preprocess: of encoded images.
+      image_size: side in pixels of the images that the network was trained with.
+      class_names: empty if unknown.
+      origin: what results say of where it comes from, of plain values. upright: images are rotated as EXIF says.
+      options: the run's; None of imported weights.
     """
 
     model: ResNet
@@ -76,7 +80,8 @@ class TrainedModel:
     def state(self) -> TrainState:
         """The train state without the optimizer's part; its variables are the moving average if that was asked for.
 
-        Raises UserError (a ValueError) if imported weights do not fit the model.
+        Raises:
+          UserError: if imported weights do not fit the model.
         """
         return self.load()
 
@@ -93,7 +98,8 @@ class TrainedModel:
         return side, side, 3
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """`image` as the network is given it, but for the normalisation: `input_shape` uint8, whatever its size.
+        """Returns `image` as the network is given it, but for the normalisation: `input_shape` uint8, whatever its
+        size.
 
         As in evaluation; where that takes images as they are, small ones are enlarged pixel by pixel as for training,
         and others resized and cropped to the side that the network was trained with.
@@ -108,15 +114,18 @@ class TrainedModel:
         return preprocess.pixels(image)
 
     def class_name(self, label: int) -> str:
-        """The class's name, or its number where names are unknown."""
+        """Returns the class's name, or its number where names are unknown."""
         return self.class_names[label] if self.class_names else f"class {label}"
 
 
 def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> TrainedModel:
-    """The network of the run in `workdir`, with its "newest" weights or its "best" by validation accuracy.
+    """Returns the network of the run in `workdir`, with its "newest" weights or its "best" by validation accuracy.
 
-    average: take the moving average of the weights, if the run keeps one.
-    Raises UserError (a ValueError) if there is no such run or checkpoint, or no average to leave out.
+    Args:
+      average: take the moving average of the weights, if the run keeps one.
+
+    Raises:
+      UserError: if there is no such run or checkpoint, or no average to leave out.
     """
     run = restore_run(workdir, which)
     if not average and run.state.averaging is None:
@@ -148,13 +157,17 @@ def open_weights(
     std: Channels | None = None,
     judges: bool = True,
 ) -> TrainedModel:
-    """The network of imported weights: a file or checkpoint directory, as `load_weights` takes it.
+    """Returns the network of imported weights: a file or checkpoint directory, as `load_weights` takes it.
 
-    model_name, model_args: what the weights do not tell. preprocess: a name in PREPROCESS, instead of what travels with
-    the weights; it brings its data set's class names where the weights tell none. mean, std: of the channels, in
-    [0, 1], over either. judges: False where nobody needs to know how images are prepared.
-    Raises UserError (a ValueError) if the weights have no head, or nothing tells what they are of and how images are
-    prepared.
+    Args:
+      model_name, model_args: what the weights do not tell.
+      preprocess: a name in PREPROCESS, instead of what travels with the weights; it brings its data set's class names
+        where the weights tell none.
+      mean, std: of the channels, in [0, 1], over either.
+      judges: False where nobody needs to know how images are prepared.
+
+    Raises:
+      UserError: if the weights have no head, or nothing tells what they are of and how images are prepared.
     """
     if preprocess is not None:
         check_choice("preprocess", preprocess, PREPROCESS)
@@ -187,9 +200,10 @@ def open_weights(
 
 
 def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
-    """The run in `workdir` with its "newest" weights, or its "best" by validation accuracy.
+    """Returns the run in `workdir` with its "newest" weights, or its "best" by validation accuracy.
 
-    Raises UserError (a ValueError) if there is no such run or checkpoint.
+    Raises:
+      UserError: if there is no such run or checkpoint.
     """
     options = stored_options(sync_errors(lambda: read_config(workdir)))
     mesh = make_mesh()
@@ -226,7 +240,9 @@ class _RemovedStepError(Exception):
 def _restore(
     checkpoints: CheckpointFolder, others: CheckpointFolder, options: Options, mesh: Mesh
 ) -> tuple[Any, TrainState, int]:
-    """The position and state of the last step that is what was saved, and its number; a run may be saving meanwhile."""
+    """Returns the position and state of the last step that is what was saved, and its number; a run may be saving
+    meanwhile.
+    """
 
     def read(folder: CheckpointFolder, step: int) -> tuple[Any, TrainState, int]:
         position = folder.position(step)
@@ -265,7 +281,9 @@ def _remedy(checkpoints: CheckpointFolder, others: CheckpointFolder) -> str:
 def _restore_variables(
     checkpoints: CheckpointFolder, step: int, model: ResNet, options: Options, mesh: Mesh
 ) -> TrainState:
-    """The state of `step` without the optimizer's part, replicated on the mesh; nothing is drawn or compiled."""
+    """Returns the state of `step` without the optimizer's part, replicated on the mesh; nothing is drawn or
+    compiled.
+    """
     whole = replicated(mesh)
     shapes = init_train_state(model, optax.identity(), options, mesh, shapes_only=True)
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
@@ -275,7 +293,7 @@ def _restore_variables(
 
 
 def _preprocess(weights: Path, info: WeightsInfo, mean: Channels | None, std: Channels | None) -> Preprocess:
-    """How images are prepared for the weights: as they tell, with `mean` and `std` where those are given."""
+    """Returns how images are prepared for the weights: as they tell, with `mean` and `std` where those are given."""
     if info.preprocess is not None:
         return replace(info.preprocess, mean=mean or info.preprocess.mean, std=std or info.preprocess.std)
     if mean is None or std is None:

@@ -26,12 +26,16 @@ def preview(
     step: int = 0,
     num_images: int = 32,
 ) -> dict[str, object]:
-    """{"picture", "split", "step", "images", "size"}: a picture of the first images of a batch, written to `target`.
+    """Returns {"picture", "split", "step", "images", "size"}: a picture of the first images of a batch, written to
+    `target`.
 
     The batch is that of `step` (from 0) of the options' run, augmented and normalised as there, and shown with the
     normalisation undone; of "validation" and "test" it is the step'th batch of the evaluation. Mixed images are
-    labelled with both classes and their shares. Raises UserError (a ValueError) for options that make no batch, a
-    split or batch that there is not, and a target that is no image file.
+    labelled with both classes and their shares.
+
+    Raises:
+      UserError: for options that make no batch, a split or batch that there is not, and a target that is no image
+        file.
     """
     check_choice("split", split, SPLITS)
     check_picture(target)

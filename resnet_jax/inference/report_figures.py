@@ -85,7 +85,7 @@ def draw_calibration(classification: ClassificationMetrics, path: Path, title: s
 
 
 def _list_pairs(classification: ClassificationMetrics, axes: "Axes") -> None:
-    """The most frequent confusions, as text in columns."""
+    """Writes the most frequent confusions, as text in columns."""
     axes.axis("off")
     counts = classification.confusion.sum(axis=1)
     pairs = classification.confused_pairs()[:NUM_PAIRS]
@@ -108,7 +108,7 @@ def _largest_in(shares: np.ndarray, block: int) -> np.ndarray:
 
 
 def _short(name: str, length: int) -> str:
-    """So much of the name, on one line, in which matplotlib is to see no formula."""
+    """Returns so much of the name, on one line, in which matplotlib is to see no formula."""
     name = truncate(name)
     cut = name if len(name) <= length else f"{name[: length - 1]}…"
     return cut.replace("$", r"\$")

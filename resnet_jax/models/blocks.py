@@ -56,7 +56,7 @@ class Downsample(nn.Module):
 
 
 def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
-    """Option A: every `stride`-th pixel, with zero channels added equally on both sides; no parameters.
+    """Computes option A: every `stride`-th pixel, with zero channels added equally on both sides; no parameters.
 
     (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features).
 

@@ -24,7 +24,7 @@ torch_linear_init = initializers.variance_scaling(1.0 / 3.0, "fan_in", "uniform"
 
 
 def uniform_bias_init(fan_in: int) -> Initializer:
-    """PyTorch's initializer of a bias: uniform in +-1/sqrt(fan_in)."""
+    """Returns PyTorch's initializer of a bias: uniform in +-1/sqrt(fan_in)."""
     bound = fan_in**-0.5
 
     def init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:

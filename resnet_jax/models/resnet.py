@@ -249,7 +249,7 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def _shares(self, images: Array) -> dict[str, Any]:
-        """Over which rows and mapped axes batch norm takes its statistics, as arguments of BatchNorm."""
+        """Returns over which rows and mapped axes batch norm takes its statistics, as arguments of BatchNorm."""
         if self.batch_norm == "global":
             return {"axis_name": mapped_batch_axes(images, self.axis_name)}
         if self.batch_norm != "local":
@@ -286,7 +286,7 @@ class ResNet(nn.Module):
 
     @property
     def preact(self) -> bool:
-        """Whether the blocks are pre-activation (v2)."""
+        """True if the blocks are pre-activation (v2)."""
         return self.block_cls.startswith("preact")
 
     @property

@@ -43,7 +43,9 @@ def _cifar(depth: int, block_cls: str = "basic", **arguments: Any) -> dict[str, 
 
 
 def _wide(depth: int, widen_factor: int) -> dict[str, Any]:
-    """Wide ResNet for 32x32 images: 6n+4 layers, of which the stem and the three projections are not in the blocks."""
+    """Returns the Wide ResNet for 32x32 images: 6n+4 layers, of which the stem and the three projections are not in
+    the blocks.
+    """
     wide = {"widen_factor": widen_factor, "dropout_in": "block", "shortcut": "B"}
     return _cifar(depth - 2, "preact_basic", **wide)
 

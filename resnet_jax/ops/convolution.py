@@ -122,7 +122,9 @@ def _cpu_kernel_gradient(x: Array, cotangent: Array, *, result: Any, groups: int
 
 
 def _kernel_gradient_by_rows(x: Array, cotangent: Array) -> Array:
-    """Gradient of a 3x3 stride-1 kernel, (3, 3, C, F): for each kernel row a product (F, B*H*W) x (B*H*W, 3*C)."""
+    """Returns the gradient of a 3x3 stride-1 kernel, (3, 3, C, F): for each kernel row a product (F, B*H*W) x (B*H*W,
+    3*C).
+    """
     _, height, width, channels = x.shape
     features = cotangent.shape[-1]
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

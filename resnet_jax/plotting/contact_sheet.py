@@ -123,7 +123,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """As much of `text` as has room, on one line."""
+    """Returns as much of `text` as has room, on one line."""
     text = printable(text)
     while text and font.getlength(text) > width:
         text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""

@@ -26,7 +26,11 @@ class Images:
 
 
 def check_images(options: Options, images: Images) -> Iterator[Finding]:
-    """The options' images; fills `images`. Raises UserError (a ValueError) as train for what cannot be used."""
+    """Yields the options' images; fills `images`.
+
+    Raises:
+      UserError: as train for what cannot be used.
+    """
     named = options.images
     images.needs = missing_needs(named)
     if (needs := images.needs) is not None:
@@ -56,7 +60,7 @@ def check_images(options: Options, images: Images) -> Iterator[Finding]:
 
 
 def check_known_sets() -> Iterator[Finding]:
-    """What there is to train on without a config: the digits, and the sets that TFDS has prepared."""
+    """Yields what there is to train on without a config: the digits, and the sets that TFDS has prepared."""
     yield ok("digits", f"{len(load_digits('train')):,} training and {len(load_digits('test'))} test images come along")
     names = prepared_sets()
     yield ok("tfds", f"prepared in {data_root('')}: {', '.join(names) or 'none'}")

@@ -20,7 +20,7 @@ NO_IMPLEMENTATION = "XLA's: of oneDNN's implementations for this processor none 
 
 
 def check_devices() -> Iterator[Finding]:
-    """Platform, kind, number and memory of JAX's devices, and a GPU that is not among them."""
+    """Yields platform, kind, number and memory of JAX's devices, and a GPU that is not among them."""
     try:
         devices = jax.devices()
     except Exception as reason:  # an AssertionError where a platform is asked for that this jaxlib does not have
@@ -41,7 +41,7 @@ def check_devices() -> Iterator[Finding]:
 
 
 def device_memory(device: jax.Device) -> int | None:
-    """Bytes that are free on the device; None if it does not tell, as a CPU."""
+    """Returns the bytes that are free on the device; None if it does not tell, as a CPU."""
     statistics = device.memory_stats() or {}
     if "bytes_limit" not in statistics:
         return None
@@ -49,7 +49,7 @@ def device_memory(device: jax.Device) -> int | None:
 
 
 def check_batch(options: BatchOptions) -> Iterator[Finding]:
-    """Whether the devices can share a batch."""
+    """Yields whether the devices can share a batch."""
     mesh = make_mesh()
     num_devices = mesh.devices.size
     try:

@@ -14,7 +14,8 @@ from resnet_jax.training.experiment import Experiment, Options, build_experiment
 
 
 def examine(options: Options | None, workdir: Path | None) -> list[Finding]:
-    """What is found of this machine besides its packages, and of what a run of `options`, if given, needs in `workdir`.
+    """Returns what is found of this machine besides its packages, and of what a run of `options`, if given, needs in
+    `workdir`.
 
     A check that fails in a way that nobody foresaw is an error among the others.
     """
@@ -48,7 +49,7 @@ def examine(options: Options | None, workdir: Path | None) -> list[Finding]:
 
 
 def _examine_needs(experiment: Experiment, workdir: Path, images: Images) -> list[Finding]:
-    """What a run needs besides its images."""
+    """Returns what a run needs besides its images."""
     known = images.splits is not None  # then the experiment's classes and number of steps are the run's
     to_prepare = images.needs is not None
     return [

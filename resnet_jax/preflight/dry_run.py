@@ -36,18 +36,20 @@ NUM_UNTIMED = 1 + DEPTH
 
 
 def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
-    """What `train` with these options in `workdir` would take; nothing is written, prepared or downloaded.
+    """Returns what `train` with these options in `workdir` would take; nothing is written, prepared or downloaded.
 
-    Returns "model", "image_shape", "shapes" (of the stages), "parameters", "trainable" (numbers of them), "macs" (of
-    one image's forward pass), "images" by split, "num_classes", "steps_per_epoch", "num_steps", "continues_after" (the
-    step from which the run in `workdir` goes on, 0 if there is none), "due": how often each of "validation", "test" and
-    "checkpoint" is until the end, and "every": how many steps lie between; "memory", in bytes: of `estimate_memory`,
-    "program" of what XLA tells of the compiled step (None where a step is several programs), and "checkpoint";
-    "on_features": whether train computes the frozen network's features once, to train the head alone on them;
-    "seconds": to "compile", of a "step" on images, of an "evaluation_batch" (0.0 if there is none), of an "evaluation"
-    by split, and of the "rest" of the run, evaluations included, checkpoints and precise statistics not, nor the steps
-    on features; "num_timed": how many steps that is from.
     Errors are those of `train`, and a UserError for a set that is not prepared or weights that are not downloaded.
+
+    Returns:
+      "model", "image_shape", "shapes" (of the stages), "parameters", "trainable" (numbers of them), "macs" (of one
+        image's forward pass), "images" by split, "num_classes", "steps_per_epoch", "num_steps", "continues_after" (the
+        step from which the run in `workdir` goes on, 0 if there is none), "due": how often each of "validation", "test"
+        and "checkpoint" is until the end, and "every": how many steps lie between; "memory", in bytes: of
+        `estimate_memory`, "program" of what XLA tells of the compiled step (None where a step is several programs), and
+        "checkpoint"; "on_features": whether train computes the frozen network's features once, to train the head alone
+        on them; "seconds": to "compile", of a "step" on images, of an "evaluation_batch" (0.0 if there is none), of an
+        "evaluation" by split, and of the "rest" of the run, evaluations included, checkpoints and precise statistics
+        not, nor the steps on features; "num_timed": how many steps that is from.
     """
     if jax.process_count() > 1:
         raise UserError("--dry_run is of one process: leave out --num_processes and what starts the others")
@@ -105,7 +107,10 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
 
 
 def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], dict[str, int] | None, int]:
-    """Seconds to compile, of a step and of the evaluations; the step's memory; of how many steps. Uses `state` up."""
+    """Returns the seconds to compile, of a step and of the evaluations; the step's memory; of how many steps.
+
+    Uses `state` up.
+    """
     mesh, num_parts = experiment.mesh, experiment.batches.num_parts
     train_fn, program = jit_train_step(experiment), None
     first = shard_batch(experiment.batches[0], mesh, num_parts)
@@ -145,8 +150,8 @@ def _compile(train_fn: Any, state: TrainState, batch: Any) -> tuple[TrainStep, d
 def _seconds_each(
     function: Callable[[Any, Any], Any], carried: Any, make: Callable[[int], Any], num_untimed: int, num_timed: int
 ) -> tuple[Any, float, int]:
-    """(what the last call returned, seconds of a call, of how many): carried = function(carried, make(k)), with one
-    call in flight as in training; fewer than `num_timed` of them where they take more than MOST_SECONDS.
+    """Returns (what the last call returned, seconds of a call, of how many): carried = function(carried, make(k)),
+    with one call in flight as in training; fewer than `num_timed` of them where they take more than MOST_SECONDS.
     """
     previous: Any = None
     started, count = time.perf_counter(), 0

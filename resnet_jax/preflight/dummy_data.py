@@ -17,10 +17,14 @@ MANY_STEPS = 10**9
 
 
 def dummy_data(options: Options, num_classes: int = 0, image_shape: tuple[int, ...] | None = None) -> Experiment:
-    """The options' experiment with one batch of blank images; only its shapes mean something, not its steps.
+    """Returns the options' experiment with one batch of blank images; only its shapes mean something, not its steps.
 
-    num_classes: 0 is the options', or ten. image_shape: (H, W, C) of images in memory, None where they are encoded.
-    Raises UserError (a ValueError) for options that make no experiment whatever the images are.
+    Args:
+      num_classes: 0 is the options', or ten.
+      image_shape: (H, W, C) of images in memory, None where they are encoded.
+
+    Raises:
+      UserError: for options that make no experiment whatever the images are.
     """
     images, count = options.images, options.batches.batch_size
     own_size = image_shape[0] if image_shape else IMAGE_SIZE
@@ -33,7 +37,9 @@ def dummy_data(options: Options, num_classes: int = 0, image_shape: tuple[int, .
 
 
 def missing_needs(images: ImageOptions) -> Needs | None:
-    """What the options' TFDS set needs before it can be trained on; None if nothing, or there is no such set."""
+    """Returns what the options' TFDS set needs before it can be trained on; None if nothing, or there is no such
+    set.
+    """
     if images.dataset in ("digits", "folder"):
         return None
     try:
@@ -43,7 +49,7 @@ def missing_needs(images: ImageOptions) -> Needs | None:
 
 
 def missing_weights(options: Options) -> Path | None:
-    """Where the published weights that a run begins from would lie, if train has yet to download them."""
+    """Returns where the published weights that a run begins from would lie, if train has yet to download them."""
     if options.finetune.weights not in TAGS:
         return None
     path = published_path(options.model.model, options.finetune.weights)

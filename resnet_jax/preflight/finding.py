@@ -19,29 +19,29 @@ class Finding:
 
 
 def ok(subject: str, found: str) -> Finding:
-    """That all is well."""
+    """Returns that all is well."""
     return Finding(OK, subject, found)
 
 
 def warning(subject: str, found: str, remedy: str) -> Finding:
-    """What a run can live with."""
+    """Returns what a run can live with."""
     return Finding(WARNING, subject, found, remedy)
 
 
 def error(subject: str, found: str, remedy: str) -> Finding:
-    """What a run fails of."""
+    """Returns what a run fails of."""
     return Finding(ERROR, subject, found, remedy)
 
 
 def refused(subject: str, reason: UserError, remedy: str = "change what it names") -> Finding:
-    """The error that a run would end with; its message ends with what to do, unless `remedy` must say it."""
+    """Returns the error that a run would end with; its message ends with what to do, unless `remedy` must say it."""
     text = " ".join(str(reason).split())
     cut = max(text.rfind("; "), text.rfind(": "))
     return error(subject, text[:cut], text[cut + 2 :]) if cut > 0 else error(subject, text, remedy)
 
 
 def checked(subject: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """What `check` finds; what it raises is one more line, so that the other checks are made all the same."""
+    """Returns what `check` finds; what it raises is one more line, so that the other checks are made all the same."""
     findings: list[Finding] = []
     try:
         findings.extend(check())

@@ -17,7 +17,7 @@ OWN_HOME = "set RESNET_JAX_HOME to a folder of yours"
 
 
 def check_cache() -> Iterator[Finding]:
-    """Whether compiled programs are kept, where, and how much there is."""
+    """Yields whether compiled programs are kept, where, and how much there is."""
     own = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if cache_is_off():
         yield ok("compiled", "programs are not kept: RESNET_JAX_COMPILATION_CACHE=0")
@@ -32,7 +32,7 @@ def check_cache() -> Iterator[Finding]:
 
 
 def check_home() -> Iterator[Finding]:
-    """The folder of what is kept between runs, downloaded weights among it."""
+    """Yields the folder of what is kept between runs, downloaded weights among it."""
     existing = next(path for path in (home().absolute(), *home().absolute().parents) if path.exists())
     fault = "" if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK) else f"{home()} cannot be written"
     kept_there = not cache_is_off() and "JAX_COMPILATION_CACHE_DIR" not in os.environ
@@ -45,7 +45,9 @@ def check_home() -> Iterator[Finding]:
 
 
 def check_workdir(options: Options, workdir: Path, experiment: Experiment | None) -> Iterator[Finding]:
-    """What a run of these options finds in the folder; experiment: the run's own, None if its images are not known."""
+    """Yields what a run of these options finds in the folder; experiment: the run's own, None if its images are not
+    known.
+    """
     try:
         check_run(workdir, options)
         check_unlocked(workdir)

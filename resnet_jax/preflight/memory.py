@@ -25,9 +25,13 @@ LONG_STAGE = 8
 class StepMemory:
     """Bytes that a training step takes on each device.
 
-    parameters, statistics, average (the moving one of both), optimizer: the train state. gradients: of what is trained.
-    activations: what the backward pass needs of the forward pass, and at least what passes through its widest layer.
-    images: as they come, and normalised.
+    parameters, statistics, average (the moving one of both), optimizer: the train state.
+
+    Attributes:
+      gradients: of what is trained.
+      activations: what the backward pass needs of the forward pass, and at least what passes through its widest
+        layer.
+      images: as they come, and normalised.
     """
 
     parameters: int
@@ -45,17 +49,17 @@ class StepMemory:
 
 
 def num_bytes(tree: Any) -> int:
-    """Bytes of the arrays, or shapes, of a tree."""
+    """Returns the bytes of the arrays, or shapes, of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def state_bytes(state: TrainState) -> int:
-    """Bytes of a train state, which a checkpoint takes as well: they are stored as they are."""
+    """Returns the bytes of a train state, which a checkpoint takes as well: they are stored as they are."""
     return num_bytes(state)
 
 
 def estimate_memory(experiment: "Experiment") -> StepMemory:
-    """What a step of the experiment takes on each device, within a tenth of what XLA reserves for it.
+    """Returns what a step of the experiment takes on each device, within a tenth of what XLA reserves for it.
 
     Where layers are frozen only the order is right: what passes through them depends on the compiler. With
     model_args.remat it is what an accelerator takes: on the CPU XLA keeps more.
@@ -78,7 +82,7 @@ def estimate_memory(experiment: "Experiment") -> StepMemory:
 
 
 def training_image_shape(experiment: "Experiment") -> tuple[int, ...]:
-    """(H, W, 3) of a training image; none is read."""
+    """Returns (H, W, 3) of a training image; none is read."""
     source: Any = experiment.batches.source
     return (source.transform and source.transform.image_shape) or source.image_shape
 
@@ -86,7 +90,7 @@ def training_image_shape(experiment: "Experiment") -> tuple[int, ...]:
 def _activation_bytes(
     model: ResNet, state: TrainState, images: jax.ShapeDtypeStruct, labels: jax.ShapeDtypeStruct
 ) -> int:
-    """What the backward pass needs, and at least what passes through the widest layer.
+    """Returns what the backward pass needs, and at least what passes through the widest layer.
 
     A long stage's blocks are alike from its second one on, and so is what is kept for each.
     """
@@ -105,7 +109,7 @@ def _activation_bytes(
 
 
 def _passing_bytes(state: TrainState, images: jax.ShapeDtypeStruct) -> int:
-    """What the widest layer takes in and gives out."""
+    """Returns what the widest layer takes in and gives out."""
     forward = partial(state.apply_fn, train=False)
     return 2 * max_product_elements(forward, state.variables, images) * images.dtype.itemsize
 

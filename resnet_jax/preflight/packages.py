@@ -32,7 +32,7 @@ def examine_packages() -> list[Finding]:
 
 
 def check_system() -> Iterator[Finding]:
-    """How the operating system and the processor are tested."""
+    """Yields how the operating system and the processor are tested."""
     system = platform.system(), platform.machine().lower()
     how = TESTED.get(system, "never tried")
     found = f"{' on '.join(filter(None, (platform.system(), platform.machine())))}: {how}"
@@ -43,13 +43,13 @@ def check_system() -> Iterator[Finding]:
 
 
 def not_importable(reason: Exception) -> Finding:
-    """That something which the other checks need cannot be imported, as it says."""
+    """Returns that something which the other checks need cannot be imported, as it says."""
     line = (str(reason).splitlines() or [type(reason).__name__])[0]
     return error("import", f"{line}: nothing else can be checked", f"pip install --upgrade {DISTRIBUTION}")
 
 
 def check_packages() -> Iterator[Finding]:
-    """Python, and every declared dependency."""
+    """Yields Python, and every declared dependency."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
@@ -81,7 +81,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_jax() -> Iterator[Finding]:
-    """JAX against jaxlib and the plugins for GPUs."""
+    """Yields JAX against jaxlib and the plugins for GPUs."""
     from packaging.requirements import Requirement
 
     jax_version, jaxlib_version = (importlib.metadata.version(name) for name in ("jax", "jaxlib"))
@@ -104,7 +104,9 @@ def check_jax() -> Iterator[Finding]:
 
 
 def declaration() -> tuple[str, list[str]] | None:
-    """(range of Pythons, requirements) of the installed distribution, else of the checkout; None if it is neither."""
+    """Returns (range of Pythons, requirements) of the installed distribution, else of the checkout; None if it is
+    neither.
+    """
     try:
         metadata = importlib.metadata.metadata(DISTRIBUTION)
         return metadata["Requires-Python"] or "", importlib.metadata.requires(DISTRIBUTION) or []
@@ -120,7 +122,7 @@ def declaration() -> tuple[str, list[str]] | None:
 
 
 def _fault(name: str, specifier: Any) -> str:
-    """What is wrong with the package; empty if it is installed and in range."""
+    """Returns what is wrong with the package; empty if it is installed and in range."""
     version = _version(name)
     if version is None:
         return f"{name} is not installed"

@@ -1,4 +1,4 @@
-"""Whether what a run writes fits the disk, and its step the memory."""
+"""True if what a run writes fits the disk, and its step the memory."""
 
 import shutil
 from collections.abc import Iterator
@@ -25,9 +25,11 @@ BYTES_A_RECORD = 1024
 def check_disk(
     experiment: "Experiment", workdir: Path, *, counts_known: bool, to_prepare: bool = False
 ) -> Iterator[Finding]:
-    """The free disk where `workdir` will lie.
+    """Yields the free disk where `workdir` will lie.
 
-    counts_known: the experiment has the run's own number of steps. to_prepare: the images are yet to be prepared.
+    Args:
+      counts_known: the experiment has the run's own number of steps.
+      to_prepare: the images are yet to be prepared.
     """
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
     num_checkpoints, one = checkpoints(experiment)
@@ -48,14 +50,16 @@ def check_disk(
 
 
 def checkpoints(experiment: "Experiment") -> tuple[int, int]:
-    """How many checkpoints lie on the disk at most, one that is being written included, and the bytes of one."""
+    """Returns how many checkpoints lie on the disk at most, one that is being written included, and the bytes of
+    one.
+    """
     state = init_run_state(experiment, shapes_only=True)
     judged = num_bytes((state.batch_stats, state.ema_batch_stats)) if experiment.options.state.precise_bn_batches else 0
     return NUM_LATEST_KEPT + 1 + (experiment.validation is not None), state_bytes(state) + judged
 
 
 def check_memory(experiment: "Experiment") -> Iterator[Finding]:
-    """The memory that is free against what a step takes."""
+    """Yields the memory that is free against what a step takes."""
     devices = jax.devices()
     step = estimate_memory(experiment)
     free, where, needed = device_memory(devices[0]), "each device", step.total

@@ -13,9 +13,11 @@ from resnet_jax.weights.pretrained import find_weights
 
 
 def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool) -> Iterator[Finding]:
-    """Whether the weights of config.finetune can be read, and, if the images' classes are known, fit the network.
+    """Yields whether the weights of config.finetune can be read, and, if the images' classes are known, fit the
+    network.
 
-    Raises UserError (a ValueError) as train if not. A run that goes on in `workdir` needs none any more.
+    Raises:
+      UserError: as train if not. A run that goes on in `workdir` needs none any more.
     """
     options, named = experiment.options, experiment.options.finetune.weights
     model_name = options.model.model

@@ -60,7 +60,10 @@ def save_state(
 
 
 def restore_state(folder: CheckpointFolder, template: TrainState, step: int) -> TrainState:
-    """Returns the train state saved as `step`, placed as `template` is. Errors are those of the folder's `restore`."""
+    """Returns the train state saved as `step`, placed as `template` is.
+
+    Errors are those of the folder's `restore`.
+    """
     return _with_items(template, folder.restore(step, items_of(template)))
 
 
@@ -123,7 +126,8 @@ class RunMetadata:
 class Checkpointer:
     """Saves the latest and the best of a run, in the background; what fails there stops the run at a later step.
 
-    best_accuracy: that of the best so far; -1.0 before there is one.
+    Attributes:
+      best_accuracy: that of the best so far; -1.0 before there is one.
     """
 
     def __init__(
@@ -144,18 +148,25 @@ class Checkpointer:
     def save(self, step: int, state: TrainState, eval_state: Callable[[], TrainState] | None = None) -> None:
         """Saves the latest state, unless `step` is there already.
 
-        eval_state: makes the state that is evaluated, where its statistics are others and are to be saved as well.
+        Args:
+          eval_state: makes the state that is evaluated, where its statistics are others and are to be saved as well.
         """
         if not self._latest.is_saved(step, VARIABLES if eval_state is None else JUDGED):
             self._save(self._latest, state, eval_state() if eval_state else None)
 
     def save_best(self, state: TrainState, accuracy: float) -> None:
-        """Saves a state that is better than all before it. To be called before `save`, which says that it was."""
+        """Saves a state that is better than all before it.
+
+        To be called before `save`, which says that it was.
+        """
         self.best_accuracy = accuracy
         self._save(self._best, state, None, val_accuracy=accuracy)
 
     def wait(self) -> None:
-        """Returns when all is on disk. Raises, in all processes, what has failed."""
+        """Returns when all is on disk.
+
+        Raises, in all processes, what has failed.
+        """
         self._preemption.defer_errors(self._background.wait)
         self._preemption.sync_deferred_errors()
 

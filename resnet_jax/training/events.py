@@ -40,7 +40,7 @@ class EventLog:
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add_scalars(self, step: int, values: dict[str, float]) -> None:
-        """One event for each of `values` after `step` updates, on disk when this returns."""
+        """Writes one event for each of `values` after `step` updates, on disk when this returns."""
         for name, value in values.items():
             self._write(Event(step=step, summary=scalar(name, value)))
         self._writer.flush()

@@ -43,10 +43,12 @@ from resnet_jax.training.train_state import StateOptions
 class Options:
     """A run's config, unpacked.
 
-    written: the config as JSON text, for the run's folder and its checkpoints. without_effect: the fields, by their
-    dotted paths, that change nothing, as far as that is known before images are read; check_effects: what images that
-    are there say of them, a line to warn with, or empty. has_given_logging: config.log_every_steps was given on the
-    command line.
+    Attributes:
+      written: the config as JSON text, for the run's folder and its checkpoints.
+      without_effect: the fields, by their dotted paths, that change nothing, as far as that is known before images
+        are read;
+      check_effects: what images that are there say of them, a line to warn with, or empty.
+      has_given_logging: config.log_every_steps was given on the command line.
     """
 
     model: ModelOptions
@@ -89,7 +91,11 @@ def _unpack(section: Any, config: ConfigDict) -> Any:
 
 
 def stored_options(values: dict[str, Any]) -> Options:
-    """Returns the options of a run by its config.json. Raises UserError (a ValueError) if that holds no config."""
+    """Returns the options of a run by its config.json.
+
+    Raises:
+      UserError: if that holds no config.
+    """
     return options_of(config_from_dict(values))
 
 
@@ -129,7 +135,7 @@ class Experiment:
 
     @property
     def periods(self) -> Periods:
-        """When what is due."""
+        """The steps after which something is due."""
         options, steps_per_epoch = self.options.periods, self.steps_per_epoch
         return Periods(
             num_steps=self.num_steps,
@@ -150,10 +156,13 @@ def build_experiment(
     splits: Splits | None = None,
     num_steps: int | None = None,
 ) -> Experiment:
-    """The experiment that `options` describe, on `devices` (all if None), with the images of `splits` if given.
+    """Returns the experiment that `options` describe, on `devices` (all if None), with the images of `splits` if given.
 
-    num_steps: of the run, instead of the options'. Raises UserError (a ValueError) for options that make none; what is
-    cheap is checked before images are read.
+    Args:
+      num_steps: of the run, instead of the options'.
+
+    Raises:
+      UserError: for options that make none; what is cheap is checked before images are read.
     """
     mesh, batching = make_mesh(devices), options.batches
     check_batch_size(batching.batch_size, mesh, batching.accumulation_steps)
@@ -196,9 +205,11 @@ def build_experiment(
 
 
 def load_images(options: Options) -> Splits:
-    """The images, those for training augmented on the host as the options say; their classes as many as they say.
+    """Returns the images, those for training augmented on the host as the options say; their classes as many as they
+    say.
 
-    Raises UserError (a ValueError) for options that do not fit the data set.
+    Raises:
+      UserError: for options that do not fit the data set.
     """
     images, augment = options.images, options.augment
     make_transform(augment, images)  # its own errors, before a data set is prepared for hours
@@ -220,7 +231,7 @@ def load_images(options: Options) -> Splits:
 
 
 def build_model(options: Options, num_classes: int) -> ResNet:
-    """The options' model for a data set of `num_classes` classes."""
+    """Returns the options' model for a data set of `num_classes` classes."""
     model = options.model
     setters = {**{name: name for name in ("num_classes", "dtype", "batch_norm")}, "trainable": "finetune.trainable"}
     for name, setter in setters.items():
@@ -231,14 +242,14 @@ def build_model(options: Options, num_classes: int) -> ResNet:
 
 
 def _check_schedule(options: ScheduleOptions) -> None:
-    """Raise UserError for what is wrong with the schedule however long the run and its epochs are."""
+    """Raises UserError for what is wrong with the schedule however long the run and its epochs are."""
     check_choice("config.schedule", options.schedule, SCHEDULES)
     if options.decay_epochs and options.decay_steps:
         raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")
 
 
 def _warn_of_long_cadence(options: Options, steps_per_epoch: int) -> None:
-    """Warn if config.log_every_steps was given on the command line and is more than an epoch, to which it is lowered.
+    """Warns if config.log_every_steps was given on the command line and is more than an epoch, to which it is lowered.
 
     A config file may set it for data sets of any size.
     """
@@ -250,7 +261,7 @@ def _warn_of_long_cadence(options: Options, steps_per_epoch: int) -> None:
 
 
 def _check_batch_norm(options: Options, model: ResNet) -> None:
-    """Raise UserError unless the parts of the batch can be normalised as config.batch_norm says."""
+    """Raises UserError unless the parts of the batch can be normalised as config.batch_norm says."""
     batch_norm, num_parts = options.model.batch_norm, options.batches.accumulation_steps
     if batch_norm == "folded":
         raise UserError("config.batch_norm='folded' is for inference: train with another, and fold the result")
@@ -268,7 +279,7 @@ def _build_optimizer(options: Options, model: ResNet, schedule: Schedule) -> opt
 
 
 def build_schedule(options: Options, num_steps: int, steps_per_epoch: int) -> Schedule:
-    """The learning rate by step, of a run of num_steps."""
+    """Returns the learning rate by step, of a run of num_steps."""
     schedule = options.schedule
     return make_schedule(
         schedule.schedule,

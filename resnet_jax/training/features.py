@@ -43,7 +43,7 @@ class FeatureSource:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """As `Source.class_names`."""
+        """The names of labels 0, 1, ..., as of the images."""
         return self.source.class_names
 
     @property
@@ -57,30 +57,30 @@ class FeatureSource:
         return self.features.shape[1:]
 
     def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
-        """As `Source.read`: in training the next good image takes the place of one that is damaged."""
+        """Does as `Source.read`: in training the next good image takes the place of one that is damaged."""
         if keys is not None and not self.valid.all():
             good = np.flatnonzero(self.valid)
             indices = good[np.searchsorted(good, indices) % len(good)]
         return Examples(self.features[indices], self.labels[indices], self.valid[indices])
 
     def take(self, indices: np.ndarray) -> Self:
-        """As `Source.take`."""
+        """Does as `Source.take`."""
         parts = self.features[indices], self.labels[indices], self.valid[indices]
         return type(self)(self.source.take(indices), *parts)
 
     def transformed(self, transform: Transform | None) -> Self:
-        """The same: nothing is left to transform."""
+        """Returns the same: nothing is left to transform."""
         del transform
         return self
 
     def digest(self) -> str:
-        """As `Source.digest`, of the images."""
+        """Does as `Source.digest`, of the images."""
         return self.source.digest()
 
 
 def has_fixed_features(experiment: "Experiment") -> bool:
-    """Whether pooled features take the place of images: the head alone is trained, images are not augmented, and the
-    features of all of them fit in memory.
+    """Returns whether pooled features take the place of images: the head alone is trained, images are not augmented,
+    and the features of all of them fit in memory.
     """
     options, num_images = experiment.options, sum(map(len, _sources(experiment)))
     features = variable_shapes(experiment.model)["params"][HEAD]["kernel"]  # (C, K)
@@ -89,7 +89,8 @@ def has_fixed_features(experiment: "Experiment") -> bool:
 
 
 def with_features(experiment: "Experiment", state: TrainState, preemption: PreemptionGuard) -> "Experiment":
-    """The experiment with its images replaced by their pooled features, if it `has_fixed_features`; else itself.
+    """Returns the experiment with its images replaced by their pooled features, if it `has_fixed_features`; else
+    itself.
 
     All processes call it. Raises what reading an image raises, and InterruptedRunError.
     """

@@ -24,7 +24,7 @@ class FinetuneOptions:
 
 
 def finetune_arguments(finetune: FinetuneOptions, model: "ModelOptions") -> dict[str, Any]:
-    """The arguments of the model that transfer learning sets beside config.model_args.
+    """Returns the arguments of the model that transfer learning sets beside config.model_args.
 
     base_classes, where a layer comes on top of the old head, is that of model_args, or as many as the named model has
     by itself: 1000, or 10.
@@ -40,7 +40,7 @@ def finetune_arguments(finetune: FinetuneOptions, model: "ModelOptions") -> dict
 
 
 def check_finetune(finetune: FinetuneOptions, optimizer: OptimizerOptions, precise_bn_batches: int) -> None:
-    """Raise UserError (a ValueError) for options that make no sense together."""
+    """Raises UserError (a ValueError) for options that make no sense together."""
     if not finetune.weights:
         for field, neutral in (("trainable", "all"), ("head", "replace")):
             if (value := getattr(finetune, field)) != neutral:
@@ -55,7 +55,7 @@ def check_finetune(finetune: FinetuneOptions, optimizer: OptimizerOptions, preci
 
 
 def learning_rate_factors(finetune: FinetuneOptions, optimizer: OptimizerOptions, model: "ResNet") -> dict[str, float]:
-    """By the layer's name, its learning rate by config.learning_rate: none where all are trained alike.
+    """Returns by the layer's name, its learning rate by config.learning_rate: none where all are trained alike.
 
     config.learning_rate_factors come before config.finetune.head_learning_rate, and that before layer_decay.
     """

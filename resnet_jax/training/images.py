@@ -47,7 +47,7 @@ class AugmentOptions:
 
     @property
     def changes_images(self) -> bool:
-        """Whether an image is another one each time it is trained on."""
+        """True if an image is another one each time it is trained on."""
         of_one = (self.crop_padding, self.flip, self.random_resized_crop, self.cutout_size)
         drawn = (*of_one, self.random_erasing, self.mixup, self.cutmix, *self.color_jitter)
         return any(drawn) or self.policy != "none"
@@ -61,19 +61,20 @@ class Normalization:
     std: np.ndarray
 
     def to_json(self) -> dict[str, Any]:
-        """As lists, for a checkpoint's position."""
+        """Returns it as lists, for a checkpoint's position."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Normalization":
-        """What `to_json` gave."""
+        """Returns what `to_json` gave."""
         return cls(np.asarray(values["mean"]), np.asarray(values["std"]))
 
 
 def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple[Source, str]:
-    """The images that a run is judged by, and their split: "test", or "validation" where there is none.
+    """Returns the images that a run is judged by, and their split: "test", or "validation" where there is none.
 
-    Raises UserError (a ValueError) if the data set has neither.
+    Raises:
+      UserError: if the data set has neither.
     """
     names = split_names(options.dataset, options.data_dir)
     source: Source | None = None
@@ -94,7 +95,7 @@ def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple
 
 
 def check_classes(options: ImageOptions, source: Source) -> None:
-    """Raise UserError (a ValueError) unless `source` has as many classes as the options say."""
+    """Raises UserError (a ValueError) unless `source` has as many classes as the options say."""
     if options.num_classes not in (0, source.num_classes):
         raise UserError(
             f"config.num_classes={options.num_classes} must be {source.num_classes}, the classes of "
@@ -105,9 +106,13 @@ def check_classes(options: ImageOptions, source: Source) -> None:
 def make_transform(
     options: AugmentOptions, images: ImageOptions, otherwise: Preprocess | None = None
 ) -> TrainingTransform | None:
-    """What the host does to a training image; None if nothing beyond what evaluation does.
+    """Returns what the host does to a training image; None if nothing beyond what evaluation does.
 
-    otherwise: how an image is cropped if not at random. Raises UserError (a ValueError) for options out of range.
+    Args:
+      otherwise: how an image is cropped if not at random.
+
+    Raises:
+      UserError: for options out of range.
     """
     try:
         operations = _make_operations(options)
@@ -141,7 +146,7 @@ def _make_operations(options: AugmentOptions) -> tuple[Operation, ...]:
 
 
 def check_options(options: AugmentOptions, images: ImageOptions, batches: BatchOptions, train: Source) -> None:
-    """Raise UserError (a ValueError) for options that the training images do not allow."""
+    """Raises UserError (a ValueError) for options that the training images do not allow."""
     side = options.crop_size or images.crop if options.random_resized_crop else min(train.image_shape[:2])
     if options.crop_padding_mode == "reflect" and options.crop_padding >= side:
         raise UserError(f"config.augment.crop_padding={options.crop_padding} must be less than the image size, {side}")
@@ -161,7 +166,7 @@ def check_options(options: AugmentOptions, images: ImageOptions, batches: BatchO
 
 
 def make_normalization(options: ImageOptions, train: Source) -> Normalization:
-    """The options' mean, or the mean image of `train`, and their std."""
+    """Returns the options' mean, or the mean image of `train`, and their std."""
     std = np.asarray(options.std)
     if options.normalize == "pixel":
         assert isinstance(train, ArraySource)
@@ -170,7 +175,7 @@ def make_normalization(options: ImageOptions, train: Source) -> Normalization:
 
 
 def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Array]:
-    """Images are float64 for a float64 model and float32 for the others, which cast by themselves."""
+    """Returns what normalises images: to float64 for a float64 model, to float32 for others, which cast by themselves."""
     image_dtype = "float64" if dtype == "float64" else "float32"
     return lambda images: normalize(images, normalization.mean, normalization.std, image_dtype)
 
@@ -178,7 +183,7 @@ def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Ar
 def augmenter(
     options: AugmentOptions, batches: BatchOptions, normalization: Normalization, num_classes: int, dtype: str
 ) -> Callable[[dict[str, Array], Array], dict[str, Array]]:
-    """(batch of `TrainBatches`, step) -> batch of `train_step`: what happens to images inside `jit`."""
+    """Returns (batch of `TrainBatches`, step) -> batch of `train_step`: what happens to images inside `jit`."""
     seed, normalized = batches.seed, normalizer(normalization, dtype)
 
     def prepare(batch: dict[str, Array], step: Array) -> dict[str, Array]:

@@ -35,11 +35,17 @@ NEAR = 2e-3  # so far recipes round the same mean and std
 
 
 def load_initial(options: "Options", model: ResNet, class_names: tuple[str, ...]) -> Variables | None:
-    """The variables of config.finetune.weights for `model`, in host memory; None if the run begins from scratch.
+    """Returns the variables of config.finetune.weights for `model`, in host memory; None if the run begins from
+    scratch.
 
-    The last layer is drawn with key 0 unless config.finetune.head is "keep". class_names: of the images to be trained
-    on. Raises UserError (a ValueError) for weights that cannot be read, or are of another network than the config's.
-    Warns if their images were normalised otherwise.
+    The last layer is drawn with key 0 unless config.finetune.head is "keep".
+
+    Args:
+      class_names: of the images to be trained on.
+
+    Raises:
+      UserError: for weights that cannot be read, or are of another network than the config's. Warns if their images
+        were normalised otherwise.
     """
     finetune, model_name = options.finetune, options.model.model
     if not finetune.weights:
@@ -66,7 +72,7 @@ def load_initial(options: "Options", model: ResNet, class_names: tuple[str, ...]
 
 
 def _check_normalization(path: Path, told: WeightsInfo, images: ImageOptions) -> None:
-    """Warn if the images of the weights were normalised otherwise than the run's."""
+    """Warns if the images of the weights were normalised otherwise than the run's."""
     if told.preprocess is None:
         return
     theirs, ours = (told.preprocess.mean, told.preprocess.std), (images.mean, images.std)

@@ -51,10 +51,13 @@ def init_train_state(
     shapes_only: bool = False,
     begin_with: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """The train state at step 0, drawn from the options' seed and replicated on the mesh; with shapes_only its shapes.
+    """Returns the train state at step 0, drawn from the options' seed and replicated on the mesh; with shapes_only its
+    shapes.
 
-    steps_per_epoch: where it is to be trained. begin_with: variables instead of drawn ones; but with
-    config.finetune.head other than "keep" the last layer is drawn all the same.
+    Args:
+      steps_per_epoch: where it is to be trained.
+      begin_with: variables instead of drawn ones; but with config.finetune.head other than "keep" the last layer is
+        drawn all the same.
     """
 
     of_state, seed = options.state, options.batches.seed
@@ -95,7 +98,7 @@ def init_train_state(
 def init_run_state(
     experiment: "Experiment", *, shapes_only: bool = False, begin_with: Mapping[str, Any] | None = None
 ) -> TrainState:
-    """The experiment's train state at step 0, as `init_train_state`."""
+    """Returns the experiment's train state at step 0, as `init_train_state`."""
     return init_train_state(
         experiment.model,
         experiment.tx,
@@ -108,11 +111,13 @@ def init_run_state(
 
 
 def jit_train_step(experiment: "Experiment", watch: Watch = _unwatched) -> TrainStep:
-    """(state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
+    """Returns (state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
 
     The state is donated: its buffers are the new state's. Metrics are `train_step`'s and "learning_rate". With
-    config.accumulation_steps > 1 three programs, of which one runs for each part of the batch. watch: of an
-    `PreemptionGuard`, around the program that ends the step.
+    config.accumulation_steps > 1 three programs, of which one runs for each part of the batch.
+
+    Args:
+      watch: of an `PreemptionGuard`, around the program that ends the step.
     """
     prepare = _preparation(experiment)
     num_parts = experiment.batches.num_parts
@@ -151,8 +156,9 @@ def jit_train_step(experiment: "Experiment", watch: Watch = _unwatched) -> Train
 
 
 def make_eval_state_fn(experiment: "Experiment", preemption: PreemptionGuard) -> Callable[[TrainState], TrainState]:
-    """(state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and those of
-    the moving average, are computed anew over the training batches that come next; else it is the state itself.
+    """Returns (state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and
+    those of the moving average, are computed anew over the training batches that come next; else it is the state
+    itself.
     """
     num_batches, mesh, batches = experiment.options.state.precise_bn_batches, experiment.mesh, experiment.batches
     if not num_batches:
@@ -161,7 +167,9 @@ def make_eval_state_fn(experiment: "Experiment", preemption: PreemptionGuard) ->
     prepare = jax.jit(_preparation(experiment))
 
     def images(first: int) -> Generator[Array, None, None]:
-        """Of config.precise_bn_batches batches from step `first` on, in the parts in which they are trained on."""
+        """Yields of config.precise_bn_batches batches from step `first` on, in the parts in which they are trained
+        on.
+        """
         places = range(first, first + num_batches)
         with closing(prefetch(lambda k: shard_batch(batches[k], mesh, num_parts), places)) as sharded:
             for k, batch in zip(places, preemption.defer_errors_of(sharded, len(places)), strict=True):
@@ -186,9 +194,10 @@ def make_eval_state_fn(experiment: "Experiment", preemption: PreemptionGuard) ->
 def jit_eval_step(
     normalization: Normalization | None, dtype: str, mesh: Mesh, eval_step: Callable[..., Any] = eval_step
 ) -> EvalStep:
-    """(state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program.
+    """Returns (state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program.
 
-    normalization: None for pooled features instead of images.
+    Args:
+      normalization: None for pooled features instead of images.
     """
     normalized = normalizer(normalization, dtype) if normalization else lambda features: features
 
@@ -200,15 +209,15 @@ def jit_eval_step(
 
 
 def jit_per_example_eval_step(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalStep:
-    """As `jit_eval_step`, of `per_example_eval_step`: sums, and rows that every process has of all of them."""
+    """Does as `jit_eval_step`, of `per_example_eval_step`: sums, and rows that every process has of all of them."""
     return jit_eval_step(normalization, dtype, mesh, per_example_eval_step)
 
 
 def jit_features(
     model: ResNet, normalization: Normalization, dtype: str, mesh: Mesh
 ) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
-    """(variables of `model`, batch of `EvalBatches` on the mesh) -> "image" (B, C), its pooled features, "label" and
-    "mask" of all rows, for every process.
+    """Returns (variables of `model`, batch of `EvalBatches` on the mesh) -> "image" (B, C), its pooled features,
+    "label" and "mask" of all rows, for every process.
     """
     headless, normalized = model.clone(num_classes=None, base_classes=None), normalizer(normalization, dtype)
 
@@ -221,7 +230,7 @@ def jit_features(
 
 
 def _preparation(experiment: "Experiment") -> Callable[..., dict[str, Array]]:
-    """(batch of `TrainBatches` on the mesh, step, part) -> batch of `train_step`, of that part."""
+    """Returns (batch of `TrainBatches` on the mesh, step, part) -> batch of `train_step`, of that part."""
     prepare: Callable[[dict[str, Array], Array], dict[str, Array]]
     if experiment.from_features:
         prepare = lambda batch, step: {name: batch[name] for name in ("image", "label")}  # noqa: E731

@@ -15,7 +15,7 @@ LOSSES = {"softmax": "softmax", "sigmoid": "sigmoid", "ce": "softmax", "bce": "s
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
-    """Cross-entropy of each row, (B,), in nats.
+    """Returns the cross-entropy of each row, (B,), in nats.
 
     logits (B, K) float; labels (B,) int in [0, K), or (B, K) float, each row a distribution over the classes. A label
     outside gives NaN. label_smoothing s in [0, 1): of the target 1 - s is kept, and s / K added everywhere (Szegedy et
@@ -36,7 +36,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float =
 def binary_cross_entropy(
     logits: Array, labels: Array, label_smoothing: float = 0.0, target_threshold: float = 0.0
 ) -> Array:
-    """Binary cross-entropy of each row, (B,), in nats: the mean over the classes, each by its own sigmoid.
+    """Returns the binary cross-entropy of each row, (B,), in nats: the mean over the classes, each by its own sigmoid.
 
     logits (B, K) float; labels (B,) int in [0, K), or (B, K) float in [0, 1] (torch.nn.BCEWithLogitsLoss). A label
     outside [0, K) gives NaN. target_threshold in [0, 1): where positive, targets above it count as 1 and the others as

@@ -82,11 +82,11 @@ class MetricWriter:
             self.draw()
 
     def write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """As `_write_train`; a record that this process cannot write stops the run at a later step."""
+        """Does as `_write_train`; a record that this process cannot write stops the run at a later step."""
         self._preemption.defer_errors(self._write_train, step, metrics)
 
     def write_eval(self, step: int, split: str, metrics: dict[str, float | int]) -> None:
-        """As `_write_eval`; a record that this process cannot write stops the run at a later step."""
+        """Does as `_write_eval`; a record that this process cannot write stops the run at a later step."""
         self._preemption.defer_errors(self._write_eval, step, split, metrics)
 
     def _write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -185,7 +185,7 @@ class MetricWriter:
         self._events.add_scalars(step, values)
 
     def _try_events(self, write: Callable[[], None]) -> None:
-        """write(); where the events cannot be written, go on without them: all they hold is in the log."""
+        """Calls write(); where the events cannot be written, go on without them: all they hold is in the log."""
         if not self._writes_events:
             return
         try:

@@ -38,7 +38,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Returns the optimizer that the options name, chained with what they put around it.
 
-    factors: of the learning rate, as for `scale_by_layer`, instead of the options'.
+    Args:
+      factors: of the learning rate, as for `scale_by_layer`, instead of the options'.
     """
     exempt: dict[str, Any] = {"decay_norm_and_bias": options.decay_norm_and_bias, "decay_bias": options.decay_bias}
     arguments: dict[str, Any] = {"momentum": options.momentum, "weight_decay": options.weight_decay, **exempt}
@@ -64,13 +65,16 @@ def sgd(
     *,
     decay_bias: bool = False,
 ) -> optax.GradientTransformation:
-    """Optax transformation of torch.optim.SGD: buffer = momentum * buffer + gradient + weight_decay * parameter.
+    """Returns the Optax transformation of torch.optim.SGD: buffer = momentum * buffer + gradient + weight_decay * parameter.
 
-    learning_rate: a number >= 0, or a schedule: step (from 0) -> number. momentum in [0, 1).
-    weight_decay >= 0, coupled: added to the gradient, so scaled by the learning rate and seen by the momentum.
-    decay_norm_and_bias: False exempts every parameter of one dimension (batch-norm scales, all biases); with
-    decay_bias only those of batch norms, so that the head's bias decays, as in torchvision's V2 recipe.
-    Raises UserError (a ValueError) for numbers outside these ranges.
+    Args:
+      learning_rate: a number >= 0, or a schedule: step (from 0) -> number. momentum in [0, 1). weight_decay >= 0,
+        coupled: added to the gradient, so scaled by the learning rate and seen by the momentum.
+      decay_norm_and_bias: False exempts every parameter of one dimension (batch-norm scales, all biases); with
+        decay_bias only those of batch norms, so that the head's bias decays, as in torchvision's V2 recipe.
+
+    Raises:
+      UserError: for numbers outside these ranges.
     """
     _check(learning_rate, momentum, weight_decay)
     return optax.chain(
@@ -90,7 +94,7 @@ def lars(
     trust_coefficient: float = 0.001,
     epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Optax transformation of LARS (You et al. 2017, arXiv:1708.03888) as timm's: SGD on gradients scaled by layer.
+    """Returns the Optax transformation of LARS (You et al. 2017, arXiv:1708.03888) as timm's: SGD on gradients scaled by layer.
 
     A decayed parameter's gradient + weight_decay * parameter is multiplied by its trust ratio, trust_coefficient *
     |parameter| / (|gradient| + weight_decay * |parameter| + epsilon), or 1 where either norm is 0; what does not decay
@@ -124,7 +128,7 @@ def lamb(
     epsilon: float = 1e-6,
     max_gradient_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """Optax transformation of LAMB (You et al. 2019, arXiv:1904.00962) as timm's.
+    """Returns the Optax transformation of LAMB (You et al. 2019, arXiv:1904.00962) as timm's.
 
     The gradients are scaled down to a global norm of max_gradient_norm (0: not at all); Adam's update with decay rates
     momentum and second_momentum in [0, 1) (beta_1 and beta_2) gets weight_decay * parameter added and is multiplied by
@@ -148,8 +152,10 @@ def lamb(
 def clip_gradient_norm(max_norm: float) -> optax.GradientTransformation:
     """Gradients scaled down to a global L2 norm of max_norm > 0 where it is larger, as torch's clip_grad_norm_.
 
-    It goes before the optimizer: optax.chain(clip_gradient_norm(1.0), sgd(0.1)). Raises UserError (a ValueError) if
-    max_norm is not positive.
+    It goes before the optimizer: optax.chain(clip_gradient_norm(1.0), sgd(0.1)).
+
+    Raises:
+      UserError: if max_norm is not positive.
     """
     if max_norm <= 0.0:
         raise UserError(f"max_norm={max_norm} must be positive")
@@ -178,9 +184,12 @@ def add_l1(strength: float, decay_norm_and_bias: bool = True, *, decay_bias: boo
 def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation:
     """Updates multiplied by a factor >= 0 for each layer; it goes after the optimizer: layer-wise learning rates.
 
-    factors: by the layer's dotted name, {"layer4": 0.1, "layer4.1": 0.5, "fc": 1.0}; the longest name that a parameter
-    begins with counts, 1 where there is none. 0 keeps a layer as it is (its statistics still move).
-    Raises UserError (a ValueError) for a negative factor, and, in `init`, for a name of no layer.
+    Args:
+      factors: by the layer's dotted name, {"layer4": 0.1, "layer4.1": 0.5, "fc": 1.0}; the longest name that a
+        parameter begins with counts, 1 where there is none. 0 keeps a layer as it is (its statistics still move).
+
+    Raises:
+      UserError: for a negative factor, and, in `init`, for a name of no layer.
     """
     for name, factor in factors.items():
         if not (0.0 <= factor < math.inf):
@@ -215,7 +224,7 @@ def _check(learning_rate: float | Schedule, momentum: float, weight_decay: float
 
 
 def _descend(learning_rate: float | Schedule, momentum: float, nesterov: bool) -> optax.GradientTransformation:
-    """Against the gradients, or with momentum their running sum: what SGD and LARS end with."""
+    """Steps against the gradients, or with momentum their running sum: what SGD and LARS end with."""
     if nesterov and momentum == 0.0:
         raise UserError("nesterov=True needs momentum > 0")
     return optax.chain(
@@ -227,7 +236,7 @@ def _descend(learning_rate: float | Schedule, momentum: float, nesterov: bool) -
 def _on_decayed(
     transformation: optax.GradientTransformation, strength: float, decay_norm_and_bias: bool, decay_bias: bool
 ) -> optax.GradientTransformation:
-    """`transformation` on the parameters that decay; nothing where the decay's strength is 0."""
+    """Returns `transformation` on the parameters that decay; nothing where the decay's strength is 0."""
     if strength == 0.0:
         return optax.identity()
     mask = _decayed(decay_norm_and_bias, decay_bias)
@@ -235,7 +244,7 @@ def _on_decayed(
 
 
 def _decayed(decay_norm_and_bias: bool, decay_bias: bool) -> Mask | None:
-    """Which parameters decay, as a tree of bools; None for all."""
+    """Returns which parameters decay, as a tree of bools; None for all."""
     if decay_norm_and_bias:
         return None
 

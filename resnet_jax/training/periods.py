@@ -33,23 +33,23 @@ class Periods:
     save_every: int
 
     def validates(self, step: int) -> bool:
-        """Whether the validation images are due."""
+        """Returns whether the validation images are due."""
         return self.validate_every is not None and self._due(step, self.validate_every)
 
     def saves(self, step: int) -> bool:
-        """Whether a checkpoint is due."""
+        """Returns whether a checkpoint is due."""
         return self._due(step, self.save_every)
 
     def tests(self, step: int) -> bool:
-        """Whether the test images are due."""
+        """Returns whether the test images are due."""
         return self.test_every is not None and self._due(step, self.test_every)
 
     def anything(self, step: int) -> bool:
-        """Whether anything is due."""
+        """Returns whether anything is due."""
         return self.validates(step) or self.saves(step) or self.tests(step)
 
     def num_due(self, every: int | None, after: int = 0) -> int:
-        """How often what is due `every` so many updates, a field of this, is due behind update `after`."""
+        """Returns how often what is due `every` so many updates, a field of this, is due behind update `after`."""
         if every is None or after >= self.num_steps:
             return 0
         regular = self.num_steps // every - after // every if every else 0

@@ -37,13 +37,13 @@ class ProgressDisplay:
         self._bar.stop()
 
     def update(self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float) -> None:
-        """After each update: the live bar."""
+        """Moves the live bar, after each update."""
         if self._live:
             status = self._status(loss, accuracy, images_per_second, seconds_left)
             self._bar.update(self._task, completed=step, description=self._position(step), status=status)
 
     def log(self, step: int, loss: float, accuracy: float, images_per_second: float, seconds_left: float) -> None:
-        """At the logging cadence: a line, where there is no bar."""
+        """Logs a line, when it is due, where there is no bar."""
         if not self._live:
             self.say(f"{self._position(step)}  {self._status(loss, accuracy, images_per_second, seconds_left)}")
 

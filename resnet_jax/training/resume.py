@@ -36,8 +36,10 @@ def restore_last(
     """Returns the last state that is what was saved, and its manifest; None if none has been saved yet.
 
     Steps that are damaged are told and quarantined. Where all the latest are, the best may serve, unless its statistics
-    are others than those that training goes on with. Raises UserError (a ValueError) if nothing is left, or a step is
-    of another model or format.
+    are others than those that training goes on with.
+
+    Raises:
+      UserError: if nothing is left, or a step is of another model or format.
     """
     quarantined = latest.quarantined()  # by an earlier start, which found nothing whole: this one may not begin anew
     restored = read_latest(
@@ -73,10 +75,11 @@ def _quarantine(quarantined: list[Path], folder: CheckpointFolder, step: int, er
 
 
 def continues_after(experiment: Experiment, workdir: Path) -> int:
-    """The step of the last whole checkpoint in `workdir`, from which a run would go on; 0 if there is none.
+    """Returns the step of the last whole checkpoint in `workdir`, from which a run would go on; 0 if there is none.
 
-    Raises UserError (a ValueError) as train does: if it is of other images or another model, or past the experiment's
-    end, or if none is whole of those there, or of those that an earlier start has set aside.
+    Raises:
+      UserError: as train does: if it is of other images or another model, or past the experiment's end, or if none is
+        whole of those there, or of those that an earlier start has set aside.
     """
     step = _last_whole_step(experiment, workdir)
     if step > experiment.num_steps:
@@ -112,7 +115,9 @@ def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
 
 
 def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
-    """The validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set aside."""
+    """Returns the validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set
+    aside.
+    """
     step = best.latest_step()
     if step is None:
         if (lost := broadcast_from_process_0(best.lost_step)) is not None:
@@ -127,7 +132,7 @@ def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
 
 
 def check_images(experiment: Experiment, train_digest: str, position: dict[str, Any], workdir: Path) -> None:
-    """Raise UserError unless the training images are those with which the run began."""
+    """Raises UserError unless the training images are those with which the run began."""
     source = experiment.batches.source
     if train_digest != position["train_digest"]:
         raise UserError(
@@ -138,7 +143,7 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
 
 
 def check_run(workdir: Path, options: Options) -> None:
-    """Raise UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `options` describe.
+    """Raises UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `options` describe.
 
     A run whose checkpoints were moved or removed is refused: it would begin anew. Fields without effect, in the run as
     it is there and as it would be, make no other run.
@@ -166,7 +171,8 @@ def check_run(workdir: Path, options: Options) -> None:
 
 
 def _trace_of_checkpoint(workdir: Path, best: CheckpointFolder) -> str:
-    """The proof, after "this run", that a run without `checkpoints.json` has saved a checkpoint; empty without one.
+    """Returns the proof, after "this run", that a run without `checkpoints.json` has saved a checkpoint; empty without
+    one.
 
     A run that was killed before its first checkpoint gives none. Saves are written one after the other, so a best step
     beyond the first checkpoint is written after it; and the loop waits for the first where it saves the second, so no
@@ -188,10 +194,11 @@ def _trace_of_checkpoint(workdir: Path, best: CheckpointFolder) -> str:
 
 
 def warn_of_another_schedule(saved: dict[str, Any], experiment: Experiment, step: int) -> None:
-    """Warn if the run's new length gives the update after `step` another learning rate than it would have had.
+    """Warns if the run's new length gives the update after `step` another learning rate than it would have had.
 
-    saved: the config with which the checkpoint was written. A schedule that follows the run's length, such as a cosine,
-    goes on where a run of the new length would be.
+    Args:
+      saved: the config with which the checkpoint was written. A schedule that follows the run's length, such as a
+        cosine, goes on where a run of the new length would be.
     """
     before, steps_per_epoch = stored_options(saved), experiment.steps_per_epoch
     num_steps = before.periods.run_length(steps_per_epoch)
@@ -208,6 +215,8 @@ def warn_of_another_schedule(saved: dict[str, Any], experiment: Experiment, step
 
 
 def other_versions(saved: dict[str, str]) -> str:
-    """What to say of a checkpoint that other versions than today's have written; empty if there is nothing to say."""
+    """Returns what to say of a checkpoint that other versions than today's have written; empty if there is nothing
+    to say.
+    """
     changed = [f"{name} {saved.get(name)} -> {now}" for name, now in versions().items() if saved.get(name) != now]
     return f" ({', '.join(changed)}: no longer bit for bit what the unbroken run gives)" if changed else ""

@@ -84,7 +84,9 @@ def train(options: Options, workdir: Path, name: str, splits: Splits | None = No
 def _build(
     options: Options, splits: Splits | None, is_new: bool, preemption: PreemptionGuard
 ) -> tuple[Experiment, Variables | None]:
-    """The experiment, and the variables that it begins with; what is wrong is said before anything is written."""
+    """Returns the experiment, and the variables that it begins with; what is wrong is said before anything is
+    written.
+    """
     with preemption.interruptible():
         experiment = build_experiment(options, splits=splits)
         init_run_state(experiment, shapes_only=True)  # its own errors

@@ -38,17 +38,17 @@ class ScheduleOptions:
 
 
 def step_decay(learning_rate: float, boundaries: Sequence[int], factor: float) -> Schedule:
-    """`learning_rate`, multiplied by `factor` at each of the steps `boundaries` (torch's MultiStepLR)."""
+    """Returns `learning_rate`, multiplied by `factor` at each of the steps `boundaries` (torch's MultiStepLR)."""
     return optax.piecewise_constant_schedule(learning_rate, dict.fromkeys(boundaries, factor))
 
 
 def cosine(learning_rate: float, num_steps: int) -> Schedule:
-    """Half a cosine from `learning_rate` at step 0 to 0 at step `num_steps` (arXiv:1608.03983, no restarts)."""
+    """Returns half a cosine from `learning_rate` at step 0 to 0 at step `num_steps` (arXiv:1608.03983, no restarts)."""
     return optax.cosine_decay_schedule(learning_rate, num_steps)
 
 
 def polynomial(learning_rate: float, num_steps: int, power: float = 2.0) -> Schedule:
-    """learning_rate * (1 - step / num_steps) ** power, 0 from step num_steps on."""
+    """Returns learning_rate * (1 - step / num_steps) ** power, 0 from step num_steps on."""
     return optax.polynomial_schedule(learning_rate, 0.0, power, num_steps)
 
 
@@ -59,7 +59,7 @@ def one_cycle(
     start_divisor: float = 25.0,
     end_divisor: float = 1e4,
 ) -> Schedule:
-    """torch's OneCycleLR with cosine ramps (arXiv:1708.07120), of the learning rate alone: momentum stays.
+    """Returns torch's OneCycleLR with cosine ramps (arXiv:1708.07120), of the learning rate alone: momentum stays.
 
     From learning_rate / start_divisor up to learning_rate at step rising_fraction * num_steps - 1, then down to
     learning_rate / (start_divisor * end_divisor) at the last step, num_steps - 1.
@@ -81,9 +81,11 @@ def one_cycle(
 
 
 def warm_up(schedule: Schedule, num_steps: int, learning_rate: float, start_factor: float, shape: str) -> Schedule:
-    """`schedule`, begun after `num_steps` steps of warm-up to `learning_rate`.
+    """Returns `schedule`, begun after `num_steps` steps of warm-up to `learning_rate`.
 
-    shape: "linear" rises from start_factor * learning_rate at step 0; "constant" stays there (He et al.'s 110 layers).
+    Args:
+      shape: "linear" rises from start_factor * learning_rate at step 0; "constant" stays there (He et al.'s 110
+        layers).
     """
     if num_steps == 0:
         return schedule
@@ -104,12 +106,16 @@ def make_schedule(
     warmup_shape: str = "linear",
     hold_steps: int = 1,
 ) -> Schedule:
-    """The named schedule over a run of `num_steps` steps, warm-up included.
+    """Returns the named schedule over a run of `num_steps` steps, warm-up included.
 
-    name: "constant"; "step" (decay_steps, counted from the run's start, and decay_factor); "cosine" over the steps
-    after the warm-up; "polynomial" likewise, quadratic; "one_cycle" (it has a warm-up of its own). hold_steps > 1 lets
-    the rate change only every so many steps: an epoch's number of them gives the recipes that advance by epoch.
-    Raises UserError (a ValueError) for an unknown name and for numbers that make no schedule.
+    Args:
+      name: "constant"; "step" (decay_steps, counted from the run's start, and decay_factor); "cosine" over the steps
+        after the warm-up; "polynomial" likewise, quadratic; "one_cycle" (it has a warm-up of its own). hold_steps > 1
+        lets the rate change only every so many steps: an epoch's number of them gives the recipes that advance by
+        epoch.
+
+    Raises:
+      UserError: for an unknown name and for numbers that make no schedule.
     """
     check_choice("schedule", name, SCHEDULES)
     check_choice("warmup_shape", warmup_shape, WARMUP_SHAPES)

@@ -102,7 +102,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What `model.apply` takes."""
+        """The variables, as `model.apply` takes them."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def trained(self, tree: Any) -> Any:

@@ -58,7 +58,7 @@ def download(url: str, path: Path) -> None:
 
 
 def _receive(url: str, path: Path, show: Callable[[int, int | None], None]) -> None:
-    """One request for what is missing of the file; for all of it if the server cannot or must not continue."""
+    """Makes one request for what is missing of the file; for all of it if the server cannot or must not continue."""
     partial, validator = partial_of(path), _validator_of(path)
     offset = partial.stat().st_size if partial.exists() else 0
     headers = {"User-Agent": "resnet_jax"}

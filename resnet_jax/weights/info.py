@@ -46,7 +46,7 @@ class WeightsInfo:
         return create_model(self.model, **self.model_args)
 
     def to_json(self) -> str:
-        """As JSON text, for a checkpoint directory or a file's metadata."""
+        """Returns it as JSON text, for a checkpoint directory or a file's metadata."""
         values = dataclasses.asdict(self) | {"format": FORMAT}
         values["preprocess"] = self.preprocess.to_json() if self.preprocess else None
         return json.dumps(values)

@@ -94,7 +94,7 @@ def _in_our_order(
 
 
 def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Like np.empty, at an address from which JAX takes an array over on the CPU without copying it."""
+    """Does as np.empty, at an address from which JAX takes an array over on the CPU without copying it."""
     num_bytes = math.prod(shape) * dtype.itemsize
     memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT

@@ -133,7 +133,7 @@ def _absent_kinds_of_bias(expected: dict[str, Shape], state: StateDict) -> set[s
 
 
 def _squeezed(shape: Shape) -> Shape:
-    """Without the trailing axes of length 1 by which a 1x1 convolution differs from a matrix."""
+    """Returns the shape without the trailing axes of length 1 by which a 1x1 convolution differs from a matrix."""
     while len(shape) > 1 and shape[-1] == 1:
         shape = shape[:-1]
     return shape

@@ -41,7 +41,7 @@ PACKAGES = {
 
 
 def find_builder(name: str, data_dir: str) -> Any:
-    """TFDS's builder of the image classification set `name`, which may not be prepared yet.
+    """Returns TFDS's builder of the image classification set `name`, which may not be prepared yet.
 
     Args:
       name: as TFDS has it, "set", "set/config" or "set:version".

@@ -49,7 +49,7 @@ def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = No
 
 
 def _prepare(name: str, data_dir: str, url_infos: dict[str, Any] | None, tidying: contextlib.ExitStack) -> None:
-    """`prepare`, with what must be done at its end, however it ends, left in `tidying`."""
+    """Does as `prepare`, with what must be done at its end, however it ends, left in `tidying`."""
     builder = find_builder(name, data_dir)
     if builder.is_prepared():
         return
@@ -108,7 +108,7 @@ def prepare_in_subprocess(name: str, data_dir: str, builder: Any) -> None:
 
 
 def main() -> None:
-    """The process's own part: `prepare` of its two arguments, given up when the standard input closes."""
+    """Does the process's own part: `prepare` of its two arguments, given up when the standard input closes."""
     tidying = contextlib.ExitStack()
 
     def give_up(number: int, frame: FrameType | None) -> None:

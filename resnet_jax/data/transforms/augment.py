@@ -103,7 +103,7 @@ def erase(
 
 
 def cutout(keys: Array, images: Array, size: int) -> Array:
-    """Cutout (DeVries & Taylor 2017, arXiv:1708.04552): a square around a uniformly drawn pixel becomes 0.
+    """Applies cutout (DeVries & Taylor 2017, arXiv:1708.04552): a square around a uniformly drawn pixel becomes 0.
 
     Args:
       images: (B, H, W, C), normalised; each by its own key (B,).

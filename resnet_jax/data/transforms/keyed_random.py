@@ -32,10 +32,10 @@ class KeyedRandom:
         return int(self.uniform() * n)
 
     def chance(self, probability: float) -> bool:
-        """True with the given probability."""
+        """Returns True with the given probability."""
         return self.uniform() < probability
 
     def normal(self, mean: float, std: float) -> float:
-        """Normally distributed (Box and Muller 1958)."""
+        """Returns a number, normally distributed (Box and Muller 1958)."""
         radius = math.sqrt(-2.0 * math.log1p(-self.uniform()))
         return mean + std * radius * math.cos(2.0 * math.pi * self.uniform())

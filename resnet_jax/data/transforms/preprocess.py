@@ -52,7 +52,7 @@ class Preprocess:
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether `pixels` gives anything but the image as it is."""
+        """True if `pixels` gives anything but the image as it is."""
         return self.resize is not None or self.crop is not None
 
     def pixels(self, image: Image.Image) -> np.ndarray:
