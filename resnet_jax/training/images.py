@@ -175,7 +175,7 @@ def make_normalization(options: ImageOptions, train: Source) -> Normalization:
 
 
 def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Array]:
-    """Returns what normalises images: to float64 for a float64 model, to float32 for others, which cast by themselves."""
+    """Returns what normalises images: to float64 for a float64 model, else to float32."""
     image_dtype = "float64" if dtype == "float64" else "float32"
     return lambda images: normalize(images, normalization.mean, normalization.std, image_dtype)
 

@@ -65,7 +65,7 @@ def sgd(
     *,
     decay_bias: bool = False,
 ) -> optax.GradientTransformation:
-    """Returns the Optax transformation of torch.optim.SGD: buffer = momentum * buffer + gradient + weight_decay * parameter.
+    """Returns torch.optim.SGD for Optax: buffer = momentum * buffer + gradient + weight_decay * parameter.
 
     Args:
       learning_rate: a number >= 0, or a schedule: step (from 0) -> number. momentum in [0, 1). weight_decay >= 0,
@@ -94,7 +94,7 @@ def lars(
     trust_coefficient: float = 0.001,
     epsilon: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """Returns the Optax transformation of LARS (You et al. 2017, arXiv:1708.03888) as timm's: SGD on gradients scaled by layer.
+    """Returns LARS (You et al. 2017, arXiv:1708.03888) for Optax, as timm's: SGD on gradients scaled by layer.
 
     A decayed parameter's gradient + weight_decay * parameter is multiplied by its trust ratio, trust_coefficient *
     |parameter| / (|gradient| + weight_decay * |parameter| + epsilon), or 1 where either norm is 0; what does not decay
@@ -128,7 +128,7 @@ def lamb(
     epsilon: float = 1e-6,
     max_gradient_norm: float = 1.0,
 ) -> optax.GradientTransformation:
-    """Returns the Optax transformation of LAMB (You et al. 2019, arXiv:1904.00962) as timm's.
+    """Returns LAMB (You et al. 2019, arXiv:1904.00962) for Optax, as timm's.
 
     The gradients are scaled down to a global norm of max_gradient_norm (0: not at all); Adam's update with decay rates
     momentum and second_momentum in [0, 1) (beta_1 and beta_2) gets weight_decay * parameter added and is multiplied by
