@@ -19,3 +19,4 @@ def install_log_handler() -> None:
     if not logger.handlers:
         logger.addHandler(StderrHandler())
         logger.setLevel(logging.INFO)
+        logger.propagate = False  # libraries give the root a handler too, which would print each line once more
