@@ -11,7 +11,7 @@ import pytest
 
 from resnet_jax import create_model
 from resnet_jax.errors import UserError
-from resnet_jax.models import ResNet, layers
+from resnet_jax.models import ResNet, batch_norm
 from resnet_jax.training import (
     accumulate,
     begin_accumulation,
@@ -95,7 +95,7 @@ def batch_statistics(request, monkeypatch):
     """How batch norm takes them: the CPU in two passes, other devices in one."""
     traced = []
     if request.param == "in one pass":
-        monkeypatch.setattr(layers, "in_two_passes", lambda x: traced.append(x) or layers.in_one_pass(x))
+        monkeypatch.setattr(batch_norm, "in_two_passes", lambda x: traced.append(x) or batch_norm.in_one_pass(x))
     yield
     assert bool(traced) == (request.param == "in one pass")
 
