@@ -30,7 +30,7 @@ def plain(x):
 
 
 def around_a_running_mean(x, running_mean):
-    """As `plain`, of x less a mean that is known before."""
+    """Computes as `plain` does, of x less a mean that is known before."""
     mean, var = plain(x - running_mean)
     return mean + running_mean, var
 
@@ -43,7 +43,7 @@ def batch(ratio):
 
 
 def errors(x):
-    """Of each way the largest error of the mean and of the variance, by the standard deviation where there is one."""
+    """Returns each way's largest error of the mean and the variance, by the standard deviation where there is one."""
     mean, var = x.mean((0, 1, 2), dtype=np.float64), x.astype(np.float64).var((0, 1, 2))
     scale = np.where(var > 0, var, 1.0)
     ways = {

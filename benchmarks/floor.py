@@ -92,7 +92,7 @@ class Value:
     kind: str = "normalise"
 
     def seen(self) -> list[Any]:
-        """What something that reads this depends on."""
+        """Returns what something that reads this depends on."""
         return self.parts if self.tensor is None else [self.tensor]
 
 
@@ -204,7 +204,7 @@ class Program:
 
 
 def is_batch_norm(equation: Any) -> bool:
-    """Whether an equation normalises by the batch: it returns the normalised array, and a mean and variance (C,)."""
+    """Returns whether an equation normalises by the batch: gives the normalised array, and a mean and variance (C,)."""
     if equation.primitive.name != "custom_jvp_call" or len(equation.outvars) != 3:
         return False
     normalised, mean, var = (x.aval.shape for x in equation.outvars)

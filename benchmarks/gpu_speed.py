@@ -22,7 +22,8 @@ from floor import floor
 from gpu_part import ROOT, Part, shorten
 from reading_images import measure_data
 
-from resnet_jax.benchmark.torch_process import TorchProcess, is_installed
+from resnet_jax.benchmark import FLOPS_PER_MAC
+from resnet_jax.benchmark.torch_process import TorchProcess, is_installed, measure_in_turn
 from resnet_jax.benchmark.work import Work, matmul_flops_per_second, torch_spec
 from resnet_jax.config import default_config
 from resnet_jax.data.source import ArraySource
@@ -127,14 +128,10 @@ def compare(
             work = Work.of(model, batch_size, image_size, dtype, inference=inference)
             torch = _when_warm(torch, row)
             work.seconds_per_step(2 if part.tiny else 10)
-            seconds, ratios = [], []
-            for _ in range(num_pairs):
-                seconds.append(work.seconds_per_step(num_steps))
-                if torch is not None:
-                    ratios.append(torch.seconds_per_step() / seconds[-1])
+            seconds, ratios = measure_in_turn(work, torch, num_steps, num_pairs)
             median = statistics.median(seconds)
             row["images/s"], row["ms"] = batch_size / median, 1e3 * median
-            flops = (2 if inference else 6) * work.macs * batch_size / median
+            flops = FLOPS_PER_MAC["inference" if inference else "training"] * work.macs * batch_size / median
             peak = _peak(dtype, part.tiny)
             row["share of peak"] = flops / peak
             least = floor(model, batch_size, image_size, dtype, _bandwidth(part.tiny), peak, inference)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.benchmark.profile import profile
-from resnet_jax.benchmark.torch_process import TorchProcess
+from resnet_jax.benchmark.torch_process import TorchProcess, measure_in_turn
 from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second, torch_spec
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.resnet import DTYPES
@@ -66,11 +66,7 @@ def benchmark(
     if torch is not None:
         torch.wait_until_warm()
     work.seconds_per_step(2)
-    seconds, ratios = [], []
-    for _ in range(num_pairs):
-        seconds.append(work.seconds_per_step(num_steps))
-        if torch is not None:
-            ratios.append(torch.seconds_per_step() / seconds[-1])
+    seconds, ratios = measure_in_turn(work, torch, num_steps, num_pairs)
     median = statistics.median(seconds)
     peak = matmul_flops_per_second(dtype)
     result: dict[str, Any] = {

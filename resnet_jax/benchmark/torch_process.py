@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.benchmark.side_process import SideProcess
+from resnet_jax.benchmark.work import Work
 from resnet_jax.errors import UserError
 
 
@@ -13,7 +14,7 @@ class TorchProcess:
 
     Attributes:
       spec: see `Work.torch_spec`, with "num_steps" a measurement.
-      variants: of which the fastest is measured, each some of torch_side.py's VARIANT_WORDS.
+      variants: of which the fastest is measured, each as `make_step` of torch_side.py takes it.
       device: "cpu" or "cuda".
 
     Raises:
@@ -54,6 +55,22 @@ class TorchProcess:
     def close(self) -> None:
         """Ends the process."""
         self._process.close()
+
+
+def measure_in_turn(
+    work: Work, torch: TorchProcess | None, num_steps: int, num_pairs: int
+) -> tuple[list[float], list[float]]:
+    """Measures our step, and after each measurement torch's, where there is torch.
+
+    Returns:
+      Our seconds per step, and torch's by ours, pair by pair: above 1 we are faster; none without torch.
+    """
+    seconds, ratios = [], []
+    for _ in range(num_pairs):
+        seconds.append(work.seconds_per_step(num_steps))
+        if torch is not None:
+            ratios.append(torch.seconds_per_step() / seconds[-1])
+    return seconds, ratios
 
 
 def is_installed(module: str) -> bool:

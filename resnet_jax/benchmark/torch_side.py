@@ -22,8 +22,6 @@ from resnet_jax.runtime import peak_memory
 # So small that a benchmark's few steps on one batch stay in ordinary numbers: gradients that vanish become subnormal,
 # with which CPUs are slow.
 LEARNING_RATE = 1e-3
-# How a network can be run: in which memory format, in mixed precision, compiled.
-VARIANT_WORDS = ("contiguous", "channels-last", "autocast", "compile")
 
 
 class ConvNorm(nn.Module):
@@ -111,8 +109,8 @@ def make_step(spec: dict[str, Any], variant: str) -> Callable[[], Any]:
     """Returns one step of the specified work: SGD with momentum and weight decay, or inference with batch norm folded.
 
     Args:
-      variant: words of VARIANT_WORDS. With "autocast" the network stays in float32, and torch chooses what it
-        computes in spec["dtype"].
+      variant: "contiguous" or "channels-last", then "autocast" and "compile" where wanted, in one string. With
+        "autocast" the network stays in float32, and torch chooses what it computes in spec["dtype"].
     """
     words = set(variant.split())
     device, dtype = torch.device(spec["device"]), getattr(torch, spec["dtype"])

@@ -1,7 +1,6 @@
 """The benchmark command: calls what measures, prints what it returns."""
 
 import argparse
-import json
 
 import jax
 
@@ -46,8 +45,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
         profile_folder=expand(arguments.profile) if arguments.profile else None,
     )
     if arguments.json:
-        print(json.dumps(result))
-        return EXIT_DONE
+        return print_result(result, as_json=True)
     operations = result.pop("operations", [])
     torch = result.pop("torch", {})
     result.update({f"torch {key}": value for key, value in torch.items()})

@@ -1,14 +1,13 @@
 """The convert command: weights from one format into another, and the report on them."""
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
 from resnet_jax.cli.options import AddCommand, add_checkpoint_options, add_model_options, given_model_args
-from resnet_jax.cli.printing import print_table
+from resnet_jax.cli.printing import print_result, print_table
 from resnet_jax.errors import UserError, truncate
 from resnet_jax.filesystem import expand
 
@@ -71,8 +70,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         average=not arguments.no_average,
     )
     if arguments.json:
-        print(json.dumps(result))
-        return EXIT_DONE
+        return print_result(result, as_json=True)
     _print_report(result)
     return EXIT_DONE
 

@@ -1,11 +1,10 @@
 """The summary command."""
 
 import argparse
-import json
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
 from resnet_jax.cli.options import AddCommand
-from resnet_jax.cli.printing import print_table
+from resnet_jax.cli.printing import print_result, print_table
 
 
 def add_command(add: AddCommand) -> None:
@@ -23,8 +22,7 @@ def run_summary(arguments: argparse.Namespace) -> int:
 
     result = summarize(arguments.model, arguments.image_size)
     if arguments.json:
-        print(json.dumps(result))
-        return EXIT_DONE
+        return print_result(result, as_json=True)
     print_table([
         ("model", result["model"]),
         *((name, " x ".join(map(str, shape))) for name, shape in result["shapes"].items()),

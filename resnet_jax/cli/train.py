@@ -1,7 +1,6 @@
 """The train command: trains, or says what a run would take."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ import jax
 
 from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_INTERRUPTED
 from resnet_jax.cli.options import AddCommand, add_process_options, run_folder
-from resnet_jax.cli.printing import print_table
+from resnet_jax.cli.printing import print_result, print_table
 from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_bytes, format_duration, format_number
@@ -89,8 +88,7 @@ def _print_dry_run(options: "Options", workdir: Path, as_json: bool) -> int:
 
     result = dry_run(options, workdir)
     if as_json:
-        print(json.dumps(result))
-        return EXIT_DONE
+        return print_result(result, as_json=True)
     print_table([*_network(result), *_memory(result), *_length(result), *_time(result)])
     return EXIT_DONE
 

@@ -48,9 +48,10 @@ class PreemptionGuard:
     """
 
     def __init__(self, num_processes: int, stop_after_minutes: float = 0.0) -> None:
-        """Args:
-        num_processes: of the run.
-        stop_after_minutes: when its time is up, counted from now; 0: never.
+        """Guards a run of so many processes.
+
+        Args:
+          stop_after_minutes: when its time is up, counted from now; 0: never.
         """
         self._alone = num_processes == 1
         self.interrupt_immediately = self._alone

@@ -171,7 +171,7 @@ def _seconds(name: str, default: int) -> int:
 
 
 def _meet(processes: Processes) -> None:
-    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: training/interruption.py
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is ours: see preemption.py
     failure: list[Exception] = []
     start_seconds = _seconds(START_VARIABLE, START_SECONDS)
     heartbeat_seconds = _seconds(HEARTBEAT_VARIABLE, HEARTBEAT_SECONDS)

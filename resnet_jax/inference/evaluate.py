@@ -40,8 +40,9 @@ def evaluate_run(
     average: bool = True,
     report: Path | None = None,
 ) -> dict[str, Any]:
-    """Returns {"workdir", "checkpoint", "step", "average", "data", ...} and what `Judgement.summary` tells of a run's
-    weights.
+    """Returns how well a run's weights classify: `ClassificationMetrics.summary`, and where they come from.
+
+    The keys of the latter are "workdir", "checkpoint", "step", "average", "data", ....
 
     Args:
       data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test
@@ -95,7 +96,7 @@ def evaluate_weights(
     ten_crop: bool = False,
     report: Path | None = None,
 ) -> dict[str, Any]:
-    """Returns {"model", "weights", "data", ...} and what `Judgement.summary` tells of imported weights.
+    """Returns {"model", "weights", "data", ...} and what `ClassificationMetrics.summary` tells of imported weights.
 
     Args:
       weights, model_name, model_args, preprocess, mean, std: as for `open_weights`.

@@ -68,16 +68,17 @@ class Options:
 
 def options_of(config: ConfigDict) -> Options:
     """Returns what a config says, field by field."""
+    values = config.to_dict()
     return Options(
-        model=_unpack(ModelOptions, config),
-        images=_unpack(ImageOptions, config),
-        augment=_unpack(AugmentOptions, config.augment),
-        batches=_unpack(BatchOptions, config),
-        optimizer=_unpack(OptimizerOptions, config),
-        state=_unpack(StateOptions, config),
-        schedule=_unpack(ScheduleOptions, config),
-        periods=_unpack(PeriodOptions, config),
-        finetune=_unpack(FinetuneOptions, config.finetune),
+        model=_unpack(ModelOptions, values),
+        images=_unpack(ImageOptions, values),
+        augment=_unpack(AugmentOptions, values["augment"]),
+        batches=_unpack(BatchOptions, values),
+        optimizer=_unpack(OptimizerOptions, values),
+        state=_unpack(StateOptions, values),
+        schedule=_unpack(ScheduleOptions, values),
+        periods=_unpack(PeriodOptions, values),
+        finetune=_unpack(FinetuneOptions, values["finetune"]),
         written=to_json(config),
         without_effect=frozenset(fields_without_effect(config, KnownImages.of_config(config))),
         check_effects=partial(check_effects, config),
@@ -85,8 +86,7 @@ def options_of(config: ConfigDict) -> Options:
     )
 
 
-def _unpack(section: Any, config: ConfigDict) -> Any:
-    values = config.to_dict()
+def _unpack(section: Any, values: dict[str, Any]) -> Any:
     return section(**{field.name: values[field.name] for field in dataclasses.fields(section)})
 
 

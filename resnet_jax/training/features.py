@@ -92,7 +92,7 @@ def with_features(experiment: "Experiment", state: TrainState, preemption: Preem
     """Returns the experiment with its images replaced by their pooled features, if it `has_fixed_features`; else
     itself.
 
-    All processes call it. Raises what reading an image raises, and InterruptedRunError.
+    All processes call it. Raises what reading an image raises, and Preempted.
     """
     if not has_fixed_features(experiment):
         return experiment

@@ -82,22 +82,25 @@ class MetricWriter:
             self.draw()
 
     def write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Does as `_write_train`; a record that this process cannot write stops the run at a later step."""
-        self._preemption.defer_errors(self._write_train, step, metrics)
+        """Takes in the metrics of update `step` (from 1); when they are due writes their means.
 
-    def write_eval(self, step: int, split: str, metrics: dict[str, float | int]) -> None:
-        """Does as `_write_eval`; a record that this process cannot write stops the run at a later step."""
-        self._preemption.defer_errors(self._write_eval, step, split, metrics)
-
-    def _write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Takes in the metrics of update `step` (from 1); at the logging cadence write their means.
-
-        Waits for the update to be done.
+        Waits for the update to be done. A record that this process cannot write stops the run at a later step.
 
         Raises:
           NonFiniteError: if the loss or a gradient is not finite, unless such updates are skipped: then it is told,
             counted, and left out of the means.
         """
+        self._preemption.defer_errors(self._write_train, step, metrics)
+
+    def write_eval(self, step: int, split: str, metrics: dict[str, float | int]) -> None:
+        """Writes an evaluation's "loss", "accuracy", "count" and, if any, those of the moving average on `split`,
+        "val" or "test", after `step` updates.
+
+        A record that this process cannot write stops the run at a later step.
+        """
+        self._preemption.defer_errors(self._write_eval, step, split, metrics)
+
+    def _write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._tick()
         if all(map(math.isfinite, values.values())):
@@ -122,9 +125,6 @@ class MetricWriter:
             self._write(step, {**means, **({"images_per_second": round(rate, 1)} if rate else {})})
 
     def _write_eval(self, step: int, split: str, result: dict[str, float | int]) -> None:
-        """Writes an evaluation's "loss", "accuracy", "count" and, if any, those of the moving average on `split`,
-        "val" or "test", after `step` updates.
-        """
         self._write(step, {f"{split}_{name}": value for name, value in result.items()})
         epoch = step / self._steps_per_epoch
         names = [name for name in ("loss", "accuracy", "ema_loss", "ema_accuracy") if name in result]

@@ -1,6 +1,7 @@
 """A run from its config to its result: what is checked before it begins, and what its loop works with."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,16 +99,18 @@ def _lock(stack: ExitStack, workdir: Path, options: Options) -> None:
     check_run(workdir, options)  # again: another run may have begun there meanwhile
 
 
+@dataclass(frozen=True)
 class _Start:
     """Where a run begins: its state, what was logged of it, and the manifest that it continues from, if any."""
 
-    def __init__(
-        self, state: TrainState, sums: MetricSums, manifest: dict[str, Any] | None, train_digest: str,
-        best_accuracy: float, lost_step: int | None, missing: list[str],
-    ) -> None:  # fmt: skip
-        self.state, self.sums, self.manifest, self.train_digest = state, sums, manifest, train_digest
-        self.best_accuracy, self.lost_step, self.step = best_accuracy, lost_step, int(state.step)
-        self.missing = missing  # lines that say which classes have no images
+    step: int
+    state: TrainState
+    sums: MetricSums
+    manifest: dict[str, Any] | None
+    train_digest: str
+    best_accuracy: float
+    lost_step: int | None
+    missing: list[str]  # lines that say which classes have no images
 
 
 def _start(
@@ -141,7 +144,7 @@ def _start(
     broadcast_from_process_0(partial(write_text, workdir / folder.CONFIG_FILE, experiment.options.written))
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
-    return _Start(state, sums, manifest, train_digest, best_accuracy_of(best, state), lost_step, missing)
+    return _Start(step, state, sums, manifest, train_digest, best_accuracy_of(best, state), lost_step, missing)
 
 
 def _open_writer(
