@@ -9,6 +9,7 @@ import time
 from runs import WORDS, digest, load_config, open_latest, template
 
 from resnet_jax.checkpoint.folder import open_best
+from resnet_jax.cli.log_handler import install_log_handler
 from resnet_jax.training.checkpointer import restore_state
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.resume import restore_last
@@ -72,6 +73,7 @@ def damage(step, before, kind, numbers):
 
 def campaign(folder, num_corruptions, deadline, seed):
     """The report on so many corruptions, or as many as there are before the deadline."""
+    install_log_handler()  # what it says is read off standard error, as a command's
     words = [word for word in WORDS if word.startswith("--config.") and "num_steps" not in word]
     config = load_config("digits", words)
     config.log_every_steps, config.checkpoint_every_steps = 7, 10

@@ -5,10 +5,10 @@ import time
 
 import jax
 import jax.numpy as jnp
+import optax
 from runs import load_config
 
 from resnet_jax.distributed.mesh import shard_batch
-from resnet_jax.training import train_step as steps
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 
@@ -45,13 +45,13 @@ def seconds_per_step(on_nonfinite):
     experiment = build_experiment(options_of(load_config("digits", words)), jax.devices()[:1])
     train_fn, state = jit_train_step(experiment), init_run_state(experiment)
     batch = shard_batch(experiment.batches[0], experiment.mesh)
-    norm = steps.optax.tree.norm
+    norm = optax.tree.norm
     if on_nonfinite == "none":
-        steps.optax.tree.norm = lambda gradients: jnp.zeros(())
+        optax.tree.norm = lambda gradients: jnp.zeros(())
     try:
         state, _ = jax.block_until_ready(train_fn(state, batch))
     finally:
-        steps.optax.tree.norm = norm
+        optax.tree.norm = norm
 
     def run():
         nonlocal state
