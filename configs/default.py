@@ -23,6 +23,20 @@ def get_config() -> ConfigDict:
     # Data.
     config.dataset = "digits"  # "digits" | "folder" | a TFDS set with images and labels: "cifar10", "imagenet2012" …
     config.data_dir = ""  # the folder of images, or of TFDS's sets; "": ~/tensorflow_datasets
+    # Of a folder whose splits are not called train, val and test: which folders they are, from data_dir.
+    config.split_folders = ConfigDict()
+    config.split_folders.train = ""
+    config.split_folders.validation = ""
+    config.split_folders.test = ""
+    # Of images whose labels a table says, instead of folders: CSV, TSV, JSON lines or Parquet, from data_dir; "": found.
+    config.table = ConfigDict()
+    config.table.file = ""
+    config.table.image_column = ""  # "": by its name: image, file_name, path …
+    config.table.label_column = ""  # likewise: label, class …; several with commas between: columns of zeros and ones
+    config.table.split_column = ""  # likewise: split …
+    config.table.image_dir = ""  # what paths in the table start from, from data_dir
+    config.table.label_separator = ""  # between the labels of an image that may have several, as in "cat|dog"
+    config.table.class_names = ""  # a text file of class names, one a line, which numbers count from 0
     config.image_size = 0  # pixels a side; 0: as they are, or 224. Small images: a multiple of their own side
     config.resize = 0  # encoded images in evaluation: their shorter side before the crop; 0: image_size * 256 / 224
     config.interpolation = "bilinear"  # "bilinear" | "bicubic", of every resize

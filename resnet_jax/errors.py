@@ -4,7 +4,7 @@ import difflib
 import errno
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # What the operating system says where the disk or the network is at fault, and not what the user gave.
 FAULTS_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE)
@@ -48,6 +48,11 @@ def truncate(name: object) -> str:
     """Returns a name out of a file as a message shows it: printable, and no longer than 100 characters."""
     text = printable(str(name))
     return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def abridge(names: Sequence[str], most: int = 10) -> str:
+    """Returns names for a message: `a, b, c`, and of more than `most` the first and the last."""
+    return ", ".join(names if len(names) <= most else (*names[: most - 1], "…", names[-1]))
 
 
 def printable(text: str) -> str:

@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from resnet_jax.config.effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
 from resnet_jax.data.batches import BatchOptions
+from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.sources import ImageOptions
+from resnet_jax.data.tables import TableOptions
 from resnet_jax.errors import UserError, suggestion
 from resnet_jax.models.variants import ModelOptions
 from resnet_jax.ranges import ranges_of
@@ -54,6 +56,8 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "": (ModelOptions, ImageOptions, BatchOptions, OptimizerOptions, StateOptions, ScheduleOptions, PeriodOptions),
     "augment.": (AugmentOptions,),
     "finetune.": (FinetuneOptions,),
+    "split_folders.": (SplitFolders,),
+    "table.": (TableOptions,),
 }
 
 

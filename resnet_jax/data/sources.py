@@ -4,14 +4,17 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
-from resnet_jax.data.folder import FolderImages, FolderTree, scan_folder
+from resnet_jax.data.folder import FolderImages
+from resnet_jax.data.image_set import ImageSet, open_image_set
+from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.source import ArraySource, Source
+from resnet_jax.data.tables import TableOptions
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads
@@ -41,6 +44,7 @@ class DatasetOptions:
         repeated; 0 keeps it.
       preprocess: what evaluation makes of encoded images. upright: rotate those as EXIF says. threads decode;
         bad_images tells how many may be damaged.
+      split_folders, table: of a folder, which of its folders are the splits, and which table says the labels.
     """
 
     data_dir: str = ""
@@ -49,6 +53,8 @@ class DatasetOptions:
     apply_exif_orientation: bool = False
     threads: DecodeThreads = field(default_factory=DecodeThreads)
     bad_images: BadImages = field(default_factory=BadImages)
+    split_folders: SplitFolders = field(default_factory=SplitFolders)
+    table: TableOptions = field(default_factory=TableOptions)
 
     def source(self, encoded: EncodedImages) -> EncodedSource:
         """Returns all of `encoded`, read so."""
@@ -113,12 +119,14 @@ class Splits:
 
     Attributes:
       has_own_validation: the validation images are a split of the set, not held out of its training images.
+      layout: of a folder, how it was understood (`ImageSet.describe`).
     """
 
     train: Source
     validation: Source | None
     test: Source | None
     has_own_validation: bool = False
+    layout: dict[str, Any] = field(default_factory=dict)
 
 
 def load_digits(split: str) -> ArraySource:
@@ -145,25 +153,27 @@ def load_splits(name: str, reading: DatasetOptions, validation_fraction: float =
       UserError: for an unknown name, an impossible size, and data that cannot be had.
     """
     if name == "folder":
-        tree = _scan(reading)
-        if not tree.splits:
-            train, validation = hold_out(reading.source(tree.images()), validation_fraction)
-            return Splits(train, validation, None)
+        found = _open(reading)
+        layout = found.describe()
+        if not found.splits:
+            train, validation = hold_out(reading.source(found.images()), validation_fraction)
+            return Splits(train, validation, None, layout=layout)
         sources: dict[str, Source] = {}
         names: tuple[str, ...] | None = None
-        for split in tree.splits:
-            sources[split] = reading.source(tree.images(split, class_names=names))
+        for split in found.splits:
+            sources[split] = reading.source(found.images(split, class_names=names))
             names = sources[split].class_names
     else:
-        sources = {}
+        sources, layout = {}, {}
         for split in split_names(name, reading.data_dir):
             with contextlib.suppress(tfds.NoLabelsError):  # ImageNet's test images are no use here
                 sources[split] = load_source(name, split, reading)
     if "train" not in sources:
         raise UserError(f"{_where(name, reading)} has no training images: its splits are {', '.join(sources)}")
     if "validation" in sources:
-        return Splits(sources["train"], sources["validation"], sources.get("test"), has_own_validation=True)
-    return Splits(*hold_out(sources["train"], validation_fraction), sources.get("test"))
+        validation, test = sources["validation"], sources.get("test")
+        return Splits(sources["train"], validation, test, has_own_validation=True, layout=layout)
+    return Splits(*hold_out(sources["train"], validation_fraction), sources.get("test"), layout=layout)
 
 
 def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
@@ -171,7 +181,7 @@ def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
     if name == "digits":
         return "train", "test"
     if name == "folder":
-        return tuple(_scan(DatasetOptions(data_dir)).splits)
+        return tuple(_open(DatasetOptions(data_dir)).splits)
     try:
         return tuple(split for split in SPLITS if split in tfds.split_names(name, data_dir))
     except UnknownSetError as error:
@@ -189,10 +199,10 @@ def load_source(name: str, split: str, reading: DatasetOptions | None = None) ->
         check_choice("split", split, split_names(name))
         source = replace(load_digits(split), threads=reading.threads)
     elif name == "folder":
-        tree = _scan(reading)
-        check_choice("split", split, tree.splits)
-        names = tree.images("train").class_names if "train" in tree.splits else None
-        return reading.source(tree.images(split, class_names=names))
+        found = _open(reading)
+        check_choice("split", split, found.splits)
+        names = found.images("train").class_names if "train" in found.splits else None
+        return reading.source(found.images(split, class_names=names))
     else:
         records = tfds.open_records(name, split, reading.data_dir)
         shape = records.fixed_shape
@@ -269,10 +279,10 @@ def _enlarge(name: str, source: ArraySource, image_size: int) -> ArraySource:
     return replace(source, images=source.images.repeat(factor, axis=1).repeat(factor, axis=2))
 
 
-def _scan(reading: DatasetOptions) -> FolderTree:
+def _open(reading: DatasetOptions) -> ImageSet:
     if not reading.data_dir:
         raise UserError("dataset='folder' needs data_dir, the folder of the class folders or of train/ and val/")
-    return scan_folder(Path(reading.data_dir).expanduser())
+    return open_image_set(Path(reading.data_dir).expanduser(), reading.split_folders, reading.table)
 
 
 def _where(name: str, reading: DatasetOptions) -> str:

@@ -1,9 +1,10 @@
 """What lies in a tar, and where: listed without unpacking it."""
 
+import io
 import posixpath
 import tarfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from resnet_jax.errors import UserError
 
@@ -23,37 +24,86 @@ class TarMember(NamedTuple):
 def list_tar(tar: Path) -> list[TarMember]:
     """Returns the files and folders in `tar`, without hidden ones.
 
-    A link is the file that it leads to; of several files of one name the last counts.
+    A link is the file that it leads to; of several files of one name the last counts. A tar in it stands for a folder
+    of its own name, as ImageNet's training images come: n01440764.tar/n01440764_18.JPEG is n01440764/n01440764_18.JPEG.
 
     Raises:
       UserError: for a tar that is compressed, damaged, cut or several in one, for links that lead nowhere, and for
         sparse files.
     """
-    members: dict[str, TarMember] = {}
-    links: list[tuple[str, str]] = []
     try:
-        with tarfile.open(tar, "r:") as archive:
-            for member in archive:
-                path = _normalised(member.name)
-                if any(part.startswith(".") for part in path.split("/")):
-                    continue
-                if member.issym() or member.islnk():
-                    above = posixpath.dirname(path) if member.issym() else ""
-                    links.append((path, _normalised(posixpath.join(above, member.linkname))))
-                elif member.issparse():
-                    raise UserError(f"{tar} holds {member.name} as a sparse file: write it without --sparse")
-                elif member.isfile() or member.isdir():
-                    members[path] = TarMember(path, member.isdir(), member.offset_data, member.size)
-            end = archive.offset
+        with tar.open("rb") as file:
+            return _list(str(tar), file, 0, tar.stat().st_size)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{tar} cannot be read as a tar ({error}): it must be whole and not compressed") from error
-    _check_end(tar, end)
+
+
+class _Section(io.RawIOBase):
+    """A part of an open file, as a file of its own."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        """Does as io's."""
+        return True
+
+    def seekable(self) -> bool:
+        """Does as io's."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Does as io's."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Does as io's."""
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """Does as io's."""
+        left = max(self._size - self._at, 0)
+        self._file.seek(self._start + self._at)
+        data = self._file.read(left if size < 0 else min(size, left))
+        self._at += len(data)
+        return data
+
+
+def _list(name: str, file: BinaryIO, start: int, size: int) -> list[TarMember]:
+    """Returns the members of the tar that lies in `file` from `start` on, with their places in `file`."""
+    members: dict[str, TarMember] = {}
+    links: list[tuple[str, str]] = []
+    section: Any = _Section(file, start, size) if start else file
+    with tarfile.open(fileobj=section, mode="r:") as archive:
+        for member in archive:
+            path = _normalised(member.name)
+            if any(part.startswith(".") for part in path.split("/")):
+                continue
+            if member.issym() or member.islnk():
+                above = posixpath.dirname(path) if member.issym() else ""
+                links.append((path, _normalised(posixpath.join(above, member.linkname))))
+            elif member.issparse():
+                raise UserError(f"{name} holds {member.name} as a sparse file: write it without --sparse")
+            elif member.isfile() or member.isdir():
+                members[path] = TarMember(path, member.isdir(), start + member.offset_data, member.size)
+        end = archive.offset
+    _check_end(name, section, end)
     for path, target in links:
         if target not in members:
             raise UserError(
-                f"{tar} holds {path}, a link to {target}, which it does not hold: write it with --dereference"
+                f"{name} holds {path}, a link to {target}, which it does not hold: write it with --dereference"
             )
         members[path] = members[target]._replace(path=path)
+    inner = [member for member in members.values() if not member.is_folder and member.path.lower().endswith(".tar")]
+    for member in inner:
+        folder = member.path[: -len(".tar")]
+        inside = _list(f"{name}/{member.path}", file, member.offset, member.size)
+        del members[member.path]
+        members.setdefault(folder, TarMember(folder, True, 0, 0))
+        members.update(
+            {f"{folder}/{path}": one._replace(path=f"{folder}/{path}") for one in inside for path in (one.path,)}
+        )
     return list(members.values())
 
 
@@ -61,14 +111,13 @@ def _normalised(name: str) -> str:
     return posixpath.normpath(name).removeprefix("/").removeprefix("./")
 
 
-def _check_end(tar: Path, end: int) -> None:
+def _check_end(tar: str, file: BinaryIO, end: int) -> None:
     """Raises UserError unless the tar says at `end`, where its listing stopped, that there is no more.
 
     tarfile takes a damaged header, or a file that just ends, for the end.
     """
-    with tar.open("rb") as file:
-        file.seek(end)
-        mark, behind = file.read(_BLOCK), file.read(_CHECKED_BEHIND)
+    file.seek(end)
+    mark, behind = file.read(_BLOCK), file.read(_CHECKED_BEHIND)
     if len(mark) < _BLOCK or any(mark):
         raise UserError(f"{tar} is damaged or cut at byte {end}: replace it")
     if any(behind):

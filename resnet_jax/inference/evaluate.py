@@ -11,7 +11,7 @@ import numpy as np
 
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.encoded import BadImages, EncodedSource
-from resnet_jax.data.folder import scan_folder
+from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import DatasetOptions, load_source, split_names
 from resnet_jax.data.transforms.preprocess import TenCrop
@@ -144,7 +144,8 @@ def open_images(data: str, class_names: tuple[str, ...], num_classes: int, readi
         if isinstance(source, ArraySource) and reading.preprocess.changes_pixels:
             source = replace(source, preprocess=reading.preprocess)
     elif folder.exists():
-        source = reading.source(scan_folder(folder).images(class_names=_stored_names(folder, class_names)))
+        names = _stored_names(folder, class_names)
+        source = reading.source(open_image_set(folder, class_names=names).images(class_names=names))
     else:
         raise UserError(f"--data {data!r} must be a folder, a tar or tfds:NAME[:SPLIT], for example tfds:cifar10:test")
     if source.num_classes != num_classes:

@@ -16,8 +16,10 @@ from resnet_jax.config import check_effects, config_from_dict, default_config, g
 from resnet_jax.config.effects import KnownImages, fields_without_effect
 from resnet_jax.data.batches import BatchOptions, TrainBatches
 from resnet_jax.data.encoded import BadImages, EncodedSource
+from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.source import Source
 from resnet_jax.data.sources import ImageOptions, Splits, load_splits
+from resnet_jax.data.tables import TableOptions
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
 from resnet_jax.distributed.processes import warn_once
@@ -53,6 +55,8 @@ class Options:
 
     model: ModelOptions
     images: ImageOptions
+    split_folders: SplitFolders
+    table: TableOptions
     augment: AugmentOptions
     batches: BatchOptions
     optimizer: OptimizerOptions
@@ -72,6 +76,8 @@ def options_of(config: ConfigDict) -> Options:
     return Options(
         model=_unpack(ModelOptions, values),
         images=_unpack(ImageOptions, values),
+        split_folders=_unpack(SplitFolders, values["split_folders"]),
+        table=_unpack(TableOptions, values["table"]),
         augment=_unpack(AugmentOptions, values["augment"]),
         batches=_unpack(BatchOptions, values),
         optimizer=_unpack(OptimizerOptions, values),
@@ -213,7 +219,8 @@ def load_images(options: Options) -> Splits:
     """
     images, augment = options.images, options.augment
     make_transform(augment, images)  # its own errors, before a data set is prepared for hours
-    splits = load_splits(images.dataset, images.reading(), images.validation_fraction)
+    reading = replace(images.reading(), split_folders=options.split_folders, table=options.table)
+    splits = load_splits(images.dataset, reading, images.validation_fraction)
     check_classes(images, splits.train)
     is_encoded = isinstance(splits.train, EncodedSource)
     known = KnownImages(

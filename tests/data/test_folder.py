@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data import encoded, folder
+from resnet_jax.data import encoded, folder, listing
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.decoding import EncodedImage
 from resnet_jax.data.encoded import BadImages
-from resnet_jax.data.folder import scan_folder
+from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.sources import DatasetOptions, load_splits
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
@@ -22,7 +22,7 @@ CROP = Preprocess(8, 4, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def load_folder(root, preprocess, class_names=None, **reading):
-    return DatasetOptions(preprocess=preprocess, **reading).source(scan_folder(root).images(class_names=class_names))
+    return DatasetOptions(preprocess=preprocess, **reading).source(open_image_set(root, class_names=class_names).images(class_names=class_names))
 
 
 def pixels(source, *indices):
@@ -246,7 +246,7 @@ def test_missing_or_unreadable_folder_is_named(pets, monkeypatch):
     def scandir(path):  # root, who runs the tests in a container, may read everything
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(folder.os, "scandir", scandir)
+    monkeypatch.setattr(listing.os, "scandir", scandir)
     with pytest.raises(UserError, match=r"cannot be read as a folder of images: Permission denied"):
         load_folder(pets, WHOLE)
 
@@ -313,18 +313,18 @@ def split_pets(root):
 
 
 def test_splits_are_the_folders_that_hold_classes(pets, tmp_path_factory):
-    assert scan_folder(pets).splits == {}
+    assert open_image_set(pets).splits == {}
     root = split_pets(tmp_path_factory.mktemp("split"))
     (root / "meta").mkdir()
     save(root / "samples.png")
-    assert scan_folder(root).splits == {"train": "train", "validation": "val", "test": "test"}
+    assert open_image_set(root).splits == {"train": "train", "validation": "val", "test": "test"}
 
 
 def test_class_that_is_called_train_is_a_class(tmp_path):
     save(tmp_path / "train/1.png", 1)
     save(tmp_path / "car/1.png", 2)
-    assert scan_folder(tmp_path).splits == {}
-    assert scan_folder(tmp_path).images().class_names == ("car", "train")
+    assert open_image_set(tmp_path).splits == {}
+    assert open_image_set(tmp_path).images().class_names == ("car", "train")
 
 
 def test_split_folder_gives_training_validation_and_test_images(tmp_path):
@@ -376,7 +376,7 @@ def test_tar_stands_for_what_is_in_it(tmp_path, layout):
     else:
         pack(packed / layout, plain / "train", "cat", "dog")
         pack(packed / "val.tar", plain / "val", "cat", "dog")
-    expected, tree = scan_folder(plain), scan_folder(packed)
+    expected, tree = open_image_set(plain), open_image_set(packed)
     assert set(tree.splits) == {"train", "validation"}
     for split in tree.splits:
         ours, theirs = (DatasetOptions(preprocess=WHOLE).source(t.images(split)) for t in (tree, expected))
@@ -449,26 +449,26 @@ def test_layouts_that_are_not_clear_are_refused(tmp_path):
     root = split_pets(tmp_path)
     save(root / "docs/figure.png")
     with pytest.raises(UserError, match=r"holds images in docs/ beside test/, train/, val/: move them away"):
-        scan_folder(root).images()
+        open_image_set(root).images()
     (root / "docs/figure.png").unlink()
     save(root / "validation/cat/1.png")
     with pytest.raises(UserError, match=r"has both val/ and validation/: keep one"):
-        scan_folder(root).splits  # noqa: B018
+        open_image_set(root).splits  # noqa: B018
     shutil.rmtree(root / "validation")
     shutil.rmtree(root / "val")
     (root / "val/cat").mkdir(parents=True)
     with pytest.raises(UserError, match=r"/val holds no images in class folders: add some or remove"):
-        scan_folder(root).splits  # noqa: B018
+        open_image_set(root).splits  # noqa: B018
     shutil.rmtree(root / "val")
     shutil.rmtree(root / "test")
     save(root / "test/1.png")  # without labels, as competitions have them
-    assert scan_folder(root).splits == {"train": "train"}
+    assert open_image_set(root).splits == {"train": "train"}
 
 
 def test_split_folders_may_be_capitalised(tmp_path):
     split_pets(tmp_path)
     (tmp_path / "train").rename(tmp_path / "Train")
-    assert scan_folder(tmp_path).splits == {"train": "Train", "validation": "val", "test": "test"}
+    assert open_image_set(tmp_path).splits == {"train": "Train", "validation": "val", "test": "test"}
 
 
 def test_what_is_neither_a_file_nor_a_folder_is_refused(pets):

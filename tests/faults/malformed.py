@@ -168,7 +168,7 @@ def archives(scratch):
 
     import numpy as np
 
-    from resnet_jax.data.folder import scan_folder
+    from resnet_jax.data.image_set import open_image_set
     from resnet_jax.data.sources import DatasetOptions
 
     photo = (Path(__file__).parent.parent / "golden" / "flower.jpg").read_bytes()[:4000]
@@ -196,7 +196,7 @@ def archives(scratch):
 
     def read(data, number):
         path.write_bytes(data)
-        tree = scan_folder(path)
+        tree = open_image_set(path)
         split = next(iter(tree.splits), None)
         source = DatasetOptions().source(tree.images(split) if split else tree.images())
         for i in range(len(source)):

@@ -1,0 +1,3 @@
+"""Which files are images, by the ends of their names."""
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")

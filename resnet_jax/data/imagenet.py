@@ -1,0 +1,58 @@
+"""ImageNet as it lies on disks: validation images in one folder, whose labels TFDS's list says."""
+
+import re
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.data.labelled import LabelledFiles
+from resnet_jax.data.layout import Layout
+from resnet_jax.data.listing import Listing
+from resnet_jax.errors import UserError
+
+_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
+NUM_VALIDATION = 50_000
+
+
+def label_flat_validation(root: Path, listing: Listing, layout: Layout) -> LabelledFiles | None:
+    """Returns ImageNet's validation images, labelled by TFDS's list of them; None if the folder is another.
+
+    Args:
+      layout: has the validation images in no class folders, and the training images in folders of WordNet ids.
+
+    Raises:
+      UserError: if the training images' classes are not ImageNet's.
+    """
+    folder = layout.unlabelled.get("validation")
+    if folder is None or "train" not in layout.splits:
+        return None
+    files = sorted(file for file in listing.files if file.path.startswith(f"{folder}/"))
+    numbers = [_NAME.fullmatch(file.path.rpartition("/")[2]) for file in files]
+    if not files or not all(numbers):
+        return None
+    classes = tuple(layout.splits["train"].classes)
+    wordnet_ids = _validation_labels()
+    chosen = [wordnet_ids[int(number[1]) - 1] for number in numbers if number]
+    unknown = {*chosen} - {*classes}
+    if unknown:
+        raise UserError(
+            f"{root / folder} holds ImageNet's validation images, and {root / layout.splits['train'].path} lacks "
+            f"{len(unknown)} of their classes, such as {min(unknown)}: both must be whole"
+        )
+    positions = {name: i for i, name in enumerate(classes)}
+    labels = np.array([positions[name] for name in chosen], np.int32)
+    return LabelledFiles(folder, classes, files, labels, listing.tars)
+
+
+def _validation_labels() -> list[str]:
+    """Returns the WordNet ids of the 50,000 validation images, in the order of their numbers."""
+    package = "tensorflow_datasets.datasets.imagenet2012"
+    try:
+        path = resources.files("tensorflow_datasets") / "datasets/imagenet2012/validation_labels.txt"
+        labels = path.read_text().split()
+    except (ModuleNotFoundError, OSError) as error:
+        raise UserError(f"ImageNet's list of validation labels is in {package}, which is not there: {error}") from error
+    if len(labels) != NUM_VALIDATION:
+        raise UserError(f"{package} lists {len(labels)} validation labels instead of {NUM_VALIDATION}")
+    return labels

@@ -1,0 +1,68 @@
+"""Files with their labels, and their classes by name: what a folder, a table or shards come to."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from resnet_jax.data.folder import FolderImages
+from resnet_jax.data.listing import StoredFile
+from resnet_jax.errors import UserError, abridge, suggestion
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    """The files of one split.
+
+    Attributes:
+      where: the folder, table or shards that they are of, from the root; for messages.
+      labels: (N,) int32, positions in class_names; (N, K) uint8 of zeros and ones where an image may have several.
+      tars: paths that the files' numbers of tars stand for.
+      places: the folder of a class, from the root; for messages.
+    """
+
+    where: str
+    class_names: tuple[str, ...]
+    files: list[StoredFile]
+    labels: np.ndarray
+    tars: list[str]
+    places: dict[str, str] = field(default_factory=dict)
+
+    def images(self, root: Path, class_names: tuple[str, ...] | None = None) -> FolderImages:
+        """Returns the images, labelled by positions in class_names; None: in the own ones.
+
+        Raises:
+          UserError: for a class that is not among class_names.
+        """
+        labels = self.labels
+        if class_names is not None and class_names != self.class_names:
+            positions = np.array(self._positions(root, class_names), np.int32)
+            if labels.ndim == 2:
+                labels = np.zeros((len(labels), len(class_names)), np.uint8)
+                labels[:, positions] = self.labels
+            else:
+                labels = positions[labels]
+        return FolderImages.of_files(root, class_names or self.class_names, self.files, labels, self.tars)
+
+    def counts(self) -> dict[str, int]:
+        """Returns how many images each class has."""
+        if self.labels.ndim == 2:
+            totals = self.labels.sum(axis=0)
+        else:
+            totals = np.bincount(self.labels, minlength=len(self.class_names))
+        return dict(zip(self.class_names, map(int, totals), strict=True))
+
+    def _positions(self, root: Path, class_names: tuple[str, ...]) -> list[int]:
+        counts = Counter(class_names)
+        for name in self.class_names:
+            place = root / self.places.get(name, self.where)
+            what = str(place) if name in self.places else f"{place}: the label {name}"
+            if name not in counts:
+                raise UserError(
+                    f"{what} must be named as one of the model's {len(class_names)} classes: "
+                    f"{abridge(class_names)}{suggestion(name, class_names)}"
+                )
+            if counts[name] > 1:
+                raise UserError(f"{what} is {counts[name]} of the model's classes: their names must differ")
+        return [class_names.index(name) for name in self.class_names]

@@ -1,0 +1,190 @@
+"""Parquet files that hold the images themselves, as Hugging Face's data sets do."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.data.class_labels import label_text, many_labels, number_labels
+from resnet_jax.data.kept_files import kept_file
+from resnet_jax.data.labelled import LabelledFiles
+from resnet_jax.data.listing import Listing, StoredFile
+from resnet_jax.data.split_names import split_in, split_of
+from resnet_jax.data.table_file import holds_bytes, open_parquet, parquet_class_names
+from resnet_jax.errors import UserError, abridge, check_choice
+
+_ROWS_AT_ONCE = 256
+
+
+def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str, LabelledFiles], list[str]] | None:
+    """Returns (the labelled images by split, notes) of `path` and the Parquet files beside it; None if they hold none.
+
+    Their images are copied once, as they are, into one file a Parquet file, so that each can be read by itself.
+
+    Raises:
+      UserError: for files whose columns or class names differ, images that are not in the file, and columns that are
+        not clear.
+    """
+    with open_parquet(path) as file:
+        if not any(holds_bytes(field.type) for field in file.schema_arrow):
+            return None
+    named = [path] if options.file else []
+    files = named or [listing.root / f.path for f in listing.others if f.tar < 0 and f.path.endswith(".parquet")]
+    files = sorted(files)
+    image, label = _columns(path, options)
+    names = _class_names(files, label)
+    found: dict[str, list[Path]] = {}
+    for one in files:
+        found.setdefault(_split(one.relative_to(listing.root)), []).append(one)
+    undivided = found.get("", [])
+    if undivided and len(found) > 1:
+        other = next(of_split[0] for split, of_split in found.items() if split)
+        raise UserError(
+            f"{undivided[0]} is of no split by its name, and {other} is: give all names like train-00000.parquet"
+        )
+    values = {one: _labels(one, label) for one in files}
+    all_names = names or _names_of(
+        [value for one in files for value in values[one]], str(path.parent), options, listing
+    )
+    parts, notes = {}, []
+    for split, shards in found.items():
+        stored, tars, texts = [], [], []
+        for shard in shards:
+            kept, offsets = _extract(shard, image)
+            stored += [
+                StoredFile(f"{shard.name}[{row}]", f"{shard.name}[{row}]", len(tars), int(start), int(end - start))
+                for row, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True))
+            ]
+            tars.append(str(kept))
+            texts += values[shard]
+        numbers = many_labels if any(isinstance(text, list) for text in texts) else number_labels
+        class_names, labels, further = numbers(str(path), texts, all_names)  # type: ignore[operator]
+        notes += further
+        parts[split] = LabelledFiles(str(path.parent.relative_to(listing.root)), class_names, stored, labels, tars)
+    notes.insert(0, f"images and labels by the columns {image} and {label} of {len(files)} Parquet files")
+    return parts, notes
+
+
+def _columns(path: Path, options: Any) -> tuple[str, str]:
+    from resnet_jax.data.tables import LABEL_COLUMNS
+
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+    images = [field.name for field in schema if holds_bytes(field.type)]
+    others = [name for name in schema.names if name not in images]
+    image = options.image_column or images[0]
+    if options.image_column:
+        check_choice("config.table.image_column", image, images)
+    elif len(images) > 1:
+        raise UserError(f"{path} has several columns of images, {abridge(images)}: choose by config.table.image_column")
+    if options.label_column:
+        return image, check_choice("config.table.label_column", options.label_column, others)
+    labels = [name for name in others if name.lower() in LABEL_COLUMNS] or [*parquet_class_names(path, schema)]
+    if len(labels) != 1:
+        what = "several columns" if labels else "no column"
+        raise UserError(
+            f"{path} has {what} called like labels: choose by config.table.label_column, one of {abridge(labels or others)}"
+        )
+    return image, labels[0]
+
+
+def _class_names(files: list[Path], label: str) -> tuple[str, ...] | None:
+    """Returns the class names in the files' metadata, which must be the same in all; None if none has any."""
+    found: dict[Path, tuple[str, ...] | None] = {}
+    for one in files:
+        with open_parquet(one) as file:
+            found[one] = parquet_class_names(one, file.schema_arrow).get(label)
+    first = found[files[0]]
+    for one, names in found.items():
+        if names != first:
+            raise UserError(
+                f"{one} says that its classes are {_shown(names)}, and {files[0]} {_shown(first)}: labels are numbers in "
+                "these lists, which must be the same"
+            )
+    return first
+
+
+def _shown(names: tuple[str, ...] | None) -> str:
+    return "not known" if names is None else abridge(names, 5)
+
+
+def _split(path: Path) -> str:
+    """Returns the split that a file is of, by its name (train-00000-of-00002.parquet) or its folder; "" if none."""
+    for part in reversed((*path.parts[:-1], path.stem)):
+        if split_of(part) or split_in(part):
+            return split_in(split_of(part) or part) or ""
+    return ""
+
+
+def _labels(path: Path, label: str) -> list[Any]:
+    with open_parquet(path) as file:
+        column = file.read(columns=[label]).column(label).to_pylist()
+    texts = [[*map(label_text, value)] if isinstance(value, list) else label_text(value) for value in column]
+    for row, text in enumerate(texts):
+        if text == "":
+            raise UserError(f"{path} row {row} has no label in its column {label!r}: remove the row")
+    return texts
+
+
+def _names_of(values: list[Any], where: str, options: Any, listing: Listing) -> tuple[str, ...]:
+    """Returns the class names of all splits together, so that labels are the same in each."""
+    given = options.names(listing.root)
+    if given is not None:
+        return given
+    flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
+    return number_labels(where, flat)[0]
+
+
+def _extract(path: Path, image: str) -> tuple[Path, np.ndarray]:
+    """Returns the file that holds the images of a Parquet file one behind the other, and where each begins, (N + 1,)."""
+    offsets: list[int] = []
+
+    def write(target: Path) -> None:
+        with target.open("wb") as file:
+            offsets.append(0)
+            for data in _images(path, image):
+                file.write(data)
+                offsets.append(offsets[-1] + len(data))
+
+    kept = kept_file("parquet", [path], write, ".images", image)
+    index = kept_file("parquet", [path], lambda target: _write_index(target, path, image, offsets), ".offsets", image)
+    return kept, np.frombuffer(index.read_bytes(), np.int64)
+
+
+def _write_index(target: Path, path: Path, image: str, offsets: list[int]) -> None:
+    if not offsets:  # the images are there since an earlier start, and their index is not
+        sizes = [len(data) for data in _images(path, image)]
+        offsets = [0, *np.cumsum(sizes).tolist()]
+    target.write_bytes(np.array(offsets, np.int64).tobytes())
+
+
+def _images(path: Path, image: str) -> Iterator[bytes]:
+    row = 0
+    with open_parquet(path) as file:
+        for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[image]):
+            for value in batch.column(0).to_pylist():
+                data = value.get("bytes") if isinstance(value, dict) else value
+                if not data:
+                    yield _from_path(path, row, value)
+                else:
+                    yield data
+                row += 1
+
+
+def _from_path(path: Path, row: int, value: Any) -> bytes:
+    """Returns the bytes of an image that the file only names, beside it.
+
+    Raises:
+      UserError: if it is named by an absolute path, as the file was made from a folder elsewhere, or is not there.
+    """
+    name = value.get("path") if isinstance(value, dict) else None
+    if not name:
+        raise UserError(f"{path} row {row} holds no image: remove the row")
+    if os.path.isabs(name) or not (path.parent / name).is_file():
+        raise UserError(
+            f"{path} row {row} holds no image, only the path {name} of one: write the images themselves into the file "
+            "(datasets' to_parquet does so after cast_column to Image and a map that reads them), or give their folder"
+        )
+    return (path.parent / name).read_bytes()

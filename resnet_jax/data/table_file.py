@@ -1,0 +1,162 @@
+"""Tables as files: CSV, TSV, JSON lines and Parquet, read into columns."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import UserError, abridge, first_line
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Table:
+    """The columns of a table, by name, each of `num_rows` values.
+
+    Attributes:
+      class_names: of a column, where the file says what its numbers stand for (Parquet by Hugging Face).
+      lines: the line of each row in the file, from 1; empty where there are none.
+    """
+
+    path: Path
+    columns: dict[str, Sequence[Any]]
+    num_rows: int
+    class_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    lines: Sequence[int] = ()
+
+    def row(self, i: int) -> str:
+        """Returns what messages call row `i`."""
+        return f"{self.path} line {self.lines[i]}" if self.lines else f"{self.path} row {i}"
+
+
+def read_table(path: Path) -> Table:
+    """Returns the table in a file, by the end of its name; of Parquet's columns those of images are left out.
+
+    Raises:
+      UserError: for what cannot be read, and rows that do not have the header's columns.
+    """
+    try:
+        if path.suffix.lower() == ".parquet":
+            return _read_parquet(path)
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    return _read_csv(path, text) if path.suffix.lower() in (".csv", ".tsv") else _read_json_lines(path, text)
+
+
+def _read_csv(path: Path, text: str) -> Table:
+    header = text.partition("\n")[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=header.count)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    rows, lines = [], []
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise UserError(
+                    f"{path} line {reader.line_num} has {len(row)} columns, and its header {len(names)}: mend the line"
+                )
+            rows.append(row)
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num} cannot be read as a table: {error}") from error
+    _check_header(path, names)
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    return Table(path, columns, len(rows), lines=lines)
+
+
+def _read_json_lines(path: Path, text: str) -> Table:
+    rows, lines = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} line {number} is no JSON: {first_line(error)}") from None
+        if not isinstance(row, dict):
+            raise UserError(f'{path} line {number} is no JSON object: write {{"image": …, "label": …}} on each')
+        rows.append(row)
+        lines.append(number)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    _check_header(path, names)
+    return Table(path, {name: [row.get(name) for row in rows] for name in names}, len(rows), lines=lines)
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    if not any(names):
+        raise UserError(f"{path} is empty: its first line must name its columns")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path} has the column {twice!r} twice: rename one of them")
+
+
+def parquet() -> Any:
+    """Returns pyarrow's module for Parquet.
+
+    Raises:
+      UserError: if pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError("Parquet needs pyarrow: pip install 'resnet-family-jax[parquet]'") from None
+    return pyarrow.parquet
+
+
+def _read_parquet(path: Path) -> Table:
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+        names = [name for name in schema.names if not holds_bytes(schema.field(name).type)]
+        data = file.read(columns=names)
+        columns = {name: data.column(name).to_pylist() for name in names}
+        return Table(path, columns, file.metadata.num_rows, parquet_class_names(path, schema))
+
+
+def open_parquet(path: Path) -> Any:
+    """Returns pyarrow's ParquetFile.
+
+    Raises:
+      UserError: if it cannot be read.
+    """
+    module = parquet()
+    try:
+        return module.ParquetFile(path)
+    except Exception as error:  # pyarrow's own kinds, and those of the system
+        raise UserError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
+
+
+def holds_bytes(kind: Any) -> bool:
+    """Returns whether a column of pyarrow's type `kind` holds files: bytes, or {bytes, path} as Hugging Face has it."""
+    text = str(kind)
+    return text in ("binary", "large_binary") or (text.startswith("struct<") and "bytes: " in text)
+
+
+def parquet_class_names(path: Path, schema: Any) -> dict[str, tuple[str, ...]]:
+    """Returns the class names that Hugging Face's metadata in a Parquet file say, by column; none if there are none."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if not text:
+        return {}
+    try:
+        features = json.loads(text)["info"]["features"]
+        found = {}
+        for name, feature in features.items():
+            kind = feature.get("feature", feature) if isinstance(feature, dict) else feature[0]
+            if isinstance(kind, dict) and kind.get("_type") == "ClassLabel":
+                found[name] = tuple(map(str, kind["names"]))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{path}: its metadata of Hugging Face cannot be read: {first_line(error)}") from None
+    return found
+
+
+def describe_columns(table: Table) -> str:
+    """Returns the names of the table's columns, for messages."""
+    return abridge([*table.columns])
