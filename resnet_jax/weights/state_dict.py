@@ -133,9 +133,7 @@ def _unwrap(path: Path, root: Any) -> dict[str, Any]:
     if isinstance(root, Unreadable):
         raise UserError(f"{path} holds {root.what}, not a state_dict: save model.state_dict() instead")
     if not isinstance(root, dict):
-        what = (
-            "a tensor" if isinstance(root, STORED) else "nothing" if root is None else f"a {type(root).__name__}"
-        )
+        what = "a tensor" if isinstance(root, STORED) else "nothing" if root is None else f"a {type(root).__name__}"
         raise UserError(f"{path} holds {what}, not a state_dict: save model.state_dict() instead")
     if any(isinstance(value, STORED) for value in root.values()):
         return root
