@@ -77,22 +77,33 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
       UserError: if it cannot be written.
     """
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a path to write a file to, for a library that wants a name: `atomic_write` otherwise."""
     try:
-        with making_parents(path), _replaced(path) as file:
-            yield file
+        with making_parents(path), _replaced(path) as partial:
+            yield partial
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
-def _replaced(path: Path) -> Iterator[BinaryIO]:
-    with _partial_beside(path) as partial:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+def _replaced(path: Path) -> Iterator[Path]:
+    """Yields an empty file in the folder of `path` under a name that is nobody else's, which then replaces `path`."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False) as file:
+        partial = Path(file.name)
+    try:
+        yield partial
+        partial.chmod(0o666 & ~_umask())
+        sync_path(partial)
         partial.replace(path)
         sync_path(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -112,22 +123,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       RunError: if it cannot.
     """
-    with writing(path), _replaced(path) as file:
-        file.write(text.encode(errors="surrogateescape"))
-
-
-@contextlib.contextmanager
-def _partial_beside(path: Path) -> Iterator[Path]:
-    """Yields an empty file in the folder of `path` under a name that is nobody else's; gone afterwards unless
-    renamed.
-    """
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL, delete=False) as file:
-        partial = Path(file.name)
-    try:
-        partial.chmod(0o666 & ~_umask())
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path), _replaced(path) as partial:
+        partial.write_bytes(text.encode(errors="surrogateescape"))
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ OTHER_KINDS = {
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file of weights holds: containers in which `StoredTensor`s stand for tensors that are not read yet."""
+    """What a file of weights holds: containers, in which tensors are not read yet."""
 
     root: Any
     metadata: dict[str, str]  # of a safetensors file

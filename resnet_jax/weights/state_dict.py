@@ -11,9 +11,11 @@ from resnet_jax.errors import UserError, truncate
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.lazy_tensor import StoredTensor, Unreadable
 from resnet_jax.weights.names import COUNTERS, recognize_layout
+from resnet_jax.weights.safetensors_file import SafetensorsTensor
 
 # Under which names training scripts put the state_dict beside the optimizer's state, in order of preference.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+STORED = (StoredTensor, SafetensorsTensor)
 
 
 class Tensor(Protocol):
@@ -131,11 +133,9 @@ def _unwrap(path: Path, root: Any) -> dict[str, Any]:
     if isinstance(root, Unreadable):
         raise UserError(f"{path} holds {root.what}, not a state_dict: save model.state_dict() instead")
     if not isinstance(root, dict):
-        what = (
-            "a tensor" if isinstance(root, StoredTensor) else "nothing" if root is None else f"a {type(root).__name__}"
-        )
+        what = "a tensor" if isinstance(root, STORED) else "nothing" if root is None else f"a {type(root).__name__}"
         raise UserError(f"{path} holds {what}, not a state_dict: save model.state_dict() instead")
-    if any(isinstance(value, StoredTensor) for value in root.values()):
+    if any(isinstance(value, STORED) for value in root.values()):
         return root
     for name, value in root.items():
         if isinstance(value, Unreadable) and name in WRAPPERS:
@@ -153,4 +153,4 @@ def _holds_weights(value: Any) -> bool:
     """Returns whether this may be the state_dict, or be around it: a dict with a tensor, or with another known name."""
     if not isinstance(value, dict):
         return False
-    return any(isinstance(entry, StoredTensor) for entry in value.values()) or not value.keys().isdisjoint(WRAPPERS)
+    return any(isinstance(entry, STORED) for entry in value.values()) or not value.keys().isdisjoint(WRAPPERS)

@@ -3,14 +3,13 @@
 import json
 import struct
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from resnet_jax.errors import UserError
 from resnet_jax.weights.files import open_weights_file
-from resnet_jax.weights.lazy_tensor import DTYPES, ByteRange
-from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors
+from resnet_jax.weights.lazy_tensor import DTYPES, Unreadable
+from resnet_jax.weights.safetensors_file import SafetensorsTensor, open_safetensors, write_safetensors
 
 NUMBERS = np.arange(24, dtype=np.float32)
 
@@ -46,49 +45,40 @@ def test_what_is_written_reads_back_equal_whatever_the_dtype_and_layout(tmp_path
         np.testing.assert_array_equal(read, array)
 
 
-def test_the_header_is_aligned_to_8_bytes_and_each_tensor_to_its_own_size(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    write_safetensors(path, {"flag": np.ones(1, bool), "w": NUMBERS, "n": np.arange(3)}, {})
-    (header_bytes,) = struct.unpack("<Q", path.read_bytes()[:8])
-    assert header_bytes % 8 == 0
-    for tensor in open_safetensors(path)[0].values():
-        assert tensor.storage.start % tensor.dtype.itemsize == 0
-
-
-def test_the_bytes_are_those_of_the_format(tmp_path):
-    path = tmp_path / "weights.safetensors"
-    write_safetensors(path, {"w": np.array([1, 2], np.int16)}, {"a": "b"})
-    header = b'{"__metadata__":{"a":"b"},"w":{"dtype":"I16","shape":[2],"data_offsets":[0,4]}}'
-    padded = header.ljust(-(-len(header) // 8) * 8)
-    assert path.read_bytes() == struct.pack("<Q", len(padded)) + padded + b"\x01\x00\x02\x00"
-
-
 def test_opening_reads_no_tensor(tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
     write_safetensors(path, {"w": NUMBERS}, {})
-    monkeypatch.setattr(ByteRange, "read", lambda *_: pytest.fail("a tensor was read"))
+    monkeypatch.setattr(SafetensorsTensor, "read", lambda *_: pytest.fail("a tensor was read"))
     assert open_safetensors(path)[0]["w"].shape == (24,)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_partial_one(tmp_path):
-    class Failing(dict):
-        """Gives its tensor for the checks and the header, not for the content."""
-
-        num_reads = 0
-
-        def __getitem__(self, name):
-            self.num_reads += 1
-            if self.num_reads > 2:
-                raise RuntimeError("interrupted")
-            return super().__getitem__(name)
-
     path = tmp_path / "weights.safetensors"
     write_safetensors(path, {"w": NUMBERS}, {})
     before = path.read_bytes()
-    with pytest.raises(RuntimeError, match="interrupted"):
-        write_safetensors(path, Failing(w=NUMBERS + 1), {})
+    with pytest.raises(UserError, match="cannot be written: "):
+        write_safetensors(path, {"v": NUMBERS, "w": NUMBERS.astype(np.complex128)}, {})
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_readable_by_whom_the_users_mask_lets(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, {"w": NUMBERS}, {})
+    (tmp_path / "other").write_bytes(b"")
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_a_tensor_that_changed_since_it_was_opened_is_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, {"w": NUMBERS}, {})
+    tensor = open_safetensors(path)[0]["w"]
+    write_safetensors(path, {"w": NUMBERS[:3]}, {})
+    with pytest.raises(UserError, match="'w' has changed"):
+        tensor.read()
+    write_safetensors(path, {"v": NUMBERS}, {})
+    with pytest.raises(UserError, match="damaged"):
+        tensor.read()
 
 
 def test_a_file_is_replaced_at_once_and_not_overwritten(tmp_path):
@@ -102,52 +92,52 @@ def test_a_file_is_replaced_at_once_and_not_overwritten(tmp_path):
 
 
 def test_what_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(UserError, match="'w' has dtype complex64"):
-        write_safetensors(tmp_path / "w.safetensors", {"w": NUMBERS.astype(np.complex64)}, {})
-    with pytest.raises(UserError, match="'w' has dtype float8_e5m2"):
-        write_safetensors(tmp_path / "w.safetensors", {"w": NUMBERS.astype(ml_dtypes.float8_e5m2)}, {})
+    with pytest.raises(UserError, match=r"cannot be written: .*complex128"):
+        write_safetensors(tmp_path / "w.safetensors", {"w": NUMBERS.astype(np.complex128)}, {})
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written: "):
         write_safetensors(tmp_path / "file" / "w.safetensors", {"w": NUMBERS}, {})
 
 
+def test_a_dtype_that_numpy_does_not_have_is_no_weight(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(file_of({"w": entry("F8_E4M3", (8,)), "v": entry(offsets=(8, 16))}, bytes(16)))
+    tensors, _ = open_safetensors(path)
+    assert isinstance(tensors["w"], Unreadable)
+    assert "F8_E4M3" in tensors["w"].what
+    np.testing.assert_array_equal(tensors["v"].read(), [0.0, 0.0])
+
+
 @pytest.mark.parametrize(
-    ("data", "line"),
+    "data",
     [
-        (file_of({}, length=2**60), "longer than the file"),
-        (file_of({"w": entry()}, bytes(8), length=400), "longer than the file"),
-        (file_of(b"{" + b" " * (17 * 2**20)), "longer than"),
-        (file_of(b"{nonsense}"), "damaged"),
-        (file_of(b'{"\xff": 1}'), "damaged"),
-        (file_of(b'{"a":' + b"[" * 100_000), "recursion"),
-        (file_of(b'{"w":' + b"9" * 10_000 + b"}"), "digits"),
-        (file_of(b'{"w":1,"w":1}'), "twice"),
-        (file_of({"__metadata__": {"a": 1}}), "__metadata__"),
-        (file_of({"__metadata__": []}), "__metadata__"),
-        (file_of({"w": []}), "must have dtype"),
-        (file_of({"w": entry() | {"more": 1}}, bytes(8)), "must have dtype"),
-        (file_of({"w": entry("F8_E4M3", (8,))}, bytes(8)), "'w' has dtype 'F8_E4M3': only F64"),
-        (file_of({"w": entry([], (8,))}, bytes(8)), "has dtype"),
-        (file_of({"w": entry(shape=(2, -1))}, bytes(8)), "shape"),
-        (file_of({"w": entry(shape=(2.0,))}, bytes(8)), "shape"),
-        (file_of({"w": entry(shape=(True, 2))}, bytes(8)), "shape"),
-        (file_of({"w": entry(shape=(1,) * 8 + (2,))}, bytes(8)), "shape of at most 8"),
-        (file_of({"w": entry(shape=(0, 2**39, 2**39), offsets=(0, 0))}), "integers in"),
-        (file_of({"w": entry(shape=(3,))}, bytes(8)), "do not fit"),
-        (file_of({"w": entry(offsets=(8, 0))}, bytes(8)), "do not fit"),
-        (file_of({"w": entry(offsets=(0, 8, 8))}, bytes(8)), "do not fit"),
-        (file_of({"w": entry(offsets=(0, 2**70))}, bytes(8)), "do not fit"),
-        (file_of({"v": entry(), "w": entry()}, bytes(8)), "overlap"),
-        (file_of({"v": entry(), "w": entry(offsets=(12, 20))}, bytes(20)), "gaps"),
-        (file_of({"w": entry()}, bytes(9)), "end at byte"),
-        (file_of({"w": entry()}, bytes(7)), "end at byte"),
+        file_of({}, length=2**60),
+        file_of({"w": entry()}, bytes(8), length=400),
+        file_of(b"{nonsense}"),
+        file_of(b'{"\xff": 1}'),
+        file_of(b'{"a":' + b"[" * 100_000),
+        file_of(b'{"w":' + b"9" * 10_000 + b"}"),
+        file_of({"__metadata__": {"a": 1}}),
+        file_of({"__metadata__": []}),
+        file_of({"w": []}),
+        file_of({"w": entry([], (8,))}, bytes(8)),
+        file_of({"w": entry(shape=(2, -1))}, bytes(8)),
+        file_of({"w": entry(shape=(2.0,))}, bytes(8)),
+        file_of({"w": entry(shape=(3,))}, bytes(8)),
+        file_of({"w": entry(offsets=(8, 0))}, bytes(8)),
+        file_of({"w": entry(offsets=(0, 8, 8))}, bytes(8)),
+        file_of({"w": entry(offsets=(0, 2**70))}, bytes(8)),
+        file_of({"v": entry(), "w": entry()}, bytes(8)),
+        file_of({"v": entry(), "w": entry(offsets=(12, 20))}, bytes(20)),
+        file_of({"w": entry()}, bytes(9)),
+        file_of({"w": entry()}, bytes(7)),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",  # the bytes would be the name
+    ids=range(20),  # the bytes would be the name
 )
-def test_an_unsound_file_is_refused_in_one_line(tmp_path, data, line):
+def test_an_unsound_file_is_refused_in_one_line(tmp_path, data):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(data)
-    with pytest.raises(UserError, match=line) as error:
+    with pytest.raises(UserError, match="damaged") as error:
         open_safetensors(path)
     assert str(error.value).startswith(str(path))
     assert "\n" not in str(error.value)

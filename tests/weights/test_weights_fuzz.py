@@ -16,8 +16,8 @@ from resnet_jax import load_weights
 from resnet_jax.errors import UserError
 from resnet_jax.models import variable_shapes
 from resnet_jax.weights.files import open_weights_file
-from resnet_jax.weights.lazy_tensor import StoredTensor
 from resnet_jax.weights.safetensors_file import write_safetensors
+from resnet_jax.weights.state_dict import STORED
 
 NUM_EXAMPLES = int(os.environ.get("RESNET_JAX_FUZZ_EXAMPLES", "500"))
 MAX_ELEMENTS = 10_000
@@ -57,7 +57,7 @@ def sound_files(folder):
 
 
 def tensors_in(root):
-    """Every StoredTensor in `root`, which may share its parts and contain itself."""
+    """Every tensor in `root`, which may share its parts and contain itself."""
     seen = {}
     waiting = [root]
     while waiting:
@@ -65,7 +65,7 @@ def tensors_in(root):
         if id(value) in seen:
             continue
         seen[id(value)] = value
-        if isinstance(value, StoredTensor):
+        if isinstance(value, STORED):
             yield value
         elif isinstance(value, dict):
             waiting.extend(value.values())
