@@ -28,9 +28,9 @@ def get_config() -> ConfigDict:
     config.split_folders.train = ""
     config.split_folders.validation = ""
     config.split_folders.test = ""
-    # Of images whose labels a table says, instead of folders: CSV, TSV, JSON lines or Parquet, from data_dir; "": found.
+    # Of images whose labels a table says, instead of folders: CSV, TSV, JSON lines or Parquet, from data_dir.
     config.table = ConfigDict()
-    config.table.file = ""
+    config.table.file = ""  # "": the one that names the images, if there is one
     config.table.image_column = ""  # "": by its name: image, file_name, path …
     config.table.label_column = ""  # likewise: label, class …; several with commas between: columns of zeros and ones
     config.table.split_column = ""  # likewise: split …

@@ -15,7 +15,7 @@ from resnet_jax.config.effects import KnownImages, check_given_fields, fields_wi
 from resnet_jax.data.batches import BatchOptions
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.sources import ImageOptions
-from resnet_jax.data.tables import TableOptions
+from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.errors import UserError, suggestion
 from resnet_jax.models.variants import ModelOptions
 from resnet_jax.ranges import ranges_of

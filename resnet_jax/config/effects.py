@@ -64,6 +64,9 @@ def _last_layer(config: ConfigDict) -> str:
 
 
 _ENCODED = "images that are decoded as they are read, a folder's or those of a large set"
+_TABLE = (
+    "file", "image_column", "label_column", "split_column", "image_dir", "label_separator", "class_names",
+)  # fmt: skip
 _RANDAUGMENTS = ("randaugment", "randaugment_increasing")
 
 # What is not named here has an effect in every run. A field may stand in several rows: all of them must hold.
@@ -77,6 +80,14 @@ CONDITIONS = (
         ("data_dir",),
         lambda config, _: config.dataset != "digits",
         "another config.dataset than the package's own digits",
+    ),
+    Condition(
+        (
+            *(f"split_folders.{split}" for split in ("train", "validation", "test")),
+            *(f"table.{name}" for name in _TABLE),
+        ),
+        lambda config, _: config.dataset == "folder",
+        "config.dataset='folder'",
     ),
     Condition(("resize", "exif_rotation", "max_bad_images"), lambda _, images: images.encoded is not False, _ENCODED),
     Condition(

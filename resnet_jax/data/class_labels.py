@@ -67,7 +67,7 @@ def number_labels(
         low, high = min(map(int, distinct)), max(map(int, distinct))
         if low < 0 or high >= len(names):
             raise UserError(
-                f"{where}: labels go from {low} to {high}, and there are {len(names)} class names: numbers count them from 0"
+                f"{where}: labels go from {low} to {high}, and there are {len(names)} class names: they count from 0"
             )
         return names, np.array([int(value) for value in values], np.int32), notes
     if names is None:

@@ -34,8 +34,8 @@ class EncodedImages(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[bytes, int]:
-        """Returns an image's bytes and its label."""
+    def read(self, index: int) -> tuple[bytes, int | np.ndarray]:
+        """Returns an image's bytes and its label; (K,) uint8 of zeros and ones if images may have several."""
 
     def name(self, index: int) -> str:
         """Returns what messages call it."""

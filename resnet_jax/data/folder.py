@@ -83,7 +83,9 @@ class FolderImages:
     def name(self, index: int) -> str:
         """Returns the image's path, through its tar if it lies in one."""
         tar = self.tar_index[index]
-        return str(self.root / (self.tars[tar] if tar >= 0 else "") / self.paths[index])
+        if tar < 0 or os.path.isabs(self.tars[tar]):  # one that was made of a file under the root, which the path names
+            return str(self.root / self.paths[index])
+        return str(self.root / self.tars[tar] / self.paths[index])
 
     def digest(self) -> str:
         """Returns a hash of the images' paths and labels."""

@@ -3,21 +3,21 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from resnet_jax.data import tables
 from resnet_jax.data.folder import FolderImages
-from resnet_jax.data.image_formats import EXTENSIONS
+from resnet_jax.data.folder_tree import make_tree
 from resnet_jax.data.labelled import LabelledFiles
-from resnet_jax.data.layout import Layout, SplitFolders, SplitPlan, make_tree, plan_layout
+from resnet_jax.data.layout import Layout, SplitFolders, SplitPlan, plan_layout
 from resnet_jax.data.listing import ARCHIVES, Listing, StoredFile, list_folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS
-from resnet_jax.data.tables import TableOptions
+from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.errors import UserError, abridge
 
 UNDIVIDED = ""  # the one split of images that are not divided
-_MOST_NOTES = 3
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ImageSet:
             raise UserError(f"{self.root} holds no images in class folders; did you mean {self.root / near}?")
         return self.parts[split or UNDIVIDED].images(self.root, class_names)
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, Any]:
         """Returns how the set was understood, for a run's folder."""
         return {
             "root": str(self.root),
@@ -65,6 +65,19 @@ class ImageSet:
             },
             "notes": list(self.notes),
         }
+
+
+def describe_lines(layout: dict[str, Any]) -> list[str]:
+    """Returns how a set was understood, of `ImageSet.describe`, in at most three lines: counts, how, what was left
+    aside.
+    """
+    counts = [
+        f"{split} {part['images']:,} images of {len(part['classes'])} classes"
+        for split, part in layout["splits"].items()
+    ]
+    aside = "; ".join(note for note in layout["notes"] if "left aside" in note)
+    how = "; ".join(note for note in layout["notes"] if "left aside" not in note)
+    return [f"{layout['root']}: {'; '.join(counts)}", *filter(None, (how, aside))]
 
 
 def open_image_set(
@@ -99,11 +112,11 @@ def open_image_set(
     tree = make_tree(sorted(listing.folders), num_images)
     try:
         layout = plan_layout(root, tree, split_folders, class_names)
-    except UserError:
+    except UserError as error:
         # Folders that are no classes: where one table names the images, it is what was meant.
         found = None if split_folders.named() else tables.find_table(listing, table)
         if found is None:
-            raise
+            raise UserError(f"{error}{tables.describe_candidates(listing)}") from None
         return _of_table(root, listing, table)
     if layout.unlabelled:
         return _of_unlabelled(root, listing, layout, table)
@@ -158,31 +171,31 @@ def _of_table(root: Path, listing: Listing, table: TableOptions) -> ImageSet:
 
 def _of_unlabelled(root: Path, listing: Listing, layout: Layout, table: TableOptions) -> ImageSet:
     """Returns the set whose images, or those of a split, lie in no class folders: a table says their labels."""
-    from resnet_jax.data.imagenet import label_flat_validation
-
-    if layout.splits and (part := label_flat_validation(root, listing, layout)) is not None:
-        note = f"{len(part.files):,} images in {root / part.where} are labelled by ImageNet's list of them"
-        return ImageSet(
-            root, {**_parts(listing, layout), "validation": part}, (*layout.notes, note, *_left_aside(listing))
-        )
     if not layout.splits and tables.find_table(listing, table) is not None:
         return _of_table(root, listing, table)
     split, folder = next(iter(layout.unlabelled.items()))
     if layout.splits:
-        if (labelled := tables.label_split(listing, table, split, folder)) is not None:
-            return ImageSet(
-                root,
-                {**_parts(listing, layout), split: labelled[0]},
-                (*layout.notes, labelled[1], *_left_aside(listing)),
-            )
+        from resnet_jax.data.imagenet import label_flat_validation
+
+        labelled = tables.label_split(listing, table, split, folder, _train_classes(layout)) or label_flat_validation(
+            root, listing, layout
+        )
+        if labelled is not None and len(layout.unlabelled) == 1:
+            parts = {**_parts(listing, layout), split: labelled[0]}
+            return ImageSet(root, parts, (*layout.notes, labelled[1], *_left_aside(listing)))
         raise UserError(
-            f"{root / folder} holds no images in class folders: add some or remove the folder, or name a table of their "
-            "labels (config.table.file)"
+            f"{root / folder} holds no images in class folders: add some or remove the folder, or name a table of "
+            "their labels (config.table.file)"
         )
     raise UserError(
         f"{root / folder} holds no images in class folders; they are expected as {root / folder}/<class>/<image>, or "
-        f"named with their labels in a table (config.table.file{tables.describe_candidates(listing)}){_archives(listing)}"
+        f"named with their labels in a table (config.table.file{tables.describe_candidates(listing)})"
+        f"{_archives(listing)}"
     )
+
+
+def _train_classes(layout: Layout) -> tuple[str, ...] | None:
+    return tuple(layout.splits["train"].classes) if "train" in layout.splits else None
 
 
 def _no_images(root: Path, listing: Listing) -> str:

@@ -15,8 +15,8 @@ _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 NUM_VALIDATION = 50_000
 
 
-def label_flat_validation(root: Path, listing: Listing, layout: Layout) -> LabelledFiles | None:
-    """Returns ImageNet's validation images, labelled by TFDS's list of them; None if the folder is another.
+def label_flat_validation(root: Path, listing: Listing, layout: Layout) -> tuple[LabelledFiles, str] | None:
+    """Returns (ImageNet's validation images, labelled by TFDS's list of them; a note); None if the folder is another.
 
     Args:
       layout: has the validation images in no class folders, and the training images in folders of WordNet ids.
@@ -42,7 +42,8 @@ def label_flat_validation(root: Path, listing: Listing, layout: Layout) -> Label
         )
     positions = {name: i for i, name in enumerate(classes)}
     labels = np.array([positions[name] for name in chosen], np.int32)
-    return LabelledFiles(folder, classes, files, labels, listing.tars)
+    note = f"the {len(files):,} images in {folder} are labelled by ImageNet's list of them, which TFDS ships"
+    return LabelledFiles(folder, classes, files, labels, listing.tars), note
 
 
 def _validation_labels() -> list[str]:

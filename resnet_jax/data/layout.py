@@ -4,11 +4,12 @@ A pure function of the folders' names and of how many images lie in each: `plan_
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from resnet_jax.data.folder_tree import Folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS, SPLIT_WORDS, are_splits, split_in
 from resnet_jax.errors import UserError, abridge
 
@@ -17,56 +18,10 @@ SPLIT_FIELDS = "config.split_folders.train, .validation and .test name the split
 _NO_CLASS_WORDS = {
     "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "input", "inputs", "data", "raw",
     "masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations", "groundtruth",
-    "ground", "truth", "gt", "segmentationclass", "segmentationobject", "trimaps", "depth", "output", "outputs", "target",
-    "targets", "boxes", "edges", *(word for words in SPLIT_WORDS.values() for word in words),
+    "ground", "truth", "gt", "segmentationclass", "segmentationobject", "trimaps", "depth", "output", "outputs",
+    "target", "targets", "boxes", "edges", *(word for words in SPLIT_WORDS.values() for word in words),
 }  # fmt: skip
 _FOLD = re.compile(r"(.*[-_ ])?(k?fold|cv|part|chunk|batch|shard|subset|session)[-_ ]?\d+")
-
-
-@dataclass
-class Folder:
-    """A folder of a tree: how many images lie in it, and in all that it holds."""
-
-    path: str
-    num_images: int = 0
-    total: int = 0
-    children: dict[str, "Folder"] = field(default_factory=dict)
-
-    @property
-    def filled(self) -> dict[str, "Folder"]:
-        """The folders in it that hold images, by their names, sorted."""
-        return {name: self.children[name] for name in sorted(self.children) if self.children[name].total}
-
-    @property
-    def holds_classes(self) -> bool:
-        """Whether some folder in it holds images."""
-        return bool(self.filled)
-
-    def at(self, path: str) -> "Folder | None":
-        """Returns the folder at `path` from this one; None if there is none."""
-        folder: Folder | None = self
-        for name in filter(None, path.strip("/").split("/")):
-            folder = folder.children.get(name) if folder else None
-        return folder
-
-    def walk(self) -> Iterator["Folder"]:
-        """Yields this folder and all in it."""
-        yield self
-        for child in self.children.values():
-            yield from child.walk()
-
-
-def make_tree(folders: Iterable[str], num_images: Mapping[str, int]) -> Folder:
-    """Returns the tree of `folders`, paths with slashes; num_images: by the path of the folder that they lie in."""
-    root = Folder("", num_images.get("", 0))
-    for path in folders:
-        folder = root
-        for name in path.split("/"):
-            where = f"{folder.path}/{name}" if folder.path else name
-            folder = folder.children.setdefault(name, Folder(where, num_images.get(where, 0)))
-    for folder in reversed([*root.walk()]):  # children come behind their parents
-        folder.total = folder.num_images + sum(child.total for child in folder.children.values())
-    return root
 
 
 @dataclass(frozen=True)
@@ -135,6 +90,7 @@ class _Planner:
     names: SplitFolders
     class_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    has_train: bool = False  # class_names are those of the training images
 
     def plan(self, tree: Folder) -> Layout:
         splits = self._named_splits(tree)
@@ -153,7 +109,8 @@ class _Planner:
                 plans[split] = folder
             elif self._holds_classes(folder):
                 plans[split] = self._classes(folder)
-                self.class_names = self.class_names or tuple(plans[split].classes)
+                if split == "train" and not self.class_names:  # those of other splits are compared with these
+                    self.class_names, self.has_train = tuple(plans[split].classes), True
             else:
                 unlabelled[split] = folder.path
         return Layout(plans, tuple(self.notes), unlabelled)
@@ -289,8 +246,9 @@ class _Planner:
         if len(divided) < len(inner) or any(tree.filled[name].num_images for name in divided):
             whole = next(name for name in inner if name not in divided or tree.filled[name].num_images)
             raise UserError(
-                f"{self.where(tree)}: {divided[0]}/ holds the folders {abridge([*tree.filled[divided[0]].filled])}, named "
-                f"like splits, and {whole}/ images of no split: divide all classes or none"
+                f"{self.where(tree)}: {divided[0]}/ holds folders named like splits, "
+                f"{abridge([*tree.filled[divided[0]].filled])}, and {whole}/ images of no split: divide all classes or "
+                "none"
             )
         plans: dict[str, Folder | SplitPlan] = {}
         for split in SPLIT_FOLDERS:
@@ -310,7 +268,7 @@ class _Planner:
         """Returns the classes that `folder`, a split's or the root, holds."""
         inside = self._inside(folder, of_split=True)
         classes = dict(sorted(inside.children.items()))
-        for name, child in classes.items():
+        for child in classes.values():
             if not child.total:
                 raise UserError(f"{self.where(child)} holds no images: add some or remove the folder")
         if inside.num_images:
@@ -318,7 +276,7 @@ class _Planner:
                 f"{inside.num_images:,} images that lie in {self.where(inside)} itself, in no class folder, were left "
                 "aside"
             )
-        if {*classes}.isdisjoint(self.class_names):
+        if not self.has_train and {*classes}.isdisjoint(self.class_names):
             self._check(inside, tuple(classes))
         counts = {name: child.total for name, child in classes.items()}
         return SplitPlan(inside.path, {name: (child.path,) for name, child in classes.items()}, counts, folder.path)
@@ -335,13 +293,13 @@ class _Planner:
         words = [{*re.findall(r"[a-z]+", name.lower())} for name in names]
         if all(word and word <= _NO_CLASS_WORDS for word in words) and len(names) > 1:
             raise UserError(
-                f"{where} holds the folders {abridge(names)}, which are named like images and what belongs to them, not "
-                f"like classes; {expected}"
+                f"{where} holds the folders {abridge(names)}, which are named like images and what belongs to them, "
+                f"not like classes; {expected}"
             )
         if len(names) > 1 and all(_FOLD.fullmatch(name.lower()) for name in names):
             raise UserError(
-                f"{where} holds the folders {abridge(names)}, which are named like parts of a set and not like classes; "
-                f"{expected}: put the classes' folders together, or name the splits ({SPLIT_FIELDS})"
+                f"{where} holds the folders {abridge(names)}, which are named like parts of a set and not like "
+                f"classes; {expected}: put the classes' folders together, or name the splits ({SPLIT_FIELDS})"
             )
         for name in names:
             again = {*folder.children[name].filled} & {*names}

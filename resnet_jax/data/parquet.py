@@ -1,5 +1,6 @@
 """Parquet files that hold the images themselves, as Hugging Face's data sets do."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,17 +51,20 @@ def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str,
     )
     parts, notes = {}, []
     for split, shards in found.items():
-        stored, tars, texts = [], [], []
+        stored: list[StoredFile] = []
+        tars: list[str] = []
+        texts: list[Any] = []
         for shard in shards:
             kept, offsets = _extract(shard, image)
+            name = str(shard.relative_to(listing.root))
             stored += [
-                StoredFile(f"{shard.name}[{row}]", f"{shard.name}[{row}]", len(tars), int(start), int(end - start))
-                for row, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True))
+                StoredFile(f"{name}[{row}]", f"{name}[{row}]", len(tars), int(start), int(end - start))
+                for row, (start, end) in enumerate(itertools.pairwise(offsets))
             ]
             tars.append(str(kept))
             texts += values[shard]
         numbers = many_labels if any(isinstance(text, list) for text in texts) else number_labels
-        class_names, labels, further = numbers(str(path), texts, all_names)  # type: ignore[operator]
+        class_names, labels, further = numbers(str(path), texts, all_names)
         notes += further
         parts[split] = LabelledFiles(str(path.parent.relative_to(listing.root)), class_names, stored, labels, tars)
     notes.insert(0, f"images and labels by the columns {image} and {label} of {len(files)} Parquet files")
@@ -68,7 +72,7 @@ def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str,
 
 
 def _columns(path: Path, options: Any) -> tuple[str, str]:
-    from resnet_jax.data.tables import LABEL_COLUMNS
+    from resnet_jax.data.table_reader import LABEL_COLUMNS
 
     with open_parquet(path) as file:
         schema = file.schema_arrow
@@ -85,7 +89,8 @@ def _columns(path: Path, options: Any) -> tuple[str, str]:
     if len(labels) != 1:
         what = "several columns" if labels else "no column"
         raise UserError(
-            f"{path} has {what} called like labels: choose by config.table.label_column, one of {abridge(labels or others)}"
+            f"{path} has {what} called like labels: choose by config.table.label_column, one of "
+            f"{abridge(labels or others)}"
         )
     return image, labels[0]
 
@@ -100,8 +105,8 @@ def _class_names(files: list[Path], label: str) -> tuple[str, ...] | None:
     for one, names in found.items():
         if names != first:
             raise UserError(
-                f"{one} says that its classes are {_shown(names)}, and {files[0]} {_shown(first)}: labels are numbers in "
-                "these lists, which must be the same"
+                f"{one} says that its classes are {_shown(names)}, and {files[0]} {_shown(first)}: labels are numbers "
+                "in these lists, which must be the same"
             )
     return first
 
@@ -138,7 +143,7 @@ def _names_of(values: list[Any], where: str, options: Any, listing: Listing) -> 
 
 
 def _extract(path: Path, image: str) -> tuple[Path, np.ndarray]:
-    """Returns the file that holds the images of a Parquet file one behind the other, and where each begins, (N + 1,)."""
+    """Returns the file of a Parquet file's images, one behind the other, and where each begins, (N + 1,)."""
     offsets: list[int] = []
 
     def write(target: Path) -> None:

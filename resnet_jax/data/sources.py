@@ -14,7 +14,7 @@ from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.image_set import ImageSet, open_image_set
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.tables import TableOptions
+from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads

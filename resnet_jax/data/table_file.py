@@ -69,7 +69,7 @@ def _read_csv(path: Path, text: str) -> Table:
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num} cannot be read as a table: {error}") from error
     _check_header(path, names)
-    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    columns: dict[str, Sequence[Any]] = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     return Table(path, columns, len(rows), lines=lines)
 
 

@@ -96,10 +96,10 @@ def _list(name: str, file: BinaryIO, start: int, size: int) -> list[TarMember]:
             )
         members[path] = members[target]._replace(path=path)
     inner = [member for member in members.values() if not member.is_folder and member.path.lower().endswith(".tar")]
-    for member in inner:
-        folder = member.path[: -len(".tar")]
-        inside = _list(f"{name}/{member.path}", file, member.offset, member.size)
-        del members[member.path]
+    for packed in inner:
+        folder = packed.path[: -len(".tar")]
+        inside = _list(f"{name}/{packed.path}", file, packed.offset, packed.size)
+        del members[packed.path]
         members.setdefault(folder, TarMember(folder, True, 0, 0))
         members.update(
             {f"{folder}/{path}": one._replace(path=f"{folder}/{path}") for one in inside for path in (one.path,)}

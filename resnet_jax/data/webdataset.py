@@ -27,7 +27,7 @@ def open_shards(listing: Listing, options: Any) -> tuple[dict[str, LabelledFiles
     """
     if listing.files:
         raise UserError(
-            f"{listing.root} holds {listing.files[0].path} beside shards that hold their labels: move one of the two away"
+            f"{listing.root} holds {listing.files[0].path} beside shards that hold their labels: move one of them away"
         )
     splits = {number: _split(listing.tars[number]) for number in listing.shards}
     if len({*splits.values()}) > 1 and "" in splits.values():
@@ -41,11 +41,12 @@ def open_shards(listing: Listing, options: Any) -> tuple[dict[str, LabelledFiles
     num_without = 0
     for number, members in listing.shards.items():
         tar = listing.root / listing.tars[number] if listing.tars[number] else listing.root
-        samples, without = _samples(tar, members)
-        num_without += without
+        samples, num_imageless = _samples(tar, members)
+        num_without += num_imageless
         with tar.open("rb") as file:
             for key, (image, labels) in samples.items():
-                extension, label = next((e, labels[e]) for e in LABEL_EXTENSIONS if e in labels)
+                extension = next(extension for extension in LABEL_EXTENSIONS if extension in labels)
+                label = labels[extension]
                 file.seek(label.offset)
                 text, name = _label(f"{tar}/{key}.{extension}", extension, file.read(label.size))
                 if name and json_names.setdefault(text, name) != name:
@@ -61,8 +62,8 @@ def open_shards(listing: Listing, options: Any) -> tuple[dict[str, LabelledFiles
     where = {split: next(listing.tars[n] for n, of in splits.items() if of == split) for split in files}
     parts = {}
     for split in files:
-        class_names, labels, _ = number_labels(str(listing.root / where[split]), texts[split], names)
-        parts[split] = LabelledFiles(where[split], class_names, files[split], labels, listing.tars)
+        class_names, numbers, _ = number_labels(str(listing.root / where[split]), texts[split], names)
+        parts[split] = LabelledFiles(where[split], class_names, files[split], numbers, listing.tars)
     return parts, [f"{len(listing.shards)} shards of a WebDataset", *notes]
 
 
@@ -142,5 +143,5 @@ def _names(
 
 
 def _split(path: str) -> str:
-    """Returns the split of a shard by its name or that of its folder, as in imagenet1k-validation-07.tar; "" if none."""
+    """Returns the split of a shard by its name or that of its folder, as in imagenet-validation-07.tar; "" if none."""
     return next((split for part in reversed(path.removesuffix(".tar").split("/")) if (split := split_in(part))), "")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.image_set import describe_lines
 from resnet_jax.data.source import Source
 from resnet_jax.data.sources import ImageOptions, Splits, load_digits, missing_classes
 from resnet_jax.data.tfds.builder import data_root
@@ -46,6 +47,8 @@ def check_images(options: Options, images: Images) -> Iterator[Finding]:
     sources = {"training": splits.train, "validation": splits.validation, "test": splits.test}
     counts = ", ".join(f"{len(source):,} {name}" for name, source in sources.items() if source is not None)
     yield ok("data", f"{_place(named)}: {counts} images of {_classes(splits.train)}")
+    for line in describe_lines(splits.layout)[1:] if splits.layout else ():
+        yield ok("layout", line)
     for source in sources.values():
         if isinstance(source, EncodedSource):
             pixels = source.read(np.array([0])).image[0]

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.source import Source
 from resnet_jax.data.sources import ImageOptions, Splits, load_splits
-from resnet_jax.data.tables import TableOptions
+from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
 from resnet_jax.distributed.processes import warn_once
@@ -128,6 +128,7 @@ class Experiment:
     from_features: bool  # batches, validation and test hold pooled features instead of images
     bad_images: BadImages  # those that were skipped so far; images in memory are all good
     has_own_validation: bool = False  # the set brings its validation images, none are held out
+    layout: dict[str, Any] = field(default_factory=dict)  # how a folder of images was understood
 
     @property
     def steps_per_epoch(self) -> int:
@@ -207,6 +208,7 @@ def build_experiment(
         from_features=False,
         bad_images=splits.train.bad_images if isinstance(splits.train, EncodedSource) else BadImages(),
         has_own_validation=splits.has_own_validation,
+        layout=splits.layout,
     )
 
 

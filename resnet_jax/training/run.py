@@ -1,5 +1,6 @@
 """A run from its config to its result: what is checked before it begins, and what its loop works with."""
 
+import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import jax
 from resnet_jax.checkpoint.background_writer import BackgroundWriter
 from resnet_jax.checkpoint.folder import CheckpointFolder, digest, open_best, open_latest
 from resnet_jax.checkpoint.serialization import load_orbax
+from resnet_jax.data.image_set import describe_lines
 from resnet_jax.data.sources import Splits, missing_classes
 from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.distributed.preemption import PreemptionGuard, catch_preemption
@@ -142,6 +144,9 @@ def _start(
         # Before the new config is there: by the old one `check_run` knows how far a start without a checkpoint got.
         broadcast_from_process_0(partial(begin_log, workdir, step, keep_later=True))
     broadcast_from_process_0(partial(write_text, workdir / folder.CONFIG_FILE, experiment.options.written))
+    if experiment.layout:
+        understood = json.dumps(experiment.layout, indent=1, ensure_ascii=False) + "\n"
+        broadcast_from_process_0(partial(write_text, workdir / folder.IMAGES_FILE, understood))
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
     return _Start(step, state, sums, manifest, train_digest, best_accuracy_of(best, state), lost_step, missing)
@@ -169,7 +174,9 @@ def _open_writer(
 
 
 def _log_start(experiment: Experiment, workdir: Path, latest: CheckpointFolder, start: _Start) -> None:
-    """Says where the run goes on, and what it will not have."""
+    """Says what its images are, where the run goes on, and what it will not have."""
+    for line in describe_lines(experiment.layout) if experiment.layout else ():
+        log(line)
     if start.manifest is not None:
         log(f"continuing {workdir} after step {start.step}{other_versions(start.manifest['versions'])}")
         if start.lost_step is not None:

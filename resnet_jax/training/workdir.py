@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+IMAGES_FILE = "images.json"  # how a folder of images was understood
 LOCK_FILE = ".lock"
 
 Record = dict[str, Any]

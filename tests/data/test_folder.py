@@ -22,7 +22,9 @@ CROP = Preprocess(8, 4, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def load_folder(root, preprocess, class_names=None, **reading):
-    return DatasetOptions(preprocess=preprocess, **reading).source(open_image_set(root, class_names=class_names).images(class_names=class_names))
+    return DatasetOptions(preprocess=preprocess, **reading).source(
+        open_image_set(root, class_names=class_names).images(class_names=class_names)
+    )
 
 
 def pixels(source, *indices):
@@ -133,66 +135,11 @@ def save_all(root, *paths):
         save(root / path)
 
 
-# What lies in the folder, and the one that was probably meant; None: there is none.
-MISTAKEN = {
-    "a folder around the classes": (["pets/cat/1.png", "pets/dog/1.png"], "pets"),
-    "two folders around them": (["data/pets/cat/1.png", "data/pets/dog/1.png"], "data/pets"),
-    "a folder around the splits": (
-        [f"pets/{split}/{name}/1.png" for split in ("train", "val") for name in ("cat", "dog")], "pets"
-    ),
-    "a folder around the classes of a split": (["train/pets/cat/1.png", "train/pets/dog/1.png"], "train/pets"),
-    "one class": (["cat/1.png", "cat/2.png"], None),
-    "one class of a split": (["train/cat/1.png", "val/cat/2.png"], None),
-    "splits without classes": (["train/1.png", "test/1.png"], None),
-    "splits without classes, and more": (["train/1.png", "val/1.png", "test1/1.png", "sample/1.png"], None),
-    "splits of other names": (
-        [f"{split}/{name}/1.png" for split in ("training_set", "test_set") for name in ("cat", "dog")], "training_set"
-    ),
-    "splits of other names, twice around": (
-        [*(f"seg_{split}/seg_{split}/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog")),
-         "seg_pred/seg_pred/1.png"], "seg_train/seg_train",
-    ),
-    "splits with another word": (
-        [*(f"{split}_pets/{name}/1.png" for split in ("train", "test") for name in ("cat", "dog")), "notes/1.png",
-         "figures/1.png"], "train_pets",
-    ),
-    "splits without classes, and unlabelled images": (["train/1.png", "test/1.png", "unlabelled/1.png"], None),
-    "splits in capitals": (
-        [f"{split}/{name}/1.png" for split in ("TrainImages", "ValImages") for name in ("cat", "dog")], "TrainImages"
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("paths", "likely"), MISTAKEN.values(), ids=MISTAKEN)
-def test_folders_that_can_hardly_be_the_classes_are_refused_with_the_likely_path(tmp_path, paths, likely):
-    save_all(tmp_path, *paths)
-    advice = f": did you mean {tmp_path}/{likely}?" if likely else "sort the images into "
-    with pytest.raises(UserError) as info:
-        load_splits("folder", DatasetOptions(str(tmp_path), preprocess=CROP))
-    assert advice in str(info.value)
-    if likely:
-        assert load_splits("folder", DatasetOptions(f"{tmp_path}/{likely}", preprocess=CROP)).train.class_names == (
-            "cat",
-            "dog",
-        )
-
-
-def test_folder_around_the_models_classes_is_refused_with_the_likely_path(tmp_path):
+def test_folder_around_the_models_classes_is_stepped_into(tmp_path):
     save_all(tmp_path, "pets/cat/1.png", "pets/dog/1.png")
-    with pytest.raises(UserError, match=r"did you mean .*/pets\?$"):
-        load_folder(tmp_path, WHOLE, class_names=("cat", "dog", "horse"))
-    assert labels(load_folder(tmp_path / "pets", WHOLE, class_names=("horse", "dog", "cat"))) == [2, 1]
+    assert labels(load_folder(tmp_path, WHOLE, class_names=("horse", "dog", "cat"))) == [2, 1]
     save_all(tmp_path, "one/dog/1.png")
     assert labels(load_folder(tmp_path / "one", WHOLE, class_names=("cat", "dog"))) == [1]
-
-
-def test_folder_in_a_tar_that_is_around_the_classes_is_refused(pets):
-    (pets / "pets").mkdir()
-    for name in ("cat", "dog"):
-        (pets / name).rename(pets / "pets" / name)
-    pack(pets / "pets.tar", pets, "pets")
-    with pytest.raises(UserError, match=r"pets.tar holds one class, pets; .* write .*pets.tar anew .* tar -C pets/"):
-        load_folder(pets / "pets.tar", WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +180,7 @@ def test_folder_without_class_folders_is_told_the_form(tmp_path):
 def test_empty_class_folder_is_named(pets):
     (pets / "ape").mkdir()
     (pets / "ape/notes.txt").touch()
-    with pytest.raises(UserError, match=r"/ape holds no images \(\.jpg .*: add some or remove the folder"):
+    with pytest.raises(UserError, match="/ape holds no images: add some or remove the folder"):
         load_folder(pets, WHOLE)
 
 
@@ -452,7 +399,7 @@ def test_layouts_that_are_not_clear_are_refused(tmp_path):
         open_image_set(root).images()
     (root / "docs/figure.png").unlink()
     save(root / "validation/cat/1.png")
-    with pytest.raises(UserError, match=r"has both val/ and validation/: keep one"):
+    with pytest.raises(UserError, match=r"has both val/ and validation/"):
         open_image_set(root).splits  # noqa: B018
     shutil.rmtree(root / "validation")
     shutil.rmtree(root / "val")

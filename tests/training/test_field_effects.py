@@ -19,6 +19,7 @@ from resnet_jax.training.run import train
 TINY = ("model=resnet20", "model_args.stage_sizes=(1,)", "model_args.num_filters=4", "batch_size=8")
 RUN = ("num_steps=4", "batch_size=64", "log_every_steps=2")
 FOLDER = ("dataset=folder", "data_dir={images}", "batch_size=2", "image_size=8")
+SPLITS, TABLE = (*FOLDER, "data_dir={splits}"), (*FOLDER, "data_dir={tables}")
 CROP = ("augment.random_resized_crop=True", "augment.crop_size=4")
 RANDAUGMENT = ("augment.policy=randaugment",)
 STEP, WARMUP = ("schedule=step", "decay_steps=(20,)"), ("warmup_steps=8",)
@@ -37,6 +38,16 @@ CASES = {
     "precise_bn_batches": ("log", 2, RUN, None),
     "dataset": ("batches", "folder", (), None),
     "data_dir": ("batches", "{damaged}", FOLDER, ()),
+    "split_folders.train": ("batches", "val", SPLITS, ()),
+    "split_folders.validation": ("batches", "val", SPLITS, ()),
+    "split_folders.test": ("batches", "val", SPLITS, ()),
+    "table.file": ("batches", "deep/er/other.csv", TABLE, ()),
+    "table.image_column": ("batches", "twin", TABLE, ()),
+    "table.label_column": ("batches", "kind", TABLE, ()),
+    "table.split_column": ("batches", "fold", TABLE, ()),
+    "table.image_dir": ("batches", "j", TABLE, ()),
+    "table.label_separator": ("batches", "a", TABLE, ()),
+    "table.class_names": ("batches", "names.txt", TABLE, ()),
     "image_size": ("batches", 16, (), None),
     "resize": ("evaluation", 12, FOLDER, ()),
     "interpolation": ("evaluation", "bicubic", FOLDER, ()),
@@ -128,7 +139,19 @@ def folders(tmp_path_factory):
                 picture = Image.fromarray(random.integers(0, 256, (20, 14, 3), np.uint8))
                 picture.save(folder / f"{i}.jpg", exif=exif)
     (root / "damaged/cat/0.jpg").write_bytes(b"no image")
-    return {name: root / name for name in ("images", "damaged", "splits")}
+    tables = root / "tables"
+    for where in ("i", "j", "deep/er"):
+        (tables / where).mkdir(parents=True)
+    rows = ["path,twin,label,kind,fold"]
+    for i in range(8):
+        for where in ("i", "j"):
+            Image.fromarray(random.integers(0, 256, (20, 14, 3), np.uint8)).save(tables / where / f"{i}.png")
+        label, kind, fold = ("cat", "dog")[i % 2], ("old", "young")[i // 4], ("val", "train")[i // 4]
+        rows.append(f"i/{i}.png,j/{i}.png,{label},{kind},{fold}")
+    (tables / "labels.csv").write_text("\n".join(rows) + "\n")
+    (tables / "deep/er/other.csv").write_text("path,label\ni/1.png,cat\ni/3.png,cat\ni/2.png,dog\ni/0.png,dog\n")
+    (tables / "names.txt").write_text("dog\ncat\n")
+    return {name: root / name for name in ("images", "damaged", "splits", "tables")}
 
 
 def config_with(words, folders):

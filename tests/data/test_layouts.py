@@ -1,0 +1,305 @@
+"""Layouts of image sets as they are found in the world: each is understood, or refused in one line that says why."""
+
+import json
+
+import pytest
+from image_trees import image_bytes, images, make_tree, tar_of
+
+from resnet_jax.data.image_set import describe_lines, open_image_set
+from resnet_jax.data.layout import SplitFolders
+from resnet_jax.data.sources import DatasetOptions, load_splits
+from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.errors import UserError
+
+PETS = ("cat", "dog")
+
+
+def both(pattern, names=PETS):
+    """Paths of an image for each name."""
+    return images(*(pattern.format(name) for name in names))
+
+
+def splits(pattern, names):
+    """Paths of an image of each class for each name of a split."""
+    return images(*(pattern.format(split, name) for split in names for name in PETS))
+
+
+def sample(number, extension="cls", label=None):
+    """A sample of a WebDataset: an image and its label."""
+    label = str(number % 2) if label is None else label
+    return {f"{number:06d}.png": image_bytes(number), f"{number:06d}.{extension}": label.encode()}
+
+
+def shard(*numbers, **how):
+    return tar_of({name: data for number in numbers for name, data in sample(number, **how).items()})
+
+
+# What lies there, the images of each class by split, and what is said of it.
+UNDERSTOOD = {
+    "class folders": (both("{}/1.png"), {"all": (1, 1)}, ""),
+    "a folder around them": (both("PetImages/{}/1.png"), {"all": (1, 1)}, "PetImages, which was stepped into"),
+    "two folders around them": (both("data/pets/{}/1.png"), {"all": (1, 1)}, "data/pets, which was stepped into"),
+    "a folder around them, notes beside it": (
+        {**both("101_ObjectCategories/{}/1.png"), "Annotations/cat/1.mat": "x"}, {"all": (1, 1)},
+        "Annotations beside it without images",
+    ),
+    "a folder around the splits": (
+        splits("pets/{}/{}/1.png", ("train", "val")), {"train": (1, 1), "validation": (1, 1)}, "stepped into"
+    ),
+    "a tar that holds a folder around them": (
+        {"pets.tar": tar_of({f"pets/{name}/1.png": image_bytes() for name in PETS})}, {"all": (1, 1)}, "pets, which was"
+    ),
+    "what unpacking on a Mac leaves": (
+        {**both("pets/{}/1.png"), "__MACOSX/pets/cat/._1.png": "x", "pets/.DS_Store": "x"}, {"all": (1, 1)}, "stepped"
+    ),
+    "doubled folders of splits": (
+        splits("{0}_set/{0}_set/{1}/1.png", ("training", "test")), {"train": (1, 1), "test": (1, 1)},
+        "train training_set/",
+    ),
+    "doubled folders, unlabelled ones": (
+        {**splits("seg_{0}/seg_{0}/{1}/1.png", ("train", "test")), **images("seg_pred/seg_pred/1.png")},
+        {"train": (1, 1), "test": (1, 1)}, "1 images in ROOT/seg_pred have no labels and were left aside",
+    ),
+    "splits of the usual names in capitals": (
+        splits("{}/{}/1.png", ("Train", "VALID", "Testing")),
+        {"train": (1, 1), "validation": (1, 1), "test": (1, 1)}, "",
+    ),
+    "splits of camel case": (
+        splits("{}Images/{}/1.png", ("Train", "Val")), {"train": (1, 1), "validation": (1, 1)}, ""
+    ),
+    "splits with another word": (
+        splits("{}_pets/{}/1.png", ("train", "test")), {"train": (1, 1), "test": (1, 1)}, "train_pets/"
+    ),
+    "splits and a test folder of a competition": (
+        {**splits("{}/{}/1.png", ("train",)), **images("test/1.png", "test/2.png")}, {"train": (1, 1)},
+        "2 images in ROOT/test have no labels and were left aside",
+    ),
+    "splits inside of the classes": (
+        splits("{1}/{0}/1.png", ("train", "test")), {"train": (1, 1), "test": (1, 1)}, "folders inside of the classes"
+    ),
+    "the set once more beside its splits": (
+        {**splits("{}/{}/1.png", ("train", "val")), **splits("chest/{}/{}/1.png", ("train", "val"))},
+        {"train": (1, 1), "validation": (1, 1)}, "ROOT/chest holds folders of the same names again",
+    ),
+    "a split in a folder of its own name": (splits("{0}/{0}/{1}/1.png", ("train",)), {"train": (1, 1)}, "stepped into"),
+    "classes in folders of folders": (images("cat/young/1.png", "cat/2.png", "dog/old/a/3.png"), {"all": (2, 1)}, ""),
+    "a class that is called train": (images("train/1.png", "car/1.png"), {"all": (1, 1)}, ""),
+    "classes called by numbers": (both("{}/1.png", ("1", "2", "10")), {"all": (1, 1, 1)}, "10 is label 1"),
+    "classes that differ in case": (both("{}/1.png", ("a", "A")), {"all": (1, 1)}, "names differ only in case"),
+    "images that lie in no class": (
+        {**both("{}/1.png"), **images("1.png", "2.png")}, {"all": (1, 1)}, "2 images that lie in ROOT itself"
+    ),
+    "files that are no images": (
+        {**both("{}/1.png"), "cat/1.heic": "x", "cat/2.HEIC": "x", "dog/1.txt": "x"}, {"all": (1, 1)},
+        "left aside: 2 .heic, 1 .txt",
+    ),
+    "val lacks a class": (images("train/cat/1.png", "train/dog/1.png", "val/cat/1.png"),
+                          {"train": (1, 1), "validation": (1,)}, ""),
+    "ImageNet's tars, unpacked once": (
+        {f"train/{name}.tar": tar_of({f"{name}_1.JPEG": image_bytes()}) for name in ("n01440764", "n01443537")},
+        {"train": (1, 1)}, "",
+    ),
+    "a tar a class": (
+        {f"{name}.tar": tar_of({"1.png": image_bytes(), "2.png": image_bytes()}) for name in PETS}, {"all": (2, 2)}, ""
+    ),
+    "a tar of tars": (
+        {"train.tar": tar_of({f"{name}.tar": tar_of({"1.JPEG": image_bytes()}) for name in PETS})},
+        {"train": (1, 1)}, "",
+    ),
+    "WebDataset": (
+        {"train-000000.tar": shard(0, 1), "train-000001.tar": shard(2, 3), "val-000000.tar": shard(4, 5)},
+        {"train": (2, 2), "validation": (1, 1)}, "classes have numbers for names",
+    ),
+    "WebDataset, a split's name inside": (
+        {"imagenet-train-0000.tar": shard(0, 1), "imagenet-validation-0000.tar": shard(2, 3),
+         "classes.txt": "cat\ndog\n"},
+        {"train": (1, 1), "validation": (1, 1)}, "class names by classes.txt",
+    ),
+    "WebDataset of JSON": (
+        {"00000.tar": tar_of({**sample(0, "json", json.dumps({"label": 0, "class_name": "cat"})),
+                              **sample(1, "json", json.dumps({"label": 1, "class_name": "dog"}))})},
+        {"all": (1, 1)}, "class names by the shards' JSON",
+    ),
+    "WebDataset of text, images of several kinds": (
+        {"train-0000.tar": tar_of({**sample(0, "txt", "cat"), "1.jpeg": image_bytes(1, "JPEG"), "1.txt": b"dog",
+                                   "2.WEBP": image_bytes(1, "WEBP"), "2.cls.txt": b"dog"})},
+        {"train": (1, 2)}, "",
+    ),
+    "a table beside a folder": (
+        {**images("train/1.jpg", "train/2.jpg", "train/3.jpg"), "labels.csv": "id,label\n1,cat\n2,dog\n3,dog\n"},
+        {"all": (1, 2)}, "labels by labels.csv",
+    ),
+    "a competition's tables": (
+        {**images("train/1.jpg", "train/2.jpg", "test/9.jpg"), "train.csv": "image_id,label\n1.jpg,3\n2.jpg,4\n",
+         "sample_submission.csv": "image_id,label\n9.jpg,3\n"}, {"all": (1, 1)}, "3 is label 0, 4 is label 1",
+    ),
+    "parts of a set, and a table": (
+        {**images("HAM_images_part_1/a.jpg", "HAM_images_part_2/b.jpg"),
+         "HAM_metadata.csv": "lesion_id,image_id,dx,age\n1,a,nv,\n2,b,mel,4\n"}, {"all": (1, 1)}, "labels by dx",
+    ),
+    "a table with splits": (
+        {**images("i/1.png", "i/2.png", "i/3.png", "i/4.png"),
+         "a.tsv": "path\tlabel\tsplit\ni/1.png\tcat\ttrain\ni/2.png\tdog\ttrain\ni/3.png\tdog\tval\n"
+                  "i/4.png\tcat\ttest\n"},
+        {"train": (1, 1), "validation": (0, 1), "test": (1, 0)}, "",
+    ),
+    "metadata of a Hugging Face folder": (
+        {**images("train/1.png", "train/2.png"),
+         "train/metadata.jsonl": '{"file_name": "1.png", "label": 0}\n{"file_name": "2.png", "label": 1}\n'},
+        {"all": (1, 1)}, "labels by train/metadata.jsonl",
+    ),
+    "ImageNet by Kaggle": (
+        {**images("ILSVRC/Data/CLS-LOC/train/n01440764/1.JPEG", "ILSVRC/Data/CLS-LOC/train/n01443537/1.JPEG",
+                  "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG",
+                  "ILSVRC/Data/CLS-LOC/test/ILSVRC2012_test_00000001.JPEG"),
+         "LOC_val_solution.csv": "ImageId,PredictionString\nILSVRC2012_val_00000001,n01443537 1 2 3 4 \n"},
+        {"train": (1, 1), "validation": (0, 1)}, "that LOC_val_solution.csv says",
+    ),
+    "ImageNet's validation images in one folder": (
+        images("train/n01751748/1.JPEG", "train/n09193705/1.JPEG", "val/ILSVRC2012_val_00000001.JPEG",
+               "val/ILSVRC2012_val_00000002.JPEG"),
+        {"train": (1, 1), "validation": (1, 1)}, "labelled by ImageNet's list",
+    ),
+}  # fmt: skip
+
+# What lies there, and what the one line says.
+REFUSED = {
+    "one class": (images("cat/1.png", "cat/2.png"), "ROOT holds one class, cat; a classifier needs two"),
+    "one class in a folder": (images("pets/cat/1.png", "pets/cat/2.png"), "ROOT/pets holds one class, cat"),
+    "one class of a split": (images("train/cat/1.png", "val/cat/1.png"), "ROOT/train holds one class, cat"),
+    "no class at all": (images("1.png", "2.png"), "holds no images in class folders"),
+    "a folder of images": (images("train/1.png", "test/1.png"), "ROOT/train holds no images in class folders"),
+    "splits without classes, and more": (
+        images("train/1.png", "val/1.png", "test1/1.png", "sample/1.png"), "sample/ beside splits",
+    ),
+    "splits of two names": (splits("{}/{}/1.png", ("train", "val", "validation")), "both val/ and validation/"),
+    "splits of two names that are no usual ones": (
+        splits("{}/{}/1.png", ("train_a", "train_b", "test_a")), "both train_a/ and train_b/"
+    ),
+    "a class only val has": (images("train/cat/1.png", "train/dog/1.png", "val/emu/1.png"), "val/emu must be named as"),
+    "a class that val writes otherwise": (
+        images("train/cat/1.png", "train/dog/1.png", "val/Cat/1.png", "val/dog/1.png"), "did you mean 'cat'"
+    ),
+    "val without class folders": (
+        images("train/cat/1.png", "train/dog/1.png", "val/1.png"), "ROOT/val holds no images in class folders"
+    ),
+    "folders beside splits": (
+        {**splits("{}/{}/1.png", ("train", "val")), **images("docs/1.png")}, "holds images in docs/ beside"
+    ),
+    "images and masks": (images("images/1.png", "masks/1.png"), "images and what belongs to them"),
+    "images and masks of splits": (
+        splits("{}/{}/1.png", ("train", "val")) | images("train/images/1.png", "train/masks/1.png"), None
+    ),
+    "PASCAL VOC": (images("JPEGImages/1.png", "SegmentationClass/1.png"), "images and what belongs to them"),
+    "folds": (splits("fold_{}/{}/1.png", (1, 2, 3)), "named like parts of a set"),
+    "classes once more in a class": (both("{}/1.png") | both("pets/{}/1.png"), "ROOT/pets holds the classes cat, dog"),
+    "an empty class": ({**both("{}/1.png"), "ape/notes.txt": "x"}, "ROOT/ape holds no images"),
+    "some classes hold splits": (
+        images("cat/train/1.png", "cat/test/1.png", "dog/1.png"), "divide all classes or none"
+    ),
+    "an archive": ({"train.zip": "x"}, "unpack train.zip"),
+    "numbered tars without labels": (
+        {f"data-00000{i}.tar": tar_of({f"{i}.png": image_bytes()}) for i in range(2)}, "no images in class folders"
+    ),
+    "a sample without a label": (
+        {"train-0000.tar": tar_of({**sample(0), **sample(1), "2.png": image_bytes()})}, "2.png and no label beside it"
+    ),
+    "captions": (
+        {"train-0000.tar": tar_of({**sample(0, "txt", "a cat\non a mat"), **sample(1, "txt", "a dog")})}, "one label"
+    ),
+    "shards of which one is of no split": (
+        {"train-0000.tar": shard(0, 1), "more-0000.tar": shard(2, 3)}, "more-0000.tar is of no split by its name"
+    ),
+    "images beside shards": (
+        {"train-0000.tar": shard(0, 1), **images("cat/1.png")}, "cat/1.png beside shards"
+    ),
+    "a table that contradicts the folders": (
+        {**images("cat/1.png", "dog/2.png"), "labels.csv": "id,label\n1,cat\n2,cat\n"}, "names other labels than the"
+    ),
+    "two tables": (
+        {**images("i/1.png", "i/2.png"), "a.csv": "id,label\n1,cat\n2,dog\n", "b.csv": "id,label\n1,x\n2,y\n"},
+        "several tables of labels, a.csv, b.csv",
+    ),
+    "a table without columns that are known": (
+        {**images("i/1.png", "i/2.png"), "a.csv": "x,y1\n1,cat\n"}, "there is a.csv with the columns x, y1"
+    ),
+    "a row whose image is not there": (
+        {**images("i/1.png", "i/2.png"), "a.csv": "id,label\n1,cat\n2,dog\n3,dog\n"}, "a.csv line 4 names the image '3'"
+    ),
+    "an image with two labels": (
+        {**images("i/1.png", "i/2.png"), "a.csv": "id,label\n1,cat\n2,dog\n1,dog\n"}, "line 4 gives i/1.png another"
+    ),
+    "a table with one class": (
+        {**images("i/1.png", "i/2.png"), "a.csv": "id,label\n1,cat\n2,cat\n"}, "a.csv has one class, cat"
+    ),
+    "a split that is none": (
+        {**images("i/1.png", "i/2.png"), "a.csv": "id,label,split\n1,cat,train\n2,dog,holiday\n"}, "the split 'holiday'"
+    ),
+    "names of images that are there twice": (
+        {**images("a/1.png", "b/1.png", "a/2.png"), "a.csv": "id,label\n2,cat\n1,dog\n"},
+        "line 3 names the image '1', as which several",
+    ),
+}  # fmt: skip
+
+
+def understood(root, **how):
+    found = open_image_set(root, **how)
+    described = found.describe()
+    counts = {split: tuple(part["classes"].values()) for split, part in described["splits"].items()}
+    return counts, " | ".join(described["notes"]).replace(str(root), "ROOT"), described
+
+
+@pytest.mark.parametrize(("files", "expected", "said"), UNDERSTOOD.values(), ids=UNDERSTOOD)
+def test_layout_is_understood_and_said(tmp_path, files, expected, said):
+    root = make_tree(tmp_path, files)
+    counts, notes, described = understood(root)
+    assert counts == expected
+    assert said in notes
+    lines = describe_lines(described)
+    assert len(lines) <= 3
+    assert not any("\n" in line for line in lines)
+    if set(expected) != {"all"}:
+        found = open_image_set(root)
+        train = found.images("train").class_names
+        assert all(found.images(split, class_names=train).class_names == train for split in found.splits)
+
+
+@pytest.mark.parametrize(("files", "line"), REFUSED.values(), ids=REFUSED)
+def test_layout_is_refused_in_one_line(tmp_path, files, line):
+    root = make_tree(tmp_path, files)
+    if line is None:  # a class's own folders, which may be called anything beside others
+        assert load_splits("folder", DatasetOptions(str(root))).train.num_classes == 4
+        return
+    with pytest.raises(UserError) as info:
+        load_splits("folder", DatasetOptions(str(root)))
+    assert line in str(info.value).replace(str(root), "ROOT")
+    assert "\n" not in str(info.value)
+
+
+def test_splits_are_the_folders_that_are_named(tmp_path):
+    root = make_tree(tmp_path, splits("{}/{}/1.png", ("day", "night", "fog")))
+    counts, _, _ = understood(root, split_folders=SplitFolders(train="day", test="night"))
+    assert counts == {"train": (1, 1), "test": (1, 1)}
+    with pytest.raises(UserError, match=r"config\.split_folders\.test='dawn' holds no images .*day, fog, night"):
+        open_image_set(root, SplitFolders(train="day", test="dawn"))
+    with pytest.raises(UserError, match=r"config\.split_folders\.train is not set"):
+        open_image_set(root, SplitFolders(test="day"))
+
+
+def test_folder_that_the_model_has_a_class_of_is_not_stepped_into(tmp_path):
+    root = make_tree(tmp_path, images("cat/young/1.png", "cat/old/2.png"))
+    found = open_image_set(root, class_names=("dog", "cat")).images(class_names=("dog", "cat"))
+    assert found.labels.tolist() == [1, 1]
+    assert open_image_set(root).images().class_names == ("old", "young")
+
+
+def test_classes_are_numbered_by_the_file_of_their_names(tmp_path):
+    root = make_tree(
+        tmp_path,
+        {**images("i/1.png", "i/2.png"), "a.csv": "id,label\n1,1\n2,0\n", "names.txt": "cat\ndog\nemu\n"},
+    )
+    found = open_image_set(root, table=TableOptions(class_names="names.txt")).images()
+    assert (found.class_names, found.labels.tolist()) == (("cat", "dog", "emu"), [1, 0])
+    (root / "names.txt").write_text("cat\n")
+    with pytest.raises(UserError, match="labels go from 0 to 1, and there are 1 class names"):
+        open_image_set(root, table=TableOptions(class_names="names.txt"))
