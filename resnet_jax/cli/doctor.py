@@ -20,6 +20,9 @@ def add_command(add: AddCommand) -> None:
     doctor.add_argument("--config", metavar="NAME|PATH", help="the run's config (default: no run, this machine alone)")
     doctor.add_argument("--workdir", metavar="DIR", help="the run's folder (default: runs/NAME)")
     doctor.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, as for train")
+    doctor.add_argument(
+        "--deep", action="store_true", help="decode every image: damaged ones, sizes, duplicates, leaks"
+    )
     doctor.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -41,9 +44,11 @@ def _examine(arguments: argparse.Namespace) -> list[Finding]:
     from resnet_jax.training.experiment import options_of
 
     if arguments.config is None:
+        if arguments.deep:
+            raise UserError("--deep looks at the images of a config: give --config as well")
         return examine(None, None)
     options = options_of(load_config(arguments.config, arguments.overrides))
-    return examine(options, run_folder(arguments.workdir, arguments.config))
+    return examine(options, run_folder(arguments.workdir, arguments.config), deep=arguments.deep)
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> int:

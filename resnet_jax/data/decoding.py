@@ -123,6 +123,11 @@ class EncodedImage:
         width, height = self._jpeg or self._pillow.size
         return (height, width) if self._turn >= 5 else (width, height)
 
+    @property
+    def mode(self) -> str:
+        """The mode of its pixels in the file, as Pillow calls it: RGB, L, CMYK, P …"""
+        return self._pillow.mode
+
     def _read_orientation(self) -> int:
         if not self._header.has_exif or self._pillow.format == "TIFF":  # Pillow turns TIFFs by itself
             return 1

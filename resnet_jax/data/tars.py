@@ -1,24 +1,33 @@
 """What lies in a tar, and where: listed without unpacking it."""
 
+import contextlib
 import io
+import json
 import posixpath
 import tarfile
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from resnet_jax.data.kept_files import kept_file
 from resnet_jax.errors import UserError
 
+TEXT_EXTENSIONS = (".cls", ".json", ".txt", ".label")
+MOST_TEXT_BYTES = 2**16
+INDEXED_BYTES = 2**26  # of a tar whose listing is kept: a smaller one is listed in no time
 _BLOCK = 512
 _CHECKED_BEHIND = 2**16  # bytes behind the end's mark that must be zeros
 
 
 class TarMember(NamedTuple):
-    """A file or folder in a tar. path: with slashes, normalised. offset, size: of a file's data, in bytes."""
+    """A file or folder in a tar. path: with slashes, normalised. offset, size: of a file's data, in bytes; text: that
+    of a small file beside images, which may be a label.
+    """
 
     path: str
     is_folder: bool
     offset: int
     size: int
+    text: str | None = None
 
 
 def list_tar(tar: Path) -> list[TarMember]:
@@ -32,10 +41,27 @@ def list_tar(tar: Path) -> list[TarMember]:
         sparse files.
     """
     try:
-        with tar.open("rb") as file:
-            return _list(str(tar), file, 0, tar.stat().st_size)
+        if tar.stat().st_size >= INDEXED_BYTES:
+            with contextlib.suppress(OSError, UserError):  # where nothing can be kept, the tar itself is read below
+                return _read_index(kept_file("tars", [tar], lambda path: _write_index(path, _list_file(tar)), ".jsonl"))
+        return _list_file(tar)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{tar} cannot be read as a tar ({error}): it must be whole and not compressed") from error
+
+
+def _list_file(tar: Path) -> list[TarMember]:
+    with tar.open("rb") as file:
+        return _list(str(tar), file, 0, tar.stat().st_size)
+
+
+def _write_index(path: Path, members: list[TarMember]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.writelines(json.dumps(member) + "\n" for member in members)
+
+
+def _read_index(path: Path) -> list[TarMember]:
+    with path.open(encoding="utf-8", errors="surrogateescape") as file:
+        return [TarMember(*json.loads(line)) for line in file]
 
 
 class _Section(io.RawIOBase):
@@ -86,7 +112,11 @@ def _list(name: str, file: BinaryIO, start: int, size: int) -> list[TarMember]:
             elif member.issparse():
                 raise UserError(f"{name} holds {member.name} as a sparse file: write it without --sparse")
             elif member.isfile() or member.isdir():
-                members[path] = TarMember(path, member.isdir(), start + member.offset_data, member.size)
+                text = None
+                if path.lower().endswith(TEXT_EXTENSIONS) and member.size <= MOST_TEXT_BYTES:
+                    section.seek(member.offset_data)
+                    text = section.read(member.size).decode(errors="surrogateescape")
+                members[path] = TarMember(path, member.isdir(), start + member.offset_data, member.size, text)
         end = archive.offset
     _check_end(name, section, end)
     for path, target in links:

@@ -43,19 +43,14 @@ def open_shards(listing: Listing, options: Any) -> tuple[dict[str, LabelledFiles
         tar = listing.root / listing.tars[number] if listing.tars[number] else listing.root
         samples, num_imageless = _samples(tar, members)
         num_without += num_imageless
-        with tar.open("rb") as file:
-            for key, (image, labels) in samples.items():
-                extension = next(extension for extension in LABEL_EXTENSIONS if extension in labels)
-                label = labels[extension]
-                file.seek(label.offset)
-                text, name = _label(f"{tar}/{key}.{extension}", extension, file.read(label.size))
-                if name and json_names.setdefault(text, name) != name:
-                    raise UserError(
-                        f"{tar}/{key}.{extension} calls label {text} {name!r}, and others {json_names[text]!r}"
-                    )
-                stored = f"{listing.tars[number]}/{image.path}"
-                files[splits[number]].append(StoredFile(stored, image.path, number, image.offset, image.size))
-                texts[splits[number]].append(text)
+        for key, (image, labels) in samples.items():
+            extension = next(extension for extension in LABEL_EXTENSIONS if extension in labels)
+            text, name = _label(f"{tar}/{key}.{extension}", extension, labels[extension].text)
+            if name and json_names.setdefault(text, name) != name:
+                raise UserError(f"{tar}/{key}.{extension} calls label {text} {name!r}, and others {json_names[text]!r}")
+            stored = f"{listing.tars[number]}/{image.path}"
+            files[splits[number]].append(StoredFile(stored, image.path, number, image.offset, image.size))
+            texts[splits[number]].append(text)
     names, notes = _names(listing, options, texts, json_names)
     if num_without:
         notes.append(f"{num_without:,} samples of the shards without an image were left aside")
@@ -88,10 +83,13 @@ def _samples(tar: Path, members: list[TarMember]) -> tuple[dict[str, tuple[TarMe
     return {key: (image, labels[key]) for key, image in images.items()}, len(labels.keys() - images.keys())
 
 
-def _label(where: str, extension: str, data: bytes) -> tuple[str, str]:
+def _label(where: str, extension: str, text: str | None) -> tuple[str, str]:
     """Returns a label as text and, if it has one beside its number, its name."""
     try:
-        text = data.decode("utf-8-sig").strip()
+        if text is None:
+            raise ValueError("it is too long")
+        text = text.removeprefix("\ufeff").strip()
+        text.encode()  # bytes that are no text cannot be encoded again
         if extension != "json":
             if not text or "\n" in text:
                 raise ValueError("it must hold one label")

@@ -8,14 +8,18 @@ from resnet_jax.preflight.devices import check_batch, check_devices
 from resnet_jax.preflight.dummy_data import dummy_data
 from resnet_jax.preflight.finding import ERROR, Finding, checked, ok
 from resnet_jax.preflight.folders import check_cache, check_home, check_workdir
+from resnet_jax.preflight.images import check_all_images
 from resnet_jax.preflight.space import check_disk, check_memory
 from resnet_jax.preflight.weights import check_weights
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
 
 
-def examine(options: Options | None, workdir: Path | None) -> list[Finding]:
+def examine(options: Options | None, workdir: Path | None, *, deep: bool = False) -> list[Finding]:
     """Returns what is found of this machine besides its packages, and of what a run of `options`, if given, needs in
     `workdir`.
+
+    Args:
+      deep: every image is decoded.
 
     A check that fails in a way that nobody foresaw is an error among the others.
     """
@@ -30,6 +34,9 @@ def examine(options: Options | None, workdir: Path | None) -> list[Finding]:
     assert workdir is not None
     images = Images()
     findings += checked("data", lambda: check_images(options, images))
+    if deep and (splits := images.splits) is not None:
+        threads = options.images.reading().threads
+        findings += checked("deep", lambda: check_all_images(options.images, splits, threads))
     if devices[0].status == ERROR:  # without them nothing else can be told
         return findings
     findings += checked("batch", lambda: check_batch(options.batches))

@@ -1,0 +1,153 @@
+"""Every image of a run decoded once: which are damaged, how large they are, and which are there twice."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from resnet_jax.data.decoding import BadImageError, EncodedImage
+from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.sources import ImageOptions, Splits
+from resnet_jax.data.threads import DecodeThreads
+from resnet_jax.errors import abridge
+from resnet_jax.preflight.finding import Finding, error, ok, warning
+
+MOST_NAMED = 5
+_UNBALANCED = 10  # the largest class by the smallest
+
+
+@dataclass
+class _Decoded:
+    """What decoding one split has shown; each image at its position.
+
+    Attributes:
+      digests: of the pixels; empty for a damaged image. sizes (N, 2): width, height in pixels.
+    """
+
+    source: EncodedSource
+    digests: list[bytes] = field(init=False)
+    sizes: np.ndarray = field(init=False)
+    modes: list[str] = field(init=False)
+    labels: list[str] = field(init=False)
+    damaged: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count = len(self.source)
+        self.digests, self.modes, self.labels = [b""] * count, [""] * count, [""] * count
+        self.sizes = np.zeros((count, 2), np.int64)
+
+    def decode(self, position: int) -> None:
+        """Decodes the image at `position`, and keeps what is of interest."""
+        try:
+            data, label = self.source.encoded.read(int(self.source.indices[position]))
+            image = EncodedImage(data, self.source.name(position))
+            pixels = image.pixels()
+        except BadImageError as fault:
+            self.damaged[position] = fault.reason
+            return
+        self.digests[position] = hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).data).digest()
+        self.sizes[position] = image.size
+        self.modes[position] = image.mode
+        self.labels[position] = str(np.asarray(label).tolist())
+
+
+def check_all_images(options: ImageOptions, splits: Splits, threads: DecodeThreads) -> Iterator[Finding]:
+    """Yields what decoding every image shows: damage, sizes, modes, balance, and duplicates by their pixels.
+
+    Nothing is said of images in memory, which are decoded already.
+    """
+    named = {"training": splits.train, "validation": splits.validation, "test": splits.test}
+    decoded: dict[str, _Decoded] = {}
+    for split, source in named.items():
+        if isinstance(source, EncodedSource):
+            decoded[split] = _Decoded(source)
+            threads.for_each(decoded[split].decode, len(source))
+    for split, of_split in decoded.items():
+        yield from _check_split(options, split, of_split)
+    yield from _check_leaks(decoded)
+
+
+def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterator[Finding]:
+    source, subject = decoded.source, f"deep {split}"
+    good = [i for i in range(len(source)) if i not in decoded.damaged]
+    if decoded.damaged:
+        names = [f"{source.name(i)} ({reason})" for i, reason in sorted(decoded.damaged.items())]
+        yield error(
+            subject,
+            f"{len(names):,} of {len(source):,} images cannot be read: {abridge(names, MOST_NAMED)}",
+            f"replace or remove them, or --config.max_bad_images={len(names)}",
+        )
+    if not good:
+        return
+    widths, heights = decoded.sizes[good].T
+    modes = ", ".join(f"{count:,} {mode}" for mode, count in Counter(decoded.modes[i] for i in good).most_common())
+    yield ok(
+        subject,
+        f"{len(good):,} images decoded, {widths.min()} to {widths.max()} pixels wide (median {np.median(widths):g}), "
+        f"{heights.min()} to {heights.max()} high (median {np.median(heights):g}); {modes}",
+    )
+    side = options.crop
+    small = [i for i in good if decoded.sizes[i].min() < side]
+    if small:
+        names = [source.name(i) for i in small]
+        yield warning(
+            subject,
+            f"{len(small):,} images are smaller than the crop of {side} pixels and are enlarged: "
+            f"{abridge(names, MOST_NAMED)}",
+            f"--config.image_size={int(decoded.sizes[good].min())}, or larger images",
+        )
+    counts = Counter(decoded.labels[i] for i in good)
+    if not getattr(source.encoded, "multi_label", False) and max(counts.values()) > _UNBALANCED * min(counts.values()):
+        (largest, most), (smallest, least) = counts.most_common()[0], counts.most_common()[-1]
+        classes = source.class_names
+        yield warning(
+            subject,
+            f"classes are unbalanced: {most:,} images of {classes[int(largest)]}, {least:,} of "
+            f"{classes[int(smallest)]}",
+            "look at the accuracy of each class (evaluate --report)",
+        )
+    yield from _check_duplicates(subject, decoded)
+
+
+def _check_duplicates(subject: str, decoded: _Decoded) -> Iterator[Finding]:
+    """Yields images of a split that have the same pixels, apart those of which the labels differ."""
+    same: dict[bytes, list[int]] = defaultdict(list)
+    for i, digest in enumerate(decoded.digests):
+        if digest:
+            same[digest].append(i)
+    groups = [positions for positions in same.values() if len(positions) > 1]
+    differing = [group for group in groups if len({decoded.labels[i] for i in group}) > 1]
+    if differing:
+        names = [decoded.source.name(i) for i in differing[0]]
+        yield warning(
+            subject,
+            f"{len(differing):,} images are there with different labels: {abridge(names, MOST_NAMED)}",
+            "keep the right one of each",
+        )
+    if alike := [group for group in groups if group not in differing]:
+        names = [decoded.source.name(i) for i in alike[0]]
+        yield warning(
+            subject, f"{len(alike):,} images are there more than once: {abridge(names, MOST_NAMED)}", "keep one of each"
+        )
+
+
+def _check_leaks(decoded: dict[str, _Decoded]) -> Iterator[Finding]:
+    """Yields validation and test images that are training images as well, or one another's."""
+    seen: dict[bytes, tuple[str, int]] = {}
+    leaks: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for split, of_split in decoded.items():
+        for i, digest in enumerate(of_split.digests):
+            first = seen.setdefault(digest, (split, i)) if digest else (split, i)
+            if first[0] != split:
+                leaks[split, first[0]].append((i, first[1]))
+    for (split, other), pairs in leaks.items():
+        names = [f"{decoded[split].source.name(i)} is {decoded[other].source.name(j)}" for i, j in pairs]
+        yield warning(
+            "deep leaks",
+            f"{len(pairs):,} {split} images are {other} images too, by their pixels: {abridge(names, MOST_NAMED)}",
+            "remove them from one of the two, or results are too good",
+        )
+    if len(decoded) > 1 and not leaks:
+        yield ok("deep leaks", f"no image is in two of {', '.join(decoded)}")
