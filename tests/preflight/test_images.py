@@ -33,7 +33,7 @@ def pets(tmp_path):
 
 def deep(capsys, root, *words):
     code = main(["doctor", "--config", "folder", f"--config.data_dir={root}", "--config.image_size=32",
-                 "--config.batch_size=8", "--workdir", str(root.parent / "run"), "--deep", "--json", *words])  # fmt: skip
+                 "--config.batch_size=8", "--workdir", f"{root}-run", "--deep", "--json", *words])  # fmt: skip
     checks = json.loads(capsys.readouterr().out)["checks"]
     return code, {
         (one["status"], one["subject"], one["found"].replace(str(root), "ROOT"))

@@ -1,0 +1,150 @@
+"""Tables of labels: columns found and named, several labels an image, and what is wrong in one line."""
+
+import numpy as np
+import pytest
+from image_trees import images, make_tree
+
+from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.errors import UserError
+
+FOUR = images(*(f"photos/{i}.png" for i in range(4)))
+
+
+def opened(tmp_path, text, name="labels.csv", files=FOUR, **options):
+    root = make_tree(tmp_path / "set", {**files, name: text})
+    return open_image_set(root, table=TableOptions(**options))
+
+
+def labels(*arguments, **options):
+    found = opened(*arguments, **options).images()
+    return found.class_names, found.labels.tolist()
+
+
+def test_columns_are_found_by_their_usual_names_whatever_their_case(tmp_path):
+    text = "Image Path,Age,Species\nphotos/0.png,3,dog\nphotos/1.png,4,cat\nphotos/2.png,1,cat\nphotos/3.png,2,dog\n"
+    assert labels(tmp_path, text) == (("cat", "dog"), [1, 0, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "form", ["photos/{}.png", "./photos/{}.png", "{}.png", "{}", "photos\\{}.png", "/old/photos/{}.png"]
+)
+def test_images_are_named_by_paths_or_names_with_their_ending_or_without(tmp_path, form):
+    text = "image,label\n" + "".join(f"{form.format(i)},{'ab'[i % 2]}\n" for i in range(4))
+    assert labels(tmp_path, text) == (("a", "b"), [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ","), ("a.csv", ";"), ("a.tsv", "\t"), ("a.csv", "|")])
+def test_delimiters_are_seen(tmp_path, name, delimiter):
+    rows = [("image", "label"), *((f"{i}.png", "a, b" if i else "c") for i in range(4))]
+    text = "".join(delimiter.join(f'"{value}"' for value in row) + "\n" for row in rows)
+    assert labels(tmp_path, text, name) == (("a, b", "c"), [1, 0, 0, 0])
+
+
+def test_numbers_are_in_their_own_order(tmp_path):
+    assert labels(tmp_path, "image,label\n0,10\n1,9\n2,8\n3,9.0\n") == (("8", "9", "10"), [2, 1, 0, 1])
+
+
+def test_a_column_of_numbers_beside_that_of_their_names_is_no_other_label(tmp_path):
+    assert labels(tmp_path, "image,label,class_name\n0,1,cat\n1,0,dog\n2,1,cat\n3,0,dog\n") == (
+        ("cat", "dog"),
+        [0, 1, 0, 1],
+    )
+    with pytest.raises(UserError, match="several columns of labels, label, class_name, which differ"):
+        opened(tmp_path, "image,label,class_name\n0,1,cat\n1,0,dog\n2,1,dog\n3,0,dog\n", file="labels.csv")
+
+
+def test_columns_of_zeros_and_ones_are_several_labels_or_one(tmp_path):
+    several = opened(tmp_path, "image,cat,dog,emu\n0,1,1,0\n1,0,0,0\n2,0,0,1\n3,1,0,1\n").images()
+    assert several.multi_label
+    assert (several.class_names, several.labels.tolist()) == (
+        ("cat", "dog", "emu"), [[1, 1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 1]]
+    )  # fmt: skip
+    assert several.labels.dtype == np.uint8
+    assert several.read(3)[1].tolist() == [1, 0, 1]
+    single = labels(tmp_path, "image,cat,dog\n0,1.0,0.0\n1,0.0,1.0\n2,0.0,1.0\n3,1.0,0.0\n")
+    assert single == (("cat", "dog"), [0, 1, 1, 0])
+    chosen = labels(tmp_path, "image,cat,dog,age\n0,1,1,3\n1,0,1,4\n2,1,0,5\n3,0,0,6\n", label_column="dog, cat")
+    assert chosen == (("dog", "cat"), [[1, 1], [1, 0], [0, 1], [0, 0]])
+    with pytest.raises(UserError, match="the column 'age' must hold zeros and ones"):
+        opened(tmp_path, "image,cat,age\n0,1,3\n1,0,4\n2,1,5\n3,0,6\n", label_column="cat,age")
+
+
+def test_several_labels_in_a_column_are_lists_or_divided_by_a_separator(tmp_path):
+    expected = (("cat", "dog"), [[1, 1], [0, 1], [0, 0], [1, 0]])
+    text = "image,tags\n0,cat|dog\n1,dog\n2,\n3,cat\n"
+    assert labels(tmp_path, text, label_separator="|") == expected
+    (tmp_path / "set/labels.csv").unlink()
+    lines = '{"image": 0, "labels": ["cat", "dog"]}\n{"image": 1, "labels": ["dog"]}\n{"image": 2, "labels": []}\n'
+    assert labels(tmp_path, lines + '{"image": 3, "labels": ["cat"]}\n', "labels.jsonl") == expected
+
+
+def test_split_column_divides_and_all_splits_have_the_same_classes(tmp_path):
+    found = opened(tmp_path, "image,label,subset\n0,a,train\n1,b,Training\n2,c,val\n3,a,test\n")
+    assert found.splits == {"train": "labels.csv", "validation": "labels.csv", "test": "labels.csv"}
+    assert found.images("validation").class_names == ("a", "b", "c")
+    assert found.images("validation").labels.tolist() == [2]
+
+
+def test_table_may_itself_be_what_is_opened(tmp_path):
+    opened(tmp_path, "image,label\n0,a\n1,b\n2,a\n3,b\n")
+    assert open_image_set(tmp_path / "set/labels.csv").images().labels.tolist() == [0, 1, 0, 1]
+
+
+def test_image_dir_says_where_paths_start(tmp_path):
+    files = images("small/0.png", "small/1.png", "large/0.png", "large/1.png")
+    found = opened(tmp_path, "image,label\n0.png,a\n1.png,b\n", files=files, image_dir="large", file="labels.csv")
+    assert [found.images().name(i) for i in range(2)] == [f"{tmp_path}/set/large/{i}.png" for i in range(2)]
+
+
+def test_rows_without_a_label_and_images_without_a_row_are_left_aside_and_said(tmp_path):
+    found = opened(tmp_path, "image,label\n0,a\n1,b\n2,\n")
+    assert found.images().labels.tolist() == [0, 1]
+    notes = " | ".join(found.notes)
+    assert "1 rows without a label" in notes
+    assert "2 images that labels.csv does not name" in notes
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "line"),
+    [
+        ("image,label\n0,a\n1,b,c\n", {}, r"labels\.csv line 3 has 3 columns, and its header 2"),
+        ("image,image\n0,a\n", {}, "the column 'image' twice"),
+        ("", {}, r"labels\.csv is empty"),
+        ("image,label\n", {}, "names no image with a label"),
+        ("thing,label\n0,a\n", {}, r"no column that is called like images .*config\.table\.image_column"),
+        ("image,x,z\n0,a,b\n", {}, r"no column that is called like labels .*config\.table\.label_column"),
+        (
+            "image,label\n0,a\n1,b\n",
+            {"image_column": "picture"},
+            r"config\.table\.image_column='picture' must be one of",
+        ),
+        ("image,label\n0,a\n1,b\n", {"label_column": "kind"}, r"config\.table\.label_column='kind' must be one of"),
+        ("image,label\n0,a\n1,b\n", {"split_column": "part"}, r"config\.table\.split_column='part' must be one of"),
+        ("image,label\n0,a\n1,b\n", {"class_names": "none.txt"}, r"none\.txt cannot be read as class names"),
+        ('image,label\n"0,a\n', {}, "cannot be read as a table"),
+    ],
+)
+def test_table_that_cannot_be_used_is_refused_in_one_line(tmp_path, text, options, line):
+    with pytest.raises(UserError, match=line) as info:
+        opened(tmp_path, text, file="labels.csv", **options)
+    assert "\n" not in str(info.value)
+
+
+def test_file_that_is_no_table_is_refused_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"config\.table\.file='none\.csv' is no file"):
+        opened(tmp_path, "image,label\n0,a\n", file="none.csv")
+    with pytest.raises(UserError, match=r"must be one of \.csv"):
+        opened(tmp_path, "x", name="a.xlsx", file="a.xlsx")
+    with pytest.raises(UserError, match="is no text in UTF-8"):
+        opened(tmp_path, b"image,label\n0,\xff\n", file="labels.csv")
+    for text, line in (("{", "line 1 is no JSON"), ("[1]\n", "line 1 is no JSON object")):
+        with pytest.raises(UserError, match=line):
+            opened(tmp_path, text, name="a.jsonl", file="a.jsonl")
+
+
+def test_class_names_file_with_a_name_twice_or_none_is_refused(tmp_path):
+    for text, line in (("cat\ncat\n", "'cat' twice"), ("\n", "holds no class names")):
+        make_tree(tmp_path / "set", {"names.txt": text})
+        with pytest.raises(UserError, match=line):
+            opened(tmp_path, "image,label\n0,0\n1,1\n", class_names="names.txt", file="labels.csv")
