@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from resnet_jax.data.listing import list_images
+from resnet_jax.data.scan import list_images
 from resnet_jax.errors import UserError
 from resnet_jax.inference.predictor import TrainedModel, open_run, open_weights
 from resnet_jax.training.images import normalizer

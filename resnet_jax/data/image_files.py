@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resnet_jax.data.decoding import BadImageError, EncodedImage
-from resnet_jax.data.listing import list_images
+from resnet_jax.data.scan import list_images
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import expand
 

@@ -12,7 +12,8 @@ from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.folder_tree import make_tree
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.layout import Layout, SplitFolders, SplitPlan, plan_layout
-from resnet_jax.data.listing import ARCHIVES, Listing, StoredFile, list_folder
+from resnet_jax.data.listing import Listing, StoredFile
+from resnet_jax.data.scan import ARCHIVES, list_folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS
 from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.errors import UserError, abridge
@@ -53,7 +54,16 @@ class ImageSet:
         if split is None and UNDIVIDED not in self.parts:
             near = next(self.splits[name] for name in ("test", "validation", "train") if name in self.splits)
             raise UserError(f"{self.root} holds no images in class folders; did you mean {self.root / near}?")
-        return self.parts[split or UNDIVIDED].images(self.root, class_names)
+        part = self.parts[split or UNDIVIDED]
+        labels = part.labels
+        if class_names is not None and class_names != part.class_names:
+            positions = np.array(part.positions(self.root, class_names), np.int32)
+            if labels.ndim == 2:
+                labels = np.zeros((len(labels), len(class_names)), np.uint8)
+                labels[:, positions] = part.labels
+            else:
+                labels = positions[labels]
+        return FolderImages.of_files(self.root, class_names or part.class_names, part.files, labels, part.tars)
 
     def describe(self) -> dict[str, Any]:
         """Returns how the set was understood, for a run's folder."""
@@ -165,7 +175,15 @@ def _part(
 
 
 def _of_table(root: Path, listing: Listing, table: TableOptions) -> ImageSet:
-    parts, notes = tables.open_table(listing, table)
+    path = root / tables.choose_table(listing, table)
+    parts: dict[str, LabelledFiles] | None = None
+    notes: list[str] = []
+    if path.suffix.lower() == ".parquet":
+        from resnet_jax.data.parquet import open_embedded
+
+        parts, notes = open_embedded(listing, path, table)
+    if parts is None:
+        parts, notes = tables.open_table(listing, table, path)
     return ImageSet(root, parts, (*notes, *_left_aside(listing)))
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.listing import StoredFile
 from resnet_jax.errors import UserError, abridge, suggestion
 
@@ -29,22 +28,6 @@ class LabelledFiles:
     tars: list[str]
     places: dict[str, str] = field(default_factory=dict)
 
-    def images(self, root: Path, class_names: tuple[str, ...] | None = None) -> FolderImages:
-        """Returns the images, labelled by positions in class_names; None: in the own ones.
-
-        Raises:
-          UserError: for a class that is not among class_names.
-        """
-        labels = self.labels
-        if class_names is not None and class_names != self.class_names:
-            positions = np.array(self._positions(root, class_names), np.int32)
-            if labels.ndim == 2:
-                labels = np.zeros((len(labels), len(class_names)), np.uint8)
-                labels[:, positions] = self.labels
-            else:
-                labels = positions[labels]
-        return FolderImages.of_files(root, class_names or self.class_names, self.files, labels, self.tars)
-
     def counts(self) -> dict[str, int]:
         """Returns how many images each class has."""
         if self.labels.ndim == 2:
@@ -53,7 +36,16 @@ class LabelledFiles:
             totals = np.bincount(self.labels, minlength=len(self.class_names))
         return dict(zip(self.class_names, map(int, totals), strict=True))
 
-    def _positions(self, root: Path, class_names: tuple[str, ...]) -> list[int]:
+    def positions(self, root: Path, class_names: tuple[str, ...]) -> list[int]:
+        """Returns the place of each of its classes among class_names.
+
+        Args:
+          root: for messages.
+          class_names: those of a model.
+
+        Raises:
+          UserError: for a class that is not among them.
+        """
         counts = Counter(class_names)
         for name in self.class_names:
             place = root / self.places.get(name, self.where)

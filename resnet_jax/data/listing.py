@@ -1,25 +1,11 @@
-"""What lies in a folder of images: its files, those in its tars among them, listed at once; nothing is decoded."""
+"""What lies in a folder of images, as data: its files, those in its tars among them."""
 
-import errno
-import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from resnet_jax.data.image_formats import EXTENSIONS
-from resnet_jax.data.split_names import split_of
-from resnet_jax.data.tars import TarMember, list_tar
-from resnet_jax.errors import UserError
-
-# What unpacking and desktops leave behind, which holds none of the set's images.
-IGNORED_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "System Volume Information", "$RECYCLE.BIN")
-IGNORED_FILES = ("thumbs.db", "desktop.ini")
-ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 # Files that hold the label of the image beside them, in shards of a WebDataset.
 LABEL_EXTENSIONS = ("cls", "json", "txt", "cls.txt", "label", "label.txt")
-_SHARD = re.compile(r"(^|[-_.])\d{4,}$")  # train-000017: a number that says nothing of what is inside
 
 
 class StoredFile(NamedTuple):
@@ -32,6 +18,18 @@ class StoredFile(NamedTuple):
     tar: int = -1
     offset: int = 0
     size: int = 0
+
+
+class TarMember(NamedTuple):
+    """A file or folder in a tar. path: with slashes, normalised. offset, size: of a file's data, in bytes; text: that
+    of a small file beside images, which may be a label.
+    """
+
+    path: str
+    is_folder: bool
+    offset: int
+    size: int
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -53,145 +51,9 @@ class Listing:
     tars: list[str] = field(default_factory=list)
     shards: dict[int, list[TarMember]] = field(default_factory=dict)
 
-    def add_tar(self, path: str, folder: str) -> None:
-        """Adds what is in the tar at `path` from the root, as if it were unpacked into `folder`.
-
-        A tar of loose images stands for a folder of its own name: ImageNet's n01440764.tar is a class.
-        """
-        members = list_tar(self.root / path if path else self.root)
-        number = len(self.tars)
-        self.tars.append(path)
-        if holds_labels(members):
-            self.shards[number] = members
-            return
-        split, stem = split_of(Path(path).name) if path and not folder else "", Path(path).stem
-        images = [member.path for member in members if not member.is_folder and is_image(member.path)]
-        if path and images and not any("/" in name for name in images) and not split and not _SHARD.search(stem):
-            folder = f"{folder}/{stem}" if folder else stem
-            self.folders.add(folder)
-        folder = folder or split
-        for member in members:
-            inside = not folder or member.path.split("/")[0] == folder  # as in train.tar, which holds train/
-            self._add_member(member, member.path if inside else f"{folder}/{member.path}", number)
-
-    def _add_member(self, member: TarMember, path: str, number: int) -> None:
-        above = path.split("/")[: None if member.is_folder else -1]
-        if any(name in IGNORED_FOLDERS for name in above):
-            return
-        self.folders.update("/".join(above[: i + 1]) for i in range(len(above)))
-        if not member.is_folder:
-            self._add(StoredFile(path, member.path, number, member.offset, member.size))
-
-    def _add(self, file: StoredFile) -> None:
-        (self.files if is_image(file.path) else self.others).append(file)
-
-
-def is_image(path: str) -> bool:
-    """Returns whether a file is an image, by its name."""
-    return path.lower().endswith(EXTENSIONS)
-
-
-def holds_labels(members: list[TarMember]) -> bool:
-    """Returns whether most images of a tar have their label in a file beside them: 000017.jpg and 000017.cls.
-
-    Text and JSON beside the images of class folders are notes, no labels.
-    """
-    labels = {sample_key(member.path)[1] for member in members} & {*LABEL_EXTENSIONS}
-    images = [member.path for member in members if not member.is_folder and is_image(member.path)]
-    if not images or not labels or ("cls" not in labels and any("/" in path for path in images)):
-        return False
-    keys = {key for key, extension in map(sample_key, (member.path for member in members)) if extension in labels}
-    return 2 * sum(sample_key(path)[0] in keys for path in images) > len(images)
-
 
 def sample_key(path: str) -> tuple[str, str]:
     """Returns (key, extension) as WebDataset has them: the extension begins at the first dot of the file's name."""
     folder, slash, name = path.rpartition("/")
     stem, _, extension = name.partition(".")
     return f"{folder}{slash}{stem}", extension.lower()
-
-
-def list_folder(root: Path) -> Listing:
-    """Returns the image files under `root`, a folder or a tar; nothing is decoded.
-
-    A tar stands for what is in it, where it lies: root/train/00.tar that holds cat/1.jpg is as good as
-    root/train/cat/1.jpg, and so is root/train-00.tar.
-
-    Raises:
-      UserError: for what cannot be read, and for an image that is there twice, in a tar and beside it.
-    """
-    listing = Listing(root)
-    if root.suffix.lower() == ".tar" and root.is_file():
-        listing.add_tar("", "")
-        return listing
-    for path, fault in _walk(root, "", listing.folders, {os.path.realpath(root)}):
-        if fault:
-            raise UserError(f"{root / path} {fault}{'' if fault.startswith('cannot') else ': remove it'}")
-        if path.lower().endswith(".tar"):
-            listing.add_tar(path, path.rpartition("/")[0])
-        else:
-            listing._add(StoredFile(path, path))
-    _check_twice(listing)
-    return listing
-
-
-def _check_twice(listing: Listing) -> None:
-    if not listing.tars or len({file.path for file in listing.files}) == len(listing.files):
-        return
-    seen: set[str] = set()
-    for file in listing.files:
-        if file.path in seen:
-            raise UserError(f"{listing.root / file.path} is there twice, in a tar and beside it: remove one of them")
-        seen.add(file.path)
-
-
-def list_images(root: Path) -> list[tuple[Path, str]]:
-    """Returns the image files under the folder `root`, as `list_folder` finds them but not in tars, in the order of
-    names.
-
-    With each comes what is wrong with it, as a reason: what is neither a file nor a folder that can be read is among
-    them.
-
-    Raises:
-      UserError: if the root itself cannot be read.
-    """
-    found = []
-    for path, fault in _walk(root, "", set(), {os.path.realpath(root)}):
-        if fault and not path:
-            raise UserError(f"{root} {fault}")
-        if fault or is_image(path):
-            found.append((root / path, fault and f"it {fault}"))
-    return found
-
-
-def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterator[tuple[str, str]]:
-    """Yields (path, "") of the files under root/folder, relative to the root; their folders are added to `folders`.
-
-    Of what is neither a file nor a folder that can be read, (path, what to say of it).
-    """
-    try:
-        with os.scandir(root / folder) as entries:
-            found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
-    except OSError as error:
-        yield folder, f"cannot be read as a folder of images: {error.strerror}"
-        return
-    for entry in found:
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        try:
-            # A link that leads nowhere is listed too: reading it tells, leaving it out would change the result.
-            is_file = entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
-            is_folder = entry.is_dir()
-        except OSError as error:
-            reason = "leads to itself" if error.errno == errno.ELOOP else f"cannot be followed ({error.strerror})"
-            yield path, f"is a link that {reason}"
-            continue
-        if is_file:
-            if entry.name.lower() not in IGNORED_FILES:
-                yield path, ""
-        elif not is_folder:
-            yield path, "is neither a file nor a folder"
-        elif entry.name in IGNORED_FOLDERS:
-            continue
-        elif (real := os.path.realpath(root / path)) not in seen:  # links may lead in circles
-            folders.add(path)
-            yield from _walk(root, path, folders, seen | {real})

@@ -19,7 +19,7 @@ from resnet_jax.errors import UserError, abridge, check_choice
 _ROWS_AT_ONCE = 256
 
 
-def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str, LabelledFiles], list[str]] | None:
+def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str, LabelledFiles] | None, list[str]]:
     """Returns (the labelled images by split, notes) of `path` and the Parquet files beside it; None if they hold none.
 
     Their images are copied once, as they are, into one file a Parquet file, so that each can be read by itself.
@@ -30,7 +30,7 @@ def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str,
     """
     with open_parquet(path) as file:
         if not any(holds_bytes(field.type) for field in file.schema_arrow):
-            return None
+            return None, []
     named = [path] if options.file else []
     files = named or [listing.root / f.path for f in listing.others if f.tar < 0 and f.path.endswith(".parquet")]
     files = sorted(files)

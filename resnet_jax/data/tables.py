@@ -1,5 +1,7 @@
 """Tables that say the labels of images: which, by which columns, and the files that their rows name."""
 
+from pathlib import Path
+
 from resnet_jax.data.class_labels import number_labels
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing
@@ -10,29 +12,28 @@ from resnet_jax.errors import UserError, abridge, check_choice
 _MOST_BYTES_LOOKED_INTO = 2**28  # of a table that nobody named
 
 
-def open_table(listing: Listing, options: TableOptions) -> tuple[dict[str, LabelledFiles], list[str]]:
-    """Returns (the labelled files by split, notes) of the table that `options` name, or of the one that was found.
+def choose_table(listing: Listing, options: TableOptions) -> str:
+    """Returns the table that `options` name, or the one that is found, from the listing's root.
+
+    Raises:
+      UserError: if it is not there, or no table.
+    """
+    if options.file:
+        if not (listing.root / options.file).is_file():
+            raise UserError(f"config.table.file={options.file!r} is no file in {listing.root}")
+        check_choice("the end of config.table.file", Path(options.file).suffix.lower(), SUFFIXES)
+        return options.file
+    found = find_table(listing, options)
+    return found or next(file.path for file in listing.others if file.path.endswith(".parquet"))
+
+
+def open_table(listing: Listing, options: TableOptions, path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """Returns (the labelled files by split, notes) of the table at `path`.
 
     Raises:
       UserError: for a table that cannot be read, columns that are not there or not clear, rows whose image is not
         there, and labels that contradict each other.
     """
-    if options.file:
-        path = listing.root / options.file
-        if not path.is_file():
-            raise UserError(f"config.table.file={options.file!r} is no file in {listing.root}")
-        check_choice("the end of config.table.file", path.suffix.lower(), SUFFIXES)
-    else:
-        found = find_table(listing, options)
-        if found is None:
-            found = next(f.path for f in listing.others if f.path.endswith(".parquet"))
-        path = listing.root / found
-    if path.suffix.lower() == ".parquet":
-        from resnet_jax.data.parquet import open_embedded
-
-        embedded = open_embedded(listing, path, options)
-        if embedded is not None:
-            return embedded
     reader = TableReader(listing, options, read_table(path))
     return reader.parts(), reader.notes
 

@@ -1,33 +1,18 @@
 """What lies in a tar, and where: listed without unpacking it."""
 
-import contextlib
 import io
-import json
 import posixpath
 import tarfile
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-from resnet_jax.data.kept_files import kept_file
+from resnet_jax.data.listing import TarMember
 from resnet_jax.errors import UserError
 
 TEXT_EXTENSIONS = (".cls", ".json", ".txt", ".label")
 MOST_TEXT_BYTES = 2**16
-INDEXED_BYTES = 2**26  # of a tar whose listing is kept: a smaller one is listed in no time
 _BLOCK = 512
 _CHECKED_BEHIND = 2**16  # bytes behind the end's mark that must be zeros
-
-
-class TarMember(NamedTuple):
-    """A file or folder in a tar. path: with slashes, normalised. offset, size: of a file's data, in bytes; text: that
-    of a small file beside images, which may be a label.
-    """
-
-    path: str
-    is_folder: bool
-    offset: int
-    size: int
-    text: str | None = None
 
 
 def list_tar(tar: Path) -> list[TarMember]:
@@ -41,27 +26,10 @@ def list_tar(tar: Path) -> list[TarMember]:
         sparse files.
     """
     try:
-        if tar.stat().st_size >= INDEXED_BYTES:
-            with contextlib.suppress(OSError, UserError):  # where nothing can be kept, the tar itself is read below
-                return _read_index(kept_file("tars", [tar], lambda path: _write_index(path, _list_file(tar)), ".jsonl"))
-        return _list_file(tar)
+        with tar.open("rb") as file:
+            return _list(str(tar), file, 0, tar.stat().st_size)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{tar} cannot be read as a tar ({error}): it must be whole and not compressed") from error
-
-
-def _list_file(tar: Path) -> list[TarMember]:
-    with tar.open("rb") as file:
-        return _list(str(tar), file, 0, tar.stat().st_size)
-
-
-def _write_index(path: Path, members: list[TarMember]) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.writelines(json.dumps(member) + "\n" for member in members)
-
-
-def _read_index(path: Path) -> list[TarMember]:
-    with path.open(encoding="utf-8", errors="surrogateescape") as file:
-        return [TarMember(*json.loads(line)) for line in file]
 
 
 class _Section(io.RawIOBase):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.data.class_labels import label_text, number_labels, read_class_names
+from resnet_jax.data.image_formats import is_image
 from resnet_jax.data.labelled import LabelledFiles
-from resnet_jax.data.listing import LABEL_EXTENSIONS, Listing, StoredFile, is_image, sample_key
+from resnet_jax.data.listing import LABEL_EXTENSIONS, Listing, StoredFile, TarMember, sample_key
 from resnet_jax.data.split_names import split_in
-from resnet_jax.data.tars import TarMember
 from resnet_jax.errors import UserError, abridge, truncate
 
 NAMES_FILES = ("classes.txt", "class_names.txt", "classnames.txt", "labels.txt", "names.txt")

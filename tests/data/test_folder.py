@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data import encoded, folder, listing
+from resnet_jax.data import encoded, folder, scan
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.decoding import EncodedImage
 from resnet_jax.data.encoded import BadImages
@@ -193,7 +193,7 @@ def test_missing_or_unreadable_folder_is_named(pets, monkeypatch):
     def scandir(path):  # root, who runs the tests in a container, may read everything
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(listing.os, "scandir", scandir)
+    monkeypatch.setattr(scan.os, "scandir", scandir)
     with pytest.raises(UserError, match=r"cannot be read as a folder of images: Permission denied"):
         load_folder(pets, WHOLE)
 

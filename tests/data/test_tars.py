@@ -5,8 +5,8 @@ import os
 import pytest
 from image_trees import image_bytes, tar_of
 
-from resnet_jax.data import tars
-from resnet_jax.data.tars import list_tar
+from resnet_jax.data import scan
+from resnet_jax.data.scan import _list_tar as list_tar
 from resnet_jax.errors import UserError
 
 
@@ -14,7 +14,7 @@ from resnet_jax.errors import UserError
 def kept(tmp_path, monkeypatch):
     """The folder of what is kept, for tars of any size."""
     monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(tars, "INDEXED_BYTES", 0)
+    monkeypatch.setattr(scan, "INDEXED_BYTES", 0)
     return tmp_path / "home/tars"
 
 
@@ -30,7 +30,7 @@ def test_listing_is_kept_until_the_tar_changes(tmp_path, kept, monkeypatch):
     first = list_tar(tar)
     assert [path.suffix for path in sorted(kept.glob("*.jsonl"))] == [".jsonl"]
     with monkeypatch.context() as patched:
-        patched.setattr(tars, "_list", lambda *_: pytest.fail("the tar was listed again"))
+        patched.setattr(scan, "list_tar", lambda *_: pytest.fail("the tar was listed again"))
         assert list_tar(tar) == first
     assert [member.text for member in first[:2]] == [None, "7"]
     tar.write_bytes(tar_of({"2.jpg": b"two"}))
