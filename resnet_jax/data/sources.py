@@ -165,7 +165,7 @@ def load_splits(name: str, reading: DatasetOptions, validation_fraction: float =
             names = sources[split].class_names
     else:
         sources, layout = {}, {}
-        for split in split_names(name, reading.data_dir):
+        for split in split_names(name, reading):
             with contextlib.suppress(tfds.NoLabelsError):  # ImageNet's test images are no use here
                 sources[split] = load_source(name, split, reading)
     if "train" not in sources:
@@ -176,14 +176,15 @@ def load_splits(name: str, reading: DatasetOptions, validation_fraction: float =
     return Splits(*hold_out(sources["train"], validation_fraction), sources.get("test"), layout=layout)
 
 
-def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
+def split_names(name: str, reading: DatasetOptions | None = None) -> tuple[str, ...]:
     """Returns which of "train", "validation" and "test" a data set has."""
+    reading = reading or DatasetOptions()
     if name == "digits":
         return "train", "test"
     if name == "folder":
-        return tuple(_open(DatasetOptions(data_dir)).splits)
+        return tuple(_open(reading).splits)
     try:
-        return tuple(split for split in SPLITS if split in tfds.split_names(name, data_dir))
+        return tuple(split for split in SPLITS if split in tfds.split_names(name, reading.data_dir))
     except UnknownSetError as error:
         near = suggestion(name.lower(), ("digits", "folder", *set_names()))
         raise UserError(f"dataset={name!r} must be one of digits, folder and the sets of TFDS{near}") from error

@@ -63,7 +63,7 @@ def evaluate_run(
     images = options.images if data_dir is None else replace(options.images, data_dir=data_dir)
     size = images.image_size if trained.preprocess == AS_THEY_ARE else 0  # to which only images in memory are enlarged
     preprocess = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
-    reading = replace(images.reading(), image_size=size, preprocess=preprocess)
+    reading = replace(options.reading(), data_dir=images.data_dir, image_size=size, preprocess=preprocess)
     if data is None:
         source, split = load_judging_images(images, reading)
         data = f"{images.dataset}:{split}"
@@ -137,7 +137,7 @@ def open_images(data: str, class_names: tuple[str, ...], num_classes: int, readi
     source: Source
     if data.startswith("tfds:") or name in PLAIN_NAMES:
         if not split:
-            split = "test" if "test" in split_names(name, reading.data_dir) else "validation"
+            split = "test" if "test" in split_names(name, reading) else "validation"
         source = load_source(name, split, reading)
         if class_names and source.num_classes <= len(class_names):
             source = _labelled_as(source, class_names, data)

@@ -18,7 +18,7 @@ from resnet_jax.data.batches import BatchOptions, TrainBatches
 from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.source import Source
-from resnet_jax.data.sources import ImageOptions, Splits, load_splits
+from resnet_jax.data.sources import DatasetOptions, ImageOptions, Splits, load_splits
 from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
@@ -68,6 +68,10 @@ class Options:
     without_effect: frozenset[str]
     check_effects: Callable[[KnownImages], str]
     has_given_logging: bool
+
+    def reading(self) -> DatasetOptions:
+        """Returns how the run's images are read, with threads and a count of bad images of its own."""
+        return replace(self.images.reading(), split_folders=self.split_folders, table=self.table)
 
 
 def options_of(config: ConfigDict) -> Options:
@@ -221,8 +225,7 @@ def load_images(options: Options) -> Splits:
     """
     images, augment = options.images, options.augment
     make_transform(augment, images)  # its own errors, before a data set is prepared for hours
-    reading = replace(images.reading(), split_folders=options.split_folders, table=options.table)
-    splits = load_splits(images.dataset, reading, images.validation_fraction)
+    splits = load_splits(images.dataset, options.reading(), images.validation_fraction)
     check_classes(images, splits.train)
     is_encoded = isinstance(splits.train, EncodedSource)
     known = KnownImages(

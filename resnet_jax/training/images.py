@@ -76,7 +76,7 @@ def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple
     Raises:
       UserError: if the data set has neither.
     """
-    names = split_names(options.dataset, options.data_dir)
+    names = split_names(options.dataset, reading)
     source: Source | None = None
     split = "test"
     if split in names:
