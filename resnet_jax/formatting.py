@@ -19,6 +19,11 @@ def format_number(key: str, value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def format_count(number: int, noun: str) -> str:
+    """Returns so many of a noun that takes an s: "1 image", "12,000 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(num_bytes: float) -> str:
     """Returns so many bytes in units of 1024: "980 bytes", "1.5 KiB", "2.0 GiB"."""
     if num_bytes < 1024:

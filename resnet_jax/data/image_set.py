@@ -17,6 +17,7 @@ from resnet_jax.data.scan import ARCHIVES, list_folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS
 from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.errors import UserError, abridge
+from resnet_jax.formatting import format_count
 
 UNDIVIDED = ""  # the one split of images that are not divided
 
@@ -82,7 +83,7 @@ def describe_lines(layout: dict[str, Any]) -> list[str]:
     aside.
     """
     counts = [
-        f"{split} {part['images']:,} images of {len(part['classes'])} classes"
+        f"{split} {format_count(part['images'], 'image')} of {len(part['classes'])} classes"
         for split, part in layout["splits"].items()
     ]
     aside = "; ".join(note for note in layout["notes"] if "left aside" in note)
@@ -237,7 +238,7 @@ def _left_aside(listing: Listing) -> list[str]:
     """
     kinds = Counter(_extension(file.path) for file in listing.others)
     counts = [f"{count:,} {kind}" for kind, count in kinds.most_common() if kind not in tables.SUFFIXES]
-    return [f"files that are not read as images were left aside: {abridge(counts)}"] if counts else []
+    return [f"left aside: {abridge(counts)}, which are not read as images"] if counts else []
 
 
 def _extension(path: str) -> str:

@@ -12,6 +12,7 @@ from typing import NoReturn
 from resnet_jax.data.folder_tree import Folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS, SPLIT_WORDS, are_splits, split_in
 from resnet_jax.errors import UserError, abridge
+from resnet_jax.formatting import format_count
 
 SPLIT_FIELDS = "config.split_folders.train, .validation and .test name the splits"
 # Words of folders that hold all images alike, what belongs to them, or a split: such folders are no classes.
@@ -191,14 +192,14 @@ class _Planner:
             elif split is not None:
                 raise UserError(f"{self.where(child)} holds no images in class folders: add some or remove the folder")
             elif {*child.filled} == {_last(folder) for folder in found.values()}:
-                self.notes.append(f"{self.where(child)} holds folders of the same names again, and was left aside")
+                self.notes.append(f"left aside: {self.where(child)}, which holds folders of the same names again")
             else:
                 beside = ", ".join(f"{_last(folder)}/" for folder in found.values())
                 raise UserError(
                     f"{self.where(tree)} holds images in {name}/ beside {beside}: move them away ({SPLIT_FIELDS})"
                 )
         if tree.num_images:
-            self.notes.append(f"{tree.num_images:,} images that lie in {self.where(tree)} itself were left aside")
+            self.notes.append(f"left aside: {format_count(tree.num_images, 'image')} in {self.where(tree)} itself")
         return dict(found)
 
     def _splits_by_words(self, tree: Folder) -> dict[str, "Folder | SplitPlan"]:
@@ -235,7 +236,7 @@ class _Planner:
         )
 
     def _leave_unlabelled(self, folder: Folder) -> None:
-        self.notes.append(f"{folder.total:,} images in {self.where(folder)} have no labels and were left aside")
+        self.notes.append(f"left aside: {format_count(folder.total, 'image')} in {self.where(folder)}, without labels")
 
     def _splits_in_classes(self, tree: Folder) -> dict[str, "Folder | SplitPlan"]:
         """Returns the splits of a tree whose classes each hold them: cat/train, cat/test, dog/train, dog/test."""
@@ -272,10 +273,8 @@ class _Planner:
             if not child.total:
                 raise UserError(f"{self.where(child)} holds no images: add some or remove the folder")
         if inside.num_images:
-            self.notes.append(
-                f"{inside.num_images:,} images that lie in {self.where(inside)} itself, in no class folder, were left "
-                "aside"
-            )
+            count = format_count(inside.num_images, "image")
+            self.notes.append(f"left aside: {count} in {self.where(inside)} itself, in no class folder")
         if not self.has_train and {*classes}.isdisjoint(self.class_names):
             self._check(inside, tuple(classes))
         counts = {name: child.total for name, child in classes.items()}

@@ -15,6 +15,7 @@ from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.split_names import split_in, split_of
 from resnet_jax.data.table_file import holds_bytes, open_parquet, parquet_class_names
 from resnet_jax.errors import UserError, abridge, check_choice
+from resnet_jax.formatting import format_count
 
 _ROWS_AT_ONCE = 256
 
@@ -67,7 +68,9 @@ def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str,
         class_names, labels, further = numbers(str(path), texts, all_names)
         notes += further
         parts[split] = LabelledFiles(str(path.parent.relative_to(listing.root)), class_names, stored, labels, tars)
-    notes.insert(0, f"images and labels by the columns {image} and {label} of {len(files)} Parquet files")
+    notes.insert(
+        0, f"images and labels by the columns {image} and {label} of {format_count(len(files), 'Parquet file')}"
+    )
     return parts, notes
 
 

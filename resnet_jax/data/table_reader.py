@@ -14,6 +14,7 @@ from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.split_names import split_in
 from resnet_jax.data.table_file import Table, describe_columns
 from resnet_jax.errors import UserError, abridge, check_choice
+from resnet_jax.formatting import format_count
 
 IMAGE_COLUMNS = (
     "image", "img", "image_path", "img_path", "path", "filepath", "file_path", "file", "filename", "file_name",
@@ -209,7 +210,7 @@ class TableReader:
             files.append(file)
             kept_texts.append(texts[i])
         if num_without:
-            self.notes.append(f"{num_without:,} rows without a label were left aside")
+            self.notes.append(f"left aside: {format_count(num_without, 'row')} without a label")
         if not files:
             raise UserError(f"{self.table.path} names no image with a label")
         return files, kept_texts
@@ -235,7 +236,7 @@ class TableReader:
         """Notes the images that no row names."""
         rest = len(self.listing.files) - len(files)
         if rest:
-            self.notes.append(f"{rest:,} images that {self.table.path.name} does not name were left aside")
+            self.notes.append(f"left aside: {format_count(rest, 'image')} that {self.table.path.name} does not name")
 
     def _texts(self, columns: list[str]) -> list[str]:
         """Returns each row's label as text; of several columns or several labels, what tells them from others'."""

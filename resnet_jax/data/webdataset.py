@@ -11,6 +11,7 @@ from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import LABEL_EXTENSIONS, Listing, StoredFile, TarMember, sample_key
 from resnet_jax.data.split_names import split_in
 from resnet_jax.errors import UserError, abridge, truncate
+from resnet_jax.formatting import format_count
 
 NAMES_FILES = ("classes.txt", "class_names.txt", "classnames.txt", "labels.txt", "names.txt")
 _JSON_NUMBERS = ("label", "cls", "class", "class_id", "class_idx", "target", "category")
@@ -53,13 +54,13 @@ def open_shards(listing: Listing, options: Any) -> tuple[dict[str, LabelledFiles
             texts[splits[number]].append(text)
     names, notes = _names(listing, options, texts, json_names)
     if num_without:
-        notes.append(f"{num_without:,} samples of the shards without an image were left aside")
+        notes.append(f"left aside: {format_count(num_without, 'sample')} of the shards without an image")
     where = {split: next(listing.tars[n] for n, of in splits.items() if of == split) for split in files}
     parts = {}
     for split in files:
         class_names, numbers, _ = number_labels(str(listing.root / where[split]), texts[split], names)
         parts[split] = LabelledFiles(where[split], class_names, files[split], numbers, listing.tars)
-    return parts, [f"{len(listing.shards)} shards of a WebDataset", *notes]
+    return parts, [f"{format_count(len(listing.shards), 'shard')} of a WebDataset", *notes]
 
 
 def _samples(tar: Path, members: list[TarMember]) -> tuple[dict[str, tuple[TarMember, dict[str, TarMember]]], int]:

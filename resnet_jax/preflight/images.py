@@ -12,6 +12,7 @@ from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.sources import ImageOptions, Splits
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.errors import abridge
+from resnet_jax.formatting import format_count
 from resnet_jax.preflight.finding import Finding, error, ok, warning
 
 MOST_NAMED = 5
@@ -85,8 +86,8 @@ def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterat
     modes = ", ".join(f"{count:,} {mode}" for mode, count in Counter(decoded.modes[i] for i in good).most_common())
     yield ok(
         subject,
-        f"{len(good):,} images decoded, {widths.min()} to {widths.max()} pixels wide (median {np.median(widths):g}), "
-        f"{heights.min()} to {heights.max()} high (median {np.median(heights):g}); {modes}",
+        f"{format_count(len(good), 'image')} decoded, {widths.min()} to {widths.max()} pixels wide "
+        f"(median {np.median(widths):g}), {heights.min()} to {heights.max()} high (median {np.median(heights):g}); {modes}",
     )
     side = options.crop
     small = [i for i in good if decoded.sizes[i].min() < side]
@@ -94,7 +95,7 @@ def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterat
         names = [source.name(i) for i in small]
         yield warning(
             subject,
-            f"{len(small):,} images are smaller than the crop of {side} pixels and are enlarged: "
+            f"{format_count(len(small), 'image')} smaller than the crop of {side} pixels, to be enlarged: "
             f"{abridge(names, MOST_NAMED)}",
             f"--config.image_size={int(decoded.sizes[good].min())}, or larger images",
         )
@@ -123,13 +124,15 @@ def _check_duplicates(subject: str, decoded: _Decoded) -> Iterator[Finding]:
         names = [decoded.source.name(i) for i in differing[0]]
         yield warning(
             subject,
-            f"{len(differing):,} images are there with different labels: {abridge(names, MOST_NAMED)}",
+            f"{format_count(len(differing), 'image')} there with different labels: {abridge(names, MOST_NAMED)}",
             "keep the right one of each",
         )
     if alike := [group for group in groups if group not in differing]:
         names = [decoded.source.name(i) for i in alike[0]]
         yield warning(
-            subject, f"{len(alike):,} images are there more than once: {abridge(names, MOST_NAMED)}", "keep one of each"
+            subject,
+            f"{format_count(len(alike), 'image')} there more than once: {abridge(names, MOST_NAMED)}",
+            "keep one of each",
         )
 
 
@@ -146,7 +149,8 @@ def _check_leaks(decoded: dict[str, _Decoded]) -> Iterator[Finding]:
         names = [f"{decoded[split].source.name(i)} is {decoded[other].source.name(j)}" for i, j in pairs]
         yield warning(
             "deep leaks",
-            f"{len(pairs):,} {split} images are {other} images too, by their pixels: {abridge(names, MOST_NAMED)}",
+            f"{format_count(len(pairs), f'{split} image')} among the {other} images, by their pixels: "
+            f"{abridge(names, MOST_NAMED)}",
             "remove them from one of the two, or results are too good",
         )
     if len(decoded) > 1 and not leaks:

@@ -58,7 +58,7 @@ UNDERSTOOD = {
     ),
     "doubled folders, unlabelled ones": (
         {**splits("seg_{0}/seg_{0}/{1}/1.png", ("train", "test")), **images("seg_pred/seg_pred/1.png")},
-        {"train": (1, 1), "test": (1, 1)}, "1 images in ROOT/seg_pred have no labels and were left aside",
+        {"train": (1, 1), "test": (1, 1)}, "left aside: 1 image in ROOT/seg_pred, without labels",
     ),
     "splits of the usual names in capitals": (
         splits("{}/{}/1.png", ("Train", "VALID", "Testing")),
@@ -72,14 +72,14 @@ UNDERSTOOD = {
     ),
     "splits and a test folder of a competition": (
         {**splits("{}/{}/1.png", ("train",)), **images("test/1.png", "test/2.png")}, {"train": (1, 1)},
-        "2 images in ROOT/test have no labels and were left aside",
+        "left aside: 2 images in ROOT/test, without labels",
     ),
     "splits inside of the classes": (
         splits("{1}/{0}/1.png", ("train", "test")), {"train": (1, 1), "test": (1, 1)}, "folders inside of the classes"
     ),
     "the set once more beside its splits": (
         {**splits("{}/{}/1.png", ("train", "val")), **splits("chest/{}/{}/1.png", ("train", "val"))},
-        {"train": (1, 1), "validation": (1, 1)}, "ROOT/chest holds folders of the same names again",
+        {"train": (1, 1), "validation": (1, 1)}, "ROOT/chest, which holds folders of the same names again",
     ),
     "a split in a folder of its own name": (splits("{0}/{0}/{1}/1.png", ("train",)), {"train": (1, 1)}, "stepped into"),
     "classes in folders of folders": (images("cat/young/1.png", "cat/2.png", "dog/old/a/3.png"), {"all": (2, 1)}, ""),
@@ -87,7 +87,7 @@ UNDERSTOOD = {
     "classes called by numbers": (both("{}/1.png", ("1", "2", "10")), {"all": (1, 1, 1)}, "10 is label 1"),
     "classes that differ in case": (both("{}/1.png", ("a", "A")), {"all": (1, 1)}, "names differ only in case"),
     "images that lie in no class": (
-        {**both("{}/1.png"), **images("1.png", "2.png")}, {"all": (1, 1)}, "2 images that lie in ROOT itself"
+        {**both("{}/1.png"), **images("1.png", "2.png")}, {"all": (1, 1)}, "left aside: 2 images in ROOT itself"
     ),
     "files that are no images": (
         {**both("{}/1.png"), "cat/1.heic": "x", "cat/2.HEIC": "x", "dog/1.txt": "x"}, {"all": (1, 1)},

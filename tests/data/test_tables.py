@@ -101,8 +101,8 @@ def test_rows_without_a_label_and_images_without_a_row_are_left_aside_and_said(t
     found = opened(tmp_path, "image,label\n0,a\n1,b\n2,\n")
     assert found.images().labels.tolist() == [0, 1]
     notes = " | ".join(found.notes)
-    assert "1 rows without a label" in notes
-    assert "2 images that labels.csv does not name" in notes
+    assert "left aside: 1 row without a label" in notes
+    assert "left aside: 2 images that labels.csv does not name" in notes
 
 
 @pytest.mark.parametrize(
