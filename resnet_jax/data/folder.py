@@ -25,7 +25,8 @@ class FolderImages:
 
     Attributes:
       root: what the paths below are relative to.
-      paths: of the files, or their names inside a tar. labels (N,) int32.
+      paths: of the files, or their names inside a tar. labels (N,) int32, or (N, K) uint8 where an image may have
+        several.
       tars: paths of the tars. tar_index (N,) int32: in which of them an image lies, -1: it is a file. offset, size
         (N,) int64: where in its tar, in bytes.
     """
@@ -42,8 +43,8 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def read(self, index: int) -> tuple[bytes, int]:
-        """Returns an image's bytes and its label.
+    def read(self, index: int) -> tuple[bytes, int | np.ndarray]:
+        """Returns an image's bytes and its label; of several, their row.
 
         Raises:
           BadImageError: if it is no longer there.
@@ -61,7 +62,7 @@ class FolderImages:
             raise UserError(f"{self.name(index)} cannot be read: {error.strerror}") from error
         if tar >= 0 and len(data) < self.size[index]:
             raise BadImageError(self.name(index), "its tar ends before it does")
-        return data, int(self.labels[index])
+        return data, self.labels[index] if self.labels.ndim == 2 else int(self.labels[index])
 
     def name(self, index: int) -> str:
         """Returns the image's path, through its tar if it lies in one."""
