@@ -12,12 +12,17 @@ from PIL import Image
 
 from resnet_jax.cli.main import main
 from resnet_jax.config import load_config, to_json
+from resnet_jax.data.image_files import ImageFile
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.errors import UserError
 from resnet_jax.inference import evaluate as evaluate_module
+from resnet_jax.inference import preview as preview_module
+from resnet_jax.inference.predict import predict
 from resnet_jax.inference.predictor import open_run, open_weights
+from resnet_jax.preflight.dummy_data import dummy_data
+from resnet_jax.preflight.memory import estimate_memory
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.resume import check_run
 from resnet_jax.training.run import train
@@ -60,7 +65,7 @@ def shapes(n, seed):
     return ArraySource(images.astype(np.uint8), labels, NAMES)
 
 
-SPLITS = Splits(shapes(768, 0), shapes(128, 1), shapes(128, 2))
+SPLITS = Splits(shapes(768, 0), shapes(120, 1), shapes(120, 2))
 
 
 def options(*words):
@@ -178,6 +183,49 @@ def test_converted_weights_still_know_that_an_image_has_several_labels(run, tmp_
         (answer,) = json.loads(capsys.readouterr().out)["images"]
         assert sum(one["probability"] for one in answer["predictions"]) > 1.2  # they are no shares of one
     assert '"multi_label"' not in WeightsInfo("resnet18").to_json()
+    # Weights that do not tell are said to be so by the threshold.
+    trained, files = open_weights(target), [ImageFile(str(tmp_path / "0.png"))]
+    (told,), (untold,) = (
+        list(predict(replace(trained, multi_label=known), files, threshold=0.2)) for known in (True, False)
+    )
+    np.testing.assert_array_equal(told.labels, untold.labels)
+
+
+def test_threshold_of_a_network_of_one_label_is_refused(run):
+    trained = replace(open_run(run[0]), multi_label=False)
+    with pytest.raises(UserError, match=r"threshold=0.3 belongs to runs on images of several labels"):
+        predict(trained, [], threshold=0.3)
+    one = replace(SPLITS.test, labels=SPLITS.test.labels.argmax(axis=1).astype(np.int32))
+    with pytest.raises(UserError, match=r"--threshold 0.3 belongs to images of several labels"):
+        evaluate_module._evaluate(trained, one, "shapes", 24, 0.3, None)
+    with pytest.raises(UserError, match=r"the run is of one label an image, and shapes has several each"):
+        evaluate_module._evaluate(trained, SPLITS.test, "shapes", 24, None, None)
+
+
+def test_preview_names_all_labels_of_an_image(tmp_path, monkeypatch):
+    captions = []
+    monkeypatch.setattr(preview_module, "load_images", lambda *words: SPLITS)
+    monkeypatch.setattr(preview_module, "draw_sheet", lambda cells: captions.extend(c.lines[0].text for c in cells))
+    monkeypatch.setattr(preview_module, "save_picture", lambda *words: None)
+    preview_module.preview(options(), tmp_path / "a.png", split="test", num_images=3)
+    expected = [" + ".join(NAMES[k] for k in np.flatnonzero(label)) for label in SPLITS.test.labels[:3]]
+    assert captions == expected
+    bare = replace(SPLITS, test=replace(SPLITS.test, labels=np.zeros_like(SPLITS.test.labels)))
+    monkeypatch.setattr(preview_module, "load_images", lambda *words: bare)
+    preview_module.preview(options(), tmp_path / "a.png", split="test", num_images=1)
+    assert captions[3:] == ["no label"]
+    preview_module.preview(options("augment.mixup=0.5"), tmp_path / "a.png", num_images=2)
+    assert all(" + " in caption and "0." in caption for caption in captions[4:])
+
+
+def test_memory_of_a_step_is_estimated_for_several_labels():
+    made = build_experiment(options(), jax.devices()[:1], SPLITS)
+    assert estimate_memory(made).activations > 0
+
+
+def test_images_that_are_not_there_yet_need_no_weights_of_their_classes():
+    missing = options_of(load_config("cifar10", ["--config.class_weights=balanced", "--config.batch_size=8"]))
+    assert dummy_data(missing).class_weights == ()
 
 
 def test_evaluation_is_the_same_on_any_number_of_devices(run):
@@ -185,10 +233,10 @@ def test_evaluation_is_the_same_on_any_number_of_devices(run):
     for num_devices in (1, 2, 8):
         mesh = make_mesh(jax.devices()[:num_devices])
         one = replace(trained, mesh=mesh, load=partial(jax.device_put, trained.state, replicated(mesh)))
-        result = evaluate_module._evaluate(one, SPLITS.test, "shapes", 24, None, None)  # 128 images fill no last batch
+        result = evaluate_module._evaluate(one, SPLITS.test, "shapes", 32, None, None)  # 120 images fill no last batch
         results.append(result)
     for result in results[1:]:
-        assert result["count"] == 128
+        assert result["count"] == 120
         for key in ("loss", "map", "accuracy"):
             assert result[key] == pytest.approx(results[0][key], rel=1e-5)
 
