@@ -76,8 +76,6 @@ def predict(
       UserError: for numbers out of range, and a run that needs images of another shape; NonFiniteError if the
         network's answer is not finite.
     """
-    if (top is not None and top < 1) or batch_size < 1:
-        raise UserError(f"top={top} and batch_size={batch_size} must be at least 1")
     check_threshold(threshold)
     if threshold is not None and not trained.multi_label and trained.options is not None:
         raise UserError(f"threshold={threshold} belongs to runs on images of several labels: leave it out")
@@ -86,6 +84,8 @@ def predict(
         threshold = THRESHOLD
     if top is None:
         top = trained.num_classes if multi_label else TOP
+    if top < 1 or batch_size < 1:
+        raise UserError(f"top={top} and batch_size={batch_size} must be at least 1")
     mean = trained.normalization.mean
     if mean.ndim == 3 and mean.shape != trained.input_shape:
         raise UserError(f"the run subtracts a mean image of shape {mean.shape}, which is not square: use evaluate")

@@ -120,7 +120,8 @@ def with_features(experiment: "Experiment", state: TrainState, preemption: Preem
             valid[start:end] = result["mask"][rows] > 0
         if not valid.any():
             raise UserError(NO_GOOD_IMAGE)
-        return FeatureSource(source, features, labels, valid)
+        # Of a damaged image nothing was read: its own label keeps the order of balanced sampling what it is on images.
+        return FeatureSource(source, features, labels if source.labels is None else source.labels, valid)
 
     train = features_of(experiment.batches.source)
     validation, test = (source and features_of(source) for source in (experiment.validation, experiment.test))

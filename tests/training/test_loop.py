@@ -87,6 +87,7 @@ def test_run_leaves_what_the_readme_promises(unbroken):
     best = max(record["val_accuracy"] for record in validations.values())
     first = min(step for step, record in validations.items() if record["val_accuracy"] == best)
     assert [path.name for path in (workdir / "best").iterdir()] == [str(first)]
+    assert open_best(workdir).position(first)["val_accuracy"] == best
     assert "test accuracy" in output
     assert f"step {NUM_STEPS}/{NUM_STEPS}" in errors
 

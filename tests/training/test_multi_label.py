@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_jax.checkpoint.folder import open_best
 from resnet_jax.cli.main import main
 from resnet_jax.config import load_config, to_json
 from resnet_jax.data.image_files import ImageFile
@@ -23,6 +24,7 @@ from resnet_jax.inference.predict import predict
 from resnet_jax.inference.predictor import open_run, open_weights
 from resnet_jax.preflight.dummy_data import dummy_data
 from resnet_jax.preflight.memory import estimate_memory
+from resnet_jax.training.evaluator import Evaluator
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.resume import check_run
 from resnet_jax.training.run import train
@@ -96,7 +98,23 @@ def test_mean_average_precision_of_two_shapes_in_an_image_rises_above_nine_tenth
     best = max(validations, key=lambda record: record["val_map"])
     (folder,) = (workdir / "best").iterdir()
     assert folder.name == str(best["step"])
+    assert open_best(workdir).position(best["step"])["val_map"] == best["val_map"]
     assert (workdir / "curves.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "score"),
+    [
+        ({"loss": 1.0, "accuracy": 0.9, "map": 0.4}, 0.4),
+        ({"loss": 1.0, "accuracy": 0.9, "map": 0.4, "ema_loss": 1.0, "ema_accuracy": 0.8, "ema_map": 0.3}, 0.3),
+        ({"loss": 1.0, "accuracy": 0.9, "map": float("nan")}, -1.0),
+        ({"loss": float("inf"), "accuracy": 0.9, "map": 0.4}, -1.0),
+        ({"loss": 1.0, "accuracy": 0.9}, 0.9),
+    ],
+)
+def test_best_is_chosen_by_mean_average_precision_where_there_is_one(metrics, score, monkeypatch):
+    monkeypatch.setattr(Evaluator, "_evaluate", lambda *words: metrics)
+    assert Evaluator.__new__(Evaluator).validate(1, lambda: None) == score
 
 
 def test_stopped_run_goes_on_to_the_same_end(run, tmp_path):
