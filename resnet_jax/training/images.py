@@ -18,7 +18,7 @@ from resnet_jax.data.transforms.augment import augment, batch_key, cutout, erase
 from resnet_jax.data.transforms.policies import POLICIES, ColorJitter
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.data.transforms.training import Operation, RandomResizedCrop, TrainingTransform
-from resnet_jax.errors import UserError, check_choice
+from resnet_jax.errors import UserError, check_choice, truncate
 from resnet_jax.ranges import FOUR_NUMBERS, NOT_NEGATIVE, POSITIVE, PROBABILITY, TWO_NUMBERS, OneOf, at_most
 
 Array = jax.Array
@@ -148,8 +148,8 @@ def make_class_weights(choice: str | tuple[float, ...], train: Source) -> tuple[
         return balanced_class_weights(train.labels, train.class_names)
     if len(choice) != train.num_classes:
         raise UserError(
-            f"config.class_weights has {len(choice)} numbers and must have {train.num_classes}, one a class "
-            f"({', '.join(train.class_names[:3])} …)"
+            f"config.class_weights={truncate(choice)} must be {train.num_classes} numbers, one a class, and are "
+            f"{len(choice)}"
         )
     return tuple(map(float, choice))
 

@@ -264,7 +264,7 @@ def test_what_makes_no_sense_is_refused_by_field():
         build_experiment(options("loss=softmax"), splits=SPLITS)
     with pytest.raises(UserError, match=r"config.sampling='balanced' needs images of one label each"):
         build_experiment(options("sampling=balanced"), splits=SPLITS)
-    with pytest.raises(UserError, match=r"config.class_weights has 2 numbers and must have 5, one a class"):
+    with pytest.raises(UserError, match=r"config.class_weights=\(1.0, 2.0\) must be 5 numbers, one a class"):
         build_experiment(options("class_weights=(1.0, 2.0)"), splits=SPLITS)
     with pytest.raises(
         UserError, match=r"config.class_weights='balanced' needs a training image of every class.*comet"
