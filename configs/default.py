@@ -3,7 +3,7 @@
 python train.py --config configs/digits.py --config.learning_rate=0.05 --config.augment.flip=True
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def get_config() -> ConfigDict:
@@ -45,6 +45,8 @@ def get_config() -> ConfigDict:
     config.decode_threads = 0  # 0: one a core
     config.repeated_augmentation = 1  # how often an epoch takes each of its images
     config.validation_fraction = 0.0  # of the training images, held out where the set has no validation images
+    config.validation_split = "random"  # which these are: "random" | "stratified": of each class its share
+    config.sampling = "shuffle"  # "shuffle" | "balanced": an epoch draws with replacement, each class equally likely
     config.normalize = "channel"  # "channel": by mean and std below; "pixel": the training images' mean, over std
     config.mean = (0.5, 0.5, 0.5)  # of each channel, in [0, 1]
     config.std = (0.5, 0.5, 0.5)
@@ -103,6 +105,9 @@ def get_config() -> ConfigDict:
     config.loss = "softmax"  # "softmax" | "sigmoid": binary cross-entropy, class by class
     config.target_threshold = 0.0  # "sigmoid": > 0: mixed targets above it count as 1, the others as 0
     config.label_smoothing = 0.0
+    # How much a class weighs in the training loss, a mean weighted so: "none" | "balanced": images / (classes * images
+    # of the class) | numbers, one a class: (1.0, 2.5).
+    config.class_weights = FieldReference("none", field_type=object)
 
     # Moving average of weights and statistics, evaluated beside them.
     config.ema_decay = 0.0  # the share that stays at each of its updates; 0: none is kept

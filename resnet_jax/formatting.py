@@ -9,8 +9,8 @@ def format_percent(share: float | None, digits: int = 2) -> str:
 
 
 def format_number(key: str, value: Any) -> str:
-    """Returns a value as the ending of its name asks for: accuracies and the like in percent, memory in MiB."""
-    if key.endswith(("accuracy", "calibration_error")):
+    """Returns a value as the ending of its name asks for: accuracies, map and the like in percent, memory in MiB."""
+    if key.endswith(("accuracy", "calibration_error", "map")):
         return format_percent(value)
     if key.endswith("loss"):
         return f"{value:.4f}"

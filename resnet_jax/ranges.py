@@ -40,6 +40,10 @@ SEED = Range("be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
 TWO_NUMBERS = Range("be two numbers", lambda value: len(value) == 2)
 THREE_NUMBERS = Range("be three numbers", lambda value: len(value) == 3)
 FOUR_NUMBERS = Range("be four numbers", lambda value: len(value) == 4)
+CLASS_WEIGHTS = Range(
+    "be 'none', 'balanced' or positive numbers, one a class",
+    lambda value: value in ("none", "balanced") or (isinstance(value, tuple) and min(value, default=0) > 0),
+)
 POSITIVE_NUMBERS = Range("hold positive numbers", lambda value: min(value) > 0)
 
 

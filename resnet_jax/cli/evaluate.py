@@ -32,6 +32,7 @@ def add_command(add: AddCommand) -> None:
     evaluate.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: the run's, or ~/tensorflow_datasets)")
     evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
     evaluate.add_argument("--ten_crop", action="store_true", help="average the corners, the centre and their mirrors")
+    evaluate.add_argument("--threshold", type=float, metavar="P", help="of several labels an image (default: 0.5)")
     evaluate.add_argument("--report", metavar="DIR", help="write pictures and tables of what is confused there")
     add_process_options(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
@@ -52,6 +53,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             arguments.data_dir,
             ten_crop=arguments.ten_crop,
             average=not arguments.no_average,
+            threshold=arguments.threshold,
             report=report,
         )
         return _print_evaluation(result, arguments.json)
@@ -68,6 +70,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         data_dir=arguments.data_dir,
         ten_crop=arguments.ten_crop,
+        threshold=arguments.threshold,
         report=report,
     )
     return _print_evaluation(result, arguments.json)
@@ -83,8 +86,10 @@ def _print_evaluation(result: dict[str, Any], as_json: bool) -> int:
             print(f"each of the {len(classes)} classes: --json, or --report DIR", file=sys.stderr)
         return EXIT_DONE
     width = max(len("class"), *(len(truncate(row["class"])) for row in classes))
-    print(f"\n{'class':<{width}}  {'count':>7}  {'accuracy':>9}  {'precision':>9}")
+    columns = [key for key in classes[0] if key not in ("class", "count")]  # shares of 1
+    heads = [key.replace("_", " ") for key in columns]
+    print(f"\n{'class':<{width}}  {'count':>7}{''.join(f'  {head:>9}' for head in heads)}")
     for row in classes:
-        cells = (format_percent(row["accuracy"]), format_percent(row["precision"]))
-        print(f"{truncate(row['class']):<{width}}  {row['count']:>7}  {cells[0]:>9}  {cells[1]:>9}")
+        cells = (f"  {format_percent(row[key]):>{max(9, len(head))}}" for key, head in zip(columns, heads, strict=True))
+        print(f"{truncate(row['class']):<{width}}  {row['count']:>7}{''.join(cells)}")
     return EXIT_DONE

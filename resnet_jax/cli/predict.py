@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MAX_ON_SHEET = 60  # images
 CLASSES_ON_SHEET = 3
 SHARE_ON_SHEET = 0.005  # of a class's probability: what rounds to 0 % says nothing
+NO_LABEL = "no label above the threshold"
 
 
 def add_command(add: AddCommand) -> None:
@@ -30,7 +31,8 @@ def add_command(add: AddCommand) -> None:
     predict.usage = "%(prog)s IMAGE... --workdir DIR [options]\n   or: %(prog)s IMAGE... --weights PATH [options]"
     predict.add_argument("images", nargs="*", metavar="IMAGE", help="a file, a folder, or - for standard input")
     add_trained_options(predict)
-    predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes (default: 5)")
+    predict.add_argument("--top", type=int, metavar="K", help="how many classes (default: 5)")
+    predict.add_argument("--threshold", type=float, metavar="P", help="of several labels, those above (default: 0.5)")
     predict.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: 32")
     predict.add_argument("--flip", action="store_true", help="average each image and its mirror")
     predict.add_argument("--to", metavar="PICTURE", help="write a sheet of the images with their classes there")
@@ -56,8 +58,8 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
     trained = open_trained(arguments)
     results = predict(
-        trained, images, top=arguments.top, batch_size=arguments.batch_size, flip=arguments.flip,
-        gradcam=arguments.gradcam,
+        trained, images, top=arguments.top, threshold=arguments.threshold, batch_size=arguments.batch_size,
+        flip=arguments.flip, gradcam=arguments.gradcam,
     )  # fmt: skip
     printed: dict[str, Any] = {**trained.origin, "images": [], "failed": []}
     table = csv.writer(sys.stdout, lineterminator="\n") if arguments.csv else None
@@ -80,8 +82,12 @@ def run_predict(arguments: argparse.Namespace) -> int:
                 table.writerows(
                     (result.file, rank, *prediction.values()) for rank, prediction in enumerate(predictions, 1)
                 )
+                if not predictions:
+                    table.writerow((result.file, 0, "", "", ""))
             else:
                 print(printable(result.file))
+                if not predictions:
+                    print(f"  {NO_LABEL}")
                 for prediction in predictions:
                     print(f"  {100 * prediction['probability']:6.2f} %  {prediction['class']}")
             if target is not None and len(cells) < MAX_ON_SHEET:
@@ -117,7 +123,7 @@ def _cell(result: "Prediction", predictions: list[dict[str, Any]]) -> "Cell":
         for rank, prediction in enumerate(predictions[:CLASSES_ON_SHEET])
         if rank == 0 or prediction["probability"] >= SHARE_ON_SHEET
     ]
-    return Cell(pixels, (Line(result.file.rpartition("/")[2]), *bars))
+    return Cell(pixels, (Line(result.file.rpartition("/")[2]), *(bars or [Line(NO_LABEL)])))
 
 
 def _percent(probability: float) -> str:

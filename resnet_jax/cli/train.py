@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 RESULT_FIELDS = (
     "step", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_ema_loss", "val_ema_accuracy",
-    "test_loss", "test_accuracy", "test_ema_loss", "test_ema_accuracy", "test_count",
+    "val_map", "val_ema_map", "test_loss", "test_accuracy", "test_ema_loss", "test_ema_accuracy", "test_map",
+    "test_ema_map", "test_count",
 )  # fmt: skip
+JUDGED_BY = ("val_ema_map", "val_map", "val_ema_accuracy", "val_accuracy")  # the best is, by the first that there is
 SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -61,7 +63,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     for record in result.records:
         final.update(record)
     rows = [(key.replace("_", " "), format_number(key, final[key])) for key in RESULT_FIELDS if key in final]
-    judged_by = "val_ema_accuracy" if "val_ema_accuracy" in final else "val_accuracy"
+    judged_by = next(field for field in JUDGED_BY if field in final or field == JUDGED_BY[-1])
     best = max((record for record in result.records if judged_by in record),
                key=lambda record: record[judged_by], default=None)  # fmt: skip
     if best is not None:

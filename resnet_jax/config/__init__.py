@@ -31,6 +31,8 @@ PREFIX = "--config."
 ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
 OPEN_FIELDS = ("model_args", "learning_rate_factors")
+# Fields that hold a word or numbers.
+WORD_OR_NUMBERS = ("class_weights",)
 # Attributes beside the fields, which are all that is written into a run's config.json: the paths that the command line
 # has set, and the config before it did.
 _GIVEN, _FILE = "_given_fields", "_file_config"
@@ -287,13 +289,15 @@ def _assign(config: ConfigDict, path: str, value: Any) -> None:
 def _parse(path: str, text: str, current: Any) -> Any:
     """Returns `text` as the type of the field's current value."""
     kind = type(current)
+    if path in WORD_OR_NUMBERS:
+        kind = str if text.strip()[:1].isalpha() else tuple
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
         if kind is tuple:
             value = ast.literal_eval(text if text.strip() else "()")
             items = tuple(value) if isinstance(value, list | tuple) else (value,)
-            item_kind = type(current[0]) if current else None
+            item_kind = type(current[0]) if current and isinstance(current, tuple) else None
             if not all(isinstance(item, int | float) and not isinstance(item, bool) for item in items):
                 raise ValueError(text)
             return tuple(item_kind(item) for item in items) if item_kind else items

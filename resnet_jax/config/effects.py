@@ -105,6 +105,11 @@ CONDITIONS = (
         lambda _, images: not images.has_own_validation,
         "a data set without validation images of its own",
     ),
+    Condition(
+        ("validation_split",),
+        lambda config, images: config.validation_fraction > 0 and not images.has_own_validation,
+        "config.validation_fraction > 0, and a data set without validation images of its own",
+    ),
     Condition(("mean",), lambda config, _: config.normalize == "channel", "config.normalize='channel'"),
     Condition(
         ("augment.crop_padding_mode",),
@@ -176,7 +181,7 @@ CONDITIONS = (
     Condition(("max_skipped_updates",), lambda config, _: config.on_nonfinite == "skip", "config.on_nonfinite='skip'"),
 )
 # A config file may set these for data sets of either kind.
-FALLBACKS = ("validation_fraction", "eval_every_epochs", "test_every_epochs")
+FALLBACKS = ("validation_fraction", "validation_split", "eval_every_epochs", "test_every_epochs")
 
 
 def fields_without_effect(config: ConfigDict, images: KnownImages) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Where images come from and how a batch is made of them; knows nothing of models or training."""
 
-from resnet_jax.data.batches import EvalBatches, TrainBatches, epoch_order
+from resnet_jax.data.batches import EvalBatches, TrainBatches, balanced_order, epoch_order
 from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import DatasetOptions, hold_out, load_source, load_splits
 from resnet_jax.data.transforms.augment import augment, image_keys, normalize
@@ -11,6 +11,7 @@ __all__ = [
     "EvalBatches",
     "TrainBatches",
     "augment",
+    "balanced_order",
     "epoch_order",
     "hold_out",
     "image_keys",

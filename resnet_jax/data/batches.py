@@ -3,17 +3,21 @@
 A run's position in its data is its step number alone: nothing else has to be saved to resume exactly.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Annotated
 
 import numpy as np
 
+from resnet_jax.data.labels import check_one_known_label
 from resnet_jax.data.source import Keys, Source
 from resnet_jax.errors import UserError
-from resnet_jax.ranges import POSITIVE, SEED
+from resnet_jax.ranges import POSITIVE, SEED, OneOf
 
 Batch = dict[str, np.ndarray]
+
+SAMPLING = ("shuffle", "balanced")
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class BatchOptions:
     batch_size: Annotated[int, POSITIVE]  # over all devices
     accumulation_steps: Annotated[int, POSITIVE]  # the parts of a batch that pass one after the other
     repeated_augmentation: Annotated[int, POSITIVE]  # how often an epoch takes each of its images
+    sampling: Annotated[str, OneOf(SAMPLING)]
     seed: Annotated[int, SEED]
 
 
@@ -36,6 +41,24 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     return np.argsort(keys, kind="stable")
 
 
+def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+    """Returns the images that epoch `epoch` draws where classes are to be equally likely, (N,) int64.
+
+    Each is drawn with replacement: a class among those that occur, then one of its images. A function of its arguments
+    alone, as `epoch_order`, by the raw 64-bit output of Philox.
+
+    Args:
+      labels: (N,) int.
+    """
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    by_class, starts = np.argsort(labels, kind="stable"), np.cumsum(counts) - counts
+    raw = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(2 * len(labels))
+    class_draws, image_draws = (raw >> np.uint64(11)).reshape(2, -1) * 2.0**-53  # in [0, 1)
+    drawn = (class_draws * len(counts)).astype(np.int64)
+    return by_class[starts[drawn] + (image_draws * counts[drawn]).astype(np.int64)]
+
+
 # The batches that are prepared at one time lie in two epochs at most.
 _cached_order = lru_cache(maxsize=2)(epoch_order)
 
@@ -47,10 +70,12 @@ class TrainBatches:
     An epoch is `num_images // batch_size` batches; the tail of its permutation is dropped. With num_repeats > 1 an
     epoch takes the first 1 / num_repeats of the permutation, each image so often in succession, each time augmented
     anew (Hoffer et al. 2019, arXiv:1901.09335). Each process of `num_processes` gets its own rows of each of the
-    batch's `num_parts` equal parts: process p those from p * B / num_parts / num_processes on.
+    batch's `num_parts` equal parts: process p those from p * B / num_parts / num_processes on. sampling: "shuffle", or
+    "balanced", where `balanced_order` takes the permutation's place.
 
     Raises:
-      UserError: if batch_size is not in [1, num_images] or not divisible by num_parts * num_processes.
+      UserError: if batch_size is not in [1, num_images] or not divisible by num_parts * num_processes, and for balanced
+        sampling of images whose labels are not known, or that have several.
     """
 
     source: Source
@@ -60,6 +85,7 @@ class TrainBatches:
     num_processes: int = 1
     num_repeats: int = 1
     num_parts: int = 1
+    sampling: str = "shuffle"
 
     def __post_init__(self) -> None:
         num_images = len(self.source)
@@ -70,6 +96,8 @@ class TrainBatches:
             raise UserError(
                 f"batch_size={self.batch_size} must be divisible by the {self.num_processes} processes{parts}"
             )
+        if self.sampling == "balanced":
+            self._labels()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,16 +108,21 @@ class TrainBatches:
         """Returns the batch of step `step`, from 0.
 
         "image" (b, H, W, C) uint8, "label" (b,) int32, "sample" (b,) int32 and "epoch" (b,) int32, where b = batch_size
-        / num_processes, the rows of the first part first. A sample is an image's index, plus num_images for each
-        repetition before; it and the epoch key the augmentation.
+        / num_processes, the rows of the first part first; label (b, K) uint8 of images with several. A sample is an
+        image's index, of balanced sampling its place in the epoch, plus num_images for each repetition before; it and
+        the epoch key the augmentation.
         """
         epoch, position = divmod(step, self.steps_per_epoch)
         num_images, rows = len(self.source), self.batch_size // self.num_processes
         part, rows_of_part = self.batch_size // self.num_parts, rows // self.num_parts
         starts = position * self.batch_size + np.arange(self.num_parts) * part + self.process_index * rows_of_part
         places, repeats = np.divmod((starts[:, None] + np.arange(rows_of_part)).ravel(), self.num_repeats)
-        indices = _cached_order(self.seed, epoch, num_images)[places]
-        samples = indices + repeats * num_images
+        if self.sampling == "balanced":
+            indices = self._balanced_order(epoch)[places]
+            samples = places + repeats * num_images  # an image that is drawn twice is augmented in two ways
+        else:
+            indices = _cached_order(self.seed, epoch, num_images)[places]
+            samples = indices + repeats * num_images
         examples = self.source.read(indices, Keys(self.seed, epoch, samples))
         return {
             "image": examples.image,
@@ -97,6 +130,13 @@ class TrainBatches:
             "sample": samples.astype(np.int32),
             "epoch": np.full(rows, epoch, np.int32),
         }
+
+    def _labels(self) -> np.ndarray:
+        return check_one_known_label("config.sampling='balanced'", self.source.labels, "use 'shuffle'")
+
+    @cached_property
+    def _balanced_order(self) -> Callable[[int], np.ndarray]:
+        return lru_cache(maxsize=2)(partial(balanced_order, self.seed, labels=self._labels()))
 
 
 @dataclass(frozen=True)
@@ -115,8 +155,8 @@ class EvalBatches:
         return -(-len(self.source) // self.batch_size)
 
     def __getitem__(self, position: int) -> Batch:
-        """Returns the images of a batch: "image" (b, H, W, C) uint8, "label" (b,) int32 and "mask" (b,) float32 in {0,
-        1}.
+        """Returns the images of a batch: "image" (b, H, W, C) uint8, "label" (b,) int32, of several labels an image (b,
+        K) uint8, and "mask" (b,) float32 in {0, 1}.
 
         b = batch_size / num_processes. The last batch is filled up with images whose mask is 0, as is that of an image
         that cannot be decoded.

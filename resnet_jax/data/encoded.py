@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError, EncodedImage
+from resnet_jax.data.labels import check_multi_label, is_multi_label
 from resnet_jax.data.source import Examples, Keys, Transform, digest_of
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
@@ -20,6 +21,8 @@ from resnet_jax.errors import UserError, truncate
 logger = logging.getLogger(__name__)
 
 NO_GOOD_IMAGE = "not one image of the data set can be read"
+
+Label = int | np.ndarray  # (K,) uint8 where an image may have several
 
 
 class EncodedImages(Protocol):
@@ -32,10 +35,14 @@ class EncodedImages(Protocol):
     def class_names(self) -> tuple[str, ...]:
         """The names of labels 0, 1, ..."""
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """(N,) int32, or (N, K) uint8 where an image may have several; None where only reading it tells its label."""
+
     def __len__(self) -> int: ...
 
-    def read(self, index: int) -> tuple[bytes, int | np.ndarray]:
-        """Returns an image's bytes and its label; (K,) uint8 of zeros and ones if images may have several."""
+    def read(self, index: int) -> tuple[bytes, Label]:
+        """Returns an image's bytes and its label; of several, the row of `labels`."""
 
     def name(self, index: int) -> str:
         """Returns what messages call it."""
@@ -112,7 +119,7 @@ class EncodedSource:
       encoded: where they lie, of which `indices` (N,) are these.
       preprocess: what evaluation makes of them, of one size.
       transform: what training does; None: as evaluation. upright: rotate as EXIF says.
-      class_names: those of the labels, which `relabel` (K,) int32 maps the stored ones to.
+      class_names: those of the labels, which `relabel` (K,) int32 maps the stored ones to, of one label an image.
     """
 
     encoded: EncodedImages
@@ -128,6 +135,7 @@ class EncodedSource:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "intact", np.zeros(len(self.encoded), bool))
+        check_multi_label(self.encoded.labels, self.num_classes)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -136,6 +144,20 @@ class EncodedSource:
     def num_classes(self) -> int:
         """Number of classes, from their names."""
         return len(self.class_names)
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """Does as `Source.labels`."""
+        stored = self.encoded.labels
+        if stored is None:
+            return None
+        chosen = stored[self.indices]
+        return chosen if self.relabel is None else self.relabel[chosen]
+
+    @property
+    def multi_label(self) -> bool:
+        """True if an image has any number of labels."""
+        return is_multi_label(self.encoded.labels)
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
@@ -188,11 +210,12 @@ class EncodedSource:
         return self.encoded.name(int(self.indices[position]))
 
     def _fill(
-        self, positions: np.ndarray, shape: tuple[int, ...], make: Callable[[int], tuple[np.ndarray, int] | None]
+        self, positions: np.ndarray, shape: tuple[int, ...], make: Callable[[int], tuple[np.ndarray, Label] | None]
     ) -> Examples:
         """Returns the images and labels that make(i) returns for each of `positions`; those of None are not valid."""
         count = len(positions)
-        examples = Examples(np.zeros((count, *shape), np.uint8), np.zeros(count, np.int32), np.zeros(count, bool))
+        labels = np.zeros((count, self.num_classes), np.uint8) if self.multi_label else np.zeros(count, np.int32)
+        examples = Examples(np.zeros((count, *shape), np.uint8), labels, np.zeros(count, bool))
 
         def fill(i: int) -> None:
             made = make(i)
@@ -206,7 +229,7 @@ class EncodedSource:
         self.threads.for_each(fill, count)
         return examples
 
-    def _prepared(self, position: int) -> tuple[np.ndarray, int] | None:
+    def _prepared(self, position: int) -> tuple[np.ndarray, Label] | None:
         """Returns the image for evaluation and its label; None if it is bad."""
         try:
             return self._decode(position, None)
@@ -214,7 +237,7 @@ class EncodedSource:
             self.bad_images.take(error)
             return None
 
-    def _transformed(self, position: int, rng: KeyedRandom) -> tuple[np.ndarray, int]:
+    def _transformed(self, position: int, rng: KeyedRandom) -> tuple[np.ndarray, Label]:
         """Returns the image for training, or the next good one's, and its label."""
         for following in range(len(self)):
             try:
@@ -223,7 +246,7 @@ class EncodedSource:
                 self.bad_images.take(error)
         raise UserError(NO_GOOD_IMAGE)
 
-    def _decode(self, position: int, rng: KeyedRandom | None) -> tuple[np.ndarray, int]:
+    def _decode(self, position: int, rng: KeyedRandom | None) -> tuple[np.ndarray, Label]:
         index = int(self.indices[position])
         data, label = self.encoded.read(index)
         image = EncodedImage(data, lambda: self.name(position), apply_exif_orientation=self.apply_exif_orientation)

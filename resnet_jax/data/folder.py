@@ -53,13 +53,8 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.paths)
 
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image may have several labels, or none."""
-        return self.labels.ndim == 2
-
     def read(self, index: int) -> tuple[bytes, int | np.ndarray]:
-        """Returns an image's bytes and its label, (K,) of zeros and ones if it may have several.
+        """Returns an image's bytes and its label; of several, their row.
 
         Raises:
           BadImageError: if it is no longer there.
@@ -77,8 +72,7 @@ class FolderImages:
             raise UserError(f"{self.name(index)} cannot be read: {error.strerror}") from error
         if tar >= 0 and len(data) < self.size[index]:
             raise BadImageError(self.name(index), "its tar ends before it does")
-        label = self.labels[index]
-        return data, label if self.multi_label else int(label)
+        return data, self.labels[index] if self.labels.ndim == 2 else int(self.labels[index])
 
     def name(self, index: int) -> str:
         """Returns the image's path, through its tar if it lies in one."""

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.decoding import ArrayImage, DecodableImage
+from resnet_jax.data.labels import check_multi_label, is_multi_label
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
@@ -26,7 +27,10 @@ class Transform(Protocol):
 
 
 class Examples(NamedTuple):
-    """Some images: image (n, H, W, 3) uint8, label (n,) int32, valid (n,) bool: False for one that is damaged."""
+    """Some images: image (n, H, W, 3) uint8, label (n,) int32, valid (n,) bool: False for one that is damaged.
+
+    Of a source that is `multi_label` label is (n, K) uint8: 1 where the image has the label.
+    """
 
     image: np.ndarray
     label: np.ndarray
@@ -53,6 +57,14 @@ class Source(Protocol):
         """Number of classes, from their names."""
 
     @property
+    def labels(self) -> np.ndarray | None:
+        """The images' labels in their order, as `read` gives them; None where only reading an image tells its label."""
+
+    @property
+    def multi_label(self) -> bool:
+        """True if an image has any number of labels: `class_names` are theirs."""
+
+    @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, 3) of what `read` gives in evaluation; (V, H, W, 3) of V views."""
 
@@ -73,7 +85,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Images in memory: images (N, H, W, 3) uint8, labels (N,) int32 in [0, num_classes).
+    """Images in memory: images (N, H, W, 3) uint8, labels (N,) int32 in [0, num_classes), or (N, K) uint8 of 0 and 1.
 
     Attributes:
       preprocess, transform: what `read` does to them in evaluation and in training; None: nothing.
@@ -86,8 +98,16 @@ class ArraySource:
     transform: Transform | None = None
     threads: DecodeThreads = field(default_factory=DecodeThreads)
 
+    def __post_init__(self) -> None:
+        check_multi_label(self.labels, self.num_classes)
+
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        """True if an image has any number of labels."""
+        return is_multi_label(self.labels)
 
     @property
     def num_classes(self) -> int:

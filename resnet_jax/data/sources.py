@@ -10,8 +10,8 @@ import numpy as np
 
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
-from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.image_set import ImageSet, open_image_set
+from resnet_jax.data.labels import check_one_known_label, class_counts, stratified_share
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.table_reader import TableOptions
@@ -29,6 +29,7 @@ SPLITS = ("train", "validation", "test")
 # Images of one size are read into memory if all of them take no more than this; larger sets are decoded as they go.
 MEMORY_LIMIT = 2**30
 MOST_CLASSES_NAMED = 5
+VALIDATION_SPLITS = ("random", "stratified")
 IMAGE_SIZE = 224  # of encoded images, where the options leave it open
 RESIZE_BY_CROP = 256 / 224
 
@@ -83,6 +84,7 @@ class ImageOptions:
     max_bad_images: Annotated[int, NOT_NEGATIVE]
     decode_threads: Annotated[int, NOT_NEGATIVE, at_most(1024)]
     validation_fraction: Annotated[float, FRACTION]
+    validation_split: Annotated[str, OneOf(VALIDATION_SPLITS)]
     normalize: Annotated[str, OneOf(("channel", "pixel"))]
     mean: Annotated[tuple[float, float, float], THREE_NUMBERS]
     std: Annotated[tuple[float, float, float], THREE_NUMBERS, POSITIVE_NUMBERS]
@@ -143,11 +145,14 @@ def load_digits(split: str) -> ArraySource:
     return ArraySource(np.repeat(grey[chosen][..., None], 3, axis=-1), labels[chosen], DIGITS_NAMES)
 
 
-def load_splits(name: str, reading: DatasetOptions, validation_fraction: float = 0.0) -> Splits:
+def load_splits(
+    name: str, reading: DatasetOptions, validation_fraction: float = 0.0, validation_split: str = "random"
+) -> Splits:
     """Returns the images of a data set: "digits", "folder", or any image classification set of TFDS.
 
     Args:
       validation_fraction: of the training images held out for validation, if the set has no validation images itself.
+      validation_split: how those are chosen, as `hold_out` takes it.
 
     Raises:
       UserError: for an unknown name, an impossible size, and data that cannot be had.
@@ -156,7 +161,7 @@ def load_splits(name: str, reading: DatasetOptions, validation_fraction: float =
         found = _open(reading)
         layout = found.describe()
         if not found.splits:
-            train, validation = hold_out(reading.source(found.images()), validation_fraction)
+            train, validation = hold_out(reading.source(found.images()), validation_fraction, validation_split)
             return Splits(train, validation, None, layout=layout)
         sources: dict[str, Source] = {}
         names: tuple[str, ...] | None = None
@@ -173,7 +178,8 @@ def load_splits(name: str, reading: DatasetOptions, validation_fraction: float =
     if "validation" in sources:
         validation, test = sources["validation"], sources.get("test")
         return Splits(sources["train"], validation, test, has_own_validation=True, layout=layout)
-    return Splits(*hold_out(sources["train"], validation_fraction), sources.get("test"), layout=layout)
+    train, validation = hold_out(sources["train"], validation_fraction, validation_split)
+    return Splits(train, validation, sources.get("test"), layout=layout)
 
 
 def split_names(name: str, reading: DatasetOptions | None = None) -> tuple[str, ...]:
@@ -214,13 +220,16 @@ def load_source(name: str, split: str, reading: DatasetOptions | None = None) ->
     return _enlarge(name, source, reading.image_size)
 
 
-def hold_out(source: Source, fraction: float) -> tuple[Source, Source | None]:
+def hold_out(source: Source, fraction: float, split: str = "random") -> tuple[Source, Source | None]:
     """Returns `source` split into (training, validation) images; validation is None if `fraction` is 0.
 
-    A fixed permutation decides, so the held-out images depend on `fraction` and the number of images alone.
+    Args:
+      split: "random": a fixed permutation decides, so the held-out images depend on `fraction` and the number of images
+        alone. "stratified": of each class so many as `stratified_quotas` says, the first of that permutation.
 
     Raises:
-      UserError: if fraction is outside [0, 1) or would leave either side empty.
+      UserError: if fraction is outside [0, 1) or would leave either side empty, and for a stratified split of images
+        whose labels are not known, or that have several.
     """
     if not 0.0 <= fraction < 1.0:
         raise UserError(f"validation_fraction={fraction} must be in [0, 1)")
@@ -230,6 +239,13 @@ def hold_out(source: Source, fraction: float) -> tuple[Source, Source | None]:
     if not 0 < num_held_out < len(source):
         raise UserError(f"validation_fraction={fraction} of {len(source)} images leaves training or validation empty")
     order = epoch_order(VALIDATION_SEED, 0, len(source))
+    if split == "stratified":
+        option = "config.validation_split='stratified'"
+        labels = check_one_known_label(option, source.labels, "use 'random'")
+        held_out = stratified_share(labels, source.num_classes, fraction, order)
+        if not held_out.any():
+            raise UserError(f"{option} of {len(source)} images holds none out: each class keeps one for training")
+        return source.take(np.flatnonzero(~held_out)), source.take(np.flatnonzero(held_out))
     return source.take(np.sort(order[num_held_out:])), source.take(np.sort(order[:num_held_out]))
 
 
@@ -242,26 +258,19 @@ def missing_classes(train: Source, validation: Source | None, *, held_out: bool)
       held_out: the validation images are a fraction of the training images.
     """
     advice = "add images, or choose another config.validation_fraction" if held_out else "add images"
+    if held_out and not train.multi_label:
+        advice = f"{advice} or config.validation_split='stratified'"
     lines = []
     for split, source in (("training", train), ("validation", validation)):
-        counts = _class_counts(source) if source is not None else None
-        if source is None or counts is None or counts.all():
+        if source is None or source.labels is None:
+            continue
+        counts = class_counts(source.labels, source.num_classes)
+        if counts.all():
             continue
         names = [name for name, count in zip(source.class_names, counts, strict=True) if not count]
         some = ", ".join(names[:MOST_CLASSES_NAMED]) + (", …" if len(names) > MOST_CLASSES_NAMED else "")
         lines.append(f"no {split} image of {len(names)} of the {source.num_classes} classes ({some}): {advice}")
     return lines
-
-
-def _class_counts(source: Source) -> np.ndarray | None:
-    """Returns (K,) how many images each class has; None if the labels are not known yet."""
-    if isinstance(source, ArraySource):
-        labels = source.labels
-    elif isinstance(source, EncodedSource) and isinstance(source.encoded, FolderImages) and source.relabel is None:
-        labels = source.encoded.labels[source.indices]
-    else:
-        return None
-    return np.bincount(labels, minlength=source.num_classes)
 
 
 def _check_labels(name: str, source: ArraySource) -> None:

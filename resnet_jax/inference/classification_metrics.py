@@ -49,6 +49,13 @@ class ClassificationMetrics:
         """Share of images whose label is among the five largest logits, in [0, 1]; None of five classes or fewer."""
         return float(np.mean(self.rank < TOP)) if len(self.class_names) > TOP else None
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean, over the classes that occur, of the share of a class's images that are recognised, in [0, 1]."""
+        counts = self.confusion.sum(axis=1)
+        occurs = counts > 0
+        return float(np.mean(self.confusion.diagonal()[occurs] / counts[occurs]))
+
     @cached_property
     def calibration(self) -> list[dict[str, float]]:
         """{"from", "to", "count", "confidence", "accuracy"} of each of 15 bins of the largest probability.
@@ -117,7 +124,9 @@ class ClassificationMetrics:
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:num_mistakes]
 
     def summary(self, sums: dict[str, float | int]) -> dict[str, Any]:
-        """Returns {"loss", "accuracy", "top5_accuracy", "count", "calibration_error", "classes"}; see the properties.
+        """Returns {"loss", "accuracy", "balanced_accuracy", "top5_accuracy", "count", "calibration_error", "classes"}.
+
+        See the properties.
 
         Args:
           sums: loss, accuracy and count as `evaluate` has summed them up. top5_accuracy is left out where it is None.
@@ -126,6 +135,7 @@ class ClassificationMetrics:
         return {
             "loss": sums["loss"],
             "accuracy": sums["accuracy"],
+            "balanced_accuracy": self.balanced_accuracy,
             **top5,
             "count": sums["count"],
             "calibration_error": self.calibration_error,

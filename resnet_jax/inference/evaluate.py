@@ -16,10 +16,12 @@ from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import DatasetOptions, load_source, split_names
 from resnet_jax.data.transforms.preprocess import TenCrop
 from resnet_jax.distributed.preemption import PreemptionGuard
+from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import sync_errors
 from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.filesystem import check_folder, expand
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
+from resnet_jax.inference.multi_label_metrics import THRESHOLD, MultiLabelMetrics, check_threshold
 from resnet_jax.inference.predictor import AS_THEY_ARE, Channels, TrainedModel, open_run, open_weights
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.images import load_judging_images
@@ -28,6 +30,7 @@ from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids
 
 # Sets that --data knows without tfds: before their names.
 PLAIN_NAMES = ("digits", "cifar10", "cifar100")
+MOST_CLASSES_NAMED = 5
 
 
 def evaluate_run(
@@ -38,25 +41,30 @@ def evaluate_run(
     *,
     ten_crop: bool = False,
     average: bool = True,
+    threshold: float | None = None,
     report: Path | None = None,
 ) -> dict[str, Any]:
     """Returns how well a run's weights classify: `ClassificationMetrics.summary`, and where they come from.
+
+    Where an image may have several labels it is `MultiLabelMetrics.summary`.
 
     The keys of the latter are "workdir", "checkpoint", "step", "average", "data", ....
 
     Args:
       data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test
         set, or its validation images if it has none.
-      which: "newest" or "best" (by validation accuracy).
+      which: "newest" or "best" (on the validation images).
       data_dir: where the run's images or TFDS's sets are, None: where the run had them.
       ten_crop: average ten views (`TenCrop`).
       average: take the moving average of the weights, if the run keeps one.
+      threshold: of the probability of one of several labels, 1/2 if None.
       report: the folder for `write_report`.
 
     Raises:
       UserError: if there is no such run, checkpoint or data, or the report cannot be written.
     """
     _check_report(report)
+    check_threshold(threshold)
     trained = open_run(workdir, which, average=average)
     options, mean = trained.options, trained.normalization.mean
     assert options is not None
@@ -79,7 +87,7 @@ def evaluate_run(
             f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
             f"--data {data} has images of shape {source.image_shape}"
         )
-    return _evaluate(trained, source, data, options.batches.batch_size, report)
+    return _evaluate(trained, source, data, options.batches.batch_size, threshold, report)
 
 
 def evaluate_weights(
@@ -94,6 +102,7 @@ def evaluate_weights(
     batch_size: int | None = None,
     data_dir: str | None = None,
     ten_crop: bool = False,
+    threshold: float | None = None,
     report: Path | None = None,
 ) -> dict[str, Any]:
     """Returns {"model", "weights", "data", ...} and what `ClassificationMetrics.summary` tells of imported weights.
@@ -104,7 +113,7 @@ def evaluate_weights(
       batch_size: 128 if None.
       data_dir: where TFDS's sets are, None: its own default.
       ten_crop: average ten views (`TenCrop`).
-      report: the folder for `write_report`.
+      threshold, report: as for `evaluate_run`.
 
     Raises:
       UserError: if the weights do not fit, or nothing tells how images are prepared; NonFiniteError if the loss is
@@ -114,13 +123,14 @@ def evaluate_weights(
     if batch_size < 1:
         raise UserError(f"batch_size={batch_size} must be at least 1")
     _check_report(report)
+    check_threshold(threshold)
     trained = open_weights(
         weights, model_name=model_name, model_args=model_args, preprocess=preprocess, mean=mean, std=std
     )
     prepared = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
     reading = DatasetOptions(data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""))
     source = open_images(data, trained.class_names, trained.num_classes, reading)
-    return _evaluate(trained, source, data, batch_size, report)
+    return _evaluate(trained, source, data, batch_size, threshold, report)
 
 
 def open_images(data: str, class_names: tuple[str, ...], num_classes: int, reading: DatasetOptions) -> Source:
@@ -186,26 +196,62 @@ def _stored_names(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...]
     return class_names or None
 
 
-def _evaluate(trained: TrainedModel, source: Source, data: str, batch_size: int, report: Path | None) -> dict[str, Any]:
+def _evaluate(
+    trained: TrainedModel, source: Source, data: str, batch_size: int, threshold: float | None, report: Path | None
+) -> dict[str, Any]:
+    multi_label = source.multi_label
+    if trained.multi_label and not multi_label:
+        raise UserError(f"the network is of several labels an image, and {data} has one each: give such images")
+    if trained.options is not None and multi_label and not trained.multi_label:
+        raise UserError(f"the run is of one label an image, and {data} has several each: give images of one")
+    if threshold is not None and not multi_label:
+        raise UserError(f"--threshold {threshold} belongs to images of several labels: leave it out")
     num_devices = trained.mesh.devices.size
     batch_size = -(-batch_size // num_devices) * num_devices  # a run may have had other devices
     batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
     preemption = PreemptionGuard(jax.process_count())
-    judge_fn = jit_per_example_eval_step(trained.normalization, trained.model.dtype, trained.mesh)
+    normalization, dtype, mesh = trained.normalization, trained.model.dtype, trained.mesh
+    judge_fn = jit_per_example_eval_step(normalization, dtype, mesh, multi_label=multi_label)
     rows: list[dict[str, np.ndarray]] = []
     sums = evaluate(
         preemption.with_stop_flag(judge_fn, trained.mesh), trained.state, batches, trained.mesh, preemption, rows.append
     )
     if not math.isfinite(sums["loss"]):
         raise NonFiniteError(f"the loss is {sums['loss']}: the weights are not finite, or not those of this model")
-    classification = ClassificationMetrics.of_rows(rows, trained.class_names or source.class_names)
-    result = {**trained.origin, "data": data, **classification.summary(sums)}
+    names = trained.class_names or source.class_names
+    metrics: ClassificationMetrics | MultiLabelMetrics
+    if multi_label:
+        metrics = MultiLabelMetrics.of_rows(rows, names, THRESHOLD if threshold is None else threshold)
+        _warn_of_undefined(metrics)
+    else:
+        metrics = ClassificationMetrics.of_rows(rows, names)
+    result = {**trained.origin, "data": data, **metrics.summary(sums)}
     if report is not None:
-        from resnet_jax.inference.report import write_report
-
-        sync_errors(lambda: write_report(report, result, classification, source) if jax.process_index() == 0 else None)
+        sync_errors(lambda: _write_report(report, result, metrics, source) if jax.process_index() == 0 else None)
         result["report"] = str(report)
     return result
+
+
+def _write_report(
+    report: Path, result: dict[str, Any], metrics: ClassificationMetrics | MultiLabelMetrics, source: Source
+) -> None:
+    from resnet_jax.inference.report import write_multi_label_report, write_report
+
+    if isinstance(metrics, MultiLabelMetrics):
+        write_multi_label_report(report, result, metrics)
+    else:
+        write_report(report, result, metrics, source)
+
+
+def _warn_of_undefined(metrics: MultiLabelMetrics) -> None:
+    """Warns of the labels whose average precision is undefined."""
+    names = metrics.without_positives()
+    if names:
+        some = ", ".join(names[:MOST_CLASSES_NAMED]) + (", …" if len(names) > MOST_CLASSES_NAMED else "")
+        warn(
+            f"no image has {len(names)} of the {len(metrics.class_names)} labels ({some}): their average precision is "
+            "undefined and left out of the mean"
+        )
 
 
 def _check_report(report: Path | None) -> None:

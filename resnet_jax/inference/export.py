@@ -137,6 +137,7 @@ def _described(trained: TrainedModel, preprocessing: bool) -> dict[str, str]:
         "class_names": json.dumps(list(trained.class_names)),
         "preprocess": json.dumps(preprocess),
         "normalization": "in the network" if preprocessing else json.dumps(trained.normalization.to_json()),
+        **({"multi_label": "true"} if trained.multi_label else {}),  # each logit's sigmoid is a probability
     }
 
 

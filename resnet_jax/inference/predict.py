@@ -17,15 +17,20 @@ from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
 from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.inference.gradcam import explain
+from resnet_jax.inference.multi_label_metrics import THRESHOLD, check_threshold
 from resnet_jax.inference.predictor import TrainedModel
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.training.images import normalizer
 
 Array = jax.Array
 
+TOP = 5  # classes that are named where an image has one
+
 
 class Prediction(NamedTuple):
     """What a network sees in an image: labels (k,) int32 and their probabilities (k,), the most probable first.
+
+    Of several labels an image these are all whose probabilities are above the threshold: perhaps none.
 
     Attributes:
       pixels: (H, W, 3) uint8, what the network was given.
@@ -50,7 +55,8 @@ def predict(
     trained: TrainedModel,
     images: Sequence[ImageFile],
     *,
-    top: int = 5,
+    top: int | None = None,
+    threshold: float | None = None,
     batch_size: int = 32,
     flip: bool = False,
     gradcam: bool = False,
@@ -58,7 +64,10 @@ def predict(
     """Returns what `trained` sees in each of `images`, in their order, as soon as it is known.
 
     Args:
-      top: how many classes, at most all there are.
+      top: how many classes, at most all there are; 5 if None. Where an image may have several labels at most so many of
+        those above the threshold; all if None.
+      threshold: in (0, 1), 1/2 if None: a label is named if its probability is above it, its logit's sigmoid. Where
+        imported weights do not tell that an image may have several labels, giving it says so.
       batch_size: at most so many images at once, rounded up to a multiple of the devices; whatever the number of
         images, the network is compiled once.
       flip: the logits of an image and its mirror are averaged.
@@ -67,20 +76,34 @@ def predict(
       UserError: for numbers out of range, and a run that needs images of another shape; NonFiniteError if the
         network's answer is not finite.
     """
+    check_threshold(threshold)
+    if threshold is not None and not trained.multi_label and trained.options is not None:
+        raise UserError(f"threshold={threshold} belongs to runs on images of several labels: leave it out")
+    multi_label = trained.multi_label or threshold is not None
+    if multi_label and threshold is None:
+        threshold = THRESHOLD
+    if top is None:
+        top = trained.num_classes if multi_label else TOP
     if top < 1 or batch_size < 1:
         raise UserError(f"top={top} and batch_size={batch_size} must be at least 1")
     mean = trained.normalization.mean
     if mean.ndim == 3 and mean.shape != trained.input_shape:
         raise UserError(f"the run subtracts a mean image of shape {mean.shape}, which is not square: use evaluate")
-    return _predict(trained, images, min(top, trained.num_classes), batch_size, flip, gradcam)
+    return _predict(trained, images, min(top, trained.num_classes), threshold, batch_size, flip, gradcam)
 
 
 def _predict(
-    trained: TrainedModel, images: Sequence[ImageFile], top: int, batch_size: int, flip: bool, gradcam: bool
+    trained: TrainedModel,
+    images: Sequence[ImageFile],
+    top: int,
+    threshold: float | None,
+    batch_size: int,
+    flip: bool,
+    gradcam: bool,
 ) -> Generator[Prediction | Failure, None, None]:
     num_rows = _num_rows(len(images), batch_size, trained.mesh.devices.size)
     threads, bad_images = DecodeThreads(), BadImages(rotation_hint="")
-    predict_fn = _compile(trained, top, flip, gradcam)
+    predict_fn = _compile(trained, top, flip, gradcam, multi_label=threshold is not None)
 
     def prepare(start: int) -> tuple[np.ndarray, list[str | None], Any]:
         """Returns the pixels of the images from `start` on, why they cannot be read (None: they can), and all on the
@@ -114,7 +137,11 @@ def _predict(
                 raise NonFiniteError(f"{name}: the logits are not finite: the weights are not, or are another model's")
             else:
                 heat = fetched["heat"][i] if gradcam else None
-                yield Prediction(name, fetched["label"][i], fetched["probability"][i], pixels[i], heat)
+                labels, probabilities = fetched["label"][i], fetched["probability"][i]
+                if threshold is not None:
+                    above = probabilities > threshold
+                    labels, probabilities = labels[above], probabilities[above]
+                yield Prediction(name, labels, probabilities, pixels[i], heat)
 
     starts = range(0, len(images), num_rows)
     previous: Iterator[Prediction | Failure] = iter(())
@@ -139,7 +166,9 @@ def _read(file: ImageFile, trained: TrainedModel, bad_images: BadImages) -> np.n
     return trained.pixels(Image.fromarray(image.pixels()))
 
 
-def _compile(trained: TrainedModel, top: int, flip: bool, gradcam: bool) -> Callable[[Any, Any], dict[str, Array]]:
+def _compile(
+    trained: TrainedModel, top: int, flip: bool, gradcam: bool, *, multi_label: bool
+) -> Callable[[Any, Any], dict[str, Array]]:
     """Returns (variables, {"image": (B, H, W, 3) uint8}) -> {"label", "probability" (B, top); with gradcam "heat" (B,
     H, W)}.
 
@@ -159,7 +188,7 @@ def _compile(trained: TrainedModel, top: int, flip: bool, gradcam: bool) -> Call
             apply: Callable[..., Any] = model.apply
             logits, heat = apply(folded, views.reshape(-1, *views.shape[2:]), train=False), {}
             logits = logits.reshape(*views.shape[:2], -1).mean(axis=1)
-        probabilities, labels = jax.lax.top_k(jax.nn.softmax(logits), top)
+        probabilities, labels = jax.lax.top_k(jax.nn.sigmoid(logits) if multi_label else jax.nn.softmax(logits), top)
         return {"label": labels, "probability": probabilities, **heat}
 
     whole, rows = replicated(trained.mesh), data_sharding(trained.mesh)

@@ -50,6 +50,7 @@ class TrainedRun:
     normalization: Normalization
     preprocess: Preprocess  # of encoded images
     class_names: tuple[str, ...]
+    multi_label: bool  # an image may have several labels
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class TrainedModel:
       class_names: empty if unknown.
       origin: what results say of where it comes from, of plain values. upright: images are rotated as EXIF says.
       options: the run's; None of imported weights.
+      multi_label: an image may have several labels: each logit's sigmoid is the probability of one.
     """
 
     model: ResNet
@@ -75,6 +77,7 @@ class TrainedModel:
     origin: dict[str, Any]
     apply_exif_orientation: bool = False
     options: Options | None = None
+    multi_label: bool = False
 
     @cached_property
     def state(self) -> TrainState:
@@ -119,7 +122,7 @@ class TrainedModel:
 
 
 def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> TrainedModel:
-    """Returns the network of the run in `workdir`, with its "newest" weights or its "best" by validation accuracy.
+    """Returns the network of the run in `workdir`, with its "newest" weights or its "best" on the validation images.
 
     Args:
       average: take the moving average of the weights, if the run keeps one.
@@ -144,6 +147,7 @@ def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> T
         {"workdir": str(workdir), "checkpoint": which, "step": run.step, "average": average},
         apply_exif_orientation=run.options.images.exif_rotation,
         options=run.options,
+        multi_label=run.multi_label,
     )
 
 
@@ -196,11 +200,12 @@ def open_weights(
         default_image_size(info.model),
         class_names,
         {"model": info.model, "weights": str(weights), **(asdict(state_dict.taken) if state_dict.taken else {})},
+        multi_label=info.multi_label,
     )
 
 
 def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
-    """Returns the run in `workdir` with its "newest" weights, or its "best" by validation accuracy.
+    """Returns the run in `workdir` with its "newest" weights, or its "best" on the validation images.
 
     Raises:
       UserError: if there is no such run or checkpoint.
@@ -230,6 +235,7 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
         Normalization.from_json(position["normalization"]),
         Preprocess.from_json(stored) if stored else AS_THEY_ARE,
         class_names,
+        position.get("multi_label", False),  # of one label an image it is not written
     )
 
 

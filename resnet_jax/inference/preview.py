@@ -51,7 +51,9 @@ def preview(
         size = min(batching.batch_size, len(source))
         if size < batching.batch_size:
             warn_once(f"a run needs config.batch_size={batching.batch_size} training images, and there are {size}")
-        batch = TrainBatches(source, size, batching.seed, num_repeats=batching.repeated_augmentation)[step]
+        batch = TrainBatches(
+            source, size, batching.seed, num_repeats=batching.repeated_augmentation, sampling=batching.sampling
+        )[step]
         prepare = jax.jit(augmenter(options.augment, batching, normalization, source.num_classes, dtype))
         prepared = jax.device_get(prepare(batch, step))
         images, labels = prepared["image"], prepared["label"]
@@ -64,7 +66,7 @@ def preview(
         normalized = normalizer(normalization, dtype)
         images, labels = normalized(jnp.asarray(batch["image"][shown])), batch["label"][shown]
     pixels = _displayed(np.asarray(images[:num_images]), normalization)
-    captions = [_caption(label, source.class_names) for label in labels[:num_images]]
+    captions = [_caption(label, source.class_names, multi_label=source.multi_label) for label in labels[:num_images]]
     cells = [Cell(image, (Line(caption),)) for image, caption in zip(pixels, captions, strict=True)]
     save_picture(draw_sheet(cells), target)
     shape = f"{pixels.shape[2]}x{pixels.shape[1]}"
@@ -76,9 +78,11 @@ def _displayed(images: np.ndarray, normalization: Normalization) -> np.ndarray:
     return np.clip(np.round(scaled * 255), 0, 255).astype(np.uint8)
 
 
-def _caption(label: np.ndarray, class_names: Sequence[str]) -> str:
+def _caption(label: np.ndarray, class_names: Sequence[str], *, multi_label: bool) -> str:
     if label.ndim == 0:
         return class_names[int(label)]
     shares = sorted(zip(label.tolist(), class_names, strict=True), reverse=True)
     shown = [(share, name) for share, name in shares if share >= SHARE_SHOWN]
+    if multi_label and all(share == 1 for share, _ in shown):
+        return " + ".join(sorted(name for _, name in shown)) or "no label"
     return " + ".join(f"{share:.2f} {name}" for share, name in shown) if len(shown) > 1 else shown[0][1]

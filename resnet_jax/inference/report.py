@@ -14,12 +14,16 @@ from resnet_jax.data.source import Source
 from resnet_jax.filesystem import write_text
 from resnet_jax.formatting import format_percent
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
-from resnet_jax.inference.report_figures import draw_calibration, draw_confusion
+from resnet_jax.inference.multi_label_metrics import MultiLabelMetrics
+from resnet_jax.inference.report_figures import draw_average_precision, draw_calibration, draw_confusion
 from resnet_jax.plotting.contact_sheet import READABLE, Cell, Line, draw_sheet, save_picture
 
 REPORT_FILE = "report.json"  # which tells a report's folder from others
 NUM_MISTAKES = 24
 CENTRE_VIEW = 4  # of ten crops
+# What only a report of one label an image has, and what only one of several.
+OF_ONE_LABEL = ("confusion.csv", "confusion.png", "calibration.png", "mistakes.png")
+OF_SEVERAL = ("average_precision.png",)
 
 
 def write_report(folder: Path, result: dict[str, Any], classification: ClassificationMetrics, source: Source) -> None:
@@ -52,12 +56,39 @@ def write_report(folder: Path, result: dict[str, Any], classification: Classific
     header = ["class", "count", "correct", "accuracy", "precision", "most_frequent_confusion"]
     _write_csv(folder / "classes.csv", header, (row.values() for row in classes))
     title = f"{100 * result['accuracy']:.2f} % of {result['count']:,} images right"
+    _remove(folder, OF_SEVERAL)
     draw_confusion(classification, folder / "confusion.png", title)
     draw_calibration(classification, folder / "calibration.png", title)
     if len(mistakes):
         _draw_mistakes(classification, mistakes, source, folder / "mistakes.png")
     else:
         (folder / "mistakes.png").unlink(missing_ok=True)
+
+
+def write_multi_label_report(folder: Path, result: dict[str, Any], metrics: MultiLabelMetrics) -> None:
+    """Writes the report of an evaluation on images of several labels into `folder`, made if missing.
+
+    classes.csv and average_precision.png, a row and a bar a label; report.json: `result`. Nothing is confused with
+    another where no label excludes another, so there is no matrix of that; an earlier report's is removed.
+
+    Args:
+      result: of `evaluate_run` or `evaluate_weights`.
+
+    Raises:
+      RunError: UserError (a ValueError) or OSError if something cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / REPORT_FILE, json.dumps(result, indent=1) + "\n")
+    _remove(folder, OF_ONE_LABEL)
+    classes = metrics.classes()
+    _write_csv(folder / "classes.csv", list(classes[0]), (row.values() for row in classes))
+    title = f"mean average precision {format_percent(result['map'])} of {result['count']:,} images"
+    draw_average_precision(metrics, folder / "average_precision.png", title)
+
+
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 def _draw_mistakes(classification: ClassificationMetrics, mistakes: np.ndarray, source: Source, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The figures of an evaluation's report: the confusion matrix, and how far confidence can be trusted."""
+"""The figures of an evaluation's report: confusions, how far confidence can be trusted, average precision by label."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,6 +7,7 @@ import numpy as np
 
 from resnet_jax.errors import truncate
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
+from resnet_jax.inference.multi_label_metrics import MultiLabelMetrics
 from resnet_jax.plotting.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -81,6 +82,31 @@ def draw_calibration(classification: ClassificationMetrics, path: Path, title: s
     below.yaxis.get_major_locator().set_params(integer=True, nbins=4)
     for panel in (axes, below):
         panel.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def draw_average_precision(metrics: MultiLabelMetrics, path: Path, title: str) -> None:
+    """Writes `path` (PNG): each label's average precision as a bar, the best first, with how many images have it.
+
+    Of more than MAX_NAMED labels the bars have no names. Labels that no image has are named last, without a bar.
+    """
+    classes = metrics.classes()
+    rows = [classes[k] for k in np.argsort(-np.nan_to_num(metrics.average_precision, nan=-1.0), kind="stable")]
+    named = len(rows) <= MAX_NAMED
+    figure = new_figure((7.5, float(np.clip(0.24 * len(rows) + 1.2, 2.4, 16.0))), title)
+    axes = figure.subplots()
+    places = np.arange(len(rows))
+    axes.barh(places, [row["average_precision"] or 0.0 for row in rows], color=LIGHT_BLUE, height=0.8 if named else 1.0)
+    if named:
+        axes.set_yticks(places, [_short(row["class"], NAME_LENGTH) for row in rows])
+        for place, row in zip(places.tolist(), rows, strict=True):
+            undefined = row["average_precision"] is None
+            text = "no image: undefined" if undefined else f"{row['average_precision']:.3f} ({row['count']:,} images)"
+            axes.text(0.01, place, text, va="center", fontsize=8, color=DARK)
+    else:
+        axes.set_yticks([])
+    axes.set(xlabel="average precision", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 

@@ -29,8 +29,16 @@ PANELS = {
         "test_accuracy": "test",
         "test_ema_accuracy": "test, average",
     },
+    "mean average precision": {
+        "val_map": "validation",
+        "val_ema_map": "validation, average",
+        "test_map": "test",
+        "test_ema_map": "test, average",
+    },
     "learning rate": {"learning_rate": "learning rate"},
 }
+OF_SEVERAL_LABELS = "mean average precision"  # a panel that is there only where an image has several
+SHARES = ("accuracy", OF_SEVERAL_LABELS)
 COLORS = {
     "training": "#7f7f7f",
     "validation": "#0b61a4",
@@ -43,14 +51,16 @@ COLORS = {
 
 def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> None:
     """Writes `path` (PNG) from the records of a metrics log; a field that no record has is left out."""
-    figure = new_figure((12, 3.6), title)
+    has_map = any(field in record for record in records for field in PANELS[OF_SEVERAL_LABELS])
+    panels = {panel: fields for panel, fields in PANELS.items() if has_map or panel != OF_SEVERAL_LABELS}
+    figure = new_figure((4 * len(panels), 3.6), title)
     last_epoch = max((record["epoch"] for record in records), default=0.0)
-    for axes, (panel, fields) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+    for axes, (panel, fields) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for field, name in fields.items():
             points = [(record["epoch"], record[field]) for record in records if field in record]
             if not points:
                 continue
-            last = f" {points[-1][1]:.2%}" if panel == "accuracy" else ""
+            last = f" {points[-1][1]:.2%}" if panel in SHARES else ""
             marker = "o" if len(points) == 1 else "." if len(points) <= FEW_POINTS else None
             axes.plot(*zip(*points, strict=True), label=name + last, color=COLORS[name], marker=marker, clip_on=False)
         if panel == "loss":

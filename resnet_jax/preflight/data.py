@@ -77,4 +77,5 @@ def _place(images: ImageOptions) -> str:
 
 def _classes(source: Source) -> str:
     names = source.class_names[:MOST_CLASSES_SHOWN]
-    return f"{source.num_classes} classes ({', '.join(names)}{', …' if source.num_classes > len(names) else ''})"
+    kind = "labels, several an image" if source.multi_label else "classes"
+    return f"{source.num_classes} {kind} ({', '.join(names)}{', …' if source.num_classes > len(names) else ''})"

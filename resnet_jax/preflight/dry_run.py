@@ -21,7 +21,7 @@ from resnet_jax.preflight.memory import estimate_memory, state_bytes, training_i
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.features import has_fixed_features
 from resnet_jax.training.init_weights import load_initial
-from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_eval_step, jit_train_step
+from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_run_eval_step, jit_train_step
 from resnet_jax.training.resume import check_run, continues_after
 from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import check_unlocked
@@ -126,7 +126,7 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
     (state, _), seconds["step"], num_timed = _seconds_each(
         lambda carried, batch: train_fn(carried[0], batch), (state, None), make, NUM_UNTIMED, NUM_STEPS
     )
-    eval_fn = jit_eval_step(experiment.normalization, experiment.model.dtype, mesh)
+    eval_fn = jit_run_eval_step(experiment)
     seconds |= {"evaluation": {}, "evaluation_batch": 0.0}
     for split, source in (("validation", experiment.validation), ("test", experiment.test)):
         if source is None:

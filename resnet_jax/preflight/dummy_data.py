@@ -1,5 +1,6 @@
 """What is not at hand yet: which images and weights; and an experiment in which blank images stand in for them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ def dummy_data(options: Options, num_classes: int = 0, image_shape: tuple[int, .
     names = tuple(map(str, range(num_classes or images.num_classes or 10)))
     source = ArraySource(pixels, np.zeros(count, np.int32), names).transformed(make_transform(options.augment, images))
     splits = Splits(source, source if images.validation_fraction > 0 else None, None)
+    # Weights are of classes, which blank images do not have.
+    options = replace(options, state=replace(options.state, class_weights="none"))
     return build_experiment(options, splits=splits, num_steps=MANY_STEPS)
 
 

@@ -87,7 +87,8 @@ def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterat
     yield ok(
         subject,
         f"{format_count(len(good), 'image')} decoded, {widths.min()} to {widths.max()} pixels wide "
-        f"(median {np.median(widths):g}), {heights.min()} to {heights.max()} high (median {np.median(heights):g}); {modes}",
+        f"(median {np.median(widths):g}), {heights.min()} to {heights.max()} high (median {np.median(heights):g}); "
+        f"{modes}",
     )
     side = options.crop
     small = [i for i in good if decoded.sizes[i].min() < side]
@@ -100,7 +101,7 @@ def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterat
             f"--config.image_size={int(decoded.sizes[good].min())}, or larger images",
         )
     counts = Counter(decoded.labels[i] for i in good)
-    if not getattr(source.encoded, "multi_label", False) and max(counts.values()) > _UNBALANCED * min(counts.values()):
+    if not source.multi_label and max(counts.values()) > _UNBALANCED * min(counts.values()):
         (largest, most), (smallest, least) = counts.most_common()[0], counts.most_common()[-1]
         classes = source.class_names
         yield warning(

@@ -69,7 +69,8 @@ def estimate_memory(experiment: "Experiment") -> StepMemory:
     num_rows = batches.batch_size // batches.num_parts // experiment.mesh.devices.size
     shape = (num_rows, *training_image_shape(experiment))
     images = jax.ShapeDtypeStruct(shape, jnp.float64 if experiment.model.dtype == "float64" else jnp.float32)
-    labels = jax.ShapeDtypeStruct((num_rows,), jnp.int32)
+    label_shape = (len(experiment.class_names),) if experiment.multi_label else ()
+    labels = jax.ShapeDtypeStruct((num_rows, *label_shape), jnp.int32)
     return StepMemory(
         parameters=num_bytes(state.params),
         statistics=num_bytes(state.batch_stats),

@@ -29,6 +29,11 @@ ITEMS = {
 STATISTICS = ("batch_stats", "ema_batch_stats")
 
 
+def score_name(experiment: "Experiment") -> str:
+    """Returns what the number by which a run's best is chosen is called."""
+    return "val_map" if experiment.multi_label else "val_accuracy"
+
+
 def items_of(state: TrainState) -> dict[str, Any]:
     """Returns a train state, or one of shapes, as the items of its checkpoint."""
     names = [item for item in ITEMS if item != AVERAGE or state.averaging is not None]
@@ -108,6 +113,7 @@ class RunMetadata:
             "num_train": len(experiment.batches.source),
             "train_digest": self.train_digest,
             "bad_images": experiment.bad_images.known(),
+            **({"multi_label": True} if experiment.multi_label else {}),
             **more,
         }
         options = experiment.options
@@ -127,7 +133,8 @@ class Checkpointer:
     """Saves the latest and the best of a run, in the background; what fails there stops the run at a later step.
 
     Attributes:
-      best_accuracy: that of the best so far; -1.0 before there is one.
+      best_score: the validation accuracy of the best so far, or of several labels an image its mean average precision;
+        -1.0 before there is one.
     """
 
     def __init__(
@@ -138,11 +145,11 @@ class Checkpointer:
         metadata: RunMetadata,
         writer: MetricWriter,
         preemption: PreemptionGuard,
-        best_accuracy: float,
+        best_score: float,
     ) -> None:
         self._latest, self._best, self._background = latest, best, background
         self._metadata, self._writer, self._preemption = metadata, writer, preemption
-        self.best_accuracy = best_accuracy
+        self.best_score = best_score
         preemption.check_each_step(background.raise_failure)
 
     def save(self, step: int, state: TrainState, eval_state: Callable[[], TrainState] | None = None) -> None:
@@ -154,13 +161,13 @@ class Checkpointer:
         if not self._latest.is_saved(step, VARIABLES if eval_state is None else JUDGED):
             self._save(self._latest, state, eval_state() if eval_state else None)
 
-    def save_best(self, state: TrainState, accuracy: float) -> None:
+    def save_best(self, state: TrainState, score: float) -> None:
         """Saves a state that is better than all before it.
 
         To be called before `save`, which says that it was.
         """
-        self.best_accuracy = accuracy
-        self._save(self._best, state, None, val_accuracy=accuracy)
+        self.best_score = score
+        self._save(self._best, state, None, **{score_name(self._metadata.experiment): score})
 
     def wait(self) -> None:
         """Returns when all is on disk.

@@ -27,10 +27,13 @@ def evaluate(
 ) -> dict[str, float | int]:
     """Returns {"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
 
+    loss is the mean in nats. accuracy is in [0, 1]: the share of images that are classified rightly; where an image may
+    have several labels the share of (image, label) pairs of which it is rightly said whether the image has the label.
+
     Args:
       eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `preemption`, which stops it
-        early. loss is the mean in nats, accuracy is in [0, 1]. take_rows: is given what eval_fn returns as "rows" of
-        each batch, in order.
+        early.
+      on_rows: is given what eval_fn returns as "rows" of each batch, in order.
 
     Raises:
       UserError: if no image can be read, and what reading one raises.

@@ -1,15 +1,17 @@
-"""When a run evaluates, what it writes of it, and by which accuracy the best is chosen."""
+"""When a run evaluates, what it writes of it, and by which number the best is chosen."""
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.source import Source
 from resnet_jax.distributed.preemption import PreemptionGuard
+from resnet_jax.training.average_precision import average_precision, mean_average_precision
 from resnet_jax.training.evaluation import Sums, evaluate
 from resnet_jax.training.metric_writer import MetricWriter
 from resnet_jax.training.train_state import TrainState
@@ -27,7 +29,7 @@ class Evaluator:
         writer: MetricWriter,
         preemption: PreemptionGuard,
     ) -> None:
-        """sources: by split, "val" and "test"."""
+        """sources: by split, "val" and "test"; of several labels an image, eval_step is `multi_label_eval_step`."""
         self._eval_step, self._mesh = preemption.with_stop_flag(eval_step, mesh), mesh
         self._batches = {
             split: EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
@@ -37,13 +39,15 @@ class Evaluator:
         self._writer, self._preemption = writer, preemption
 
     def validate(self, step: int, state: Callable[[], TrainState]) -> float:
-        """Returns the validation accuracy by which the best is chosen: the moving average's, if there is one.
+        """Returns the number by which the best is chosen: the moving average's, if there is one.
 
-        That is what people keep of such a run. -1.0 where the loss is not finite.
+        That is what people keep of such a run. The number is the validation accuracy, or of several labels an image the
+        mean average precision; -1.0 where it or the loss is not finite.
         """
         metrics = self._evaluate("val", step, state)
         average = "ema_" if "ema_loss" in metrics else ""
-        return metrics[f"{average}accuracy"] if math.isfinite(metrics[f"{average}loss"]) else -1.0
+        score = metrics[f"{average}{'map' if 'map' in metrics else 'accuracy'}"]
+        return score if math.isfinite(metrics[f"{average}loss"]) and math.isfinite(score) else -1.0
 
     def test(self, step: int, state: Callable[[], TrainState]) -> None:
         """Evaluates on the test images."""
@@ -58,9 +62,16 @@ class Evaluator:
         metrics = self._metrics(split, state)
         if state.averaging is not None:
             of_average = self._metrics(split, state.averaged())
-            metrics |= {f"ema_{name}": of_average[name] for name in ("loss", "accuracy")}
+            metrics |= {f"ema_{name}": value for name, value in of_average.items() if name != "count"}
         self._writer.write_eval(step, split, metrics)
         return metrics
 
     def _metrics(self, split: str, state: TrainState) -> dict[str, float | int]:
-        return evaluate(self._eval_step, state, self._batches[split], self._mesh, self._preemption)
+        batches = self._batches[split]
+        if not batches.source.multi_label:
+            return evaluate(self._eval_step, state, batches, self._mesh, self._preemption)
+        rows: list[dict[str, np.ndarray]] = []
+        sums = evaluate(self._eval_step, state, batches, self._mesh, self._preemption, rows.append)
+        labels, logits = (np.concatenate([part[name][part["counted"]] for part in rows]) for name in ("label", "logit"))
+        values = average_precision(labels, logits)
+        return {**sums, "map": mean_average_precision(values)}

@@ -31,7 +31,9 @@ from resnet_jax.training.images import (
     AugmentOptions,
     Normalization,
     check_classes,
+    check_labels,
     check_options,
+    make_class_weights,
     make_normalization,
     make_transform,
 )
@@ -133,6 +135,7 @@ class Experiment:
     bad_images: BadImages  # those that were skipped so far; images in memory are all good
     has_own_validation: bool = False  # the set brings its validation images, none are held out
     layout: dict[str, Any] = field(default_factory=dict)  # how a folder of images was understood
+    class_weights: tuple[float, ...] = ()  # of the training loss; (): all classes weigh the same
 
     @property
     def steps_per_epoch(self) -> int:
@@ -160,6 +163,11 @@ class Experiment:
         """The names of labels 0, 1, ..."""
         return self.batches.source.class_names
 
+    @property
+    def multi_label(self) -> bool:
+        """True if an image may have several labels."""
+        return self.batches.source.multi_label
+
 
 def build_experiment(
     options: Options,
@@ -184,6 +192,7 @@ def build_experiment(
     check_finetune(options.finetune, options.optimizer, options.state.precise_bn_batches)
     _build_optimizer(options, model, optax.constant_schedule(options.optimizer.learning_rate))
     splits = load_images(options) if splits is None else splits
+    check_labels(options.state.loss, splits)
     batches = TrainBatches(
         splits.train,
         batching.batch_size,
@@ -192,6 +201,7 @@ def build_experiment(
         jax.process_count(),
         batching.repeated_augmentation,
         batching.accumulation_steps,
+        batching.sampling,
     )
     _warn_of_long_cadence(options, batches.steps_per_epoch)
     model = build_model(options, splits.train.num_classes)
@@ -213,6 +223,7 @@ def build_experiment(
         bad_images=splits.train.bad_images if isinstance(splits.train, EncodedSource) else BadImages(),
         has_own_validation=splits.has_own_validation,
         layout=splits.layout,
+        class_weights=make_class_weights(options.state.class_weights, splits.train),
     )
 
 
@@ -225,7 +236,7 @@ def load_images(options: Options) -> Splits:
     """
     images, augment = options.images, options.augment
     make_transform(augment, images)  # its own errors, before a data set is prepared for hours
-    splits = load_splits(images.dataset, options.reading(), images.validation_fraction)
+    splits = load_splits(images.dataset, options.reading(), images.validation_fraction, images.validation_split)
     check_classes(images, splits.train)
     is_encoded = isinstance(splits.train, EncodedSource)
     known = KnownImages(

@@ -30,7 +30,7 @@ MAX_BYTES = 2**32
 class FeatureSource:
     """The features of the images of `source`, at their indices, as a source.
 
-    features (N, C) float, labels (N,) int32, valid (N,) bool: False for an image that is damaged.
+    features (N, C) float, labels (N,) int32 or (N, K) uint8, valid (N,) bool: False for an image that is damaged.
     """
 
     source: Source
@@ -50,6 +50,11 @@ class FeatureSource:
     def num_classes(self) -> int:
         """Number of classes, from their names."""
         return self.source.num_classes
+
+    @property
+    def multi_label(self) -> bool:
+        """True if an image has any number of labels."""
+        return self.source.multi_label
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -106,7 +111,8 @@ def with_features(experiment: "Experiment", state: TrainState, preemption: Preem
     def features_of(source: Source) -> FeatureSource:
         batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
         features, end = np.empty((len(source), head.shape[0]), head.dtype), 0
-        labels, valid = np.empty(len(source), np.int32), np.empty(len(source), bool)
+        shape, dtype = ((source.num_classes,), np.uint8) if source.multi_label else ((), np.int32)
+        labels, valid = np.empty((len(source), *shape), dtype), np.empty(len(source), bool)
         for result in batch_results(watched, state.variables, batches, mesh, preemption):
             start, end = end, min(end + batch_size, len(source))
             rows = slice(end - start)  # without those that fill up the last batch
@@ -114,7 +120,8 @@ def with_features(experiment: "Experiment", state: TrainState, preemption: Preem
             valid[start:end] = result["mask"][rows] > 0
         if not valid.any():
             raise UserError(NO_GOOD_IMAGE)
-        return FeatureSource(source, features, labels, valid)
+        # Of a damaged image nothing was read: its own label keeps the order of balanced sampling what it is on images.
+        return FeatureSource(source, features, labels if source.labels is None else source.labels, valid)
 
     train = features_of(experiment.batches.source)
     validation, test = (source and features_of(source) for source in (experiment.validation, experiment.test))

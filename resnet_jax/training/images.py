@@ -10,14 +10,15 @@ import numpy as np
 
 from resnet_jax.data.batches import BatchOptions
 from resnet_jax.data.encoded import EncodedSource
+from resnet_jax.data.labels import balanced_class_weights
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.sources import DatasetOptions, ImageOptions, load_source, load_splits, split_names
+from resnet_jax.data.sources import DatasetOptions, ImageOptions, Splits, load_source, load_splits, split_names
 from resnet_jax.data.tfds.records import NoLabelsError
 from resnet_jax.data.transforms.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
 from resnet_jax.data.transforms.policies import POLICIES, ColorJitter
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.data.transforms.training import Operation, RandomResizedCrop, TrainingTransform
-from resnet_jax.errors import UserError, check_choice
+from resnet_jax.errors import UserError, check_choice, truncate
 from resnet_jax.ranges import FOUR_NUMBERS, NOT_NEGATIVE, POSITIVE, PROBABILITY, TWO_NUMBERS, OneOf, at_most
 
 Array = jax.Array
@@ -87,7 +88,9 @@ def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple
         if split in names:
             source = load_source(options.dataset, split, reading)
         else:
-            source = load_splits(options.dataset, reading, options.validation_fraction).validation
+            source = load_splits(
+                options.dataset, reading, options.validation_fraction, options.validation_split
+            ).validation
     if source is None:
         raise UserError(f"{options.dataset} has neither test nor validation images: name some with --data")
     check_classes(options, source)
@@ -101,6 +104,54 @@ def check_classes(options: ImageOptions, source: Source) -> None:
             f"config.num_classes={options.num_classes} must be {source.num_classes}, the classes of "
             f"{options.dataset}, or 0 to take them from there"
         )
+
+
+def check_labels(loss: str, splits: Splits) -> None:
+    """Raises UserError (a ValueError) unless the splits' labels fit together, and the loss them.
+
+    Args:
+      loss: config.loss.
+    """
+    train = splits.train
+    if train.multi_label and loss != "sigmoid":
+        raise UserError(
+            f"config.loss={loss!r} must be 'sigmoid' where an image may have several of {train.num_classes} labels: "
+            "set --config.loss=sigmoid"
+        )
+    for split, source in (("validation", splits.validation), ("test", splits.test)):
+        if source is None:
+            continue
+        if source.multi_label != train.multi_label:
+            one, other = ("several labels", "one label") if train.multi_label else ("one label", "several labels")
+            raise UserError(f"the training images have {one} each and the {split} images {other}: label them alike")
+        if source.multi_label and source.labels is not None and not source.labels.any():
+            raise UserError(
+                f"not one {split} image has a label, and average precision needs some: choose others, or another "
+                "config.validation_fraction"
+            )
+
+
+def make_class_weights(choice: str | tuple[float, ...], train: Source) -> tuple[float, ...]:
+    """Returns config.class_weights as a number a class, of the training images; () for "none".
+
+    Raises:
+      UserError: for another number of them than classes, and if "balanced" cannot be computed.
+    """
+    if choice == "none":
+        return ()
+    if isinstance(choice, str):
+        if train.labels is None:
+            raise UserError(
+                "config.class_weights='balanced' needs labels that are known before images are read, as a folder's, a "
+                "table's or those of a set in memory: give numbers"
+            )
+        return balanced_class_weights(train.labels, train.class_names)
+    if len(choice) != train.num_classes:
+        raise UserError(
+            f"config.class_weights={truncate(choice)} must be {train.num_classes} numbers, one a class, and are "
+            f"{len(choice)}"
+        )
+    return tuple(map(float, choice))
 
 
 def make_transform(
@@ -196,12 +247,14 @@ def augmenter(
             flip=options.flip,
         )
         images, labels = normalized(images), batch["label"]
+        if labels.ndim == 2:  # several an image, 0 or 1 each
+            labels = labels.astype(images.dtype)
         if options.cutout_size:
             images = cutout(keys, images, options.cutout_size)
         if options.random_erasing:
             images = erase(keys, images, options.random_erasing)
         if options.mixup or options.cutmix:
-            targets = jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
+            targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes, dtype=images.dtype)
             # Repetitions of an image are neighbours: so many places before it is another one.
             distance = batches.repeated_augmentation
             images, labels = mix(batch_key(seed, step), images, targets, options.mixup, options.cutmix, distance)

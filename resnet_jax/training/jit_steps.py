@@ -23,6 +23,7 @@ from resnet_jax.training.train_step import (
     begin_accumulation,
     eval_step,
     finish_accumulation,
+    multi_label_eval_step,
     per_example_eval_step,
     train_step,
 )
@@ -48,6 +49,8 @@ def init_train_state(
     mesh: Mesh,
     steps_per_epoch: int = 1,
     *,
+    class_weights: tuple[float, ...] = (),
+    multi_label: bool = False,
     shapes_only: bool = False,
     begin_with: Mapping[str, Any] | None = None,
 ) -> TrainState:
@@ -55,7 +58,7 @@ def init_train_state(
     shapes.
 
     Args:
-      steps_per_epoch: where it is to be trained.
+      steps_per_epoch, class_weights, multi_label: where it is to be trained.
       begin_with: variables instead of drawn ones; but with config.finetune.head other than "keep" the last layer is
         drawn all the same.
     """
@@ -70,6 +73,8 @@ def init_train_state(
             label_smoothing=of_state.label_smoothing,
             loss=of_state.loss,
             target_threshold=of_state.target_threshold,
+            class_weights=class_weights,
+            multi_label=multi_label,
             ema_decay=of_state.ema_decay or None,
             ema_every_steps=of_state.ema_every_steps,
             ema_warmup_steps=round(of_state.ema_warmup_epochs * steps_per_epoch),
@@ -105,6 +110,8 @@ def init_run_state(
         experiment.options,
         experiment.mesh,
         experiment.steps_per_epoch,
+        class_weights=experiment.class_weights,
+        multi_label=experiment.multi_label,
         shapes_only=shapes_only,
         begin_with=begin_with,
     )
@@ -208,9 +215,22 @@ def jit_eval_step(
     return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
 
 
-def jit_per_example_eval_step(normalization: Normalization, dtype: str, mesh: Mesh) -> EvalStep:
-    """Does as `jit_eval_step`, of `per_example_eval_step`: sums, and rows that every process has of all of them."""
-    return jit_eval_step(normalization, dtype, mesh, per_example_eval_step)
+def jit_per_example_eval_step(
+    normalization: Normalization, dtype: str, mesh: Mesh, *, multi_label: bool = False
+) -> EvalStep:
+    """Does as `jit_eval_step`, of `per_example_eval_step`: sums, and rows that every process has of all of them.
+
+    Args:
+      multi_label: images have several labels: `multi_label_eval_step`.
+    """
+    return jit_eval_step(normalization, dtype, mesh, multi_label_eval_step if multi_label else per_example_eval_step)
+
+
+def jit_run_eval_step(experiment: "Experiment") -> EvalStep:
+    """Returns the step that evaluates a run of `experiment`, on images or on their features."""
+    normalization = None if experiment.from_features else experiment.normalization
+    of_labels = multi_label_eval_step if experiment.multi_label else eval_step
+    return jit_eval_step(normalization, experiment.options.model.dtype, experiment.mesh, of_labels)
 
 
 def jit_features(

@@ -112,9 +112,9 @@ def after_step(run: Run, state: TrainState, step: int, metrics: dict[str, Any] |
     run.stop_if_requested(step)  # before statistics are computed, which may take long
     eval_state = cache(partial(run.eval_state, state))  # once, and only where something asks for it
     if run.due.validates(step):
-        accuracy = run.evaluator.validate(step, eval_state)
-        if accuracy > run.checkpointer.best_accuracy:
-            run.checkpointer.save_best(eval_state(), accuracy)
+        score = run.evaluator.validate(step, eval_state)
+        if score > run.checkpointer.best_score:
+            run.checkpointer.save_best(eval_state(), score)
     if run.due.saves(step):
         run.checkpointer.save(step, state, eval_state if run.has_precise_batch_norm else None)
     if run.due.tests(step):

@@ -14,14 +14,22 @@ Array = jax.Array
 LOSSES = {"softmax": "softmax", "sigmoid": "sigmoid", "ce": "softmax", "bce": "sigmoid"}
 
 
-def softmax_cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+def softmax_cross_entropy(
+    logits: Array, labels: Array, label_smoothing: float = 0.0, class_weights: tuple[float, ...] = ()
+) -> Array:
     """Returns the cross-entropy of each row, (B,), in nats.
 
     logits (B, K) float; labels (B,) int in [0, K), or (B, K) float, each row a distribution over the classes. A label
     outside gives NaN. label_smoothing s in [0, 1): of the target 1 - s is kept, and s / K added everywhere (Szegedy et
-    al. 2015, arXiv:1512.00567; torch.nn.CrossEntropyLoss).
+    al. 2015, arXiv:1512.00567; torch.nn.CrossEntropyLoss). class_weights, if any, (K,): each class's part of the
+    cross-entropy is multiplied by its weight, as torch does.
     """
     log_probabilities = jax.nn.log_softmax(logits)
+    if class_weights:
+        targets = _targets(labels, logits)
+        smoothed = targets * (1.0 - label_smoothing) + label_smoothing / logits.shape[-1]
+        losses = -jnp.sum(jnp.asarray(class_weights, logits.dtype) * smoothed * log_probabilities, axis=-1)
+        return _nan_outside(losses, labels, logits.shape[-1])
     if labels.ndim == 2:
         smoothed = labels * (1.0 - label_smoothing) + label_smoothing / logits.shape[-1]
         return -jnp.sum(smoothed * log_probabilities, axis=-1)
@@ -45,12 +53,46 @@ def binary_cross_entropy(
     the smoothing).
     """
     num_classes = logits.shape[-1]
-    targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
+    targets = _targets(labels, logits)
     if target_threshold:
         targets = (targets > target_threshold).astype(logits.dtype)
     targets = targets * (1.0 - label_smoothing) + label_smoothing / num_classes
-    losses = targets * jax.nn.softplus(-logits) + (1.0 - targets) * jax.nn.softplus(logits)  # (B, K)
-    losses = jnp.mean(losses, axis=-1)
+    return _nan_outside(jnp.mean(_binary_losses(logits, targets), axis=-1), labels, num_classes)
+
+
+def multi_label_cross_entropy(
+    logits: Array,
+    labels: Array,
+    label_smoothing: float = 0.0,
+    target_threshold: float = 0.0,
+    class_weights: tuple[float, ...] = (),
+) -> Array:
+    """Returns the binary cross-entropy of each row, (B,), in nats: the mean over labels that are there or not.
+
+    logits (B, K) float; labels (B, K), 1 where the image has the label, between 0 and 1 where images are mixed.
+    target_threshold as of `binary_cross_entropy`. label_smoothing s in [0, 1): of a target 1 - s is kept, and s / 2
+    added, since a label is there or not: two classes. class_weights, if any, (K,): the mean is weighted by them.
+    """
+    targets = labels.astype(logits.dtype)
+    if target_threshold:
+        targets = (targets > target_threshold).astype(logits.dtype)
+    losses = _binary_losses(logits, targets * (1.0 - label_smoothing) + label_smoothing / 2)
+    if not class_weights:
+        return jnp.mean(losses, axis=-1)
+    weights = jnp.asarray(class_weights, logits.dtype)
+    return jnp.sum(losses * weights, axis=-1) / jnp.sum(weights)
+
+
+def _targets(labels: Array, logits: Array) -> Array:
+    return labels if labels.ndim == 2 else jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+
+
+def _binary_losses(logits: Array, targets: Array) -> Array:
+    return targets * jax.nn.softplus(-logits) + (1.0 - targets) * jax.nn.softplus(logits)  # (B, K)
+
+
+def _nan_outside(losses: Array, labels: Array, num_classes: int) -> Array:
+    """Returns the losses (B,), NaN where a label (B,) is outside [0, num_classes)."""
     if labels.ndim == 2:
         return losses
     return jnp.where((labels >= 0) & (labels < num_classes), losses, jnp.nan)
@@ -63,14 +105,18 @@ class Loss:
     Attributes:
       name: "softmax" (torch's "ce") or "sigmoid" ("bce"): `softmax_cross_entropy` or `binary_cross_entropy`, with
         their label_smoothing and, of the second, target_threshold.
+      class_weights: one a class, by which its images weigh in a batch's mean; () where all weigh the same.
+      multi_label: labels are (B, K), 1 where the image has the label: `multi_label_cross_entropy`.
 
     Raises:
-      UserError: for other names and numbers outside [0, 1).
+      UserError: for other names and numbers outside [0, 1), and several labels an image without "sigmoid".
     """
 
     name: str = "softmax"
     label_smoothing: float = 0.0
     target_threshold: float = 0.0
+    class_weights: tuple[float, ...] = ()
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         check_choice("loss", self.name, LOSSES)
@@ -79,12 +125,45 @@ class Loss:
                 raise UserError(f"{field}={getattr(self, field)} must be in [0, 1)")
         if self.target_threshold and LOSSES[self.name] != "sigmoid":
             raise UserError(f"target_threshold={self.target_threshold} belongs to loss='sigmoid'")
+        if self.multi_label and LOSSES[self.name] != "sigmoid":
+            raise UserError(f"loss={self.name!r} must be 'sigmoid' where an image may have several labels")
 
     def __call__(self, logits: Array, labels: Array) -> Array:
-        """Returns the rows' losses, (B,)."""
+        """Returns the rows' losses, (B,), multiplied by their weights."""
+        options = self.label_smoothing, self.target_threshold
+        if self.multi_label:
+            return multi_label_cross_entropy(logits, labels, *options, self.class_weights)
         if LOSSES[self.name] == "softmax":
-            return softmax_cross_entropy(logits, labels, self.label_smoothing)
-        return binary_cross_entropy(logits, labels, self.label_smoothing, self.target_threshold)
+            return softmax_cross_entropy(logits, labels, self.label_smoothing, self.class_weights)
+        losses, weights = binary_cross_entropy(logits, labels, *options), self.row_weights(logits, labels)
+        return losses if weights is None else losses * weights
+
+    def row_weights(self, logits: Array, labels: Array) -> Array | None:
+        """Returns each row's weight in a mean, (B,): its class's, or the mean of those that are mixed by their shares.
+
+        None where all weigh the same, as where an image has several labels: they are weighted among each other.
+        """
+        if not self.class_weights or self.multi_label:
+            return None
+        return _targets(labels, logits) @ jnp.asarray(self.class_weights, logits.dtype)
+
+    def accuracy(self, logits: Array, labels: Array) -> Array:
+        """Returns each row's accuracy, (B,) in [0, 1]: `correct`, or the share of `correct_labels`."""
+        if self.multi_label:
+            return jnp.mean(correct_labels(logits, labels), axis=-1, dtype=logits.dtype)
+        return correct(logits, labels).astype(logits.dtype)
+
+
+def correct_labels(logits: Array, labels: Array) -> Array:
+    """Returns of which labels it is rightly said that an image has them or not, (B, K) bool.
+
+    A label is said to be there where its probability, the logit's sigmoid, is above 1/2.
+
+    Args:
+      logits: (B, K).
+      labels: (B, K); above 1/2 where the image has the label.
+    """
+    return (logits > 0) == (labels > 0.5)
 
 
 def correct(logits: Array, labels: Array) -> Array:
@@ -95,17 +174,20 @@ def correct(logits: Array, labels: Array) -> Array:
     return jnp.argmax(logits, axis=-1) == labels
 
 
-def masked_mean(values: Array, mask: Array | None, axis_name: tuple[str, ...] = ()) -> Array:
+def masked_mean(
+    values: Array, mask: Array | None, axis_name: tuple[str, ...] = (), weights: Array | None = None
+) -> Array:
     """Returns the mean of `values` (B,) over the rows whose mask (B,) is 1; over all rows if mask is None.
 
     Args:
+      weights: (B,), by whose sum the sum is divided instead of by the number of rows; `values` hold them already.
       axis_name: mapped axes over which the rows are split: the result is then the share's part, to be averaged over
         them.
     """
-    if mask is None:
+    if mask is None and weights is None:
         return jnp.mean(values)
-    mask = mask.astype(values.dtype)
-    count = jnp.sum(mask)
+    mask = jnp.ones_like(values) if mask is None else mask.astype(values.dtype)
+    count = jnp.sum(mask if weights is None else mask * weights)
     return jnp.sum(jnp.where(mask > 0, values * mask, 0.0)) / (jax.lax.pmean(count, axis_name) if axis_name else count)
 
 

@@ -93,8 +93,8 @@ class MetricWriter:
         self._preemption.defer_errors(self._write_train, step, metrics)
 
     def write_eval(self, step: int, split: str, metrics: dict[str, float | int]) -> None:
-        """Writes an evaluation's "loss", "accuracy", "count" and, if any, those of the moving average on `split`,
-        "val" or "test", after `step` updates.
+        """Writes an evaluation's "loss", "accuracy", "count", of several labels an image "map", and, if any, those of
+        the moving average on `split`, "val" or "test", after `step` updates.
 
         A record that this process cannot write stops the run at a later step.
         """
@@ -127,7 +127,7 @@ class MetricWriter:
     def _write_eval(self, step: int, split: str, result: dict[str, float | int]) -> None:
         self._write(step, {f"{split}_{name}": value for name, value in result.items()})
         epoch = step / self._steps_per_epoch
-        names = [name for name in ("loss", "accuracy", "ema_loss", "ema_accuracy") if name in result]
+        names = [name for name in result if name != "count"]
         numbers = "  ".join(f"{split}_{name} {result[name]:.4f}" for name in names)
         self.display.say(f"epoch {epoch:g}  step {step}  {numbers}")
         if time.monotonic() - self._curves_drawn > CURVES_EVERY_SECONDS:

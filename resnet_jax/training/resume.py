@@ -114,9 +114,12 @@ def _last_whole_step(experiment: Experiment, workdir: Path) -> int:
     return 0
 
 
-def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
-    """Returns the validation accuracy of the best checkpoint; -1.0 if there is none, as where it is damaged and set
+def best_score_of(best: CheckpointFolder, template: TrainState, name: str) -> float:
+    """Returns the number by which the best checkpoint was chosen; -1.0 if there is none, as where it is damaged and set
     aside.
+
+    Args:
+      name: the number's, of `score_name`.
     """
     step = best.latest_step()
     if step is None:
@@ -125,7 +128,7 @@ def best_accuracy_of(best: CheckpointFolder, template: TrainState) -> float:
         return -1.0
     try:
         best.check(step, items_of(template))
-        return best.position(step)["val_accuracy"]
+        return best.position(step)[name]
     except DamagedCheckpointError as error:
         warn(f"{error}; moved to {best.quarantine(step)}; the next validation is the best")
         return -1.0

@@ -22,16 +22,16 @@ from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import write_text
 from resnet_jax.runtime import versions
 from resnet_jax.training import workdir as folder
-from resnet_jax.training.checkpointer import Checkpointer, RunMetadata
+from resnet_jax.training.checkpointer import Checkpointer, RunMetadata, score_name
 from resnet_jax.training.evaluator import Evaluator
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.features import with_features
 from resnet_jax.training.init_weights import Variables, load_initial
-from resnet_jax.training.jit_steps import init_run_state, jit_eval_step, jit_train_step, make_eval_state_fn
+from resnet_jax.training.jit_steps import init_run_state, jit_run_eval_step, jit_train_step, make_eval_state_fn
 from resnet_jax.training.loop import Run, RunResult, train_loop
 from resnet_jax.training.metric_writer import MetricSums, MetricWriter, begin_log
 from resnet_jax.training.resume import (
-    best_accuracy_of,
+    best_score_of,
     check_images,
     check_run,
     other_versions,
@@ -110,7 +110,7 @@ class _Start:
     sums: MetricSums
     manifest: dict[str, Any] | None
     train_digest: str
-    best_accuracy: float
+    best_score: float
     lost_step: int | None
     missing: list[str]  # lines that say which classes have no images
 
@@ -149,7 +149,8 @@ def _start(
         broadcast_from_process_0(partial(write_text, workdir / folder.IMAGES_FILE, understood))
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
-    return _Start(step, state, sums, manifest, train_digest, best_accuracy_of(best, state), lost_step, missing)
+    best_score = best_score_of(best, state, score_name(experiment))
+    return _Start(step, state, sums, manifest, train_digest, best_score, lost_step, missing)
 
 
 def _open_writer(
@@ -181,6 +182,11 @@ def _log_start(experiment: Experiment, workdir: Path, latest: CheckpointFolder, 
         log(f"continuing {workdir} after step {start.step}{other_versions(start.manifest['versions'])}")
         if start.lost_step is not None:
             warn(f"{latest.directory} has lost step {start.lost_step}, which this run saved")
+    if experiment.multi_label:
+        log(
+            f"an image may have several of the {len(experiment.class_names)} labels: map is mean average precision, "
+            "accuracy the share of right decisions whether an image has a label, at a probability of 1/2"
+        )
     if experiment.validation is None:
         log("no validation split (config.validation_fraction=0): no best model is kept")
     for line in start.missing:
@@ -192,17 +198,16 @@ def _make_run(
     writer: MetricWriter, start: _Start, preemption: PreemptionGuard,
 ) -> Run:  # fmt: skip
     options, mesh = experiment.options, experiment.mesh
-    normalization = None if experiment.from_features else experiment.normalization
     sources = {"val": experiment.validation, "test": experiment.test}
     metadata = RunMetadata(experiment, start.train_digest, versions())
-    eval_step = jit_eval_step(normalization, options.model.dtype, mesh)
+    eval_step = jit_run_eval_step(experiment)
     return Run(
         load_batch=partial(_load_batch, experiment),
         train_step=preemption.marking_progress(jit_train_step(experiment, preemption.with_stop_flag)),
         due=experiment.periods,
         writer=writer,
         evaluator=Evaluator(eval_step, sources, experiment.batches.batch_size, mesh, writer, preemption),
-        checkpointer=Checkpointer(latest, best, background, metadata, writer, preemption, start.best_accuracy),
+        checkpointer=Checkpointer(latest, best, background, metadata, writer, preemption, start.best_score),
         preemption=preemption,
         eval_state=make_eval_state_fn(experiment, preemption),
         has_precise_batch_norm=bool(options.state.precise_bn_batches),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, OneOf
+from resnet_jax.ranges import CLASS_WEIGHTS, FRACTION, NOT_NEGATIVE, POSITIVE, OneOf
 from resnet_jax.training.losses import Loss
 
 Array = jax.Array
@@ -26,6 +26,7 @@ class StateOptions:
     loss: Annotated[str, OneOf(("softmax", "sigmoid"))]
     target_threshold: Annotated[float, FRACTION]
     label_smoothing: Annotated[float, FRACTION]
+    class_weights: Annotated[str | tuple[float, ...], CLASS_WEIGHTS]
     ema_decay: Annotated[float, FRACTION]  # 0: no average is kept
     ema_every_steps: Annotated[int, POSITIVE]
     ema_warmup_epochs: Annotated[float, NOT_NEGATIVE]
@@ -128,6 +129,8 @@ def create_train_state(
     label_smoothing: float = 0.0,
     loss: str = "softmax",
     target_threshold: float = 0.0,
+    class_weights: tuple[float, ...] = (),
+    multi_label: bool = False,
     ema_decay: float | None = None,
     ema_every_steps: int = 1,
     ema_warmup_steps: int = 0,
@@ -140,7 +143,7 @@ def create_train_state(
 
     Args:
       variables: from `model.init` (or imported weights).
-      loss, label_smoothing, target_threshold: see `Loss`.
+      loss, label_smoothing, target_threshold, class_weights, multi_label: see `Loss`.
       ema_decay: None for no moving average of the weights; see `Averaging`.
       on_nonfinite: "skip" leaves all but the step number as it was where a loss or gradient is not finite; "stop"
         leaves that to whoever reads the metrics.
@@ -162,7 +165,7 @@ def create_train_state(
         ema_batch_stats=ema_batch_stats,
         apply_fn=model.apply,
         tx=tx,
-        loss=Loss(loss, label_smoothing, target_threshold),
+        loss=Loss(loss, label_smoothing, target_threshold, class_weights, multi_label),
         averaging=averaging,
         frozen_layers=getattr(model, "frozen_layers", ()),
         on_nonfinite=check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE),

@@ -11,7 +11,14 @@ import optax
 from jax.sharding import PartitionSpec
 
 from resnet_jax.ops.batch_axes import automatic_batch_axes, mapped_batch_axes, vary_alike
-from resnet_jax.training.losses import check_labels, correct, masked_mean, softmax_cross_entropy
+from resnet_jax.training.losses import (
+    check_labels,
+    correct,
+    correct_labels,
+    masked_mean,
+    multi_label_cross_entropy,
+    softmax_cross_entropy,
+)
 from resnet_jax.training.train_state import TrainState
 
 Array = jax.Array
@@ -22,13 +29,15 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     """Returns the state after one update, and the batch's metrics before it; pure, to be jitted.
 
     Metrics, all scalars: "loss" (mean, without the weight decay), "accuracy" in [0, 1], "gradient_norm" (L2, before the
-    weight decay and any clipping; not finite if any gradient is not).
+    weight decay and any clipping; not finite if any gradient is not). With class weights "loss" is the sum of weighted
+    losses by the sum of weights.
 
     Inside `shard_map` batch is a device's share, and the update and the metrics are those of the whole batch.
 
     Args:
       batch: "image" (B, H, W, 3) normalised, or (B, C), the pooled features of such, where the head alone is trained;
-        "label" (B,) int in [0, K), or (B, K) float, distributions over the classes (mixed images); optional "mask"
+        "label" (B,) int in [0, K), or (B, K) float, distributions over the classes (mixed images); where the state's
+        loss is of several labels (B, K), 1 where the image has the label; optional "mask"
         (B,): rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same). A label
         outside [0, K) is a UserError (a ValueError); under `jit`, where values are not known, it makes the loss NaN.
     """
@@ -121,13 +130,40 @@ def per_example_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
     return {**sums, "rows": rows}
 
 
-def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """Returns (logits (B, K), the sums of `eval_step`, "loss" and "counted" of each row) in evaluation mode."""
-    labels, mask, images = batch["label"], batch.get("mask"), batch["image"]
+def multi_label_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
+    """Does as `per_example_eval_step` for images of several labels: "label" is (B, K), 1 where the image has it.
+
+    Pure, to be jitted.
+
+    Returns:
+      "loss_sum" (binary cross-entropy without smoothing or weights), "correct" (the rows' shares of `correct_labels`,
+      float) and "count", scalars over the rows whose mask is not 0; and "rows": "label" (B, K) uint8, "logit" (B, K),
+      "loss" (B,) and "counted" (B,) bool, of which average precision is computed: no sum is enough for that.
+    """
+    labels, mask = batch["label"], batch.get("mask")
+    logits = _logits(state, batch["image"])
+    counted = jnp.ones(len(labels), bool) if mask is None else mask > 0
+    losses = multi_label_cross_entropy(logits, labels)
+    right = jnp.mean(correct_labels(logits, labels), axis=-1, dtype=logits.dtype)
+    return {
+        "loss_sum": jnp.sum(jnp.where(counted, losses, 0.0)),
+        "correct": jnp.sum(jnp.where(counted, right, 0.0)),
+        "count": jnp.sum(counted, dtype=jnp.int32),
+        "rows": {"label": labels, "logit": logits, "loss": losses, "counted": counted},
+    }
+
+
+def _logits(state: TrainState, images: Array) -> Array:
+    """Returns the logits (B, K) of images (B, H, W, 3), or the mean over views (B, V, H, W, 3), in evaluation mode."""
     views = images.reshape(-1, *images.shape[2:]) if images.ndim == 5 else images
     logits = state.apply_fn(state.variables, views, train=False)
-    if images.ndim == 5:
-        logits = logits.reshape(*images.shape[:2], -1).mean(axis=1)
+    return logits.reshape(*images.shape[:2], -1).mean(axis=1) if images.ndim == 5 else logits
+
+
+def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+    """Returns (logits (B, K), the sums of `eval_step`, "loss" and "counted" of each row) in evaluation mode."""
+    labels, mask = batch["label"], batch.get("mask")
+    logits = _logits(state, batch["image"])
     check_labels(labels, logits.shape[-1], mask)
     weights = jnp.ones(labels.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
     losses = softmax_cross_entropy(logits, labels)
@@ -192,10 +228,11 @@ def _share_of_gradients(
             rngs={"dropout": dropout_key},
         )
         check_labels(labels, logits.shape[-1], mask)
-        return masked_mean(state.loss(logits, labels), mask, axes), (logits, updated["batch_stats"])
+        weights = state.loss.row_weights(logits, labels)
+        return masked_mean(state.loss(logits, labels), mask, axes, weights), (logits, updated["batch_stats"])
 
     (loss, (logits, moved)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))
-    accuracy = masked_mean(correct(logits, labels).astype(loss.dtype), mask, axes)
+    accuracy = masked_mean(state.loss.accuracy(logits, labels).astype(loss.dtype), mask, axes)
     # Without those of frozen layers, of which even a mean over devices is not the same to the last bit.
     return gradients, state.trained(moved), {"loss": loss, "accuracy": accuracy}
 

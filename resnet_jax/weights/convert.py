@@ -78,7 +78,7 @@ def convert(
 def _prepared(info: WeightsInfo, model: ResNet, preprocess: Preprocess | str | None, head: str) -> WeightsInfo:
     """Returns `info` with the preprocessing asked for, and class names that a new head has not made meaningless."""
     if head == "reset":
-        info = dataclasses.replace(info, class_names=())
+        info = dataclasses.replace(info, class_names=(), multi_label=False)
     if isinstance(preprocess, str):
         names = () if head == "reset" else names_for(preprocess, model.num_classes)
         return dataclasses.replace(info, preprocess=PREPROCESS[preprocess], class_names=info.class_names or names)

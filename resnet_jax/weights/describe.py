@@ -87,6 +87,7 @@ def _run_info(path: Path) -> WeightsInfo | None:
         class_names=class_names,
         preprocess=preprocess,
         source=str(step.absolute().parent.parent),
+        multi_label=position.get("multi_label", False),  # of one label an image it is not written
     )
 
 

@@ -32,6 +32,7 @@ class WeightsInfo:
       class_names: empty if unknown.
       preprocess: None if unknown.
       source: the name of the file the weights came from.
+      multi_label: an image may have several of the classes: each logit's sigmoid is a probability.
     """
 
     model: str | None = None
@@ -39,6 +40,7 @@ class WeightsInfo:
     class_names: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     source: str = ""
+    multi_label: bool = False
 
     def create_model(self) -> ResNet:
         """Returns the model that the weights are of, if they tell."""
@@ -49,6 +51,8 @@ class WeightsInfo:
         """Returns it as JSON text, for a checkpoint directory or a file's metadata."""
         values = dataclasses.asdict(self) | {"format": FORMAT}
         values["preprocess"] = self.preprocess.to_json() if self.preprocess else None
+        if not self.multi_label:  # files of one label an image stay as they were
+            del values["multi_label"]
         return json.dumps(values)
 
     @classmethod
@@ -67,6 +71,8 @@ class WeightsInfo:
             names = info.class_names
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError("its class_names are no list of names")
+            if not isinstance(info.multi_label, bool):
+                raise ValueError("its multi_label is neither true nor false")
             if info.model is not None:
                 info.create_model()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

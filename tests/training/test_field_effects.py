@@ -56,6 +56,8 @@ CASES = {
     "decode_threads": ("reading", 3, FOLDER, ()),
     "repeated_augmentation": ("batches", 2, (), None),
     "validation_fraction": ("batches", 0.25, FOLDER, (*FOLDER, "data_dir={splits}")),
+    "validation_split": ("batches", "stratified", (*FOLDER, "validation_fraction=0.5"), FOLDER),
+    "sampling": ("batches", "balanced", (), None),
     "normalize": ("prepared", "pixel", (), None),
     "mean": ("prepared", (0.4, 0.5, 0.5), (), ("normalize=pixel",)),
     "std": ("prepared", (0.4, 0.5, 0.5), (), None),
@@ -101,6 +103,7 @@ CASES = {
     "loss": ("loss", "sigmoid", (), None),
     "target_threshold": ("loss", 0.3, MIXED, ("loss=sigmoid",)),
     "label_smoothing": ("loss", 0.1, (), None),
+    "class_weights": ("loss", "balanced", (), None),
     "ema_decay": ("state", 0.9, (), None),
     "ema_every_steps": ("state", 2, EMA, ()),
     "ema_warmup_epochs": ("state", 1.0, EMA, ()),
@@ -213,7 +216,7 @@ def update_of(config):
 
 def loss_of(config):
     state = init_run_state(build(config), shapes_only=True)
-    logits, labels = jnp.array([[0.3, -1.0, 2.0]]), jnp.array([[0.6, 0.4, 0.0]])
+    logits, labels = jnp.array([[0.3, -1.0, 2.0, *[0.0] * 7]]), jnp.array([[0.6, 0.4, *[0.0] * 8]])
     mixes = config.augment.mixup or config.augment.cutmix
     return state.loss(logits, labels if mixes else jnp.array([0]))
 

@@ -87,6 +87,7 @@ def test_run_leaves_what_the_readme_promises(unbroken):
     best = max(record["val_accuracy"] for record in validations.values())
     first = min(step for step, record in validations.items() if record["val_accuracy"] == best)
     assert [path.name for path in (workdir / "best").iterdir()] == [str(first)]
+    assert open_best(workdir).position(first)["val_accuracy"] == best
     assert "test accuracy" in output
     assert f"step {NUM_STEPS}/{NUM_STEPS}" in errors
 
@@ -669,3 +670,19 @@ def test_wrong_config_leaves_nothing_and_the_right_one_begins(tmp_path):
     assert train(options_of(config), tmp_path / "run", "run").step == 1
     with pytest.raises(ValueError, match="keeps no moving average: leave out --no_average"):
         evaluate_run(tmp_path / "run", average=False)
+
+
+def test_run_of_weighted_balanced_classes_goes_on_to_the_same_end(tmp_path):
+    words = ("sampling=balanced", "class_weights=balanced", "validation_split=stratified", "batch_size=512",
+             "schedule=constant", "warmup_epochs=0", "augment.crop_padding=1")  # fmt: skip
+    fields = [word for word in TINY if word.startswith("--config.")] + [f"--config.{word}" for word in words]
+
+    def end(workdir, num_steps):
+        return train(options_of(load_config("digits", [*fields, f"--config.num_steps={num_steps}"])), workdir, "run")
+
+    unbroken = end(tmp_path / "unbroken", 7)  # two steps an epoch
+    end(tmp_path / "broken", 3)
+    continued = end(tmp_path / "broken", 7)
+    assert continued.digest == unbroken.digest
+    losses = [[r["train_loss"] for r in one.records if "train_loss" in r][-1] for one in (unbroken, continued)]
+    assert losses[0] == losses[1]

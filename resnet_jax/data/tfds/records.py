@@ -53,6 +53,10 @@ class TfdsRecords:
     # or TfRecords.
     examples: Any
 
+    @property
+    def labels(self) -> None:
+        """None: only reading a record tells its label."""
+
     def __len__(self) -> int:
         return len(self.examples)
 

@@ -126,7 +126,8 @@ def mix(
 
     Args:
       images: (B, H, W, C);
-      targets: (B, K), each of sum 1. mixup > 0: the parameter of Beta(mixup, mixup), which gives both images' shares
+      targets: (B, K), each of sum 1, or of several labels an image 0 or 1 each.
+      mixup: > 0: the parameter of Beta(mixup, mixup), which gives both images' shares
         (Zhang et al. 2017, arXiv:1710.09412). cutmix > 0: that of the share of the area that is kept, the rest being a
         rectangle of the other image (Yun et al. 2019, arXiv:1905.04899). With both, a coin chooses.
     """
