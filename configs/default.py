@@ -27,6 +27,8 @@ def get_config() -> ConfigDict:
     config.resize = 0  # encoded images in evaluation: their shorter side before the crop; 0: image_size * 256 / 224
     config.interpolation = "bilinear"  # "bilinear" | "bicubic", of every resize
     config.exif_rotation = False  # turn images as EXIF says (torchvision does not)
+    config.high_bit_depth = "error"  # more than 8 bits a channel: "error" | "scale" the stored type's full range to 8
+    config.max_pixels = 89_478_485  # of an image; larger ones are refused, by default as Pillow warns; 0: none are
     config.max_bad_images = 0  # so many damaged images are skipped, with a warning; 0: the first stops the run
     config.decode_threads = 0  # 0: one a core
     config.repeated_augmentation = 1  # how often an epoch takes each of its images

@@ -78,7 +78,11 @@ CONDITIONS = (
         lambda config, _: config.dataset != "digits",
         "another config.dataset than the package's own digits",
     ),
-    Condition(("resize", "exif_rotation", "max_bad_images"), lambda _, images: images.encoded is not False, _ENCODED),
+    Condition(
+        ("resize", "exif_rotation", "high_bit_depth", "max_pixels", "max_bad_images"),
+        lambda _, images: images.encoded is not False,
+        _ENCODED,
+    ),
     Condition(
         ("interpolation",),
         lambda config, images: images.encoded is not False or config.augment.random_resized_crop,

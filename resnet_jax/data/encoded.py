@@ -10,7 +10,7 @@ from typing import Protocol, Self
 import numpy as np
 from PIL import Image
 
-from resnet_jax.data.decoding import BadImageError, EncodedImage
+from resnet_jax.data.decoding import BadImageError, DecodeOptions, EncodedImage
 from resnet_jax.data.source import Examples, Keys, Transform, digest_of
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
@@ -113,6 +113,7 @@ class EncodedSource:
       preprocess: what evaluation makes of them, of one size.
       transform: what training does; None: as evaluation. upright: rotate as EXIF says.
       class_names: those of the labels, which `relabel` (K,) int32 maps the stored ones to.
+      decode: how files become pixels.
     """
 
     encoded: EncodedImages
@@ -124,6 +125,7 @@ class EncodedSource:
     transform: Transform | None = None
     apply_exif_orientation: bool = False
     relabel: np.ndarray | None = None
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
     intact: np.ndarray = field(init=False, repr=False)  # of `encoded`: which have been decoded as a whole
 
     def __post_init__(self) -> None:
@@ -226,7 +228,12 @@ class EncodedSource:
     def _decode(self, position: int, rng: KeyedRandom | None) -> tuple[np.ndarray, int]:
         index = int(self.indices[position])
         data, label = self.encoded.read(index)
-        image = EncodedImage(data, lambda: self.name(position), apply_exif_orientation=self.apply_exif_orientation)
+        image = EncodedImage(
+            data,
+            lambda: self.name(position),
+            options=self.decode,
+            apply_exif_orientation=self.apply_exif_orientation,
+        )
         image.intact = bool(self.intact[index])
         if not self.apply_exif_orientation and image.orientation != 1:
             self.bad_images.warn_exif_rotation(image.name)

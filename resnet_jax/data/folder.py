@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.decoding import BadImageError
+from resnet_jax.data.image_formats import EXTENSIONS
 from resnet_jax.data.source import digest_of
 from resnet_jax.data.split_names import SPLIT_FOLDERS, are_splits, split_in, split_of
 from resnet_jax.data.tars import list_tar
 from resnet_jax.errors import UserError, suggestion
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from typing import Annotated
 import numpy as np
 
 from resnet_jax.data.batches import epoch_order
+from resnet_jax.data.decoding import DecodeOptions
 from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
 from resnet_jax.data.folder import FolderImages, FolderTree, scan_folder
+from resnet_jax.data.high_bit_depth import HIGH_BIT_DEPTH
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.builder import UnknownSetError, set_names
@@ -41,6 +43,7 @@ class DatasetOptions:
         repeated; 0 keeps it.
       preprocess: what evaluation makes of encoded images. upright: rotate those as EXIF says. threads decode;
         bad_images tells how many may be damaged.
+      decode: how encoded images become pixels.
     """
 
     data_dir: str = ""
@@ -49,6 +52,7 @@ class DatasetOptions:
     apply_exif_orientation: bool = False
     threads: DecodeThreads = field(default_factory=DecodeThreads)
     bad_images: BadImages = field(default_factory=BadImages)
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
 
     def source(self, encoded: EncodedImages) -> EncodedSource:
         """Returns all of `encoded`, read so."""
@@ -60,6 +64,7 @@ class DatasetOptions:
             self.threads,
             self.bad_images,
             apply_exif_orientation=self.apply_exif_orientation,
+            decode=self.decode,
         )
 
 
@@ -74,6 +79,8 @@ class ImageOptions:
     resize: Annotated[int, NOT_NEGATIVE, at_most(8192)]
     interpolation: str
     exif_rotation: bool
+    high_bit_depth: Annotated[str, OneOf(HIGH_BIT_DEPTH)]
+    max_pixels: Annotated[int, NOT_NEGATIVE]  # 0: without a limit
     max_bad_images: Annotated[int, NOT_NEGATIVE]
     decode_threads: Annotated[int, NOT_NEGATIVE, at_most(1024)]
     validation_fraction: Annotated[float, FRACTION]
@@ -95,6 +102,10 @@ class ImageOptions:
         resize = self.resize or round(self.crop * RESIZE_BY_CROP)
         return Preprocess(resize, self.crop, self.interpolation, self.mean, self.std)
 
+    def decode(self) -> DecodeOptions:
+        """Returns how encoded images become pixels."""
+        return DecodeOptions(high_bit_depth=self.high_bit_depth, max_pixels=self.max_pixels)
+
     def reading(self) -> DatasetOptions:
         """Returns how the images are read, with threads and a count of bad images of its own."""
         return DatasetOptions(
@@ -104,6 +115,7 @@ class ImageOptions:
             self.exif_rotation,
             DecodeThreads(self.decode_threads),
             BadImages(self.max_bad_images),
+            self.decode(),
         )
 
 

@@ -133,7 +133,9 @@ def _num_rows(num_images: int, batch_size: int, num_devices: int) -> int:
 
 
 def _read(file: ImageFile, trained: TrainedModel, bad_images: BadImages) -> np.ndarray:
-    image = EncodedImage(file.read(), file.name, apply_exif_orientation=trained.apply_exif_orientation)
+    image = EncodedImage(
+        file.read(), file.name, options=trained.decode, apply_exif_orientation=trained.apply_exif_orientation
+    )
     if not trained.apply_exif_orientation and image.orientation != 1:
         bad_images.warn_exif_rotation(file.name)
     return trained.pixels(Image.fromarray(image.pixels()))

@@ -15,6 +15,7 @@ from PIL import Image
 from resnet_jax.checkpoint.fallback import read_latest
 from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.items import NUM_LOOKS
+from resnet_jax.data.decoding import DecodeOptions
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
@@ -75,6 +76,11 @@ class TrainedModel:
     origin: dict[str, Any]
     apply_exif_orientation: bool = False
     options: Options | None = None
+
+    @property
+    def decode(self) -> DecodeOptions:
+        """How image files become pixels: as for the run's images."""
+        return self.options.images.decode() if self.options else DecodeOptions()
 
     @cached_property
     def state(self) -> TrainState:

@@ -251,3 +251,38 @@ def test_jpeg_that_ends_in_its_first_bytes_is_named(length):
     beginning = bytes.fromhex("ffd8ffe000104a46494600010200000100010000ff")
     with pytest.raises(BadImageError, match="image 7 cannot be read"):
         EncodedImage(beginning[:length], "image 7").pixels()
+
+
+JUNK = {
+    "bytes before a table": lambda data, at: data[:at] + b"\0\1\2\3" + data[at:],
+    "a profile that is none": lambda data, at: data[:at] + b"\xff\xe2\x00\x12ICC_PROFILE\0\7\1!!" + data[at:],
+    "a segment that ends late": lambda data, at: data[:at] + b"\xff\xe1\x00\x08Exif\0\0junk" + data[at:],
+}
+
+
+@pytest.mark.parametrize("kind", JUNK)
+@pytest.mark.parametrize("form", ["baseline 4:2:0", "progressive", "grey", "CMYK", "restart markers"])
+def test_damage_before_the_scans_costs_no_pixel_and_hides_no_other(photo, kind, form):
+    mode, file_format, options = FORMS[form]
+    whole = encode(photo.convert(mode), file_format, **options)
+    data = JUNK[kind](whole, whole.index(b"\xff\xdb"))
+    image = EncodedImage(data, "x")
+    np.testing.assert_array_equal(image.pixels(), pillow_pixels(data))
+    image.intact = True
+    np.testing.assert_array_equal(image.region((7, 31, 100, 32)), pillow_pixels(whole)[31:32, 7:100])
+    fresh = EncodedImage(data, "x")
+    fresh.intact = True
+    np.testing.assert_array_equal(fresh.region((7, 31, 100, 32)), pillow_pixels(whole)[31:32, 7:100])
+    for damaged in (data[: len(data) * 9 // 10], data[: len(data) // 2] + bytes(300) + data[len(data) // 2 + 300 :]):
+        with pytest.raises(BadImageError):
+            EncodedImage(damaged, "x").pixels()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_png_cut_short_is_refused_although_its_exif_was_looked_for(photo, share):
+    data = encode(photo, "PNG")
+    image = EncodedImage(data[: int(len(data) * share)], "x")
+    assert image.orientation == 1
+    for _ in range(2):
+        with pytest.raises(BadImageError):
+            image.pixels()
