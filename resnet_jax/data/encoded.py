@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
-from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError, DecodeOptions, EncodedImage
 from resnet_jax.data.source import Examples, Keys, Transform, digest_of
@@ -141,7 +140,7 @@ class EncodedSource:
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, 3) of what evaluation reads; where nothing is cropped, the first good image is decoded to tell."""
+        """(H, W, C) of what evaluation reads; where nothing is cropped, the first good image is decoded to tell."""
         if self.preprocess.image_shape is not None:
             return self.preprocess.image_shape
         for position in range(len(self)):
@@ -240,7 +239,7 @@ class EncodedSource:
         if rng is not None and self.transform is not None:
             pixels = self.transform(image, rng)
         else:
-            pixels = self.preprocess.pixels(Image.fromarray(image.pixels()))
+            pixels = self.preprocess.pixels(image.pixels())
         self.intact[index] = True
         return pixels, label if self.relabel is None else int(self.relabel[label])
 
