@@ -79,10 +79,11 @@ CONDITIONS = (
         "another config.dataset than the package's own digits",
     ),
     Condition(
-        ("resize", "exif_rotation", "high_bit_depth", "max_pixels", "max_bad_images"),
+        ("fit", "resize", "exif_rotation", "high_bit_depth", "max_pixels", "max_bad_images"),
         lambda _, images: images.encoded is not False,
         _ENCODED,
     ),
+    Condition(("resize",), lambda config, _: config.fit == "crop", "config.fit='crop'"),
     Condition(
         ("interpolation",),
         lambda config, images: images.encoded is not False or config.augment.random_resized_crop,

@@ -12,19 +12,17 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from resnet_jax.data.decodable_image import Box
 from resnet_jax.data.high_bit_depth import DEEP_MODES, to_eight_bits
 from resnet_jax.data.jpeg_header import JpegHeader, declare_rows, read_jpeg_header, without_header_junk
 from resnet_jax.data.other_formats import MODES, NPY_START, load_npy, open_by_pillow, reason_of
 from resnet_jax.errors import UserError
 
-# Left, top, right, bottom in pixels, the last two not included.
-Box = tuple[int, int, int, int]
 Allocate = Callable[[tuple[int, int, int]], np.ndarray]
 
 REDUCTIONS = (8, 4, 2)  # that JPEG's transform can do while it decodes
@@ -67,42 +65,6 @@ class BadImageError(UserError):
     def __init__(self, name: str, reason: str) -> None:
         self.name, self.reason = name, reason
         super().__init__(f"{name} cannot be read as an image ({reason}): replace or remove it")
-
-
-class DecodableImage(Protocol):
-    """What a transform makes an input of."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-
-    def pixels(self) -> np.ndarray:
-        """Returns all of it: (H, W, C) uint8."""
-
-    def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
-        """Returns the pixels within `box`: (h, w, C) uint8; see `EncodedImage.region`."""
-
-
-class ArrayImage:
-    """An image in memory, (H, W, C) uint8."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self._array = array
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        return self._array.shape[1], self._array.shape[0]
-
-    def pixels(self) -> np.ndarray:
-        """Returns all of it."""
-        return self._array
-
-    def region(self, box: Box, enough: tuple[int, int] | None = None) -> np.ndarray:
-        """Returns the pixels within `box`, never reduced."""
-        del enough
-        left, top, right, bottom = box
-        return self._array[top:bottom, left:right]
 
 
 class EncodedImage:

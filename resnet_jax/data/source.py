@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from resnet_jax.data.decoding import ArrayImage, DecodableImage
+from resnet_jax.data.decodable_image import ArrayImage, DecodableImage
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop

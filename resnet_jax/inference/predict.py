@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.encoded import BadImages
@@ -64,14 +63,10 @@ def predict(
       flip: the logits of an image and its mirror are averaged.
 
     Raises:
-      UserError: for numbers out of range, and a run that needs images of another shape; NonFiniteError if the
-        network's answer is not finite.
+      UserError: for numbers out of range; NonFiniteError if the network's answer is not finite.
     """
     if top < 1 or batch_size < 1:
         raise UserError(f"top={top} and batch_size={batch_size} must be at least 1")
-    mean = trained.normalization.mean
-    if mean.ndim == 3 and mean.shape != trained.input_shape:
-        raise UserError(f"the run subtracts a mean image of shape {mean.shape}, which is not square: use evaluate")
     return _predict(trained, images, min(top, trained.num_classes), batch_size, flip, gradcam)
 
 
@@ -138,7 +133,7 @@ def _read(file: ImageFile, trained: TrainedModel, bad_images: BadImages) -> np.n
     )
     if not trained.apply_exif_orientation and image.orientation != 1:
         bad_images.warn_exif_rotation(file.name)
-    return trained.pixels(Image.fromarray(image.pixels()))
+    return trained.pixels(image.pixels())
 
 
 def _compile(trained: TrainedModel, top: int, flip: bool, gradcam: bool) -> Callable[[Any, Any], dict[str, Array]]:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from resnet_jax.models.shapes import RGB
+RGB = 3  # channels
 
 
 def adapt_kernel(kernel: np.ndarray, num_channels: int) -> np.ndarray:

@@ -46,6 +46,7 @@ def load_weights(
     Raises:
       UserError: unless every tensor finds its place, telling which do not.
     """
+    check_choice("head", head, HEAD_CHOICES)
     path = expand(path)
     variables, report = import_state_dict(path, open_weights(path), model, head, num_channels, adapt_stem=True)
     if report.adapted:
@@ -55,6 +56,7 @@ def load_weights(
 
 def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tuple[dict[str, Any], Report]:
     """Returns what `load_weights` returns, and the report on it."""
+    check_choice("head", head, HEAD_CHOICES)
     path = expand(path)
     return import_state_dict(path, open_weights(path), model, head)
 
@@ -75,7 +77,6 @@ def import_state_dict(
       adapt_stem: a first convolution for three channels becomes one for num_channels, as the report says; otherwise
         such weights are refused.
     """
-    check_choice("head", head, HEAD_CHOICES)
     report = compare(path, state, model, head, num_channels, adapt_stem=adapt_stem)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))
@@ -123,16 +124,20 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def load_pretrained(
-    name: str, tag: str = "IMAGENET1K_V1", model: ResNet | None = None, head: str = "strict"
+    name: str,
+    tag: str = "IMAGENET1K_V1",
+    model: ResNet | None = None,
+    head: str = "strict",
+    num_channels: int | None = None,
 ) -> dict[str, Any]:
     """Returns the variables of torchvision's published weights: downloaded once, checked, kept under RESNET_JAX_HOME.
 
     Args:
       tag: "IMAGENET1K_V1" or "IMAGENET1K_V2".
       model: into which they go, `create_model(name)` if None.
-      head: as in `load_weights`.
+      head, num_channels: as in `load_weights`.
 
     Raises:
       UserError: for a name or tag that is not published; without a network it says which file to put where.
     """
-    return load_weights(fetch_pretrained(name, tag), model or create_model(name), head)
+    return load_weights(fetch_pretrained(name, tag), model or create_model(name), head, num_channels)

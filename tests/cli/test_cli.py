@@ -32,7 +32,7 @@ def test_summary_prints_a_table_or_one_object(capsys):
     ("words", "message"),
     [
         (["summary", "--model", "resnet5"], "model='resnet5' is not known; did you mean"),
-        (["summary", "--model", "resnet50", "--image_size", "big"], "invalid int value: 'big'"),
+        (["summary", "--model", "resnet50", "--image_size", "big"], "invalid image_size value: 'big'"),
         (["summary"], "the following arguments are required: --model"),
         (["sumary"], "invalid choice: 'sumary'"),
         (["trian"], "did you mean 'train'?"),

@@ -9,7 +9,8 @@ from golden_files import GOLDEN
 from PIL import Image, ImageOps
 
 from resnet_jax.data import decoding
-from resnet_jax.data.decoding import ArrayImage, BadImageError, EncodedImage
+from resnet_jax.data.decodable_image import ArrayImage
+from resnet_jax.data.decoding import BadImageError, EncodedImage
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-sample"
 

@@ -7,7 +7,8 @@ import pytest
 from golden_files import GOLDEN
 from PIL import Image
 
-from resnet_jax.data.decoding import ArrayImage, EncodedImage
+from resnet_jax.data.decodable_image import ArrayImage
+from resnet_jax.data.decoding import EncodedImage
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.data.transforms.resize import make_resize, resize_antialiased, resize_bilinear

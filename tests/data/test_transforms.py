@@ -99,7 +99,7 @@ def test_recipes_are_the_published_ones():
 
 
 WIDE = Preprocess((34, 51), (30, 45), "bilinear", (0.5,), (0.25,))
-PADDED = Preprocess(None, (30, 45), "bilinear", (0.5,) * 6, (0.25,) * 6, "pad")
+PADDED = Preprocess(None, (30, 45), "bilinear", (0.5,) * 6, (0.25,) * 6, "pad", "scale")
 
 
 @pytest.mark.parametrize("preprocess", [V2, CIFAR, BICUBIC, WIDE, PADDED])
@@ -155,6 +155,8 @@ def test_ten_crops_are_the_corners_the_centre_and_their_mirrors():
 def test_ten_crops_need_images_larger_than_the_crop():
     with pytest.raises(UserError, match="ten crops need a crop smaller"):
         TenCrop(whole())
+    with pytest.raises(UserError, match="ten crops need a crop smaller"):
+        TenCrop(whole(crop=4, fit="pad"))
     with pytest.raises(UserError, match="crop=9 must be at most the 9x8 pixels"):
         TenCrop(whole(crop=9)).pixels(Image.new("RGB", (9, 8)))
 
@@ -214,3 +216,12 @@ def test_channels_are_resized_each_by_itself(fit, num_channels):
 def test_ten_wide_crops_are_views_of_their_shape():
     views = TenCrop(whole(crop=(2, 4))).pixels(Image.new("RGB", (6, 5)))
     assert views.shape == (10, 2, 4, 3)
+
+
+def test_deep_pictures_are_refused_or_scaled_and_never_cut_off():
+    deep = Image.fromarray(np.array([[0, 257, 65_535]], np.uint16))
+    with pytest.raises(UserError, match="more than 8 bits a channel, mode I;16 with values from 0 to 65535"):
+        CIFAR.pixels(deep)
+    assert whole(high_bit_depth="scale").pixels(deep)[0, :, 0].tolist() == [0, 1, 255]
+    with pytest.raises(UserError, match=r"a picture has 1, 3 or 4 channels: 6 need an array \(H, W, 6\)"):
+        PADDED.pixels(Image.new("RGB", (2, 2)))

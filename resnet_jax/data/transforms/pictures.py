@@ -5,17 +5,30 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from resnet_jax.data.high_bit_depth import DEEP_MODES, to_eight_bits
 from resnet_jax.data.other_formats import MODES
+from resnet_jax.errors import UserError
 
 
-def to_pictures(image: Image.Image | np.ndarray, num_channels: int) -> list[Image.Image]:
+def to_pictures(image: Image.Image | np.ndarray, num_channels: int, high_bit_depth: str = "error") -> list[Image.Image]:
     """Returns the image as pictures of "L", "RGB" or "RGBA": one, or one a channel.
 
     Args:
       image: of any mode, or pixels (H, W, C) uint8 with C = num_channels.
+      high_bit_depth: what is done with modes of more than 8 bits a channel, see `to_eight_bits`.
+
+    Raises:
+      UserError: for such modes where that says so, and for a picture where other than 1, 3 or 4 channels are needed.
     """
     mode = MODES.get(num_channels)
     if isinstance(image, Image.Image):
+        if mode is None:
+            raise UserError(f"a picture has 1, 3 or 4 channels: {num_channels} need an array (H, W, {num_channels})")
+        if image.mode in DEEP_MODES:
+            try:
+                image = to_eight_bits(image, high_bit_depth)
+            except ValueError as error:
+                raise UserError(str(error)) from error
         return [image.convert(mode)]
     if mode is None:
         return [Image.fromarray(np.ascontiguousarray(image[..., i])) for i in range(num_channels)]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from resnet_jax.data.high_bit_depth import HIGH_BIT_DEPTH
 from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
 from resnet_jax.errors import UserError, check_choice
 
@@ -14,7 +15,7 @@ from resnet_jax.errors import UserError, check_choice
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-LATER_FIELDS = {"fit": "crop"}  # that older files lack, which mean this
+LATER_FIELDS = {"fit": "crop", "high_bit_depth": "error"}  # that older files lack, which mean this
 FITS = ("crop", "squash", "pad")
 # (height, width) in pixels, or one number for both.
 Side = int | tuple[int, int]
@@ -38,6 +39,7 @@ class Preprocess:
       fit: how an image of another shape becomes one of `crop`: "crop" its centre, after `resize`; "squash" all of it,
         resized to exactly that; "pad" all of it, resized to fit into that, centred, with zeros (black) around it. The
         last two need no `resize`.
+      high_bit_depth: "error" | "scale": what is done with more than 8 bits a channel, see `to_eight_bits`.
 
     Raises:
       UserError: for values outside these.
@@ -49,6 +51,7 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: str = "crop"
+    high_bit_depth: str = "error"
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
@@ -57,6 +60,7 @@ class Preprocess:
                 raise UserError(f"{name}={value!r} must be a number of pixels from 1 on, two of them, or None")
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         check_choice("fit", self.fit, FITS)
+        check_choice("high_bit_depth", self.high_bit_depth, HIGH_BIT_DEPTH)
         if self.fit != "crop" and (self.crop is None or self.resize is not None):
             raise UserError(f"fit={self.fit!r} needs a crop, and resize=None: it resizes to the crop itself")
         for name in ("mean", "std"):
@@ -100,7 +104,7 @@ class Preprocess:
 
     def resized(self, image: Image.Image | np.ndarray) -> list[Image.Image]:
         """Returns `image` resized before the crop, as `to_pictures` has it."""
-        pictures = to_pictures(image, self.num_channels)
+        pictures = to_pictures(image, self.num_channels, self.high_bit_depth)
         size = self._size_before_crop(*pictures[0].size)
         if size is None:
             return pictures
@@ -152,7 +156,7 @@ class TenCrop:
     preprocess: Preprocess
 
     def __post_init__(self) -> None:
-        if self.preprocess.crop is None:
+        if self.preprocess.crop is None or self.preprocess.fit != "crop":
             raise UserError("ten crops need a crop smaller than the images: these are taken whole")
 
     @property

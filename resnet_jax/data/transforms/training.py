@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from resnet_jax.data.decoding import ArrayImage, Box, DecodableImage
+from resnet_jax.data.decodable_image import ArrayImage, Box, DecodableImage
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
 from resnet_jax.data.transforms.preprocess import Preprocess, Side, height_and_width
