@@ -88,7 +88,8 @@ class EncodedImage:
         Raises:
           BadImageError: if the data are no image, or of more pixels than allowed.
         """
-        self._data, self._name, self.intact = data, name, False
+        self._file, self._data = data, data  # for Pillow, and for libjpeg, which sees less of an odd header
+        self._name, self.intact = name, False
         self._options = options or DecodeOptions()
         if not data:
             raise BadImageError(self.name, "it is empty")
@@ -131,7 +132,7 @@ class EncodedImage:
 
     def _load_array(self) -> np.ndarray:
         try:
-            return load_npy(self._data, self._options.channels)
+            return load_npy(self._file, self._options.channels)
         except ValueError as error:
             raise BadImageError(self.name, str(error)) from error
 
@@ -226,7 +227,7 @@ class EncodedImage:
         cleaned = without_header_junk(self._data) if self._data[:2] == b"\xff\xd8" else self._data
         if cleaned == self._data:
             return False
-        self._data, self._header = cleaned, read_jpeg_header(cleaned)
+        self._data, self._header = cleaned, read_jpeg_header(cleaned)._replace(has_exif=self._header.has_exif)
         return True
 
     def _jpeg_size(self) -> tuple[int, int] | None:
@@ -242,7 +243,7 @@ class EncodedImage:
     @cached_property
     def _pillow(self) -> Image.Image:
         try:
-            return open_by_pillow(self._data, self._options.max_pixels)
+            return open_by_pillow(self._file, self._options.max_pixels)
         except ValueError as error:
             raise BadImageError(self.name, str(error)) from error
 

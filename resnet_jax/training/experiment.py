@@ -212,7 +212,8 @@ def load_images(options: Options) -> Splits:
       UserError: for options that do not fit the data set.
     """
     images, augment = options.images, options.augment
-    images.statistics(), make_transform(augment, images)  # their own errors, before a data set is prepared for hours
+    images.statistics()  # their own errors, before a data set is prepared for hours
+    make_transform(augment, images)
     splits = load_splits(images.dataset, images.reading(), images.validation_fraction)
     check_classes(images, splits.train)
     is_encoded = isinstance(splits.train, EncodedSource)

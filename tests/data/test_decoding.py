@@ -287,3 +287,16 @@ def test_png_cut_short_is_refused_although_its_exif_was_looked_for(photo, share)
     for _ in range(2):
         with pytest.raises(BadImageError):
             image.pixels()
+
+
+@pytest.mark.parametrize("kind", JUNK)
+def test_damage_before_the_scans_hides_no_rotation(photo, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = encode(photo, exif=exif)
+    data = JUNK[kind](whole, whole.index(b"\xff\xdb"))
+    image = EncodedImage(data, "x", apply_exif_orientation=True)
+    assert image.orientation == 6
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(whole))))
+    np.testing.assert_array_equal(image.pixels(), expected)
+    np.testing.assert_array_equal(image.region((3, 4, 100, 120)), expected[4:120, 3:100])
