@@ -25,6 +25,9 @@ def test_summary_prints_a_table_or_one_object(capsys):
     assert main(["summary", "--model", "resnet20", "--image_size", "16", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["parameters"] == 269_722
+    assert main(["summary", "--model", "resnet20", "--image_size", "16x32", "--json"]) == 0
+    wide = json.loads(capsys.readouterr().out)
+    assert (wide["shapes"]["stem"][:2], wide["image_size"]) == ([16, 32], [16, 32])
     assert list(result["shapes"]) == ["stem", "stage1", "stage2", "stage3", "pooled", "logits"]
 
 
