@@ -180,7 +180,7 @@ class EncodedImage:
         width, height = self._jpeg
         # One block of at most 16 rows more: smoothing between blocks looks at the next one's.
         rows = (bottom // 16 + 2) * 16
-        if self.intact and self._turn == 1 and rows < height:
+        if self.intact and self._turn == 1 and rows < height and self._header.height_at:
             height = rows
         pixels = self._turned(self._decode(width, height, factor, _scratch))
         if factor == 1:
@@ -192,7 +192,9 @@ class EncodedImage:
         return _UPRIGHT[self._turn](pixels) if self._turn > 1 else pixels
 
     def _decode(self, width: int, num_rows: int, factor: int = 1, allocate: Allocate | None = None) -> np.ndarray:
-        """Returns at least the first num_rows rows, as stored: (num_rows / factor, width / factor, C), rounded up."""
+        """Returns the first num_rows rows of a JPEG, or all, as stored: (num_rows / factor, width / factor, C), rounded
+        up.
+        """
         if self._array is not None:
             return self._array
         mode = MODES.get(self._options.channels)
@@ -202,29 +204,20 @@ class EncodedImage:
                 self.name,
                 f"config.channels={channels} needs .npy files of uint8 (H, W, {channels}): image files give 1, 3 or 4",
             )
-        try:
-            pixels = self._decode_once(mode, width, num_rows, factor, allocate)
-        except BadImageError:
-            if not self._drop_header_junk():
-                raise
-            pixels = self._decode_once(mode, width, num_rows, factor, allocate)
-        return pixels if pixels.ndim == 3 else pixels[..., None]
-
-    def _decode_once(self, mode: str, width: int, num_rows: int, factor: int, allocate: Allocate | None) -> np.ndarray:
-        if not self._jpeg:
-            return self._decode_by_pillow(mode)
-        data: bytes | bytearray = self._data
-        if num_rows < self._jpeg[1]:
-            if self._header.height_at:
+        if self._jpeg:
+            data: bytes | bytearray = self._data
+            if num_rows < self._jpeg[1]:
                 data = declare_rows(self._data, self._header.height_at, num_rows)
-            else:
-                num_rows = self._jpeg[1]
-        pixels = self._decode_jpeg(data, width, num_rows, factor, allocate or _new)
-        return pixels if mode == "RGB" else np.asarray(Image.fromarray(pixels).convert(mode))
+            pixels = self._decode_jpeg(data, width, num_rows, factor, allocate or _new)
+            if mode != "RGB":
+                pixels = np.asarray(Image.fromarray(pixels).convert(mode))
+        else:
+            pixels = self._decode_by_pillow(mode)
+        return pixels if pixels.ndim == 3 else pixels[..., None]
 
     def _drop_header_junk(self) -> bool:
         """Leaves out what before the scans decides no pixel, and returns whether there was any."""
-        cleaned = without_header_junk(self._data) if self._data[:2] == b"\xff\xd8" else self._data
+        cleaned = without_header_junk(self._data)
         if cleaned == self._data:
             return False
         self._data, self._header = cleaned, read_jpeg_header(cleaned)._replace(has_exif=self._header.has_exif)
