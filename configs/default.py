@@ -37,10 +37,18 @@ def get_config() -> ConfigDict:
     config.table.image_dir = ""  # what paths in the table start from, from data_dir
     config.table.label_separator = ""  # between the labels of an image that may have several, as in "cat|dog"
     config.table.class_names = ""  # a text file of class names, one a line, which numbers count from 0
-    config.image_size = 0  # pixels a side; 0: as they are, or 224. Small images: a multiple of their own side
+    # Pixels a side, or (height, width); 0: as they are, or 224. Small images: a multiple of their own.
+    config.image_size = FieldReference(0, field_type=object)
+    # How encoded images of another shape come to that: "crop" the centre, after resize | "squash" all of it, whatever
+    # its shape | "pad" all of it, black around. Evaluation and training alike; a random crop is taken of the result.
+    config.fit = "crop"
     config.resize = 0  # encoded images in evaluation: their shorter side before the crop; 0: image_size * 256 / 224
     config.interpolation = "bilinear"  # "bilinear" | "bicubic", of every resize
+    # Of the images: 1 grey | 3 RGB | 4 RGBA, as Pillow converts to them | n: .npy files of uint8 (height, width, n).
+    config.channels = 3
     config.exif_rotation = False  # turn images as EXIF says (torchvision does not)
+    config.high_bit_depth = "error"  # more than 8 bits a channel: "error" | "scale" the stored type's full range to 8
+    config.max_pixels = 89_478_485  # of an image; larger ones are refused, by default as Pillow warns; 0: none are
     config.max_bad_images = 0  # so many damaged images are skipped, with a warning; 0: the first stops the run
     config.decode_threads = 0  # 0: one a core
     config.repeated_augmentation = 1  # how often an epoch takes each of its images
@@ -48,7 +56,7 @@ def get_config() -> ConfigDict:
     config.validation_split = "random"  # which these are: "random" | "stratified": of each class its share
     config.sampling = "shuffle"  # "shuffle" | "balanced": an epoch draws with replacement, each class equally likely
     config.normalize = "channel"  # "channel": by mean and std below; "pixel": the training images' mean, over std
-    config.mean = (0.5, 0.5, 0.5)  # of each channel, in [0, 1]
+    config.mean = (0.5, 0.5, 0.5)  # of each channel, in [0, 1]; or one number for all, (0.5,)
     config.std = (0.5, 0.5, 0.5)
     config.augment = ConfigDict()
     config.augment.crop_padding = 0  # pixels on every side, then a random crop; 0: none

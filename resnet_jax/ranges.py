@@ -38,13 +38,25 @@ PROBABILITY = Range("be in [0, 1]", lambda value: 0.0 <= value <= 1.0)
 POSITIVE_FRACTION = Range("be in (0, 1]", lambda value: 0.0 < value <= 1.0)
 SEED = Range("be from 0 to 2**63 - 1", lambda value: 0 <= value < 2**63)
 TWO_NUMBERS = Range("be two numbers", lambda value: len(value) == 2)
-THREE_NUMBERS = Range("be three numbers", lambda value: len(value) == 3)
+ONE_OR_MORE_NUMBERS = Range("be at least one number", lambda value: len(value) >= 1)
 FOUR_NUMBERS = Range("be four numbers", lambda value: len(value) == 4)
 CLASS_WEIGHTS = Range(
     "be 'none', 'balanced' or positive numbers, one a class",
     lambda value: value in ("none", "balanced") or (isinstance(value, tuple) and min(value, default=0) > 0),
 )
 POSITIVE_NUMBERS = Range("hold positive numbers", lambda value: min(value) > 0)
+
+MOST_PIXELS_A_SIDE = 8192
+IMAGE_SIZE = Range(
+    f"be a number of pixels from 0 to {MOST_PIXELS_A_SIDE}, or (height, width) from 1 on",
+    lambda value: _is_image_size(value),
+)
+
+
+def _is_image_size(value: Any) -> bool:
+    """Returns whether the value is one side, of which 0 leaves it open, or a height and a width."""
+    sides, least = (value, 1) if isinstance(value, tuple) else ((value, value), 0)
+    return len(sides) == 2 and all(type(side) is int and least <= side <= MOST_PIXELS_A_SIDE for side in sides)
 
 
 def at_most(limit: int) -> Range:

@@ -58,7 +58,7 @@ def test_overrides_take_the_fields_type():
         ("--config.num_epochs=2.5", "config.num_epochs='2.5' must be a whole number"),
         ("--config.nesterov=maybe", "config.nesterov='maybe' must be true or false"),
         ("--config.mean=(a,b,c)", r"config.mean='\(a,b,c\)' must be numbers like \(1, 2\)"),
-        ("--config.mean=(0.5,)", r"config.mean=\(0.5,\) must be three numbers"),
+        ("--config.mean=()", r"config.mean=\(\) must be at least one number"),
         ("--config.std=(1,0,1)", "config.std=.* must hold positive numbers"),
         ("--config.batch_size=-1", "config.batch_size=-1 must be positive"),
         ("--config.validation_fraction=1", r"config.validation_fraction=1.0 must be in \[0, 1\)"),

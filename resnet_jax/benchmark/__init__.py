@@ -23,7 +23,7 @@ FLOPS_PER_MAC = {"training": 6, "inference": 2}  # the two gradients cost what t
 def benchmark(
     model: str,
     batch_size: int,
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     dtype: str = "float32",
     *,
     inference: bool = False,
@@ -37,6 +37,7 @@ def benchmark(
 
     Args:
       model: a name of `list_models`, or "resnext_block" (ResNeXt's grouped bottleneck on 256 channels).
+      image_size: pixels a side, or (height, width); None: the model's own.
       against: None or "torch", which is then measured in turn, in a process of its own, with the better of its two
         memory formats. Each measurement takes `num_steps` steps; num_pairs of them.
       profile_folder: where a trace of three steps is written.
@@ -53,7 +54,7 @@ def benchmark(
     """
     counts = {"batch_size": batch_size, "image_size": image_size, "num_pairs": num_pairs, "num_steps": num_steps}
     for name, value in counts.items():
-        if value is not None and value < 1:
+        if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
             raise UserError(f"{name}={value} must be at least 1")
     check_choice("dtype", dtype, DTYPES)
     if against is not None:

@@ -32,6 +32,9 @@ BLOCK_ARGUMENTS: dict[str, Any] = {"filters": 64, "groups": 32, "width_per_group
 BLOCK_CHANNELS, BLOCK_SIZE = 256, 56
 
 
+Side = int | tuple[int, int]  # pixels, or (height, width)
+
+
 @dataclass
 class Work:
     """A compiled step and its state; `macs` are those of one image's forward pass, `program_memory` is in bytes."""
@@ -47,7 +50,7 @@ class Work:
     program_memory: int
 
     @classmethod
-    def of(cls, name: str, batch_size: int, image_size: int | None, dtype: str, *, inference: bool) -> "Work":
+    def of(cls, name: str, batch_size: int, image_size: Side | None, dtype: str, *, inference: bool) -> "Work":
         """Returns the work of the named network.
 
         Raises:
@@ -74,9 +77,10 @@ class Work:
         )  # fmt: skip
 
     @property
-    def image_size(self) -> int:
-        """Pixels a side."""
-        return self.input_shape[1]
+    def image_size(self) -> Side:
+        """Pixels a side, or (height, width) if they differ."""
+        height, width = self.input_shape[1], self.input_shape[2]
+        return height if height == width else (height, width)
 
     @property
     def convolutions(self) -> str:
@@ -99,7 +103,7 @@ class Work:
         return (time.perf_counter() - started) / num_steps
 
 
-def torch_spec(name: str, batch_size: int, image_size: int | None, dtype: str, *, inference: bool) -> dict[str, Any]:
+def torch_spec(name: str, batch_size: int, image_size: Side | None, dtype: str, *, inference: bool) -> dict[str, Any]:
     """Returns what torch_side.py needs to do the work that `Work.of` makes of the same arguments."""
     if name == BLOCK:
         arguments = {**BLOCK_ARGUMENTS, "block_cls": "bottleneck", "shortcut": "B", "stride_in": "3x3"}
@@ -110,21 +114,25 @@ def torch_spec(name: str, batch_size: int, image_size: int | None, dtype: str, *
         size, channels = default_image_size(name) if image_size is None else image_size, 3
     return {
         "model_args": {**arguments, "block_only": name == BLOCK},
-        "input_shape": (batch_size, size, size, channels),
+        "input_shape": (batch_size, *_sides(size), channels),
         "dtype": dtype,
         "inference": inference,
     }
+
+
+def _sides(size: Side) -> tuple[int, int]:
+    return size if isinstance(size, tuple) else (size, size)
 
 
 # A step, its state, its batch, and the forward pass whose MACs count.
 Made = tuple[Callable[..., Any], Any, dict[str, Array], Callable[..., Any]]
 
 
-def _network(name: str, batch_size: int, image_size: int | None, dtype: str, inference: bool) -> Made:
+def _network(name: str, batch_size: int, image_size: Side | None, dtype: str, inference: bool) -> Made:
     size = default_image_size(name) if image_size is None else image_size
     model = create_model(name, dtype=dtype)
     assert model.num_classes is not None
-    images = jax.random.normal(jax.random.key(1), (batch_size, size, size, 3), DTYPES[dtype][1])
+    images = jax.random.normal(jax.random.key(1), (batch_size, *_sides(size), 3), DTYPES[dtype][1])
     batch = {"image": images, "label": jnp.arange(batch_size) % model.num_classes}
     variables = _initial_variables(model, images)
     counted = create_model(name, dtype=dtype, conv_impl="xla")
@@ -165,7 +173,7 @@ def check_torch_has(name: str) -> None:
             )
 
 
-def _block(name: str, batch_size: int, image_size: int | None, dtype: str, inference: bool) -> Made:
+def _block(name: str, batch_size: int, image_size: Side | None, dtype: str, inference: bool) -> Made:
     if inference:
         raise UserError(f"{name} is measured in training only: choose a model for --inference")
     size = BLOCK_SIZE if image_size is None else image_size
@@ -176,7 +184,7 @@ def _block(name: str, batch_size: int, image_size: int | None, dtype: str, infer
         return BottleneckBlock(conv=conv, norm=partial(BatchNorm, dtype=computed, param_dtype=kept), **BLOCK_ARGUMENTS)
 
     model = block("auto")
-    batch = {"image": jax.random.normal(jax.random.key(1), (batch_size, size, size, BLOCK_CHANNELS), computed)}
+    batch = {"image": jax.random.normal(jax.random.key(1), (batch_size, *_sides(size), BLOCK_CHANNELS), computed)}
     variables = _initial_variables(model, batch["image"])
     forward = partial(block("xla").apply, variables, train=False)
     tx = sgd(LEARNING_RATE, momentum=0.9, weight_decay=1e-4)

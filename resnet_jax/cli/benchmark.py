@@ -5,7 +5,7 @@ import argparse
 import jax
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
-from resnet_jax.cli.options import AddCommand
+from resnet_jax.cli.options import AddCommand, image_size
 from resnet_jax.cli.printing import print_result
 from resnet_jax.filesystem import expand
 
@@ -17,7 +17,9 @@ def add_command(add: AddCommand) -> None:
     benchmark.usage = "%(prog)s [options]"
     benchmark.add_argument("--model", default="resnet20", metavar="NAME", help="a model, or resnext_block")
     benchmark.add_argument("--batch_size", type=int, default=128, metavar="N", help="default: 128")
-    benchmark.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
+    benchmark.add_argument(
+        "--image_size", type=image_size, metavar="SIZE", help="side, or 64x96 (default: the model's)"
+    )
     benchmark.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float64")
     benchmark.add_argument("--inference", action="store_true", help="inference, batch norm folded, instead of training")
     benchmark.add_argument("--against", metavar="torch", help="measure torch in turn")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from resnet_jax.cli.options import AddCommand, add_trained_options, check_model_options, open_trained
+from resnet_jax.cli.options import AddCommand, add_trained_options, check_model_options, image_size, open_trained
 from resnet_jax.cli.printing import print_result
 from resnet_jax.filesystem import expand
 
@@ -14,7 +14,7 @@ def add_command(add: AddCommand) -> None:
     export.usage = "%(prog)s --workdir DIR --to PATH [options]\n   or: %(prog)s --weights PATH --to PATH [options]"
     add_trained_options(export)
     export.add_argument("--to", required=True, metavar="PATH", help="model.stablehlo or model.onnx")
-    export.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
+    export.add_argument("--image_size", type=image_size, metavar="PIXELS", help="side, or 64x96 (default: the model's)")
     export.add_argument("--preprocessing", action="store_true", help="take uint8 images: normalise in the network")
     export.add_argument("--json", action="store_true", help="print one JSON object")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Words behind an option that takes several, and that are images all the same.
 GIVEN_BACK = "given_back"
+MOST_WORDS = 3  # that are numbers of channels, where images may follow
 # (name, function, summary, example) -> the command's parser.
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
 
@@ -58,6 +59,14 @@ def run_folder(workdir: str | None, config: str) -> Path:
     Raises as `expand`.
     """
     return expand(f"runs/{Path(config).stem}" if workdir is None else workdir)
+
+
+def image_size(text: str) -> int | tuple[int, int]:
+    """Returns a size in pixels: a side, or (height, width) of 64x96 or (64, 96)."""
+    numbers = tuple(int(number) for number in text.strip("()[] ").replace("x", ",").split(","))
+    if len(numbers) > 2:
+        raise ValueError(text)
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
 
 
 def given_model_args(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -131,15 +140,15 @@ class _ModelArgs(argparse.Action):
 
 
 class _Channels(argparse.Action):
-    """Three numbers: 0.5,0.5,0.5 or 0.5 0.5 0.5, with or without brackets; what follows, where the command takes
-    images, are some.
+    """A number for each channel: 0.5,0.5,0.5 or 0.5 0.5 0.5, with or without brackets; what follows, where the command
+    takes images, are some.
     """
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         if _takes_images(parser):
-            count = 1 if values[0].strip("()[]").count(",") >= 2 else 3
+            count = 1 if values[0].strip("()[]").count(",") >= 2 else _num_numbers(values[:MOST_WORDS])
             _give_back(namespace, values[count:])
             values = values[:count]
         words = ",".join(values).strip("()[]").replace(" ", ",").split(",")
@@ -147,9 +156,23 @@ class _Channels(argparse.Action):
             numbers = tuple(float(word) for word in words if word)
         except ValueError:
             numbers = ()
-        if len(numbers) != 3:
-            raise UserError(f"{option} {' '.join(values)} must be three numbers, for example {option} 0.5 0.5 0.5")
+        if not numbers:
+            raise UserError(
+                f"{option} {' '.join(values)} must be numbers, one for each channel, for example {option} 0.5 0.5 0.5"
+            )
         setattr(namespace, self.dest, numbers)
+
+
+def _num_numbers(words: Sequence[str]) -> int:
+    """Returns how many of the words, from the first on, are numbers; at least one, of which the error will be."""
+    count = 0
+    for word in words:
+        try:
+            float(word.strip("()[],"))
+        except ValueError:
+            break
+        count += 1
+    return max(count, 1)
 
 
 def _takes_images(parser: argparse.ArgumentParser) -> bool:

@@ -113,9 +113,9 @@ def _cell(result: "Prediction", predictions: list[dict[str, Any]]) -> "Cell":
     import numpy as np
 
     from resnet_jax.inference.gradcam import overlay
-    from resnet_jax.plotting.contact_sheet import Cell, Line
+    from resnet_jax.plotting.contact_sheet import Cell, Line, as_rgb
 
-    pixels = result.pixels
+    pixels = as_rgb(result.pixels)
     if result.heat is not None:
         pixels = np.concatenate([pixels, overlay(pixels, result.heat)], axis=1)
     bars = [

@@ -3,7 +3,7 @@
 import argparse
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
-from resnet_jax.cli.options import AddCommand
+from resnet_jax.cli.options import AddCommand, image_size
 from resnet_jax.cli.printing import print_result, print_table
 
 
@@ -12,7 +12,9 @@ def add_command(add: AddCommand) -> None:
     summary = add("summary", run_summary, "shapes, parameters and MACs of a model",
                   "python -m resnet_jax summary --model resnet50")  # fmt: skip
     summary.add_argument("--model", required=True, metavar="NAME", help="a name of the list command")
-    summary.add_argument("--image_size", type=int, metavar="PIXELS", help="side of the images (default: the model's)")
+    summary.add_argument(
+        "--image_size", type=image_size, metavar="PIXELS", help="side, or 64x96 (default: the model's)"
+    )
     summary.add_argument("--json", action="store_true", help="print one JSON object")
 
 

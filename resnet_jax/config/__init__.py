@@ -29,6 +29,8 @@ from resnet_jax.training.train_state import StateOptions
 PREFIX = "--config."
 # Two ways to say one thing, of which 0 or () leaves it to the other: setting one by an override unsets the other.
 ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
+# Fields that are one whole number or two.
+SIZES = ("image_size",)
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
 OPEN_FIELDS = ("model_args", "learning_rate_factors")
 # Fields that hold a word or numbers.
@@ -291,6 +293,8 @@ def _parse(path: str, text: str, current: Any) -> Any:
     kind = type(current)
     if path in WORD_OR_NUMBERS:
         kind = str if text.strip()[:1].isalpha() else tuple
+    if path in SIZES:
+        return _parse_size(path, text)
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
@@ -305,3 +309,16 @@ def _parse(path: str, text: str, current: Any) -> Any:
     except (KeyError, ValueError, SyntaxError):
         names = {bool: "true or false", int: "a whole number", float: "a number", tuple: "numbers like (1, 2)"}
         raise UserError(f"config.{path}={text!r} must be {names[kind]}") from None
+
+
+def _parse_size(path: str, text: str) -> int | tuple[int, ...]:
+    """Returns one number of pixels, or a height and a width: 64, (64, 96)."""
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        value = None
+    size = tuple(value) if isinstance(value, list) else value
+    numbers = size if isinstance(size, tuple) else (size,)
+    if not numbers or not all(type(number) is int for number in numbers):
+        raise UserError(f"config.{path}={text!r} must be a whole number, or two like (64, 96): height and width")
+    return size

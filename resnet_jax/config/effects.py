@@ -89,7 +89,12 @@ CONDITIONS = (
         lambda config, _: config.dataset == "folder",
         "config.dataset='folder'",
     ),
-    Condition(("resize", "exif_rotation", "max_bad_images"), lambda _, images: images.encoded is not False, _ENCODED),
+    Condition(
+        ("fit", "resize", "exif_rotation", "high_bit_depth", "max_pixels", "max_bad_images"),
+        lambda _, images: images.encoded is not False,
+        _ENCODED,
+    ),
+    Condition(("resize",), lambda config, _: config.fit == "crop", "config.fit='crop'"),
     Condition(
         ("interpolation",),
         lambda config, images: images.encoded is not False or config.augment.random_resized_crop,

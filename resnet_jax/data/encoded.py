@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
-from PIL import Image
 
-from resnet_jax.data.decoding import BadImageError, EncodedImage
+from resnet_jax.data.decoding import BadImageError, DecodeOptions, EncodedImage
 from resnet_jax.data.labels import check_multi_label, is_multi_label
 from resnet_jax.data.source import Examples, Keys, Transform, digest_of
 from resnet_jax.data.threads import DecodeThreads
@@ -120,6 +119,7 @@ class EncodedSource:
       preprocess: what evaluation makes of them, of one size.
       transform: what training does; None: as evaluation. upright: rotate as EXIF says.
       class_names: those of the labels, which `relabel` (K,) int32 maps the stored ones to, of one label an image.
+      decode: how files become pixels.
     """
 
     encoded: EncodedImages
@@ -131,6 +131,7 @@ class EncodedSource:
     transform: Transform | None = None
     apply_exif_orientation: bool = False
     relabel: np.ndarray | None = None
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
     intact: np.ndarray = field(init=False, repr=False)  # of `encoded`: which have been decoded as a whole
 
     def __post_init__(self) -> None:
@@ -161,7 +162,7 @@ class EncodedSource:
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, 3) of what evaluation reads; where nothing is cropped, the first good image is decoded to tell."""
+        """(H, W, C) of what evaluation reads; where nothing is cropped, the first good image is decoded to tell."""
         if self.preprocess.image_shape is not None:
             return self.preprocess.image_shape
         for position in range(len(self)):
@@ -249,14 +250,19 @@ class EncodedSource:
     def _decode(self, position: int, rng: KeyedRandom | None) -> tuple[np.ndarray, Label]:
         index = int(self.indices[position])
         data, label = self.encoded.read(index)
-        image = EncodedImage(data, lambda: self.name(position), apply_exif_orientation=self.apply_exif_orientation)
+        image = EncodedImage(
+            data,
+            lambda: self.name(position),
+            options=self.decode,
+            apply_exif_orientation=self.apply_exif_orientation,
+        )
         image.intact = bool(self.intact[index])
         if not self.apply_exif_orientation and image.orientation != 1:
             self.bad_images.warn_exif_rotation(image.name)
         if rng is not None and self.transform is not None:
             pixels = self.transform(image, rng)
         else:
-            pixels = self.preprocess.pixels(Image.fromarray(image.pixels()))
+            pixels = self.preprocess.pixels(image.pixels())
         self.intact[index] = True
         return pixels, label if self.relabel is None else int(self.relabel[label])
 

@@ -6,9 +6,8 @@ from functools import cached_property
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
-from PIL import Image
 
-from resnet_jax.data.decoding import ArrayImage, DecodableImage
+from resnet_jax.data.decodable_image import ArrayImage, DecodableImage
 from resnet_jax.data.labels import check_multi_label, is_multi_label
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
@@ -20,7 +19,7 @@ class Transform(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
-        """(H, W, 3) of what comes out; None: that of the image."""
+        """(H, W, C) of what comes out; None: that of the image."""
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
         """Returns the training image."""
@@ -66,7 +65,7 @@ class Source(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, 3) of what `read` gives in evaluation; (V, H, W, 3) of V views."""
+        """(H, W, C) of what `read` gives in evaluation; (V, H, W, 3) of V views."""
 
     def __len__(self) -> int: ...
 
@@ -116,7 +115,7 @@ class ArraySource:
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, 3) of what evaluation reads."""
+        """(H, W, C) of what evaluation reads."""
         return self._prepare(self.images[0]).shape
 
     def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:
@@ -148,7 +147,7 @@ class ArraySource:
         return digest_of(*self.class_names, self.labels.tobytes(), self.images[:: max(1, len(self) // 100)].tobytes())
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
-        return image if self.preprocess is None else self.preprocess.pixels(Image.fromarray(image))
+        return image if self.preprocess is None else self.preprocess.pixels(image)
 
 
 def digest_of(*parts: str | bytes) -> str:

@@ -9,18 +9,30 @@ from typing import Annotated, Any
 import numpy as np
 
 from resnet_jax.data.batches import epoch_order
+from resnet_jax.data.decoding import DecodeOptions
 from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
+from resnet_jax.data.high_bit_depth import HIGH_BIT_DEPTH
 from resnet_jax.data.image_set import ImageSet, open_image_set
 from resnet_jax.data.labels import check_one_known_label, class_counts, stratified_share
 from resnet_jax.data.layout import SplitFolders
+from resnet_jax.data.other_formats import MODES
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess, TenCrop
+from resnet_jax.data.transforms.preprocess import FITS, PREPROCESS, Preprocess, Side, TenCrop, height_and_width
 from resnet_jax.errors import UserError, check_choice, suggestion
-from resnet_jax.ranges import FRACTION, NOT_NEGATIVE, POSITIVE_NUMBERS, THREE_NUMBERS, OneOf, at_most
+from resnet_jax.ranges import (
+    FRACTION,
+    IMAGE_SIZE,
+    NOT_NEGATIVE,
+    ONE_OR_MORE_NUMBERS,
+    POSITIVE,
+    POSITIVE_NUMBERS,
+    OneOf,
+    at_most,
+)
 
 DIGITS_NAMES = tuple("0123456789")
 # The held-out validation images are the same whatever the run's seed, so that runs can be compared.
@@ -30,7 +42,8 @@ SPLITS = ("train", "validation", "test")
 MEMORY_LIMIT = 2**30
 MOST_CLASSES_NAMED = 5
 VALIDATION_SPLITS = ("random", "stratified")
-IMAGE_SIZE = 224  # of encoded images, where the options leave it open
+CROP = 224  # of encoded images, where the options leave it open
+MOST_CHANNELS = 1024
 RESIZE_BY_CROP = 256 / 224
 
 
@@ -41,21 +54,23 @@ class DatasetOptions:
     Attributes:
       data_dir: the folder of the images, or that in which TFDS keeps its sets; "" is TFDS's own default,
         ~/tensorflow_datasets.
-      image_size: of images in memory, the side in pixels wanted, a multiple of their own, to which each pixel is
-        repeated; 0 keeps it.
+      image_size: of images in memory, the side in pixels wanted, or (height, width): multiples of their own, to which
+        each pixel is repeated; 0 keeps them.
       preprocess: what evaluation makes of encoded images. upright: rotate those as EXIF says. threads decode;
         bad_images tells how many may be damaged.
       split_folders, table: of a folder, which of its folders are the splits, and which table says the labels.
+      decode: how encoded images become pixels.
     """
 
     data_dir: str = ""
-    image_size: int = 0
+    image_size: Side = 0
     preprocess: Preprocess | TenCrop = PREPROCESS["IMAGENET1K_V1"]
     apply_exif_orientation: bool = False
     threads: DecodeThreads = field(default_factory=DecodeThreads)
     bad_images: BadImages = field(default_factory=BadImages)
     split_folders: SplitFolders = field(default_factory=SplitFolders)
     table: TableOptions = field(default_factory=TableOptions)
+    decode: DecodeOptions = field(default_factory=DecodeOptions)
 
     def source(self, encoded: EncodedImages) -> EncodedSource:
         """Returns all of `encoded`, read so."""
@@ -67,6 +82,7 @@ class DatasetOptions:
             self.threads,
             self.bad_images,
             apply_exif_orientation=self.apply_exif_orientation,
+            decode=self.decode,
         )
 
 
@@ -77,22 +93,27 @@ class ImageOptions:
     dataset: str
     data_dir: str
     num_classes: Annotated[int, NOT_NEGATIVE]  # 0: as many as the data set has
-    image_size: Annotated[int, NOT_NEGATIVE, at_most(8192)]
+    image_size: Annotated[int | tuple[int, int], IMAGE_SIZE]  # 0: as they are, or CROP
+    fit: Annotated[str, OneOf(FITS)]
     resize: Annotated[int, NOT_NEGATIVE, at_most(8192)]
     interpolation: str
+    channels: Annotated[int, POSITIVE, at_most(MOST_CHANNELS)]
     exif_rotation: bool
+    high_bit_depth: Annotated[str, OneOf(HIGH_BIT_DEPTH)]
+    max_pixels: Annotated[int, NOT_NEGATIVE]  # 0: without a limit
     max_bad_images: Annotated[int, NOT_NEGATIVE]
     decode_threads: Annotated[int, NOT_NEGATIVE, at_most(1024)]
     validation_fraction: Annotated[float, FRACTION]
     validation_split: Annotated[str, OneOf(VALIDATION_SPLITS)]
     normalize: Annotated[str, OneOf(("channel", "pixel"))]
-    mean: Annotated[tuple[float, float, float], THREE_NUMBERS]
-    std: Annotated[tuple[float, float, float], THREE_NUMBERS, POSITIVE_NUMBERS]
+    mean: Annotated[tuple[float, ...], ONE_OR_MORE_NUMBERS]
+    std: Annotated[tuple[float, ...], ONE_OR_MORE_NUMBERS, POSITIVE_NUMBERS]
 
     @property
-    def crop(self) -> int:
-        """The side in pixels of what evaluation cuts out of encoded images."""
-        return self.image_size or IMAGE_SIZE
+    def crop(self) -> Side:
+        """The size in pixels of what evaluation makes of encoded images: a side, or (height, width) if they differ."""
+        height, width = height_and_width(self.image_size or CROP)
+        return height if height == width else (height, width)
 
     def preprocess(self) -> Preprocess:
         """Returns what evaluation makes of encoded images.
@@ -100,8 +121,33 @@ class ImageOptions:
         Raises:
           UserError: if that is impossible.
         """
-        resize = self.resize or round(self.crop * RESIZE_BY_CROP)
-        return Preprocess(resize, self.crop, self.interpolation, self.mean, self.std)
+        crop = self.crop
+        resize: Side | None = None
+        if self.fit == "crop":
+            resize = self.resize or _scaled(crop)
+        return Preprocess(resize, crop, self.interpolation, *self.statistics(), self.fit, self.high_bit_depth)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns mean and std of each channel; one number stands for all channels.
+
+        Raises:
+          UserError: for another number of them than there are channels, unless they have no effect.
+        """
+        mean = self._of_each_channel("mean") if self.normalize == "channel" else (0.0,) * self.channels
+        return mean, self._of_each_channel("std")
+
+    def _of_each_channel(self, name: str) -> tuple[float, ...]:
+        values = getattr(self, name)
+        if len(values) not in (1, self.channels):
+            raise UserError(
+                f"config.{name}={values} must be {self.channels} numbers, one for each of config.channels="
+                f"{self.channels}, or one for all: set --config.{name}=({values[0]},)"
+            )
+        return values if len(values) == self.channels else values * self.channels
+
+    def decode(self) -> DecodeOptions:
+        """Returns how encoded images become pixels."""
+        return DecodeOptions(self.channels, high_bit_depth=self.high_bit_depth, max_pixels=self.max_pixels)
 
     def reading(self) -> DatasetOptions:
         """Returns how the images are read, with threads and a count of bad images of its own."""
@@ -112,6 +158,7 @@ class ImageOptions:
             self.exif_rotation,
             DecodeThreads(self.decode_threads),
             BadImages(self.max_bad_images),
+            decode=self.decode(),
         )
 
 
@@ -131,18 +178,25 @@ class Splits:
     layout: dict[str, Any] = field(default_factory=dict)
 
 
-def load_digits(split: str) -> ArraySource:
+def load_digits(split: str, num_channels: int = 3) -> ArraySource:
     """Returns the 1,797 handwritten 8x8 digits of scikit-learn's load_digits, shipped with the package.
 
-    "test" is every fifth image (360), "train" the others (1,437). Grey levels 0 to 16 become 0 to 255, in three equal
-    channels.
+    "test" is every fifth image (360), "train" the others (1,437). Grey levels 0 to 16 become 0 to 255, in one channel,
+    three equal ones, or these and an opaque fourth.
+
+    Raises:
+      UserError: for another number of channels.
     """
+    _check_channels("digits", num_channels)
     with resources.files("resnet_jax.data").joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         images, labels = arrays["images"], arrays["labels"].astype(np.int32)
     grey = np.round(images * (255.0 / 16.0)).astype(np.uint8)
     held_out = np.arange(len(labels)) % 5 == 0
     chosen = held_out if split == "test" else ~held_out
-    return ArraySource(np.repeat(grey[chosen][..., None], 3, axis=-1), labels[chosen], DIGITS_NAMES)
+    images = np.repeat(grey[chosen][..., None], min(num_channels, 3), axis=-1)
+    if num_channels == 4:
+        images = np.concatenate([images, np.full_like(images[..., :1], 255)], axis=-1)
+    return ArraySource(images, labels[chosen], DIGITS_NAMES)
 
 
 def load_splits(
@@ -204,7 +258,7 @@ def load_source(name: str, split: str, reading: DatasetOptions | None = None) ->
     reading = reading or DatasetOptions()
     if name == "digits":
         check_choice("split", split, split_names(name))
-        source = replace(load_digits(split), threads=reading.threads)
+        source = replace(load_digits(split, reading.decode.channels), threads=reading.threads)
     elif name == "folder":
         found = _open(reading)
         check_choice("split", split, found.splits)
@@ -215,7 +269,9 @@ def load_source(name: str, split: str, reading: DatasetOptions | None = None) ->
         shape = records.fixed_shape
         if shape is None or len(records) * int(np.prod(shape)) > MEMORY_LIMIT:
             return reading.source(records)
-        source = ArraySource(*tfds.load_arrays(name, split, reading.data_dir), threads=reading.threads)
+        _check_channels(name, reading.decode.channels)
+        arrays = tfds.load_arrays(name, split, reading.data_dir, MODES[reading.decode.channels])
+        source = ArraySource(*arrays, threads=reading.threads)
         _check_labels(name, source)
     return _enlarge(name, source, reading.image_size)
 
@@ -273,20 +329,37 @@ def missing_classes(train: Source, validation: Source | None, *, held_out: bool)
     return lines
 
 
+def _check_channels(name: str, num_channels: int) -> None:
+    if num_channels not in MODES:
+        raise UserError(
+            f"config.channels={num_channels} must be 1, 3 or 4 for the images of {name}: others are .npy files in a "
+            "folder"
+        )
+
+
 def _check_labels(name: str, source: ArraySource) -> None:
     low, high = int(source.labels.min()), int(source.labels.max())
     if low < 0 or high >= source.num_classes:
         raise UserError(f"dataset={name!r} has labels from {low} to {high} but {source.num_classes} classes")
 
 
-def _enlarge(name: str, source: ArraySource, image_size: int) -> ArraySource:
-    own_size = source.images.shape[1]
-    if image_size in (0, own_size):
+def _scaled(crop: Side) -> Side:
+    """Returns the size to which images are resized before a crop, where the options leave it open."""
+    if isinstance(crop, tuple):
+        return round(crop[0] * RESIZE_BY_CROP), round(crop[1] * RESIZE_BY_CROP)
+    return round(crop * RESIZE_BY_CROP)
+
+
+def _enlarge(name: str, source: ArraySource, image_size: Side) -> ArraySource:
+    own_size = source.images.shape[1:3]
+    size = height_and_width(image_size) if image_size else own_size
+    if size == own_size:
         return source
-    if image_size < own_size or image_size % own_size:
-        raise UserError(f"image_size={image_size} must be a multiple of {own_size}, the size of {name}'s images")
-    factor = image_size // own_size
-    return replace(source, images=source.images.repeat(factor, axis=1).repeat(factor, axis=2))
+    if any(side < own or side % own for side, own in zip(size, own_size, strict=True)):
+        own = own_size[0] if own_size[0] == own_size[1] else own_size
+        raise UserError(f"image_size={image_size} must be a multiple of {own}, the size of {name}'s images")
+    down, across = size[0] // own_size[0], size[1] // own_size[1]
+    return replace(source, images=source.images.repeat(down, axis=1).repeat(across, axis=2))
 
 
 def _open(reading: DatasetOptions) -> ImageSet:

@@ -22,7 +22,7 @@ from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.filesystem import check_folder, expand
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.multi_label_metrics import THRESHOLD, MultiLabelMetrics, check_threshold
-from resnet_jax.inference.predictor import AS_THEY_ARE, Channels, TrainedModel, open_run, open_weights
+from resnet_jax.inference.predictor import Channels, TrainedModel, open_run, open_weights
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.images import load_judging_images
 from resnet_jax.training.jit_steps import jit_per_example_eval_step
@@ -69,7 +69,9 @@ def evaluate_run(
     options, mean = trained.options, trained.normalization.mean
     assert options is not None
     images = options.images if data_dir is None else replace(options.images, data_dir=data_dir)
-    size = images.image_size if trained.preprocess == AS_THEY_ARE else 0  # to which only images in memory are enlarged
+    size = (
+        images.image_size if not trained.preprocess.changes_pixels else 0
+    )  # to which only images in memory are enlarged
     preprocess = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
     reading = replace(options.reading(), data_dir=images.data_dir, image_size=size, preprocess=preprocess)
     if data is None:
@@ -128,7 +130,9 @@ def evaluate_weights(
         weights, model_name=model_name, model_args=model_args, preprocess=preprocess, mean=mean, std=std
     )
     prepared = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
-    reading = DatasetOptions(data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""))
+    reading = DatasetOptions(
+        data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""), decode=trained.decode
+    )
     source = open_images(data, trained.class_names, trained.num_classes, reading)
     return _evaluate(trained, source, data, batch_size, threshold, report)
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.data.transforms.preprocess import Side, height_and_width
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import atomic_write, check_parents
 from resnet_jax.inference.onnx_graph import import_onnx, to_onnx
@@ -27,7 +28,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export(
-    trained: TrainedModel, target: Path, *, preprocessing: bool = False, image_size: int | None = None
+    trained: TrainedModel, target: Path, *, preprocessing: bool = False, image_size: Side | None = None
 ) -> dict[str, Any]:
     """Returns {..., "to", "format", "input", "output", "bytes", "difference"}: the network as a file, batch norm
     folded.
@@ -37,19 +38,20 @@ def export(
         17).
       preprocessing: the input is (batch, H, W, C) uint8 and the normalisation is part of the network; otherwise it is
         normalised float32. The batch may be of any size.
-      image_size: H = W in pixels, None: the network's own. difference: of the logits of the file, loaded again, from
-        JAX's, the largest by the largest logit.
+      image_size: H = W in pixels, or (H, W); None: the network's own.
+
+    The difference is of the logits of the file, loaded again, from JAX's: the largest by the largest logit.
 
     Raises:
       UserError: for another ending, a place that cannot be written, and a network that has no translation; RunError,
         with nothing written, if the file answers otherwise than the network.
     """
     check_export(target)
-    side = trained.input_shape[0] if image_size is None else image_size
-    if side < 1:
-        raise UserError(f"image_size={side} must be at least 1")
+    height, width = trained.input_shape[:2] if image_size is None else height_and_width(image_size)
+    if min(height, width) < 1:
+        raise UserError(f"image_size={image_size} must be at least 1")
     num_channels = num_input_channels(trained.model, trained.state.variables)
-    shape, dtype = (side, side, num_channels), np.dtype(np.uint8 if preprocessing else np.float32)
+    shape, dtype = (height, width, num_channels), np.dtype(np.uint8 if preprocessing else np.float32)
     function = _inference(trained, preprocessing)
     if target.suffix == ".onnx":
         data, run = _onnx(function, shape, dtype, _described(trained, preprocessing))
@@ -65,7 +67,7 @@ def export(
         **trained.origin,
         "to": str(target),
         "format": target.suffix[1:],
-        "input": f"images (batch, {side}, {side}, {num_channels}) {dtype}{'' if preprocessing else ', normalised'}",
+        "input": f"images (batch, {height}, {width}, {num_channels}) {dtype}{'' if preprocessing else ', normalised'}",
         "output": f"logits (batch, {trained.num_classes}) float32",
         "bytes": len(data),
         "difference": difference,

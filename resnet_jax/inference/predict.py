@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.encoded import BadImages
@@ -73,8 +72,7 @@ def predict(
       flip: the logits of an image and its mirror are averaged.
 
     Raises:
-      UserError: for numbers out of range, and a run that needs images of another shape; NonFiniteError if the
-        network's answer is not finite.
+      UserError: for numbers out of range; NonFiniteError if the network's answer is not finite.
     """
     check_threshold(threshold)
     if threshold is not None and not trained.multi_label and trained.options is not None:
@@ -86,9 +84,6 @@ def predict(
         top = trained.num_classes if multi_label else TOP
     if top < 1 or batch_size < 1:
         raise UserError(f"top={top} and batch_size={batch_size} must be at least 1")
-    mean = trained.normalization.mean
-    if mean.ndim == 3 and mean.shape != trained.input_shape:
-        raise UserError(f"the run subtracts a mean image of shape {mean.shape}, which is not square: use evaluate")
     return _predict(trained, images, min(top, trained.num_classes), threshold, batch_size, flip, gradcam)
 
 
@@ -160,10 +155,12 @@ def _num_rows(num_images: int, batch_size: int, num_devices: int) -> int:
 
 
 def _read(file: ImageFile, trained: TrainedModel, bad_images: BadImages) -> np.ndarray:
-    image = EncodedImage(file.read(), file.name, apply_exif_orientation=trained.apply_exif_orientation)
+    image = EncodedImage(
+        file.read(), file.name, options=trained.decode, apply_exif_orientation=trained.apply_exif_orientation
+    )
     if not trained.apply_exif_orientation and image.orientation != 1:
         bad_images.warn_exif_rotation(file.name)
-    return trained.pixels(Image.fromarray(image.pixels()))
+    return trained.pixels(image.pixels())
 
 
 def _compile(

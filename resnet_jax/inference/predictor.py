@@ -15,13 +15,14 @@ from PIL import Image
 from resnet_jax.checkpoint.fallback import read_latest
 from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.items import NUM_LOOKS
-from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
+from resnet_jax.data.decoding import DecodeOptions
+from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
+from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess, Side, height_and_width
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
 from resnet_jax.errors import DamagedCheckpointError, UserError, check_choice
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.shapes import RGB
 from resnet_jax.models.variants import default_image_size
 from resnet_jax.training.checkpointer import restore_variables
 from resnet_jax.training.experiment import Options, build_model, stored_options
@@ -33,9 +34,14 @@ from resnet_jax.weights.describe import describe_weights
 from resnet_jax.weights.info import WeightsInfo, names_for
 from resnet_jax.weights.load import import_state_dict
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
 # Images as they are: nothing but the normalisation, which happens on the device, is left to do.
 AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def as_they_are(num_channels: int) -> Preprocess:
+    """Returns AS_THEY_ARE of so many channels."""
+    return replace(AS_THEY_ARE, mean=(0.0,) * num_channels, std=(1.0,) * num_channels)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class TrainedModel:
     Attributes:
       load: reads the weights, when `state` is first asked for.
       preprocess: of encoded images.
-      image_size: side in pixels of the images that the network was trained with.
+      image_size: of the images that the network was trained with, in pixels: a side, or (height, width).
       class_names: empty if unknown.
       origin: what results say of where it comes from, of plain values. upright: images are rotated as EXIF says.
       options: the run's; None of imported weights.
@@ -72,12 +78,19 @@ class TrainedModel:
     mesh: Mesh
     normalization: Normalization
     preprocess: Preprocess
-    image_size: int
+    image_size: Side
     class_names: tuple[str, ...]
     origin: dict[str, Any]
     apply_exif_orientation: bool = False
     options: Options | None = None
     multi_label: bool = False
+
+    @property
+    def decode(self) -> DecodeOptions:
+        """How image files become pixels: as for the run's images."""
+        if self.options is not None:
+            return self.options.images.decode()
+        return DecodeOptions(self.preprocess.num_channels, self.preprocess.high_bit_depth)
 
     @cached_property
     def state(self) -> TrainState:
@@ -97,24 +110,29 @@ class TrainedModel:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(H, W, 3) of what `pixels` gives."""
-        side = self.preprocess.crop or self.preprocess.resize or self.image_size
-        return side, side, 3
+        return (*height_and_width(self._size), self.preprocess.num_channels)
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
+    @property
+    def _size(self) -> Side:
+        return self.preprocess.crop or self.preprocess.resize or self.image_size
+
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Returns `image` as the network is given it, but for the normalisation: `input_shape` uint8, whatever its
         size.
 
         As in evaluation; where that takes images as they are, small ones are enlarged pixel by pixel as for training,
-        and others resized and cropped to the side that the network was trained with.
+        and others resized and cropped to the size that the network was trained with.
         """
-        side = self.input_shape[0]
-        if not self.preprocess.changes_pixels and image.width == image.height and side % image.width == 0:
-            factor = side // image.width
-            return np.array(image.convert("RGB")).repeat(factor, axis=0).repeat(factor, axis=1)
+        height, width, num_channels = self.input_shape
+        pixels = to_pixels(to_pictures(image, num_channels))
+        own_height, own_width = pixels.shape[:2]
+        divides = height % own_height == 0 and width % own_width == 0
+        if not self.preprocess.changes_pixels and divides and (own_height == own_width or height != width):
+            return pixels.repeat(height // own_height, axis=0).repeat(width // own_width, axis=1)
         preprocess = self.preprocess
         if preprocess.crop is None:
-            preprocess = replace(preprocess, resize=side, crop=side)
-        return preprocess.pixels(image)
+            preprocess = replace(preprocess, resize=self._size, crop=self._size)
+        return preprocess.pixels(pixels)
 
     def class_name(self, label: int) -> str:
         """Returns the class's name, or its number where names are unknown."""
@@ -134,8 +152,10 @@ def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> T
     if not average and run.state.averaging is None:
         raise UserError(f"the run in {workdir} keeps no moving average: leave out --no_average")
     average = average and run.state.averaging is not None
-    mean_image = run.normalization.mean.shape if run.normalization.mean.ndim == 3 else (0,)
-    image_size = mean_image[0] or run.options.images.image_size or default_image_size(run.options.model.model)
+    mean = run.normalization.mean
+    image_size: Side = run.options.images.image_size or default_image_size(run.options.model.model)
+    if mean.ndim == 3:
+        image_size = mean.shape[0] if mean.shape[0] == mean.shape[1] else (mean.shape[0], mean.shape[1])
     return TrainedModel(
         run.model,
         run.state.averaged if average else lambda: run.state,
@@ -184,10 +204,11 @@ def open_weights(
         class_names = class_names or names_for(preprocess, model.num_classes)
     is_known = info.preprocess is not None or (mean is not None and std is not None)
     prepared = _preprocess(weights, info, mean, std) if judges or is_known else AS_THEY_ARE
+    num_channels = prepared.num_channels if judges else None
     mesh = make_mesh()
 
     def load() -> TrainState:
-        variables, _ = import_state_dict(weights, state_dict, model, "strict", RGB if judges else None)
+        variables, _ = import_state_dict(weights, state_dict, model, "strict", num_channels)
         return jax.device_put(create_train_state(model, variables, optax.identity()), replicated(mesh))
 
     assert info.model is not None
@@ -233,7 +254,7 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
         state,
         step,
         Normalization.from_json(position["normalization"]),
-        Preprocess.from_json(stored) if stored else AS_THEY_ARE,
+        Preprocess.from_json(stored) if stored else as_they_are(options.images.channels),
         class_names,
         position.get("multi_label", False),  # of one label an image it is not written
     )

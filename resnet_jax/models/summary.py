@@ -13,8 +13,10 @@ from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.models.variants import create_model, default_image_size
 
 
-def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dict[str, Any]:
-    """Returns what the `summary` command prints, for one image of `image_size` pixels a side (None: the model's own).
+def summarize(name: str, image_size: int | tuple[int, int] | None = None, **overrides: Any) -> dict[str, Any]:
+    """Returns what the `summary` command prints, for one image of `image_size` pixels a side, or (height, width).
+
+    None is the model's own size.
 
     {"model", "image_size", "shapes": {"stem": (h, w, C), ...}, "parameters", "statistics", "macs"}.
 
@@ -23,9 +25,10 @@ def summarize(name: str, image_size: int | None = None, **overrides: Any) -> dic
     """
     model = create_model(name, **overrides)
     image_size = default_image_size(name) if image_size is None else image_size
-    if image_size < 1:
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    if min(height, width) < 1:
         raise UserError(f"image_size={image_size} must be at least 1")
-    return {"model": name, "image_size": image_size, **summarize_model(model, (image_size, image_size, 3))}
+    return {"model": name, "image_size": image_size, **summarize_model(model, (height, width, 3))}
 
 
 def summarize_model(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def summarize_model(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, An
     """
     model = model.clone(conv_impl="xla")  # one branch to count
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = variable_shapes(model)
+    variables = variable_shapes(model, image_shape[-1])
     # One trace tells all: the head is computed with the features as well.
     forward = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False, features=True), return_shape=True)
     traced, outputs = forward(variables, images)

@@ -27,7 +27,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """image: (H, W, 3) uint8. lines: below it, all of them as wide as the image; too long ones are cut."""
+    """image: (H, W, C) uint8. lines: below it, all of them as wide as the image; too long ones are cut."""
 
     image: np.ndarray
     lines: tuple[Line, ...]
@@ -130,7 +130,16 @@ def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
     return text
 
 
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
+    """Returns pixels of any number of channels as they can be shown: (H, W, 3) uint8.
+
+    Of three or more channels the first three are red, green and blue; of fewer the first one is grey.
+    """
+    return pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+
+
 def _sized(image: np.ndarray, style: Style) -> Image.Image:
+    image = np.ascontiguousarray(as_rgb(image))
     height, width = image.shape[:2]
     scale = max(1, -(-style.smallest_side // min(height, width)))
     if scale > 1:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.source import ArraySource
-from resnet_jax.data.sources import IMAGE_SIZE, ImageOptions, Splits
+from resnet_jax.data.sources import CROP, ImageOptions, Splits
 from resnet_jax.data.tfds.builder import UnknownSetError
 from resnet_jax.data.tfds.requirements import Needs, needs_of
+from resnet_jax.data.transforms.preprocess import height_and_width
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.images import make_transform
 from resnet_jax.weights.pretrained import TAGS, published_path
@@ -28,9 +29,9 @@ def dummy_data(options: Options, num_classes: int = 0, image_shape: tuple[int, .
       UserError: for options that make no experiment whatever the images are.
     """
     images, count = options.images, options.batches.batch_size
-    own_size = image_shape[0] if image_shape else IMAGE_SIZE
-    size = images.image_size or own_size
-    pixels = np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (count, size, size, 3))
+    own_size = (image_shape[0], image_shape[1]) if image_shape else CROP
+    height, width = height_and_width(images.image_size or own_size)
+    pixels = np.broadcast_to(np.zeros((1, 1, 1, 1), np.uint8), (count, height, width, images.channels))
     names = tuple(map(str, range(num_classes or images.num_classes or 10)))
     source = ArraySource(pixels, np.zeros(count, np.int32), names).transformed(make_transform(options.augment, images))
     splits = Splits(source, source if images.validation_fraction > 0 else None, None)

@@ -11,6 +11,7 @@ from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.sources import ImageOptions, Splits
 from resnet_jax.data.threads import DecodeThreads
+from resnet_jax.data.transforms.preprocess import height_and_width
 from resnet_jax.errors import abridge
 from resnet_jax.formatting import format_count
 from resnet_jax.preflight.finding import Finding, error, ok, warning
@@ -43,7 +44,7 @@ class _Decoded:
         """Decodes the image at `position`, and keeps what is of interest."""
         try:
             data, label = self.source.encoded.read(int(self.source.indices[position]))
-            image = EncodedImage(data, self.source.name(position))
+            image = EncodedImage(data, self.source.name(position), options=self.source.decode)
             pixels = image.pixels()
         except BadImageError as fault:
             self.damaged[position] = fault.reason
@@ -90,13 +91,13 @@ def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterat
         f"(median {np.median(widths):g}), {heights.min()} to {heights.max()} high (median {np.median(heights):g}); "
         f"{modes}",
     )
-    side = options.crop
-    small = [i for i in good if decoded.sizes[i].min() < side]
+    height, width = height_and_width(options.crop)
+    small = [i for i in good if decoded.sizes[i][0] < width or decoded.sizes[i][1] < height]
     if small:
         names = [source.name(i) for i in small]
         yield warning(
             subject,
-            f"{format_count(len(small), 'image')} smaller than the crop of {side} pixels, to be enlarged: "
+            f"{format_count(len(small), 'image')} smaller than the crop of {width}x{height} pixels, to be enlarged: "
             f"{abridge(names, MOST_NAMED)}",
             f"--config.image_size={int(decoded.sizes[good].min())}, or larger images",
         )

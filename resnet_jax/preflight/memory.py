@@ -83,7 +83,7 @@ def estimate_memory(experiment: "Experiment") -> StepMemory:
 
 
 def training_image_shape(experiment: "Experiment") -> tuple[int, ...]:
-    """Returns (H, W, 3) of a training image; none is read."""
+    """Returns (H, W, C) of a training image; none is read."""
     source: Any = experiment.batches.source
     return (source.transform and source.transform.image_shape) or source.image_shape
 
@@ -98,7 +98,7 @@ def _activation_bytes(
 
     def of_length(stage_sizes: tuple[int, ...]) -> TrainState:
         short = model.clone(stage_sizes=stage_sizes)
-        return state.replace(apply_fn=short.apply, **variable_shapes(short))
+        return state.replace(apply_fn=short.apply, **variable_shapes(short, images.shape[-1]))
 
     base = tuple(DISTINCT_BLOCKS if length > LONG_STAGE else length for length in model.stage_sizes)
     kept = in_base = _kept_bytes(of_length(base), images, labels)

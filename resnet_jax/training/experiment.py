@@ -235,7 +235,8 @@ def load_images(options: Options) -> Splits:
       UserError: for options that do not fit the data set.
     """
     images, augment = options.images, options.augment
-    make_transform(augment, images)  # its own errors, before a data set is prepared for hours
+    images.statistics()  # their own errors, before a data set is prepared for hours
+    make_transform(augment, images)
     splits = load_splits(images.dataset, options.reading(), images.validation_fraction, images.validation_split)
     check_classes(images, splits.train)
     is_encoded = isinstance(splits.train, EncodedSource)

@@ -16,7 +16,7 @@ from resnet_jax.data.sources import DatasetOptions, ImageOptions, Splits, load_s
 from resnet_jax.data.tfds.records import NoLabelsError
 from resnet_jax.data.transforms.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
 from resnet_jax.data.transforms.policies import POLICIES, ColorJitter
-from resnet_jax.data.transforms.preprocess import Preprocess
+from resnet_jax.data.transforms.preprocess import Preprocess, height_and_width
 from resnet_jax.data.transforms.training import Operation, RandomResizedCrop, TrainingTransform
 from resnet_jax.errors import UserError, check_choice, truncate
 from resnet_jax.ranges import FOUR_NUMBERS, NOT_NEGATIVE, POSITIVE, PROBABILITY, TWO_NUMBERS, OneOf, at_most
@@ -160,23 +160,49 @@ def make_transform(
     """Returns what the host does to a training image; None if nothing beyond what evaluation does.
 
     Args:
-      otherwise: how an image is cropped if not at random.
+      otherwise: how an image is cropped if not at random; of encoded images.
 
     Raises:
       UserError: for options out of range.
     """
     try:
+        _check_colors(options, images.channels)
         operations = _make_operations(options)
         size = options.crop_size or images.crop
         interpolation = images.interpolation if options.random_resized_crop else "bilinear"
         crop = RandomResizedCrop(
-            size, options.crop_scale, options.crop_ratio, options.resampler, interpolation, options.antialias
+            size,
+            options.crop_scale,
+            options.crop_ratio,
+            options.resampler,
+            interpolation,
+            options.antialias,
+            images.channels,
         )
     except UserError as error:
         raise UserError(f"config.augment: {error}") from error
     if options.random_resized_crop:
-        return TrainingTransform(crop, operations)
+        return TrainingTransform(crop, operations, otherwise if images.fit != "crop" else None)
     return TrainingTransform(otherwise, operations) if operations else None
+
+
+def _check_colors(options: AugmentOptions, num_channels: int) -> None:
+    """Raises UserError for operations on colours that images of so many channels do not have."""
+    brightness, contrast, saturation, hue = options.color_jitter
+    if num_channels == 1 and (saturation or hue):
+        raise UserError(
+            f"color_jitter={options.color_jitter} must have no saturation and no hue with config.channels=1: grey "
+            f"images have neither; set --config.augment.color_jitter=({brightness}, {contrast}, 0.0, 0.0)"
+        )
+    if num_channels not in (1, 3) and any(options.color_jitter):
+        raise UserError(
+            f"color_jitter={options.color_jitter} must be zeros with config.channels={num_channels}: it is of grey and "
+            "of RGB images"
+        )
+    if num_channels != 3 and options.policy != "none":
+        raise UserError(
+            f"policy={options.policy!r} must be 'none' with config.channels={num_channels}: policies are of RGB images"
+        )
 
 
 def _make_operations(options: AugmentOptions) -> tuple[Operation, ...]:
@@ -198,7 +224,10 @@ def _make_operations(options: AugmentOptions) -> tuple[Operation, ...]:
 
 def check_options(options: AugmentOptions, images: ImageOptions, batches: BatchOptions, train: Source) -> None:
     """Raises UserError (a ValueError) for options that the training images do not allow."""
-    side = options.crop_size or images.crop if options.random_resized_crop else min(train.image_shape[:2])
+    if options.random_resized_crop:
+        side = min(height_and_width(options.crop_size or images.crop))
+    else:
+        side = min(train.image_shape[:2])
     if options.crop_padding_mode == "reflect" and options.crop_padding >= side:
         raise UserError(f"config.augment.crop_padding={options.crop_padding} must be less than the image size, {side}")
     if options.cutout_size > side:
@@ -212,17 +241,17 @@ def check_options(options: AugmentOptions, images: ImageOptions, batches: BatchO
         return
     if images.normalize == "pixel":
         raise UserError("config.normalize='pixel' needs a set of small images of one size: use 'channel'")
-    if images.resize and images.resize < images.crop:
+    if images.resize and images.resize < max(height_and_width(images.crop)):
         raise UserError(f"config.resize={images.resize} must be at least the crop, {images.crop}")
 
 
 def make_normalization(options: ImageOptions, train: Source) -> Normalization:
     """Returns the options' mean, or the mean image of `train`, and their std."""
-    std = np.asarray(options.std)
+    mean, std = (np.asarray(values) for values in options.statistics())
     if options.normalize == "pixel":
         assert isinstance(train, ArraySource)
         return Normalization(train.images.mean(axis=0, dtype=np.float64) / 255.0, std)
-    return Normalization(np.asarray(options.mean), std)
+    return Normalization(mean, std)
 
 
 def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Array]:

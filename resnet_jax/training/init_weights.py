@@ -13,7 +13,6 @@ from resnet_jax.data.sources import ImageOptions
 from resnet_jax.distributed.processes import warn
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.shapes import RGB
 from resnet_jax.weights.describe import describe_weights, told_info
 from resnet_jax.weights.info import WeightsInfo, same_classes
 from resnet_jax.weights.load import import_state_dict
@@ -63,7 +62,11 @@ def load_initial(options: "Options", model: ResNet, class_names: tuple[str, ...]
             f"…), and the images have {', '.join(class_names[:3])} …: use replace or add"
         )
     _check_normalization(path, told, options.images)
-    variables, _ = import_state_dict(path, weights, model, "strict" if head == "keep" else "reset", RGB)
+    variables, report = import_state_dict(
+        path, weights, model, "strict" if head == "keep" else "reset", options.images.channels, adapt_stem=True
+    )
+    if report.adapted:
+        warn(report.adapted)
     variables = jax.tree.map(np.asarray, variables)
     for name, array in torch_arrays(variables).items():
         if not np.isfinite(array).all():
@@ -73,9 +76,9 @@ def load_initial(options: "Options", model: ResNet, class_names: tuple[str, ...]
 
 def _check_normalization(path: Path, told: WeightsInfo, images: ImageOptions) -> None:
     """Warns if the images of the weights were normalised otherwise than the run's."""
-    if told.preprocess is None:
+    if told.preprocess is None or told.preprocess.num_channels != images.channels:
         return
-    theirs, ours = (told.preprocess.mean, told.preprocess.std), (images.mean, images.std)
+    theirs, ours = (told.preprocess.mean, told.preprocess.std), images.statistics()
     if images.normalize != "channel" or not np.allclose(theirs, ours, atol=NEAR):
         warn(
             f"the images of {path} were normalised with mean {told.preprocess.mean} and std {told.preprocess.std}, "

@@ -83,10 +83,10 @@ def init_train_state(
         )
 
     if shapes_only:
-        return jax.eval_shape(state_of, variable_shapes(model))
+        return jax.eval_shape(state_of, variable_shapes(model, options.images.channels))
 
     def create(key: Array, given: Mapping[str, Any]) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+        variables = model.init(key, jnp.zeros((1, 32, 32, options.images.channels)), train=False)
         if not given:
             return state_of(variables)
         params, (new, _) = dict(given["params"]), model.head_layers[-1]

@@ -60,6 +60,11 @@ def convert(
     state, model, info = describe_weights(source, model_name, model_args or {}, which, average=average)
     variables, report = import_state_dict(source, state, model, head)
     info = _prepared(info, model, preprocess, head)
+    if info.preprocess is not None and info.preprocess.num_channels != report.num_channels:
+        raise UserError(
+            f"{source} is of a network for images of {report.num_channels} channels, and mean={info.preprocess.mean} "
+            f"is of {info.preprocess.num_channels}: give {report.num_channels} numbers"
+        )
     info = dataclasses.replace(info, source=source.name)
     if to_file:
         save_weights(target, model, variables, layout, info)

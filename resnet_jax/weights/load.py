@@ -1,5 +1,6 @@
 """Weights from a file or checkpoint directory into a model's variables."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from flax.traverse_util import unflatten_dict
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.filesystem import expand
 from resnet_jax.models.resnet import DTYPES, ResNet, make_dense
-from resnet_jax.models.shapes import variable_shapes
+from resnet_jax.models.shapes import stem_kernel, variable_shapes
 from resnet_jax.models.variants import create_model
+from resnet_jax.weights.adapt_stem import adapt_kernel
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.open_weights import open_weights
@@ -21,14 +23,16 @@ from resnet_jax.weights.pretrained import fetch_pretrained
 from resnet_jax.weights.report import Report, compare, complaint
 from resnet_jax.weights.state_dict import StateDict, Tensor
 
+logger = logging.getLogger(__name__)
+
 HEAD_CHOICES = ("strict", "reset")
 ALIGNMENT = 64  # bytes
 
 
-def load_weights(path: str | Path, model: ResNet, head: str = "strict") -> dict[str, Any]:
+def load_weights(
+    path: str | Path, model: ResNet, head: str = "strict", num_channels: int | None = None
+) -> dict[str, Any]:
     """Returns the model's variables {"params": ..., "batch_stats": ...}, read from `path`.
-
-    How many channels the images have, the file decides: they are those of its first convolution.
 
     Args:
       path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or
@@ -36,11 +40,18 @@ def load_weights(path: str | Path, model: ResNet, head: str = "strict") -> dict[
         transformers, akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
       head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the
         file has: of a model with base_classes the layer on top of the head.
+      num_channels: of the images. Where the file's first convolution is for three, it is adapted to them as timm does
+        (`adapt_kernel`), with a warning. None: as many as the file's.
 
     Raises:
       UserError: unless every tensor finds its place, telling which do not.
     """
-    return import_weights(path, model, head)[0]
+    check_choice("head", head, HEAD_CHOICES)
+    path = expand(path)
+    variables, report = import_state_dict(path, open_weights(path), model, head, num_channels, adapt_stem=True)
+    if report.adapted:
+        logger.warning(report.adapted)
+    return variables
 
 
 def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tuple[dict[str, Any], Report]:
@@ -51,14 +62,22 @@ def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tup
 
 
 def import_state_dict(
-    path: Path, state: StateDict, model: ResNet, head: str, num_channels: int | None = None
+    path: Path,
+    state: StateDict,
+    model: ResNet,
+    head: str,
+    num_channels: int | None = None,
+    *,
+    adapt_stem: bool = False,
 ) -> tuple[dict[str, Any], Report]:
     """Returns what `import_weights` returns, of weights at `path` that are open already.
 
     Args:
       num_channels: that the images have; None: as many as the weights are for.
+      adapt_stem: a first convolution for three channels becomes one for num_channels, as the report says; otherwise
+        such weights are refused.
     """
-    report = compare(path, state, model, head, num_channels)
+    report = compare(path, state, model, head, num_channels, adapt_stem=adapt_stem)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))
     dtype = np.dtype(DTYPES[model.dtype][1])
@@ -68,6 +87,9 @@ def import_state_dict(
             flat[leaf_path] = _in_our_order(path, name, state.tensors[name], shape, dtype)
         elif name in report.zeroed:
             flat[leaf_path] = np.zeros(shape, dtype)
+    if report.adapted and num_channels is not None:
+        stem = ("params", *stem_kernel(model))
+        flat[stem], report.num_channels = adapt_kernel(flat[stem], num_channels), num_channels
     variables = unflatten_dict(jax.device_put(flat))
     if report.reset:
         name, num_outputs = model.head_layers[-1]
@@ -102,16 +124,20 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 def load_pretrained(
-    name: str, tag: str = "IMAGENET1K_V1", model: ResNet | None = None, head: str = "strict"
+    name: str,
+    tag: str = "IMAGENET1K_V1",
+    model: ResNet | None = None,
+    head: str = "strict",
+    num_channels: int | None = None,
 ) -> dict[str, Any]:
     """Returns the variables of torchvision's published weights: downloaded once, checked, kept under RESNET_JAX_HOME.
 
     Args:
       tag: "IMAGENET1K_V1" or "IMAGENET1K_V2".
       model: into which they go, `create_model(name)` if None.
-      head: as in `load_weights`.
+      head, num_channels: as in `load_weights`.
 
     Raises:
       UserError: for a name or tag that is not published; without a network it says which file to put where.
     """
-    return load_weights(fetch_pretrained(name, tag), model or create_model(name), head)
+    return load_weights(fetch_pretrained(name, tag), model or create_model(name), head, num_channels)

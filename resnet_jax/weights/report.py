@@ -12,6 +12,7 @@ from resnet_jax.errors import UserError, truncate
 from resnet_jax.models.head_names import HEAD
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
+from resnet_jax.weights.adapt_stem import adaptation
 from resnet_jax.weights.infer_architecture import agrees, architecture, has_conv_bias
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import HEADS, torch_shapes
@@ -36,6 +37,7 @@ class Report:
       dropped: what else the file holds.
       counters: how many of its entries count something, batches or steps.
       num_channels: of the images that the network takes.
+      adapted: what was done to the stem of a file for images of other channels, in words; "" if nothing was.
     """
 
     path: str
@@ -51,24 +53,37 @@ class Report:
     dropped: list[str] = field(default_factory=list)
     counters: int = 0
     num_channels: int = RGB
+    adapted: str = ""
 
 
-def compare(path: Path, state: StateDict, model: ResNet, head: str, num_channels: int | None = None) -> Report:
+def compare(
+    path: Path,
+    state: StateDict,
+    model: ResNet,
+    head: str,
+    num_channels: int | None = None,
+    *,
+    adapt_stem: bool = False,
+) -> Report:
     """Returns what of the state_dict goes where in the model.
 
     Args:
       num_channels: of the images that it must take; None: as many as the file's stem has.
+      adapt_stem: a stem of three channels will be made one of num_channels; the report says so.
 
     Raises:
       UserError: for what cannot be a weight, and for a stem of other images.
     """
     there = _num_input_channels(state, model)
-    if num_channels not in (None, there):
+    fits = num_channels in (None, there)
+    if not fits and not (adapt_stem and there == RGB):
         raise UserError(
             f"{path} is of a network for images of {_channels(there)}, and here they have {num_channels}: use weights "
             f"for images of {num_channels}"
         )
     report = Report(str(path), state.format, state.layout, counters=state.num_counters, num_channels=there)
+    if not fits and num_channels is not None:
+        report.adapted = adaptation(path, num_channels)
     expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model, there)).items()}
     zeros = _absent_kinds_of_bias(expected, state)
     new = f"{model.head_layers[-1][0]}." if head == "reset" and model.head_layers else None

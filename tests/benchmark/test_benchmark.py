@@ -50,6 +50,17 @@ def test_training_step_of_the_block_is_measured():
     assert benchmark("resnext_block", 1, 8, num_steps=1, num_pairs=1)["images_per_second"] > 0
 
 
+def test_images_that_are_no_squares_are_measured(capsys):
+    words = ["benchmark", "--model", "resnet20", "--batch_size", "1", "--image_size", "8x16", "--steps", "1"]
+    assert main([*words, "--pairs", "1", "--inference", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["image_size"] == [8, 16]
+    assert result["macs"] == (40_551_040 - 640) // 8 + 640  # an eighth of the pixels, the same head
+    assert torch_spec("resnet20", 1, (8, 16), "float32", inference=True)["input_shape"] == (1, 8, 16, 3)
+    with pytest.raises(UserError, match=r"image_size=\(8, 0\) must be at least 1"):
+        benchmark("resnet20", 1, (8, 0))
+
+
 def test_ratio_is_torchs_time_by_ours_pair_by_pair(monkeypatch):
     ours, torchs = iter([9.0, 2.0, 1.0, 4.0]), iter([4.0, 4.0, 4.0])
     monkeypatch.setattr(Work, "seconds_per_step", lambda self, num_steps: next(ours))

@@ -25,6 +25,9 @@ def test_summary_prints_a_table_or_one_object(capsys):
     assert main(["summary", "--model", "resnet20", "--image_size", "16", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["parameters"] == 269_722
+    assert main(["summary", "--model", "resnet20", "--image_size", "16x32", "--json"]) == 0
+    wide = json.loads(capsys.readouterr().out)
+    assert (wide["shapes"]["stem"][:2], wide["image_size"]) == ([16, 32], [16, 32])
     assert list(result["shapes"]) == ["stem", "stage1", "stage2", "stage3", "pooled", "logits"]
 
 
@@ -32,7 +35,7 @@ def test_summary_prints_a_table_or_one_object(capsys):
     ("words", "message"),
     [
         (["summary", "--model", "resnet5"], "model='resnet5' is not known; did you mean"),
-        (["summary", "--model", "resnet50", "--image_size", "big"], "invalid int value: 'big'"),
+        (["summary", "--model", "resnet50", "--image_size", "big"], "invalid image_size value: 'big'"),
         (["summary"], "the following arguments are required: --model"),
         (["sumary"], "invalid choice: 'sumary'"),
         (["trian"], "did you mean 'train'?"),

@@ -9,7 +9,8 @@ from golden_files import GOLDEN
 from PIL import Image, ImageOps
 
 from resnet_jax.data import decoding
-from resnet_jax.data.decoding import ArrayImage, BadImageError, EncodedImage
+from resnet_jax.data.decodable_image import ArrayImage
+from resnet_jax.data.decoding import BadImageError, EncodedImage
 
 SAMPLE = Path(__file__).resolve().parents[3] / "shared" / "data" / "imagenet-sample"
 
@@ -34,6 +35,7 @@ FORMS = {
     "baseline 4:2:0": ("RGB", "JPEG", {"subsampling": 2}),
     "baseline 4:2:2": ("RGB", "JPEG", {"subsampling": 1}),
     "baseline 4:4:4": ("RGB", "JPEG", {"subsampling": 0}),
+    "Adobe's RGB": ("RGB", "JPEG", {"keep_rgb": True}),
     "progressive": ("RGB", "JPEG", {"progressive": True}),
     "restart markers": ("RGB", "JPEG", {"restart_marker_rows": 1}),
     "grey": ("L", "JPEG", {}),
@@ -251,3 +253,58 @@ def test_jpeg_that_ends_in_its_first_bytes_is_named(length):
     beginning = bytes.fromhex("ffd8ffe000104a46494600010200000100010000ff")
     with pytest.raises(BadImageError, match="image 7 cannot be read"):
         EncodedImage(beginning[:length], "image 7").pixels()
+
+
+JUNK = {
+    "bytes before a table": lambda data, at: data[:at] + b"\0\1\2\3" + data[at:],
+    "a profile that is none": lambda data, at: data[:at] + b"\xff\xe2\x00\x12ICC_PROFILE\0\7\1!!" + data[at:],
+    "a segment that ends late": lambda data, at: data[:at] + b"\xff\xe1\x00\x08Exif\0\0junk" + data[at:],
+}
+
+
+@pytest.mark.parametrize("kind", JUNK)
+@pytest.mark.parametrize("form", ["baseline 4:2:0", "Adobe's RGB", "progressive", "grey", "CMYK", "restart markers"])
+def test_damage_before_the_scans_costs_no_pixel_and_hides_no_other(photo, kind, form):
+    mode, file_format, options = FORMS[form]
+    whole = encode(photo.convert(mode), file_format, **options)
+    data = JUNK[kind](whole, whole.index(b"\xff\xdb"))
+    image = EncodedImage(data, "x")
+    np.testing.assert_array_equal(image.pixels(), pillow_pixels(data))
+    image.intact = True
+    np.testing.assert_array_equal(image.region((7, 31, 100, 32)), pillow_pixels(whole)[31:32, 7:100])
+    fresh = EncodedImage(data, "x")
+    fresh.intact = True
+    np.testing.assert_array_equal(fresh.region((7, 31, 100, 32)), pillow_pixels(whole)[31:32, 7:100])
+    zeroed = data[: len(data) // 2] + bytes(300) + data[len(data) // 2 + 300 :]
+    cut = data[: len(data) * 9 // 10]
+    for damaged in (cut,) if form == "Adobe's RGB" else (cut, zeroed):  # of whose zeros libjpeg sees nothing
+        with pytest.raises(BadImageError):
+            EncodedImage(damaged, "x").pixels()
+
+
+@pytest.mark.parametrize("num_missing", [1, 4, 7, 8, 11, 12, 13, 500])
+def test_png_cut_short_is_refused_or_read_as_by_pillow_although_its_exif_was_looked_for(photo, num_missing):
+    data = encode(photo, "PNG")[:-num_missing]
+    image = EncodedImage(data, "x")
+    assert image.orientation == 1
+    try:
+        expected = pillow_pixels(data)
+    except OSError:
+        for _ in range(2):
+            with pytest.raises(BadImageError):
+                image.pixels()
+    else:
+        np.testing.assert_array_equal(image.pixels(), expected)
+
+
+@pytest.mark.parametrize("kind", JUNK)
+def test_damage_before_the_scans_hides_no_rotation(photo, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    whole = encode(photo, exif=exif)
+    data = JUNK[kind](whole, whole.index(b"\xff\xdb"))
+    image = EncodedImage(data, "x", apply_exif_orientation=True)
+    assert image.orientation == 6
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(whole))))
+    np.testing.assert_array_equal(image.pixels(), expected)
+    np.testing.assert_array_equal(image.region((3, 4, 100, 120)), expected[4:120, 3:100])

@@ -7,7 +7,8 @@ import pytest
 from golden_files import GOLDEN
 from PIL import Image
 
-from resnet_jax.data.decoding import ArrayImage, EncodedImage
+from resnet_jax.data.decodable_image import ArrayImage
+from resnet_jax.data.decoding import EncodedImage
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.data.transforms.resize import make_resize, resize_antialiased, resize_bilinear
@@ -76,8 +77,8 @@ def test_pillow_resampler_gives_pillows_pixels(photo):
 @pytest.mark.parametrize("size", [(300, 200), (150, 220), (90, 80), (64, 64), (40, 50), (1, 1), (500, 70)])
 def test_opencv_resampler_is_near_pillow(photo, size):
     pixels = np.asarray(Image.fromarray(photo.pixels()).crop((100, 100, 100 + size[0], 100 + size[1])))
-    pillow = make_resize("pillow", "bilinear", True)(pixels, 64).astype(int)
-    ours, plain = resize_antialiased(pixels, 64), resize_bilinear(pixels, 64)
+    pillow = make_resize("pillow", "bilinear", True)(pixels, (64, 64)).astype(int)
+    ours, plain = resize_antialiased(pixels, (64, 64)), resize_bilinear(pixels, (64, 64))
     error, plain_error = np.abs(ours - pillow).mean(), np.abs(plain - pillow).mean()
     assert error <= 3  # of 255
     assert error <= plain_error + 0.5
@@ -86,7 +87,7 @@ def test_opencv_resampler_is_near_pillow(photo, size):
 def test_halved_image_is_pillows_but_for_rounding(photo):
     # At a factor of two exactly, the three taps and bilinear interpolation are the triangle.
     pixels = np.ascontiguousarray(photo.pixels()[:128, :128])
-    ours = resize_antialiased(pixels, 65)  # 128 / 65 < 2: not halved before
+    ours = resize_antialiased(pixels, (65, 65))  # 128 / 65 < 2: not halved before
     pillow = np.asarray(Image.fromarray(pixels).resize((65, 65), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(ours - pillow).mean() < 1.0
 
@@ -131,3 +132,25 @@ def test_without_a_random_crop_the_image_is_cropped_as_in_evaluation(photo):
 def test_bad_values_name_the_field_and_the_rule(arguments, message):
     with pytest.raises(UserError, match=message):
         RandomResizedCrop(**{"size": 8, **arguments})
+
+
+@pytest.mark.parametrize("resampler", ["opencv", "pillow"])
+@pytest.mark.parametrize("num_channels", [1, 2, 3, 6])
+def test_random_part_of_any_shape_and_channels_is_resized_channel_by_channel(resampler, num_channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 120, num_channels), np.uint8)
+
+    def part(pixels):
+        crop = RandomResizedCrop((20, 30), resampler=resampler, num_channels=pixels.shape[2])
+        assert crop.image_shape == (20, 30, pixels.shape[2])
+        return crop(ArrayImage(pixels), KeyedRandom(0, 0, 0))
+
+    one_by_one = [part(pixels[..., i : i + 1]) for i in range(num_channels)]
+    np.testing.assert_array_equal(part(pixels), np.concatenate(one_by_one, axis=-1))
+
+
+def test_fitted_image_is_what_a_random_crop_is_taken_of(photo):
+    preprocess = Preprocess(None, (40, 60), "bilinear", (0.5,) * 3, (0.5,) * 3, "squash")
+    crop = RandomResizedCrop((20, 30))
+    pixels = TrainingTransform(crop, (), preprocess)(photo, KeyedRandom(0, 0, 0))
+    expected = crop(ArrayImage(preprocess.pixels(photo.pixels())), KeyedRandom(0, 0, 0))
+    np.testing.assert_array_equal(pixels, expected)

@@ -98,7 +98,11 @@ def test_recipes_are_the_published_ones():
     assert (CIFAR.mean, CIFAR.std) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
-@pytest.mark.parametrize("preprocess", [V2, CIFAR, BICUBIC])
+WIDE = Preprocess((34, 51), (30, 45), "bilinear", (0.5,), (0.25,))
+PADDED = Preprocess(None, (30, 45), "bilinear", (0.5,) * 6, (0.25,) * 6, "pad", "scale")
+
+
+@pytest.mark.parametrize("preprocess", [V2, CIFAR, BICUBIC, WIDE, PADDED])
 def test_json_text_brings_the_same_preprocess_back(preprocess):
     assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
 
@@ -106,17 +110,21 @@ def test_json_text_brings_the_same_preprocess_back(preprocess):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resize": 0}, r"resize=0 must be a number of pixels from 1 on, or None"),
+        ({"resize": 0}, r"resize=0 must be a number of pixels from 1 on, two of them, or None"),
         ({"resize": 256.0}, r"resize=256\.0 must be"),
         ({"crop": -1}, r"crop=-1 must be"),
         ({"crop": True}, r"crop=True must be"),
         ({"interpolation": "bilinaer"}, r"interpolation='bilinaer' must be one of bilinear, bicubic; did you mean"),
-        ({"mean": [123.675, 116.28, 103.53]}, r"mean=\(123\.675, .*\) must be three numbers in \[0, 1\]"),
-        ({"mean": [0.5, 0.5]}, r"mean=\(0\.5, 0\.5\) must be three numbers"),
-        ({"mean": [0.5, 0.5, float("nan")]}, r"mean=.* must be three numbers"),
-        ({"mean": [0.5, 0.5, "0.5"]}, r"mean=.* must be three numbers"),
-        ({"mean": 0.5}, r"mean=0\.5 must be three numbers"),
-        ({"std": [0.5, 0.0, 0.5]}, r"std=\(0\.5, 0\.0, 0\.5\) must be three numbers in \(0, 1\]"),
+        ({"mean": [123.675, 116.28, 103.53]}, r"mean=\(123\.675, .*\) must be a number in \[0, 1\] for each channel"),
+        ({"mean": [0.5, 0.5]}, r"mean=\(0\.5, 0\.5\) and std=\(0\.229, .*\) must be of equally many channels"),
+        ({"crop": [224, 0]}, r"crop=\(224, 0\) must be"),
+        ({"crop": [1, 2, 3]}, r"crop=\(1, 2, 3\) must be"),
+        ({"fit": "stretch"}, r"fit='stretch' must be one of crop, squash, pad"),
+        ({"fit": "pad"}, r"fit='pad' needs a crop, and resize=None"),
+        ({"mean": [0.5, 0.5, float("nan")]}, r"mean=.* must be a number in"),
+        ({"mean": [0.5, 0.5, "0.5"]}, r"mean=.* must be a number in"),
+        ({"mean": 0.5}, r"mean=0\.5 must be a number in"),
+        ({"std": [0.5, 0.0, 0.5]}, r"std=\(0\.5, 0\.0, 0\.5\) must be a number in \(0, 1\] for each channel"),
         ({"sdt": [0.5, 0.5, 0.5]}, r"must be an object of resize, crop, interpolation, mean, std"),
     ],
 )
@@ -147,5 +155,73 @@ def test_ten_crops_are_the_corners_the_centre_and_their_mirrors():
 def test_ten_crops_need_images_larger_than_the_crop():
     with pytest.raises(UserError, match="ten crops need a crop smaller"):
         TenCrop(whole())
+    with pytest.raises(UserError, match="ten crops need a crop smaller"):
+        TenCrop(whole(crop=4, fit="pad"))
     with pytest.raises(UserError, match="crop=9 must be at most the 9x8 pixels"):
         TenCrop(whole(crop=9)).pixels(Image.new("RGB", (9, 8)))
+
+
+def test_files_written_before_there_was_a_choice_of_fit_are_read_and_written_as_they_were():
+    values = V1.to_json()
+    assert set(values) == {"resize", "crop", "interpolation", "mean", "std"}
+    assert Preprocess.from_json(values).fit == "crop"
+
+
+@pytest.mark.parametrize("size", [(50, 40), (40, 50), (90, 30), (30, 90), (51, 34)])
+def test_wide_crop_is_of_an_image_that_just_covers_the_size_before(size):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, size[::-1], np.uint8))
+    (resized,) = WIDE.resized(picture)
+    assert resized.width >= 51
+    assert resized.height >= 34
+    assert resized.width == 51 or resized.height == 34
+    left, top = round((resized.width - 45) / 2), round((resized.height - 30) / 2)
+    expected = np.asarray(resized)[top : top + 30, left : left + 45, None]
+    np.testing.assert_array_equal(WIDE.pixels(picture), expected)
+
+
+def test_squashed_image_is_resized_to_exactly_the_size():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 70, 3), np.uint8))
+    pixels = whole(crop=(30, 45), fit="squash").pixels(picture)
+    np.testing.assert_array_equal(pixels, np.asarray(picture.resize((45, 30), Image.Resampling.BILINEAR)))
+
+
+@pytest.mark.parametrize(
+    ("size", "inside"), [((90, 30), (45, 15)), ((20, 70), (9, 30)), ((3, 2), (45, 30)), ((999, 1), (45, 1))]
+)
+def test_padded_image_is_whole_centred_and_black_around(size, inside):
+    picture = Image.new("RGB", size, (7, 8, 9))
+    pixels = whole(crop=(30, 45), fit="pad").pixels(picture)
+    width, height = inside
+    top, left = (30 - height) // 2, (45 - width) // 2
+    expected = np.zeros((30, 45, 3), np.uint8)
+    expected[top : top + height, left : left + width] = (7, 8, 9)
+    np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("num_channels", [1, 2, 3, 6])
+def test_channels_are_resized_each_by_itself(fit, num_channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (23, 41, num_channels), np.uint8)
+    resize = (20, 28) if fit == "crop" else None
+
+    def prepare(pixels):
+        count = pixels.shape[2]
+        return Preprocess(resize, (16, 24), "bicubic", (0.5,) * count, (0.5,) * count, fit).pixels(pixels)
+
+    one_by_one = [prepare(pixels[..., i : i + 1]) for i in range(num_channels)]
+    assert prepare(pixels).shape == (16, 24, num_channels)
+    np.testing.assert_array_equal(prepare(pixels), np.concatenate(one_by_one, axis=-1))
+
+
+def test_ten_wide_crops_are_views_of_their_shape():
+    views = TenCrop(whole(crop=(2, 4))).pixels(Image.new("RGB", (6, 5)))
+    assert views.shape == (10, 2, 4, 3)
+
+
+def test_deep_pictures_are_refused_or_scaled_and_never_cut_off():
+    deep = Image.fromarray(np.array([[0, 257, 65_535]], np.uint16))
+    with pytest.raises(UserError, match="more than 8 bits a channel, mode I;16 with values from 0 to 65535"):
+        CIFAR.pixels(deep)
+    assert whole(high_bit_depth="scale").pixels(deep)[0, :, 0].tolist() == [0, 1, 255]
+    with pytest.raises(UserError, match=r"a picture has 1, 3 or 4 channels: 6 need an array \(H, W, 6\)"):
+        PADDED.pixels(Image.new("RGB", (2, 2)))

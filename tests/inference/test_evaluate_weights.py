@@ -148,7 +148,7 @@ PREPARED = ["--model", "resnet20", "--mean", "0", "0", "0", "--std", "1", "1", "
         (["--weights", "{source}", "--data", "{images}", "--checkpoint", "best"], "--checkpoint belongs to --workdir"),
         (["--weights", "{source}", "--data", "{images}"], "name it with --model"),
         (["--weights", "{source}", "--data", "{images}", *PREPARED[:2]], "give --mean and --std"),
-        (["--weights", "{source}", "--data", "{images}", *PREPARED[:5]], "must be three numbers"),
+        (["--weights", "{source}", "--data", "{images}", *PREPARED[:5]], "give --mean and --std"),
         (["--weights", "{source}", "--data", "{images}", *PREPARED, "--batch_size", "0"], "batch_size=0 must be"),
         (["--weights", "{source}", "--data", "none", *PREPARED], "'none' must be a folder, a tar or tfds:NAME"),
         (["--weights", "{source}", "--data", "tfds:x", *PREPARED], "dataset='x' must be one of digits, folder and"),

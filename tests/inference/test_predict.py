@@ -460,8 +460,11 @@ def test_words_that_are_neither_arguments_nor_the_fourth_number_are_images(tmp_p
     assert arguments.model_args == ["x=1", "y=2", "z=3"]
     assert (arguments.mean, arguments.std) == ((0.1, 0.2, 0.3), (0.1, 0.2, 0.3))
     assert parse(["predict", "a", "--model_args", "stride"]).model_args == ["stride"]  # which is refused
-    with pytest.raises(UserError, match="must be three numbers"):
-        parse(["convert", "--to", "x", "--mean", ".1", ".2", ".3", ".4"])
+    with pytest.raises(UserError, match="must be numbers, one for each channel"):
+        parse(["convert", "--to", "x", "--mean", "grey"])
+    assert parse(["convert", "--to", "x", "--mean", ".1", ".2", ".3", ".4"]).mean == (0.1, 0.2, 0.3, 0.4)
+    arguments = parse(["predict", "--mean", "0.5", "a", "--std", "0.25", "b"])
+    assert (arguments.images, arguments.mean, arguments.std) == (["a", "b"], (0.5,), (0.25,))
 
 
 @pytest.mark.parametrize("apply_exif_orientation", [False, True])

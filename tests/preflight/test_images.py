@@ -50,7 +50,7 @@ def test_damage_sizes_duplicates_and_leaks_are_found(pets, capsys):
     assert "40 pixels wide (median 40), 16 to 32 high (median 32); 12 RGB, 1 L" in lines["ok", "deep training"]
     warnings = [text for status, subject, text in found if (status, subject) == ("warning", "deep training")]
     assert sorted(text.split(":")[0] for text in warnings) == [
-        "1 image smaller than the crop of 32 pixels, to be enlarged",
+        "1 image smaller than the crop of 32x32 pixels, to be enlarged",
         "1 image there more than once",
         "1 image there with different labels",
     ]

@@ -49,9 +49,13 @@ CASES = {
     "table.label_separator": ("batches", "a", TABLE, ()),
     "table.class_names": ("batches", "names.txt", TABLE, ()),
     "image_size": ("batches", 16, (), None),
+    "fit": ("evaluation", "squash", FOLDER, ()),
     "resize": ("evaluation", 12, FOLDER, ()),
     "interpolation": ("evaluation", "bicubic", FOLDER, ()),
+    "channels": ("batches", 1, ("mean=(0.5,)", "std=(0.5,)"), None),
     "exif_rotation": ("batches", True, FOLDER, ()),
+    "high_bit_depth": ("evaluation", "scale", (*FOLDER, "data_dir={deep}"), ()),
+    "max_pixels": ("evaluation", 10, FOLDER, ()),
     "max_bad_images": ("batches", 1, (*FOLDER, "data_dir={damaged}"), ()),
     "decode_threads": ("reading", 3, FOLDER, ()),
     "repeated_augmentation": ("batches", 2, (), None),
@@ -129,7 +133,8 @@ CONDITIONAL = sorted({field for condition in CONDITIONS for field in condition.f
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Folders of images by the names that CASES uses: eight good ones, one damaged among others, and two splits."""
+    """Folders of images by the names that CASES uses: eight good ones, one damaged among others, two
+    splits, and four of 16 bits a channel."""
     root = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for where in ("images", "damaged", "splits/train", "splits/val"):
@@ -154,7 +159,11 @@ def folders(tmp_path_factory):
     (tables / "labels.csv").write_text("\n".join(rows) + "\n")
     (tables / "deep/er/other.csv").write_text("path,label\ni/1.png,cat\ni/3.png,cat\ni/2.png,dog\ni/0.png,dog\n")
     (tables / "names.txt").write_text("dog\ncat\n")
-    return {name: root / name for name in ("images", "damaged", "splits", "tables")}
+    for i in range(4):
+        folder = root / "deep" / ("cat", "dog")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 2**16, (20, 14), np.uint16)).save(folder / f"{i}.png")
+    return {name: root / name for name in ("images", "damaged", "splits", "tables", "deep")}
 
 
 def config_with(words, folders):
@@ -290,8 +299,8 @@ def same(one, other):
 
 
 def alike(one, other):
-    if isinstance(one, str):
-        return one == other
+    if isinstance(one, str) or isinstance(other, str):
+        return type(one) is type(other) and one == other
     return np.shape(one) == np.shape(other) and np.allclose(one, other, rtol=1e-6, atol=0)
 
 

@@ -144,7 +144,7 @@ def test_damaged_images_are_skipped_if_the_config_says_so(pets, tmp_path, capsys
             "error: config.augment.cutout_size=17 must be at most the image size, 16",
         ),
         (["--config.resize=15"], "error: config.resize=15 must be at least the crop, 16"),
-        (["--config.image_size=100000"], "error: config.image_size=100000 must be at most 8192"),
+        (["--config.image_size=100000"], "error: config.image_size=100000 must be a number of pixels from 0 to 8192"),
         (
             ["--config.repeated_augmentation=9"],
             "error: config.repeated_augmentation=9 must be at most the batch size, 8",

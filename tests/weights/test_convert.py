@@ -111,7 +111,7 @@ def test_exports_take_the_layouts_names(source, tmp_path):
         (["--model", "resnet18"], "give either --from"),
         (["--model", "resnet18", "--from", "{source}", "--pretrained", "IMAGENET1K_V1"], "give either --from"),
         (["--model", "resnet18", "--from", "{source}", "--mean", "0.5,0.5,0.5"], "--mean and --std belong together"),
-        (["--model", "resnet18", "--from", "{source}", "--mean", "0.5"], "must be three numbers"),
+        (["--model", "resnet18", "--from", "{source}", "--mean", "a"], "must be numbers, one for each channel"),
         (["--model", "resnet18", "--from", "{source}", "--preprocess", "V3"], "preprocess='V3' must be one of"),
         (["--model", "resnet18", "--from", "{source}", "--layout", "keras"], "layout='keras' must be one of"),
         (["--model", "resnet18", "--from", "{source}", "--model_args", "stride_in"], "must be NAME=VALUE"),

@@ -158,12 +158,14 @@ def _examples(builder: Any, split: str) -> Any:
     return TfRecords(paths, info.shard_lengths)
 
 
-def load_arrays(name: str, split: str, data_dir: str = "") -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Returns the images (N, H, W, 3) uint8, labels (N,) int32 and class names of a TFDS set whose images have one
+def load_arrays(
+    name: str, split: str, data_dir: str = "", mode: str = "RGB"
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Returns the images (N, H, W, C) uint8, labels (N,) int32 and class names of a TFDS set whose images have one
     size.
 
-    Grey images come in three equal channels. Prepares the set first where it is not: from the archive in
-    `manual_dir(data_dir)`, else from the network.
+    Pillow converts them to `mode`: of "RGB", grey images come in three equal channels. Prepares the set first where it
+    is not: from the archive in `manual_dir(data_dir)`, else from the network.
 
     Raises:
       UserError: as `open_records`, and if sizes vary.
@@ -172,7 +174,7 @@ def load_arrays(name: str, split: str, data_dir: str = "") -> tuple[np.ndarray, 
     if records.fixed_shape is None:
         raise UserError(f"TFDS set {name!r} has images of different sizes, which cannot be held as one array")
     height, width, _ = records.fixed_shape
-    images = np.empty((len(records), height, width, 3), np.uint8)
+    images = np.empty((len(records), height, width, len(mode)), np.uint8)
     labels = np.empty(len(records), np.int32)
 
     def read(start: int) -> None:
@@ -180,7 +182,7 @@ def load_arrays(name: str, split: str, data_dir: str = "") -> tuple[np.ndarray, 
         for i, (encoded, label) in zip(indices, records.read_many(indices), strict=True):
             try:
                 with Image.open(io.BytesIO(encoded)) as image:
-                    pixels = np.asarray(image.convert("RGB"))
+                    pixels = np.asarray(image.convert(mode)).reshape(image.height, image.width, len(mode))
             except Exception as error:  # Pillow's decoders raise many kinds
                 raise UserError(f"{records.name(i)} cannot be read as an image ({one_line(error)})") from error
             if pixels.shape != images.shape[1:]:

@@ -7,10 +7,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from resnet_jax.data.high_bit_depth import HIGH_BIT_DEPTH
+from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
 from resnet_jax.errors import UserError, check_choice
 
 # Pillow's filters always antialias.
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+LATER_FIELDS = {"fit": "crop", "high_bit_depth": "error"}  # that older files lack, which mean this
+FITS = ("crop", "squash", "pad")
+# (height, width) in pixels, or one number for both.
+Side = int | tuple[int, int]
+
+
+def height_and_width(side: Side) -> tuple[int, int]:
+    """Returns (height, width) of a size that may be one number for both."""
+    return side if isinstance(side, tuple) else (side, side)
 
 
 @dataclass(frozen=True)
@@ -18,69 +31,103 @@ class Preprocess:
     """How an image becomes a network's input, for evaluation; travels with weights.
 
     Attributes:
-      resize: length in pixels of the shorter side, None: no resize.
-      crop: side in pixels of the centre crop, None: the whole image.
+      resize: length in pixels of the shorter side, or (height, width) that the resized image just covers; None: no
+        resize.
+      crop: of what comes out, in pixels, one side or (height, width); None: the whole image.
       interpolation: "bilinear" or "bicubic", both antialiased.
-      mean, std: of the three channels, in units of [0, 1].
+      mean, std: of each channel, in units of [0, 1]; as many as the image has channels.
+      fit: how an image of another shape becomes one of `crop`: "crop" its centre, after `resize`; "squash" all of it,
+        resized to exactly that; "pad" all of it, resized to fit into that, centred, with zeros (black) around it. The
+        last two need no `resize`.
+      high_bit_depth: "error" | "scale": what is done with more than 8 bits a channel, see `to_eight_bits`.
 
     Raises:
       UserError: for values outside these.
     """
 
-    resize: int | None
-    crop: int | None
+    resize: Side | None
+    crop: Side | None
     interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    fit: str = "crop"
+    high_bit_depth: str = "error"
 
     def __post_init__(self) -> None:
         for name in ("resize", "crop"):
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise UserError(f"{name}={value!r} must be a number of pixels from 1 on, or None")
+            if value is not None and not _is_side(value):
+                raise UserError(f"{name}={value!r} must be a number of pixels from 1 on, two of them, or None")
         check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_choice("fit", self.fit, FITS)
+        check_choice("high_bit_depth", self.high_bit_depth, HIGH_BIT_DEPTH)
+        if self.fit != "crop" and (self.crop is None or self.resize is not None):
+            raise UserError(f"fit={self.fit!r} needs a crop, and resize=None: it resizes to the crop itself")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if not _are_three_fractions(values) or (name == "std" and 0 in values):
+            if not _are_fractions(values) or (name == "std" and 0 in values):
                 interval = "(0, 1]" if name == "std" else "[0, 1]"
-                raise UserError(f"{name}={values!r} must be three numbers in {interval}, where 1 is a full channel")
+                raise UserError(f"{name}={values!r} must be a number in {interval} for each channel, where 1 is full")
+        if len(self.mean) != len(self.std):
+            raise UserError(f"mean={self.mean!r} and std={self.std!r} must be of equally many channels")
 
     @property
-    def image_shape(self) -> tuple[int, ...] | None:
+    def num_channels(self) -> int:
+        """The channels of what `pixels` gives."""
+        return len(self.mean)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
         """The shape of what `pixels` gives; None if nothing is cropped: it depends on the image."""
-        return None if self.crop is None else (self.crop, self.crop, 3)
+        return None if self.crop is None else (*height_and_width(self.crop), self.num_channels)
 
     @property
     def changes_pixels(self) -> bool:
         """True if `pixels` gives anything but the image as it is."""
         return self.resize is not None or self.crop is not None
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """Returns `image` resized and cropped, as RGB: (crop, crop, 3) uint8, or the whole (H, W, 3) if crop is None.
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """Returns `image` resized and cropped: (height, width, C) uint8 of `crop`, or of the whole if that is None.
 
-        Equals torchvision's Resize and CenterCrop, which fills with zeros where the image is smaller than the crop.
+        With fit="crop" equals torchvision's Resize and CenterCrop, which fills with zeros where the image is smaller
+        than the crop.
+
+        Args:
+          image: of any mode, which becomes "L", "RGB" or "RGBA" for 1, 3 or 4 channels; or pixels (H, W, C) uint8.
         """
-        image = self.resized(image)
+        pictures = self.resized(image)
         if self.crop is not None:
-            left, top = (_crop_start(side, self.crop) for side in image.size)
-            image = image.crop((left, top, left + self.crop, top + self.crop))
-        return np.array(image)
+            height, width = height_and_width(self.crop)
+            left, top = _crop_start(pictures[0].width, width), _crop_start(pictures[0].height, height)
+            pictures = [picture.crop((left, top, left + width, top + height)) for picture in pictures]
+        return to_pixels(pictures)
 
-    def resized(self, image: Image.Image) -> Image.Image:
-        """Returns `image` as RGB, its shorter side resized."""
-        image = image.convert("RGB")
-        if self.resize is None:
-            return image
-        return image.resize(_resized(*image.size, self.resize), INTERPOLATIONS[self.interpolation])
+    def resized(self, image: Image.Image | np.ndarray) -> list[Image.Image]:
+        """Returns `image` resized before the crop, as `to_pictures` has it."""
+        pictures = to_pictures(image, self.num_channels, self.high_bit_depth)
+        size = self._size_before_crop(*pictures[0].size)
+        if size is None:
+            return pictures
+        return [picture.resize(size, INTERPOLATIONS[self.interpolation]) for picture in pictures]
 
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Returns (pixels / 255 - mean) / std: (H, W, 3) float32."""
+    def _size_before_crop(self, width: int, height: int) -> tuple[int, int] | None:
+        """Returns (width, height) to which an image is resized; None: it is not."""
+        if self.fit == "crop" or self.crop is None:
+            return None if self.resize is None else _covering(width, height, *height_and_width(self.resize))
+        crop_height, crop_width = height_and_width(self.crop)
+        if self.fit == "squash":
+            return crop_width, crop_height
+        return _inside(width, height, crop_height, crop_width)
+
+    def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """Returns (pixels / 255 - mean) / std: (H, W, C) float32."""
         scaled = self.pixels(image).astype(np.float32) / np.float32(255)
         return (scaled - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields as JSON has them."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        """Returns the fields as JSON has them, without those that came later where they are as they always were."""
+        values = {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+        return {name: v for name, v in values.items() if name not in LATER_FIELDS or v != LATER_FIELDS[name]}
 
     @classmethod
     def from_json(cls, values: Any) -> "Preprocess":
@@ -90,7 +137,7 @@ class Preprocess:
           UserError: for anything else.
         """
         names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(values, dict) or set(values) != set(names):
+        if not isinstance(values, dict) or set(values) | {*LATER_FIELDS} != {*names}:
             raise UserError(f"preprocess={values!r} must be an object of {', '.join(names)}")
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**fields)
@@ -109,7 +156,7 @@ class TenCrop:
     preprocess: Preprocess
 
     def __post_init__(self) -> None:
-        if self.preprocess.crop is None:
+        if self.preprocess.crop is None or self.preprocess.fit != "crop":
             raise UserError("ten crops need a crop smaller than the images: these are taken whole")
 
     @property
@@ -118,43 +165,65 @@ class TenCrop:
         return True
 
     @property
-    def image_shape(self) -> tuple[int, ...]:
-        """The shape of what `pixels` gives."""
-        crop = self.preprocess.crop
-        assert crop is not None
-        return 10, crop, crop, 3
+    def num_channels(self) -> int:
+        """The channels of what `pixels` gives."""
+        return self.preprocess.num_channels
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """Returns the views of `image`, resized as by `preprocess`: (10, crop, crop, 3) uint8.
+    @property
+    def image_shape(self) -> tuple[int, int, int, int]:
+        """The shape of what `pixels` gives."""
+        shape = self.preprocess.image_shape
+        assert shape is not None
+        return 10, *shape
+
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """Returns the views of `image`, resized as by `preprocess`: (10, height, width, C) uint8 of the crop.
 
         Raises:
           UserError: if the resized image is smaller than the crop.
         """
-        image, crop = self.preprocess.resized(image), self.image_shape[1]
-        width, height = image.size
-        if min(width, height) < crop:
+        pictures, (_, crop_height, crop_width, _) = self.preprocess.resized(image), self.image_shape
+        width, height = pictures[0].size
+        if width < crop_width or height < crop_height:
+            crop = self.preprocess.crop
             raise UserError(f"crop={crop} must be at most the {width}x{height} pixels of an image for ten crops")
-        corners = [(0, 0), (width - crop, 0), (0, height - crop), (width - crop, height - crop)]
-        places = [*corners, (_crop_start(width, crop), _crop_start(height, crop))]
-        views = np.stack([np.array(image.crop((x, y, x + crop, y + crop))) for x, y in places])
+        right, bottom = width - crop_width, height - crop_height
+        centre = (_crop_start(width, crop_width), _crop_start(height, crop_height))
+        places = [(0, 0), (right, 0), (0, bottom), (right, bottom), centre]
         # The mirrored image is cropped anew, as in torchvision: a centre at half a pixel moves.
-        mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.concatenate(
-            [views, np.stack([np.array(mirrored.crop((x, y, x + crop, y + crop))) for x, y in places])]
+        mirrored = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in pictures]
+        return np.stack(
+            [
+                to_pixels([picture.crop((x, y, x + crop_width, y + crop_height)) for picture in views])
+                for views in (pictures, mirrored)
+                for x, y in places
+            ]
         )
 
 
-def _are_three_fractions(values: Any) -> bool:
-    if not isinstance(values, tuple) or len(values) != 3:
+def _is_side(value: Any) -> bool:
+    numbers = value if isinstance(value, tuple) else (value, value)
+    return len(numbers) == 2 and all(type(number) is int and number >= 1 for number in numbers)
+
+
+def _are_fractions(values: Any) -> bool:
+    if not isinstance(values, tuple) or not values:
         return False
     return all(isinstance(v, (int, float)) and 0 <= v <= 1 for v in values)
 
 
-def _resized(width: int, height: int, shorter: int) -> tuple[int, int]:
-    """Returns (width, height) with the shorter side as given, the longer in proportion and rounded down."""
-    if width <= height:
-        return shorter, int(shorter * height / width)
-    return int(shorter * width / height), shorter
+def _covering(width: int, height: int, least_height: int, least_width: int) -> tuple[int, int]:
+    """Returns (width, height), in proportion, that just cover the least ones; what is longer is rounded down."""
+    if width * least_height <= height * least_width:
+        return least_width, int(least_width * height / width)
+    return int(least_height * width / height), least_height
+
+
+def _inside(width: int, height: int, most_height: int, most_width: int) -> tuple[int, int]:
+    """Returns (width, height), in proportion, that just fit into the most ones; what is shorter is rounded."""
+    if width * most_height >= height * most_width:
+        return most_width, max(1, round(most_width * height / width))
+    return max(1, round(most_height * width / height)), most_height
 
 
 def _crop_start(side: int, crop: int) -> int:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from resnet_jax.data.decoding import Box, DecodableImage
+from resnet_jax.data.decodable_image import ArrayImage, Box, DecodableImage
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
-from resnet_jax.data.transforms.preprocess import Preprocess
+from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
+from resnet_jax.data.transforms.preprocess import Preprocess, Side, height_and_width
 from resnet_jax.data.transforms.resize import make_resize
 from resnet_jax.errors import UserError
 
@@ -23,24 +24,26 @@ class RandomResizedCrop:
     """A part of an image of random area and shape, resized (Szegedy et al. 2014, arXiv:1409.4842), as torchvision's.
 
     Attributes:
-      size: pixels a side of what comes out.
+      size: of what comes out in pixels, one side or (height, width).
       scale: the part's share of the area, uniform between two numbers in (0, 1].
       ratio: its width by its height, uniform in the logarithm.
       resampler, interpolation, antialias: as in `make_resize`.
+      num_channels: of the images.
 
     Raises:
       UserError: for values outside these.
     """
 
-    size: int
+    size: Side
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     resampler: str = "opencv"
     interpolation: str = "bilinear"
     antialias: bool = True
+    num_channels: int = 3
 
     def __post_init__(self) -> None:
-        if self.size < 1:
+        if min(height_and_width(self.size)) < 1:
             raise UserError(f"crop size={self.size} must be at least 1 pixel")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise UserError(f"crop_scale={self.scale} must be two growing numbers in (0, 1]")
@@ -49,16 +52,17 @@ class RandomResizedCrop:
         object.__setattr__(self, "_resize", make_resize(self.resampler, self.interpolation, self.antialias))
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
-        """Returns the part, resized: (size, size, 3) uint8."""
+        """Returns the part, resized: (height, width, C) uint8."""
         box = self.box(*image.size, rng)
+        height, width = height_and_width(self.size)
         # Reducing while decoding is fast and antialiased, but not what Pillow does.
-        enough = (self.size, self.size) if self.resampler == "opencv" and self.antialias else None
-        return self._resize(image.region(box, enough), self.size)  # type: ignore[attr-defined]
+        enough = (width, height) if self.resampler == "opencv" and self.antialias else None
+        return self._resize(image.region(box, enough), (height, width))  # type: ignore[attr-defined]
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape of what comes out."""
-        return self.size, self.size, 3
+        return (*height_and_width(self.size), self.num_channels)
 
     def box(self, width: int, height: int, rng: KeyedRandom) -> Box:
         """Returns the part of an image of width x height pixels: (left, top, right, bottom).
@@ -84,12 +88,14 @@ class TrainingTransform:
     """All that the host does: a crop, then operations on the cropped image.
 
     Attributes:
-      crop: random; or a `Preprocess`, whose resize and centre crop are as in evaluation; or None, the image as it is.
-      operations: a colour jitter, a policy, each called as operation(image, draws).
+      crop: random; or a `Preprocess`, whose resize and crop are as in evaluation; or None, the image as it is.
+      operations: a colour jitter, a policy, each called as operation(image, draws); for images of 1, 3 or 4 channels.
+      fitted: what the image becomes before a random crop; None: it stays as it is.
     """
 
     crop: RandomResizedCrop | Preprocess | None = None
     operations: tuple[Operation, ...] = ()
+    fitted: Preprocess | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -97,16 +103,18 @@ class TrainingTransform:
         return None if self.crop is None else self.crop.image_shape
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
-        """Returns the training image, (H, W, 3) uint8."""
+        """Returns the training image, (H, W, C) uint8."""
+        if self.fitted is not None:
+            image = ArrayImage(self.fitted.pixels(image.pixels()))
         if isinstance(self.crop, RandomResizedCrop):
             pixels = self.crop(image, rng)
         elif self.crop is not None:
-            pixels = self.crop.pixels(Image.fromarray(image.pixels()))
+            pixels = self.crop.pixels(image.pixels())
         else:
             pixels = image.pixels()
         if not self.operations:
             return pixels
-        picture = Image.fromarray(pixels)
+        (picture,) = to_pictures(pixels, pixels.shape[2])
         for operation in self.operations:
             picture = operation(picture, rng)
-        return np.asarray(picture)
+        return to_pixels([picture])
