@@ -10,8 +10,9 @@ from typing import Protocol, Self
 import numpy as np
 
 from resnet_jax.data.decoding import BadImageError, DecodeOptions, EncodedImage
+from resnet_jax.data.digest import digest_of
 from resnet_jax.data.labels import check_multi_label, is_multi_label
-from resnet_jax.data.source import Examples, Keys, Transform, digest_of
+from resnet_jax.data.source import Examples, Keys, Transform
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.decoding import BadImageError
+from resnet_jax.data.digest import digest_of
 from resnet_jax.data.listing import StoredFile
-from resnet_jax.data.source import digest_of
 from resnet_jax.errors import UserError
 
 

@@ -1,6 +1,5 @@
 """Labelled images by index, as batches are drawn from them: what any source does, and images in memory."""
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol, Self
@@ -8,6 +7,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 
 from resnet_jax.data.decodable_image import ArrayImage, DecodableImage
+from resnet_jax.data.digest import digest_of
 from resnet_jax.data.labels import check_multi_label, is_multi_label
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
@@ -148,12 +148,3 @@ class ArraySource:
 
     def _prepare(self, image: np.ndarray) -> np.ndarray:
         return image if self.preprocess is None else self.preprocess.pixels(image)
-
-
-def digest_of(*parts: str | bytes) -> str:
-    """Returns the SHA-256 of `parts`, each marked off from the next."""
-    digest = hashlib.sha256()
-    for part in parts:
-        data = part.encode(errors="surrogateescape") if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
