@@ -1,9 +1,9 @@
 """Small ILSVRC2012 tars of one's own, as image-net.org hands them out, for TFDS's imagenet2012 builder."""
 
 import io
-import tarfile
 
 import numpy as np
+from image_trees import tar_of
 from PIL import Image
 
 TRAIN, VALIDATION = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
@@ -20,25 +20,14 @@ def random_jpegs(num_images, seed=0):
     return files
 
 
-def tar(files):
-    """The bytes of a tar of {name: bytes}."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as out:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            out.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
-
-
 def write(folder, train, validation):
     """Write both tars: train is {"<wnid>_<i>.JPEG": bytes}, validation the images 1 to N."""
     folder.mkdir(parents=True)
     by_class = {}
     for name, content in train.items():
         by_class.setdefault(name.split("_")[0], {})[name] = content
-    (folder / TRAIN).write_bytes(tar({f"{wnid}.tar": tar(files) for wnid, files in by_class.items()}))
-    (folder / VALIDATION).write_bytes(tar(dict(zip(validation_names(len(validation)), validation, strict=True))))
+    (folder / TRAIN).write_bytes(tar_of({f"{wnid}.tar": tar_of(files) for wnid, files in by_class.items()}))
+    (folder / VALIDATION).write_bytes(tar_of(dict(zip(validation_names(len(validation)), validation, strict=True))))
 
 
 def validation_names(num_images):
