@@ -125,8 +125,7 @@ def open_image_set(
         layout = plan_layout(root, tree, split_folders, class_names)
     except UserError as error:
         # Folders that are no classes: where one table names the images, it is what was meant.
-        found = None if split_folders.named() else tables.find_table(listing, table)
-        if found is None:
+        if split_folders.named() or not tables.find_tables(listing, table):
             raise UserError(f"{error}{tables.describe_candidates(listing)}") from None
         return _of_table(root, listing, table)
     if layout.unlabelled:
@@ -176,21 +175,25 @@ def _part(
 
 
 def _of_table(root: Path, listing: Listing, table: TableOptions) -> ImageSet:
-    path = root / tables.choose_table(listing, table)
-    parts: dict[str, LabelledFiles] | None = None
-    notes: list[str] = []
+    paths = tables.choose_tables(listing, table)
+    if len(paths) > 1:
+        parts, notes = tables.open_split_tables(listing, table, paths)
+        return ImageSet(root, parts, (*notes, *_left_aside(listing)))
+    path = root / paths[UNDIVIDED]
+    embedded, notes = None, []
     if path.suffix.lower() == ".parquet":
         from resnet_jax.data.parquet import open_embedded
 
-        parts, notes = open_embedded(listing, path, table)
-    if parts is None:
-        parts, notes = tables.open_table(listing, table, path)
+        embedded, notes = open_embedded(listing, path, table)
+    if embedded is not None:
+        return ImageSet(root, embedded, (*notes, *_left_aside(listing)))
+    parts, notes = tables.open_table(listing, table, path)
     return ImageSet(root, parts, (*notes, *_left_aside(listing)))
 
 
 def _of_unlabelled(root: Path, listing: Listing, layout: Layout, table: TableOptions) -> ImageSet:
     """Returns the set whose images, or those of a split, lie in no class folders: a table says their labels."""
-    if not layout.splits and tables.find_table(listing, table) is not None:
+    if not layout.splits and tables.find_tables(listing, table):
         return _of_table(root, listing, table)
     split, folder = next(iter(layout.unlabelled.items()))
     if layout.splits:

@@ -22,7 +22,7 @@ IMAGE_COLUMNS = (
 )  # fmt: skip
 LABEL_COLUMNS = (
     "label", "labels", "class", "classes", "class_name", "classname", "category", "target", "species", "breed",
-    "diagnosis", "dx", "label_name", "class_label", "class_id", "label_id", "tags", "y",
+    "diagnosis", "dx", "label_name", "class_label", "class_id", "classid", "label_id", "tags", "y",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "subset", "set", "partition")
 _KAGGLE_IMAGENET = (

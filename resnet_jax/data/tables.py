@@ -1,30 +1,34 @@
 """Tables that say the labels of images: which, by which columns, and the files that their rows name."""
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from resnet_jax.data.class_labels import number_labels
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing
+from resnet_jax.data.split_names import SPLIT_FOLDERS, split_in
 from resnet_jax.data.table_file import SUFFIXES, describe_columns, read_table
-from resnet_jax.data.table_reader import TableOptions, TableReader
+from resnet_jax.data.table_reader import UNDIVIDED, TableOptions, TableReader
 from resnet_jax.errors import UserError, abridge, check_choice
 
 _MOST_BYTES_LOOKED_INTO = 2**28  # of a table that nobody named
 
 
-def choose_table(listing: Listing, options: TableOptions) -> str:
-    """Returns the table that `options` name, or the one that is found, from the listing's root.
+def choose_tables(listing: Listing, options: TableOptions) -> dict[str, str]:
+    """Returns the table that `options` name, or those that are found, from the listing's root, as `find_tables` does.
 
     Raises:
-      UserError: if it is not there, or no table.
+      UserError: if it is not there, or no table; and as `find_tables`.
     """
     if options.file:
         if not (listing.root / options.file).is_file():
             raise UserError(f"config.table.file={options.file!r} is no file in {listing.root}")
         check_choice("the end of config.table.file", Path(options.file).suffix.lower(), SUFFIXES)
-        return options.file
-    found = find_table(listing, options)
-    return found or next(file.path for file in listing.others if file.path.endswith(".parquet"))
+        return {UNDIVIDED: options.file}
+    found = find_tables(listing, options)
+    return found or {UNDIVIDED: next(file.path for file in listing.others if file.path.endswith(".parquet"))}
 
 
 def open_table(listing: Listing, options: TableOptions, path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
@@ -38,18 +42,58 @@ def open_table(listing: Listing, options: TableOptions, path: Path) -> tuple[dic
     return reader.parts(), reader.notes
 
 
-def find_table(listing: Listing, options: TableOptions) -> str | None:
-    """Returns the one table among the listing's files that names its images and their labels; None if none does.
+def open_split_tables(
+    listing: Listing, options: TableOptions, paths: dict[str, str]
+) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """Returns (the labelled files by split, notes) of tables of which each says the labels of one split.
+
+    Args:
+      paths: the tables, from the listing's root, by split.
+
+    Errors are those of `open_table`.
+    """
+    parts: dict[str, LabelledFiles] = {}
+    notes: list[str] = []
+    for split, path in paths.items():
+        own = [file for file in listing.files if split_in(file.path.partition("/")[0]) == split]
+        part = Listing(listing.root, own or listing.files, listing.others, listing.folders, listing.tars)
+        reader = TableReader(part, options, read_table(listing.root / path))
+        found = reader.parts()
+        if [*found] != [UNDIVIDED]:
+            raise UserError(
+                f"{listing.root / path} divides its images itself, and other tables are there for that: choose by "
+                f"config.table.file={path}"
+            )
+        parts[split] = found[UNDIVIDED]
+        notes += reader.notes
+    flat = [name for part in parts.values() for name in part.class_names]
+    names = number_labels(str(listing.root), flat)[0]
+    for split, one in parts.items():
+        positions = np.array([names.index(name) for name in one.class_names], np.int32)
+        labels = positions[one.labels] if one.labels.ndim == 1 else np.zeros((len(one.files), len(names)), np.uint8)
+        if labels.ndim == 2:
+            labels[:, positions] = one.labels
+        parts[split] = replace(one, class_names=names, labels=labels)
+    return parts, notes
+
+
+def find_tables(listing: Listing, options: TableOptions) -> dict[str, str]:
+    """Returns the tables among the listing's files that name its images and their labels, by split.
+
+    One alone is of the split UNDIVIDED; none is {}.
 
     Raises:
-      UserError: if several do.
+      UserError: if there are several that are not each of another split by their names or folders.
     """
     found = [path for path in _candidates(listing) if _names_images(listing, options, path)]
-    if len(found) > 1:
+    if len(found) < 2:
+        return {UNDIVIDED: found[0]} if found else {}
+    splits = {split_in(Path(path).stem) or split_in(path.partition("/")[0]): path for path in found}
+    if len(splits) < len(found) or None in splits or "train" not in splits:
         raise UserError(
             f"{listing.root} holds several tables of labels, {abridge(found)}: choose by config.table.file={found[0]}"
         )
-    return found[0] if found else None
+    return {split: splits[split] for split in SPLIT_FOLDERS if split in splits}
 
 
 def _candidates(listing: Listing) -> list[str]:
@@ -124,10 +168,16 @@ def label_split(
     their labels.
     """
     inside = [file for file in listing.files if file.path.startswith(f"{folder}/")]
-    part = Listing(listing.root, inside, listing.others, listing.folders, listing.tars)
-    path = find_table(part, options)
-    if path is None:
+    others = [file for file in listing.others if file.path.startswith(f"{folder}/")]
+    paths: dict[str, str] = {}
+    for beside in (others, listing.others):  # a table in the split's own folder goes first
+        part = Listing(listing.root, inside, beside, listing.folders, listing.tars)
+        paths = paths or find_tables(part, options)
+    if not paths:
         return None
+    if [*paths] != [UNDIVIDED]:
+        raise UserError(f"{listing.root / folder}: {abridge([*paths.values()])} all name its images: keep one")
+    path = paths[UNDIVIDED]
     reader = TableReader(part, options, read_table(listing.root / path))
     files, texts = reader.files_and_texts()
     reader.leave_rest(files)

@@ -148,6 +148,22 @@ UNDERSTOOD = {
          "train/metadata.jsonl": '{"file_name": "1.png", "label": 0}\n{"file_name": "2.png", "label": 1}\n'},
         {"all": (1, 1)}, "labels by train/metadata.jsonl",
     ),
+    "a table in each split": (
+        {**images("train/1.png", "train/2.png", "test/1.png", "test/2.png"),
+         "train/metadata.csv": "file_name,label\n1.png,cat\n2.png,dog\n",
+         "test/metadata.csv": "file_name,label\n1.png,dog\n2.png,cat\n"},
+        {"train": (1, 1), "test": (1, 1)}, "labels by test/metadata.csv",
+    ),
+    "a table a split beside one folder": (
+        {**images("images/1.png", "images/2.png", "images/3.png", "images/4.png", "images/5.png"),
+         "train.csv": "image,label\n1,a\n2,b\n3,c\n", "val.csv": "image,label\n4,b\n5,c\n"},
+        {"train": (1, 1, 1), "validation": (0, 1, 1)}, "labels by val.csv",
+    ),
+    "splits of class folders, one of a table": (
+        {**images("train/cat/1.png", "train/dog/2.png", "val/1.png", "val/2.png"),
+         "val/labels.csv": "image,label\n1.png,dog\n2.png,dog\n"},
+        {"train": (1, 1), "validation": (0, 2)}, "that val/labels.csv says",
+    ),
     "ImageNet by Kaggle": (
         {**images("ILSVRC/Data/CLS-LOC/train/n01440764/1.JPEG", "ILSVRC/Data/CLS-LOC/train/n01443537/1.JPEG",
                   "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG",
