@@ -1,7 +1,7 @@
 """The images under a path, by split, with their classes: of class folders, of a table, of WebDataset's shards."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,21 @@ def open_image_set(
         return _of_unlabelled(root, listing, layout, table)
     if not layout.splits:
         raise UserError(_no_images(root, listing))
-    note = tables.compare_with_folders(listing, table)
-    return ImageSet(root, _parts(listing, layout), (*layout.notes, *((note,) if note else ()), *_left_aside(listing)))
+    parts, notes, used = _parts(listing, layout), list(layout.notes), ""
+    for split, folder in layout.optional.items():
+        labelled = tables.label_split(listing, table, split, folder, _train_classes(layout))
+        if labelled is not None:
+            parts[split], used = labelled[0], labelled[2]
+        count = sum(file.path.startswith(f"{folder}/") for file in listing.files)
+        notes.append(
+            labelled[1]
+            if labelled is not None
+            else f"left aside: {format_count(count, 'image')} in {root / folder}, without labels"
+        )
+    known = {file.path for split in layout.splits for file in parts[split].files}
+    others = [file for file in listing.others if file.path != used]
+    note = tables.compare_with_folders(replace(listing, others=others), table, known)
+    return ImageSet(root, parts, (*notes, *((note,) if note else ()), *_left_aside(listing)))
 
 
 def _parts(listing: Listing, layout: Layout) -> dict[str, LabelledFiles]:

@@ -20,7 +20,8 @@ _NO_CLASS_WORDS = {
     "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "input", "inputs", "data", "raw",
     "masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations", "groundtruth",
     "ground", "truth", "gt", "segmentationclass", "segmentationobject", "trimaps", "depth", "output", "outputs",
-    "target", "targets", "boxes", "edges", *(word for words in SPLIT_WORDS.values() for word in words),
+    "target", "targets", "boxes", "edges", "color", "colour", "grayscale", "gray", "grey", "segmented", "original",
+    "augmented", "resized", "cropped", *(word for words in SPLIT_WORDS.values() for word in words),
 }  # fmt: skip
 _FOLD = re.compile(r"(.*[-_ ])?(k?fold|cv|part|chunk|batch|shard|subset|session)[-_ ]?\d+")
 
@@ -48,11 +49,13 @@ class Layout:
       splits: by "train", "validation", "test"; by "" where the images are not divided.
       notes: what was stepped into, and what was left aside and why, a line each.
       unlabelled: folders of splits whose images lie in no class folder, by split.
+      optional: the same of test images, without which the set is whole.
     """
 
     splits: dict[str, SplitPlan]
     notes: tuple[str, ...] = ()
     unlabelled: dict[str, str] = field(default_factory=dict)
+    optional: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class _Planner:
     class_names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
     has_train: bool = False  # class_names are those of the training images
+    optional: dict[str, str] = field(default_factory=dict)
 
     def plan(self, tree: Folder) -> Layout:
         splits = self._named_splits(tree)
@@ -114,7 +118,7 @@ class _Planner:
                     self.class_names, self.has_train = tuple(plans[split].classes), True
             else:
                 unlabelled[split] = folder.path
-        return Layout(plans, tuple(self.notes), unlabelled)
+        return Layout(plans, tuple(self.notes), unlabelled, self.optional)
 
     def where(self, folder: Folder) -> Path:
         """Returns the folder's path for messages."""
@@ -183,7 +187,9 @@ class _Planner:
             split = _split_named(name)
             if split is None and not child.total:
                 continue
-            if split_in(name) == "test" and not self._holds_classes(child):
+            if split == "test" and not self._holds_classes(child) and child.total:
+                self.optional["test"] = child.path
+            elif split_in(name) == "test" and not self._holds_classes(child):
                 self._leave_unlabelled(child)
             elif split in found:
                 self._refuse_both(tree, found[split], child)
@@ -223,7 +229,7 @@ class _Planner:
             if other is not None:
                 self._leave_unlabelled(child if keep is other else other)
         if "test" in found and self._holds_classes(found["train"]) and not self._holds_classes(found["test"]):
-            self._leave_unlabelled(found.pop("test"))
+            self.optional["test"] = found.pop("test").path
         self.notes.append(
             "splits by their folders' names: " + ", ".join(f"{split} {_last(child)}/" for split, child in found.items())
         )
@@ -313,6 +319,12 @@ class _Planner:
             self.notes.append(
                 "classes are in the order of their names as text, not as numbers: "
                 + abridge([f"{name} is label {i}" for i, name in enumerate(names)], 4)
+            )
+        inner = [{*folder.children[name].filled} for name in names if name in folder.children]
+        if len(inner) == len(names) and len(inner[0]) > 1 and all(one == inner[0] for one in inner):
+            self.notes.append(
+                f"each of the classes, {abridge(names, 4)}, holds the folders {abridge(sorted(inner[0]), 4)}: should "
+                "these be the classes, put them together"
             )
         lower: dict[str, str] = {}
         for name in names:

@@ -1,5 +1,6 @@
 """Reads a table's columns as images, labels and splits, and finds the files that its rows name."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,9 @@ class TableReader:
         self.listing, self.options, self.table = listing, options, table
         self.notes: list[str] = []
         own = str(table.path.parent.relative_to(listing.root)) if table.path.is_relative_to(listing.root) else ""
-        folders = dict.fromkeys([options.image_dir, "" if own == "." else own, ""])
+        # Also the folder around all images, which a table that came with them may not know of.
+        common = os.path.commonpath([file.path.rpartition("/")[0] for file in listing.files]) if listing.files else ""
+        folders = dict.fromkeys([options.image_dir, "" if own == "." else own, "", common])
         self.finder = FileFinder(listing, [*folders] if not options.image_dir else [options.image_dir])
         self._by_word = {re.sub(r"\W+", "_", name.strip().lower()): name for name in table.columns}
 
@@ -215,8 +218,8 @@ class TableReader:
             raise UserError(f"{self.table.path} names no image with a label")
         return files, kept_texts
 
-    def known_files(self) -> Iterator[tuple[StoredFile, str]]:
-        """Yields the file and the label of each row whose image is there.
+    def known_files(self, known: set[str]) -> Iterator[tuple[StoredFile, str]]:
+        """Yields the file and the label of each row whose image is there, and among the paths `known`.
 
         Raises:
           UserError: for a row that may name several.
@@ -224,8 +227,9 @@ class TableReader:
         texts = self._texts(self.label_columns())
         for i, value in enumerate(self.table.columns[self.image_column()]):
             file = self.finder.find(value)
-            if file is not None and texts[i]:
-                yield file, texts[i]
+            if file is not None:
+                if texts[i] and file.path in known:
+                    yield file, texts[i]
             elif self.finder.knows(value):
                 raise UserError(
                     f"{self.table.row(i)} names the image {label_text(value)!r}, as which several are called: remove "

@@ -135,8 +135,11 @@ def describe_candidates(listing: Listing) -> str:
     return f"; there is {paths[0]}{columns}{more}"
 
 
-def compare_with_folders(listing: Listing, options: TableOptions) -> str:
+def compare_with_folders(listing: Listing, options: TableOptions, known: set[str]) -> str:
     """Returns a line on tables that were not read, as the folders say the classes; empty if there are none.
+
+    Args:
+      known: paths of the images whose folders say their classes.
 
     Raises:
       UserError: if such a table names other labels than the folders do.
@@ -148,7 +151,7 @@ def compare_with_folders(listing: Listing, options: TableOptions) -> str:
         reader = TableReader(listing, options, read_table(listing.root / path))
         folder_of: dict[str, tuple[str, str]] = {}
         label_of: dict[str, tuple[str, str]] = {}
-        for file, label in reader.known_files():
+        for file, label in reader.known_files(known):
             folder = file.path.rpartition("/")[0].rpartition("/")[2]
             first = label_of.setdefault(folder, (label, file.path))
             back = folder_of.setdefault(label, (folder, file.path))
@@ -163,16 +166,16 @@ def compare_with_folders(listing: Listing, options: TableOptions) -> str:
 
 def label_split(
     listing: Listing, options: TableOptions, split: str, folder: str, class_names: tuple[str, ...] | None
-) -> tuple[LabelledFiles, str] | None:
-    """Returns (the labelled files, a note) of a split whose images lie in no class folders; None if no table says
-    their labels.
+) -> tuple[LabelledFiles, str, str] | None:
+    """Returns (the labelled files, a note, the table) of a split whose images lie in no class folders; None if no table
+    is of this split, by the folder that it lies in or by its name: other splits may have images of the same names.
     """
     inside = [file for file in listing.files if file.path.startswith(f"{folder}/")]
-    others = [file for file in listing.others if file.path.startswith(f"{folder}/")]
-    paths: dict[str, str] = {}
-    for beside in (others, listing.others):  # a table in the split's own folder goes first
-        part = Listing(listing.root, inside, beside, listing.folders, listing.tars)
-        paths = paths or find_tables(part, options)
+    others = [
+        file for file in listing.others if file.path.startswith(f"{folder}/") or split_in(Path(file.path).stem) == split
+    ]
+    part = Listing(listing.root, inside, others, listing.folders, listing.tars)
+    paths = find_tables(part, options)
     if not paths:
         return None
     if [*paths] != [UNDIVIDED]:
@@ -183,4 +186,4 @@ def label_split(
     reader.leave_rest(files)
     names, labels, notes = number_labels(str(reader.table.path), texts, class_names)
     note = "; ".join([f"the {split} images in {folder} have the labels that {path} says", *reader.notes, *notes])
-    return LabelledFiles(folder, names, files, labels, listing.tars), note
+    return LabelledFiles(folder, names, files, labels, listing.tars), note, path

@@ -164,6 +164,24 @@ UNDERSTOOD = {
          "val/labels.csv": "image,label\n1.png,dog\n2.png,dog\n"},
         {"train": (1, 1), "validation": (0, 2)}, "that val/labels.csv says",
     ),
+    "test images that a table labels": (
+        {**images("Train/0/1.png", "Train/1/2.png", "Test/3.png", "Test/4.png"),
+         "Test/GT-final_test.csv": "Filename;Width;ClassId\n3.png;3;1\n4.png;4;1\n"},
+        {"train": (1, 1), "test": (0, 2)}, "the test images in Test have the labels that Test/GT-final_test.csv says",
+    ),
+    "training labels, and test images of the same names": (
+        {**images("train/cat/1.png", "train/dog/2.png", "test/1.png", "test/2.png"),
+         "train.csv": "image,label\ntrain/cat/1.png,cat\ntrain/dog/2.png,dog\n"},
+        {"train": (1, 1)}, "left aside: 2 images in ROOT/test, without labels",
+    ),
+    "tables of paths inside of the wrapping folder": (
+        {**splits("faces/set/{}/{}/1.png", ("train", "val")), "train.csv": "path,label\ntrain/cat/1.png,cat\n"},
+        {"train": (1, 1), "validation": (1, 1)}, "train.csv not read, as the folders are the classes",
+    ),
+    "classes that hold the same folders": (
+        splits("{0}/{1}/1.png", ("patient1", "patient2")), {"all": (2, 2)},
+        "each of the classes, patient1, patient2, holds the folders cat, dog",
+    ),
     "ImageNet by Kaggle": (
         {**images("ILSVRC/Data/CLS-LOC/train/n01440764/1.JPEG", "ILSVRC/Data/CLS-LOC/train/n01443537/1.JPEG",
                   "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG",
@@ -207,6 +225,7 @@ REFUSED = {
         splits("{}/{}/1.png", ("train", "val")) | images("train/images/1.png", "train/masks/1.png"), None
     ),
     "PASCAL VOC": (images("JPEGImages/1.png", "SegmentationClass/1.png"), "images and what belongs to them"),
+    "variants of the same images": (splits("{}/{}/1.png", ("color", "grayscale")), "images and what belongs to them"),
     "folds": (splits("fold_{}/{}/1.png", (1, 2, 3)), "named like parts of a set"),
     "classes once more in a class": (both("{}/1.png") | both("pets/{}/1.png"), "ROOT/pets holds the classes cat, dog"),
     "an empty class": ({**both("{}/1.png"), "ape/notes.txt": "x"}, "ROOT/ape holds no images"),
