@@ -11,7 +11,7 @@ from resnet_jax.data import tables
 from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.folder_tree import make_tree
 from resnet_jax.data.labelled import LabelledFiles
-from resnet_jax.data.layout import Layout, SplitFolders, SplitPlan, plan_layout
+from resnet_jax.data.layout import NUMBERED, Layout, SplitFolders, SplitPlan, plan_layout
 from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.scan import ARCHIVES, list_folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS
@@ -143,6 +143,11 @@ def open_image_set(
             if labelled is not None
             else f"left aside: {format_count(count, 'image')} in {root / folder}, without labels"
         )
+    names = table.names(root)
+    if names is not None:
+        parts = {split: tables.with_classes(part, str(root / part.where), names) for split, part in parts.items()}
+        notes = [note for note in notes if not note.startswith(NUMBERED)]
+        notes.append(f"class names, and their order, by {table.class_names}")
     known = {file.path for split in layout.splits for file in parts[split].files}
     others = [file for file in listing.others if file.path != used]
     note = tables.compare_with_folders(replace(listing, others=others), table, known)

@@ -23,6 +23,7 @@ _NO_CLASS_WORDS = {
     "target", "targets", "boxes", "edges", "color", "colour", "grayscale", "gray", "grey", "segmented", "original",
     "augmented", "resized", "cropped", *(word for words in SPLIT_WORDS.values() for word in words),
 }  # fmt: skip
+NUMBERED = "classes are in the order of their names"  # how the note on classes called by numbers begins
 _FOLD = re.compile(r"(.*[-_ ])?(k?fold|cv|part|chunk|batch|shard|subset|session)[-_ ]?\d+")
 
 
@@ -317,7 +318,7 @@ class _Planner:
             raise UserError(f"{where} holds one class, {names[0]}; a classifier needs two or more; {expected}")
         if all(name.isdecimal() for name in names) and [*map(int, names)] != sorted(map(int, names)):
             self.notes.append(
-                "classes are in the order of their names as text, not as numbers: "
+                f"{NUMBERED} as text, not as numbers: "
                 + abridge([f"{name} is label {i}" for i, name in enumerate(names)], 4)
             )
         inner = [{*folder.children[name].filled} for name in names if name in folder.children]

@@ -68,13 +68,20 @@ def open_split_tables(
         notes += reader.notes
     flat = [name for part in parts.values() for name in part.class_names]
     names = number_labels(str(listing.root), flat)[0]
-    for split, one in parts.items():
-        positions = np.array([names.index(name) for name in one.class_names], np.int32)
-        labels = positions[one.labels] if one.labels.ndim == 1 else np.zeros((len(one.files), len(names)), np.uint8)
-        if labels.ndim == 2:
-            labels[:, positions] = one.labels
-        parts[split] = replace(one, class_names=names, labels=labels)
-    return parts, notes
+    return {split: with_classes(part, str(listing.root), names) for split, part in parts.items()}, notes
+
+
+def with_classes(part: LabelledFiles, where: str, names: tuple[str, ...]) -> LabelledFiles:
+    """Returns the same files, labelled by positions in `names`: of the classes' own, or which their numbers count.
+
+    Raises:
+      UserError: for a class that is not among them.
+    """
+    names, positions, _ = number_labels(where, part.class_names, names)
+    labels = np.zeros((len(part.files), len(names)), np.uint8) if part.labels.ndim == 2 else positions[part.labels]
+    if labels.ndim == 2:
+        labels[:, positions] = part.labels
+    return replace(part, class_names=names, labels=labels)
 
 
 def find_tables(listing: Listing, options: TableOptions) -> dict[str, str]:

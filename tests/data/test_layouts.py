@@ -338,3 +338,22 @@ def test_classes_are_numbered_by_the_file_of_their_names(tmp_path):
     (root / "names.txt").write_text("cat\n")
     with pytest.raises(UserError, match="labels go from 0 to 1, and there are 1 class names"):
         open_image_set(root, table=TableOptions(class_names="names.txt"))
+
+
+def test_folders_called_by_numbers_may_be_given_names(tmp_path):
+    names = "".join(f"class{i}\n" for i in range(11))
+    root = make_tree(
+        tmp_path, {**both("train/{}/1.png", ("1", "2", "10")), **both("val/{}/1.png", ("2",)), "names.txt": names}
+    )
+    assert "10 is label 1" in understood(root)[1]
+    found = open_image_set(root, table=TableOptions(class_names="names.txt"))
+    assert found.images("train").labels.tolist() == [1, 10, 2]
+    assert found.images("validation").labels.tolist() == [2]
+    assert found.images("train").class_names[10] == "class10"
+    assert "is label" not in " ".join(found.notes)
+    (root / "names.txt").write_text("2\n10\n1\n")
+    found = open_image_set(root, table=TableOptions(class_names="names.txt"))
+    assert (found.images("train").class_names, found.images("train").labels.tolist()) == (("2", "10", "1"), [2, 1, 0])
+    (root / "names.txt").write_text("cat\ndog\n")
+    with pytest.raises(UserError, match="labels go from 1 to 10, and there are 2 class names"):
+        open_image_set(root, table=TableOptions(class_names="names.txt"))
