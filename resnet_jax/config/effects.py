@@ -1,11 +1,13 @@
 """When a field of the config has an effect: one table, by which fields that have none are refused or warned of."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from resnet_jax.data.layout import SplitFolders
+from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.errors import UserError
 
 
@@ -64,9 +66,7 @@ def _last_layer(config: ConfigDict) -> str:
 
 
 _ENCODED = "images that are decoded as they are read, a folder's or those of a large set"
-_TABLE = (
-    "file", "image_column", "label_column", "split_column", "image_dir", "label_separator", "class_names",
-)  # fmt: skip
+_FOLDER_SECTIONS = {"split_folders": SplitFolders, "table": TableOptions}
 _RANDAUGMENTS = ("randaugment", "randaugment_increasing")
 
 # What is not named here has an effect in every run. A field may stand in several rows: all of them must hold.
@@ -82,10 +82,7 @@ CONDITIONS = (
         "another config.dataset than the package's own digits",
     ),
     Condition(
-        (
-            *(f"split_folders.{split}" for split in ("train", "validation", "test")),
-            *(f"table.{name}" for name in _TABLE),
-        ),
+        tuple(f"{name}.{field.name}" for name, section in _FOLDER_SECTIONS.items() for field in fields(section)),
         lambda config, _: config.dataset == "folder",
         "config.dataset='folder'",
     ),

@@ -1,4 +1,4 @@
-"""What transforms make an input of: an image whose pixels are asked for, all of them or a part."""
+"""An image as transforms take it: its pixels are asked for, all of them or a part."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ Box = tuple[int, int, int, int]
 
 
 class DecodableImage(Protocol):
-    """What a transform makes an input of."""
+    """Gives a transform an image's size and pixels."""
 
     @property
     def size(self) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What tells images, their labels and their order from others."""
+"""A hash by which images, their labels and their order are compared."""
 
 import hashlib
 

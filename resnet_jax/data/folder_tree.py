@@ -20,7 +20,7 @@ class Folder:
 
     @property
     def holds_classes(self) -> bool:
-        """Whether some folder in it holds images."""
+        """True if some folder in it holds images."""
         return bool(self.filled)
 
     def at(self, path: str) -> "Folder | None":

@@ -1,6 +1,7 @@
 """The images under a path, by split, with their classes: of class folders, of a table, of WebDataset's shards."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,14 @@ from resnet_jax.data import tables
 from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.folder_tree import make_tree
 from resnet_jax.data.labelled import LabelledFiles
+from resnet_jax.data.labels import class_counts, relabelled
 from resnet_jax.data.layout import NUMBERED, Layout, SplitFolders, SplitPlan, plan_layout
 from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.scan import ARCHIVES, list_folder
-from resnet_jax.data.split_names import SPLIT_FOLDERS
+from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED
 from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
-
-UNDIVIDED = ""  # the one split of images that are not divided
 
 
 @dataclass(frozen=True)
@@ -58,24 +58,17 @@ class ImageSet:
         part = self.parts[split or UNDIVIDED]
         labels = part.labels
         if class_names is not None and class_names != part.class_names:
-            positions = np.array(part.positions(self.root, class_names), np.int32)
-            if labels.ndim == 2:
-                labels = np.zeros((len(labels), len(class_names)), np.uint8)
-                labels[:, positions] = part.labels
-            else:
-                labels = positions[labels]
+            labels = relabelled(labels, part.positions(self.root, class_names), len(class_names))
         return FolderImages.of_files(self.root, class_names or part.class_names, part.files, labels, part.tars)
 
     def describe(self) -> dict[str, Any]:
         """Returns how the set was understood, for a run's folder."""
-        return {
-            "root": str(self.root),
-            "splits": {
-                name or "all": {"images": len(part.files), "classes": part.counts()}
-                for name, part in self.parts.items()
-            },
-            "notes": list(self.notes),
-        }
+        splits = {}
+        for split, part in self.parts.items():
+            counts = class_counts(part.labels, len(part.class_names)).tolist()
+            classes = dict(zip(part.class_names, counts, strict=True))
+            splits[split or "all"] = {"images": len(part.files), "classes": classes}
+        return {"root": str(self.root), "splits": splits, "notes": list(self.notes)}
 
 
 def describe_lines(layout: dict[str, Any]) -> list[str]:
@@ -113,45 +106,93 @@ def open_image_set(
         root, table = root.parent, TableOptions(**{**vars(table), "file": root.name})
     listing = list_folder(root)
     if table.file or _has_embedded_images(listing):
-        return _of_table(root, listing, table)
+        return _of_named_table(root, listing, table)
     if listing.shards:
         from resnet_jax.data.webdataset import open_shards
 
-        parts, notes = open_shards(listing, table)
-        return ImageSet(root, parts, (*notes, *_left_aside(listing)))
+        return _image_set(listing, *open_shards(listing, table))
     num_images = Counter(file.path.rpartition("/")[0] for file in listing.files)
     tree = make_tree(sorted(listing.folders), num_images)
     try:
         layout = plan_layout(root, tree, split_folders, class_names)
     except UserError as error:
         # Folders that are no classes: where one table names the images, it is what was meant.
-        if split_folders.named() or not tables.find_tables(listing, table):
+        readers = {} if split_folders.named() else tables.find_tables(listing, table)
+        if not readers:
             raise UserError(f"{error}{tables.describe_candidates(listing)}") from None
-        return _of_table(root, listing, table)
-    if layout.unlabelled:
-        return _of_unlabelled(root, listing, layout, table)
-    if not layout.splits:
+        return _image_set(listing, *tables.open_found_tables(readers))
+    if layout.splits:
+        return _of_folders(root, listing, layout, table)
+    if not layout.unlabelled:
         raise UserError(_no_images(root, listing))
-    parts, notes, used = _parts(listing, layout), list(layout.notes), ""
-    for split, folder in layout.optional.items():
+    readers = tables.find_tables(listing, table)
+    if not readers:
+        folder = root / next(iter(layout.unlabelled.values()))
+        raise UserError(
+            f"{folder} holds no images in class folders; they are expected as {folder}/<class>/<image>, or named with "
+            f"their labels in a table (config.table.file{tables.describe_candidates(listing)}){_archives(listing)}"
+        )
+    return _image_set(listing, *tables.open_found_tables(readers))
+
+
+def _image_set(listing: Listing, parts: dict[str, LabelledFiles], notes: Sequence[str]) -> ImageSet:
+    return ImageSet(listing.root, parts, (*notes, *_left_aside(listing)))
+
+
+def _of_named_table(root: Path, listing: Listing, table: TableOptions) -> ImageSet:
+    """Returns the set of the table that is named, or of the Parquet files that hold the images themselves."""
+    path = tables.named_table(listing, table)
+    if path.suffix.lower() == ".parquet":
+        from resnet_jax.data.parquet import open_embedded
+
+        parts, notes = open_embedded(listing, path, table)
+        if parts is not None:
+            return _image_set(listing, parts, notes)
+    return _image_set(listing, *tables.open_table(listing, table, path))
+
+
+def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOptions) -> ImageSet:
+    """Returns the set of class folders; a table says the labels of a split that has none."""
+    if len(layout.unlabelled) > 1:
+        raise _without_labels(root, layout)
+    parts, notes = _parts(listing, layout), list(layout.notes)
+    used: set[str] = set()  # tables
+    for split, folder in {**layout.unlabelled, **layout.optional}.items():
         labelled = tables.label_split(listing, table, split, folder, _train_classes(layout))
         if labelled is not None:
-            parts[split], used = labelled[0], labelled[2]
-        count = sum(file.path.startswith(f"{folder}/") for file in listing.files)
-        notes.append(
-            labelled[1]
-            if labelled is not None
-            else f"left aside: {format_count(count, 'image')} in {root / folder}, without labels"
-        )
+            parts[split], note, path = labelled
+            used.add(path)
+        elif split in layout.unlabelled:
+            parts[split], note = _label_flat_validation(root, listing, layout)
+        else:
+            count = sum(file.path.startswith(f"{folder}/") for file in listing.files)
+            note = f"left aside: {format_count(count, 'image')} in {root / folder}, without labels"
+        notes.append(note)
     names = table.names(root)
     if names is not None:
         parts = {split: tables.with_classes(part, str(root / part.where), names) for split, part in parts.items()}
         notes = [note for note in notes if not note.startswith(NUMBERED)]
         notes.append(f"class names, and their order, by {table.class_names}")
     known = {file.path for split in layout.splits for file in parts[split].files}
-    others = [file for file in listing.others if file.path != used]
+    others = [file for file in listing.others if file.path not in used]
     note = tables.compare_with_folders(replace(listing, others=others), table, known)
-    return ImageSet(root, parts, (*notes, *((note,) if note else ()), *_left_aside(listing)))
+    return _image_set(listing, parts, [*notes, *filter(None, [note])])
+
+
+def _label_flat_validation(root: Path, listing: Listing, layout: Layout) -> tuple[LabelledFiles, str]:
+    from resnet_jax.data.imagenet import label_flat_validation
+
+    labelled = label_flat_validation(root, listing, layout)
+    if labelled is None:
+        raise _without_labels(root, layout)
+    return labelled
+
+
+def _without_labels(root: Path, layout: Layout) -> UserError:
+    return UserError(
+        f"{root / next(iter(layout.unlabelled.values()))} holds no images in class folders: add some or remove the "
+        "folder, or name a table of their labels (config.table.file)"
+    )
 
 
 def _parts(listing: Listing, layout: Layout) -> dict[str, LabelledFiles]:
@@ -189,48 +230,6 @@ def _part(
         labels=labels,
         tars=listing.tars,
         places={name: paths[0] for name, paths in plan.classes.items()},
-    )
-
-
-def _of_table(root: Path, listing: Listing, table: TableOptions) -> ImageSet:
-    paths = tables.choose_tables(listing, table)
-    if len(paths) > 1:
-        parts, notes = tables.open_split_tables(listing, table, paths)
-        return ImageSet(root, parts, (*notes, *_left_aside(listing)))
-    path = root / paths[UNDIVIDED]
-    embedded, notes = None, []
-    if path.suffix.lower() == ".parquet":
-        from resnet_jax.data.parquet import open_embedded
-
-        embedded, notes = open_embedded(listing, path, table)
-    if embedded is not None:
-        return ImageSet(root, embedded, (*notes, *_left_aside(listing)))
-    parts, notes = tables.open_table(listing, table, path)
-    return ImageSet(root, parts, (*notes, *_left_aside(listing)))
-
-
-def _of_unlabelled(root: Path, listing: Listing, layout: Layout, table: TableOptions) -> ImageSet:
-    """Returns the set whose images, or those of a split, lie in no class folders: a table says their labels."""
-    if not layout.splits and tables.find_tables(listing, table):
-        return _of_table(root, listing, table)
-    split, folder = next(iter(layout.unlabelled.items()))
-    if layout.splits:
-        from resnet_jax.data.imagenet import label_flat_validation
-
-        labelled = tables.label_split(listing, table, split, folder, _train_classes(layout)) or label_flat_validation(
-            root, listing, layout
-        )
-        if labelled is not None and len(layout.unlabelled) == 1:
-            parts = {**_parts(listing, layout), split: labelled[0]}
-            return ImageSet(root, parts, (*layout.notes, labelled[1], *_left_aside(listing)))
-        raise UserError(
-            f"{root / folder} holds no images in class folders: add some or remove the folder, or name a table of "
-            "their labels (config.table.file)"
-        )
-    raise UserError(
-        f"{root / folder} holds no images in class folders; they are expected as {root / folder}/<class>/<image>, or "
-        f"named with their labels in a table (config.table.file{tables.describe_candidates(listing)})"
-        f"{_archives(listing)}"
     )
 
 

@@ -28,16 +28,8 @@ class LabelledFiles:
     tars: list[str]
     places: dict[str, str] = field(default_factory=dict)
 
-    def counts(self) -> dict[str, int]:
-        """Returns how many images each class has."""
-        if self.labels.ndim == 2:
-            totals = self.labels.sum(axis=0)
-        else:
-            totals = np.bincount(self.labels, minlength=len(self.class_names))
-        return dict(zip(self.class_names, map(int, totals), strict=True))
-
-    def positions(self, root: Path, class_names: tuple[str, ...]) -> list[int]:
-        """Returns the place of each of its classes among class_names.
+    def positions(self, root: Path, class_names: tuple[str, ...]) -> np.ndarray:
+        """Returns the place of each of its classes among class_names, (K,) int32.
 
         Args:
           root: for messages.
@@ -57,4 +49,4 @@ class LabelledFiles:
                 )
             if counts[name] > 1:
                 raise UserError(f"{what} is {counts[name]} of the model's classes: their names must differ")
-        return [class_names.index(name) for name in self.class_names]
+        return np.array([class_names.index(name) for name in self.class_names], np.int32)

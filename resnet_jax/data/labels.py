@@ -46,6 +46,19 @@ def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.bincount(labels, minlength=num_classes)
 
 
+def relabelled(labels: np.ndarray, positions: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the labels where class k is `positions[k]` of num_classes.
+
+    Args:
+      positions: (K,) int32, of the classes that the labels are of.
+    """
+    if labels.ndim == 1:
+        return positions[labels]
+    moved = np.zeros((len(labels), num_classes), np.uint8)
+    moved[:, positions] = labels
+    return moved
+
+
 def balanced_class_weights(labels: np.ndarray, class_names: tuple[str, ...]) -> tuple[float, ...]:
     """Returns N / (K * count) of each class, as scikit-learn's class_weight="balanced".
 
@@ -90,10 +103,11 @@ def stratified_share(labels: np.ndarray, num_classes: int, fraction: float, orde
       labels: (N,) int.
       order: a permutation of range(N).
     """
-    quotas = stratified_quotas(class_counts(labels, num_classes), fraction)
+    counts = class_counts(labels, num_classes)
+    quotas = stratified_quotas(counts, fraction)
     held_out = np.zeros(len(labels), bool)
     by_class = order[np.argsort(labels[order], kind="stable")]  # each class's images, as they come in `order`
-    starts = np.cumsum(class_counts(labels, num_classes)) - class_counts(labels, num_classes)
+    starts = np.cumsum(counts) - counts
     for start, quota in zip(starts.tolist(), quotas.tolist(), strict=True):
         held_out[by_class[start : start + quota]] = True
     return held_out

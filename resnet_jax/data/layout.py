@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from resnet_jax.data.folder_tree import Folder
-from resnet_jax.data.split_names import SPLIT_FOLDERS, SPLIT_WORDS, are_splits, split_in
+from resnet_jax.data.split_names import SPLIT_FOLDERS, SPLIT_WORDS, UNDIVIDED, are_splits, split_in
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
 
@@ -33,13 +33,10 @@ class SplitPlan:
 
     Attributes:
       path: the folder that holds the class folders; "" for the root.
-      folder: the split's own folder, which may be around it.
     """
 
     path: str
     classes: dict[str, tuple[str, ...]]
-    num_images: dict[str, int]
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class Layout:
     """How a folder was understood.
 
     Attributes:
-      splits: by "train", "validation", "test"; by "" where the images are not divided.
+      splits: by "train", "validation", "test"; by UNDIVIDED where the images are not divided.
       notes: what was stepped into, and what was left aside and why, a line each.
       unlabelled: folders of splits whose images lie in no class folder, by split.
       optional: the same of test images, without which the set is whole.
@@ -106,8 +103,8 @@ class _Planner:
         if not splits:
             tree = self._core(tree, of_split=True)[0] if [*map(_split_named, tree.filled)] != [None] else tree
             if not tree.holds_classes:
-                return Layout({}, tuple(self.notes), {"": tree.path} if tree.num_images else {})
-            return Layout({"": self._classes(tree)}, tuple(self.notes))
+                return Layout({}, tuple(self.notes), {UNDIVIDED: tree.path} if tree.num_images else {})
+            return Layout({UNDIVIDED: self._classes(tree)}, tuple(self.notes))
         unlabelled, plans = {}, {}
         for split in (split for split in SPLIT_FOLDERS if split in splits):  # training first: its classes are the set's
             folder = splits[split]
@@ -266,8 +263,7 @@ class _Planner:
             }
             classes = {name: tuple(part.path for part in found) for name, found in parts.items() if found}
             if classes:
-                counts = {name: sum(part.total for part in found) for name, found in parts.items() if found}
-                plans[split] = SplitPlan(tree.path, classes, counts, tree.path)
+                plans[split] = SplitPlan(tree.path, classes)
         self.notes.append(f"the splits are folders inside of the classes: {abridge([*plans])}")
         self._check(tree, tuple(tree.filled))
         return plans
@@ -284,8 +280,7 @@ class _Planner:
             self.notes.append(f"left aside: {count} in {self.where(inside)} itself, in no class folder")
         if not self.has_train and {*classes}.isdisjoint(self.class_names):
             self._check(inside, tuple(classes))
-        counts = {name: child.total for name, child in classes.items()}
-        return SplitPlan(inside.path, {name: (child.path,) for name, child in classes.items()}, counts, folder.path)
+        return SplitPlan(inside.path, {name: (child.path,) for name, child in classes.items()})
 
     def _check(self, folder: Folder, names: tuple[str, ...]) -> None:
         """Raises UserError if the folders `names`, of `folder`, can hardly be classes; notes what may surprise."""

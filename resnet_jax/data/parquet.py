@@ -3,6 +3,7 @@
 import itertools
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from resnet_jax.data.class_labels import label_text, many_labels, number_labels
 from resnet_jax.data.kept_files import kept_file
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing, StoredFile
-from resnet_jax.data.split_names import split_in, split_of
+from resnet_jax.data.split_names import UNDIVIDED, split_in, split_of
 from resnet_jax.data.table_file import holds_bytes, open_parquet, parquet_class_names
 from resnet_jax.errors import UserError, abridge, check_choice
 from resnet_jax.formatting import format_count
 
 _ROWS_AT_ONCE = 256
+_INT64 = 8  # bytes
 
 
 def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str, LabelledFiles] | None, list[str]]:
@@ -40,7 +42,7 @@ def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str,
     found: dict[str, list[Path]] = {}
     for one in files:
         found.setdefault(_split(one.relative_to(listing.root)), []).append(one)
-    undivided = found.get("", [])
+    undivided = found.get(UNDIVIDED, [])
     if undivided and len(found) > 1:
         other = next(of_split[0] for split, of_split in found.items() if split)
         raise UserError(
@@ -146,26 +148,25 @@ def _names_of(values: list[Any], where: str, options: Any, listing: Listing) -> 
 
 
 def _extract(path: Path, image: str) -> tuple[Path, np.ndarray]:
-    """Returns the file of a Parquet file's images, one behind the other, and where each begins, (N + 1,)."""
-    offsets: list[int] = []
+    """Returns the file of a Parquet file's images, one behind the other, and where each begins, (N + 1,).
 
-    def write(target: Path) -> None:
-        with target.open("wb") as file:
-            offsets.append(0)
-            for data in _images(path, image):
-                file.write(data)
-                offsets.append(offsets[-1] + len(data))
-
-    kept = kept_file("parquet", [path], write, ".images", image)
-    index = kept_file("parquet", [path], lambda target: _write_index(target, path, image, offsets), ".offsets", image)
-    return kept, np.frombuffer(index.read_bytes(), np.int64)
+    Behind the images the file holds these places, and behind them their number.
+    """
+    kept = kept_file("parquet", [path], partial(_write_images, path, image), ".rows", image)
+    with kept.open("rb") as file:
+        file.seek(-_INT64, os.SEEK_END)
+        count = int.from_bytes(file.read(_INT64), "little")
+        file.seek(-_INT64 * (count + 1), os.SEEK_END)
+        return kept, np.frombuffer(file.read(_INT64 * count), "<i8")
 
 
-def _write_index(target: Path, path: Path, image: str, offsets: list[int]) -> None:
-    if not offsets:  # the images are there since an earlier start, and their index is not
-        sizes = [len(data) for data in _images(path, image)]
-        offsets = [0, *np.cumsum(sizes).tolist()]
-    target.write_bytes(np.array(offsets, np.int64).tobytes())
+def _write_images(path: Path, image: str, target: Path) -> None:
+    places = [0]
+    with target.open("wb") as file:
+        for data in _images(path, image):
+            file.write(data)
+            places.append(places[-1] + len(data))
+        file.write(np.array([*places, len(places)], "<i8").tobytes())
 
 
 def _images(path: Path, image: str) -> Iterator[bytes]:
@@ -174,10 +175,7 @@ def _images(path: Path, image: str) -> Iterator[bytes]:
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[image]):
             for value in batch.column(0).to_pylist():
                 data = value.get("bytes") if isinstance(value, dict) else value
-                if not data:
-                    yield _from_path(path, row, value)
-                else:
-                    yield data
+                yield data or _from_path(path, row, value)
                 row += 1
 
 

@@ -21,7 +21,7 @@ from resnet_jax.data.table_reader import TableOptions
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.transforms.preprocess import FITS, PREPROCESS, Preprocess, Side, TenCrop, height_and_width
+from resnet_jax.data.transforms.preprocess import FITS, PREPROCESS, Preprocess, Side, TenCrop, as_side, height_and_width
 from resnet_jax.errors import UserError, check_choice, suggestion
 from resnet_jax.ranges import (
     FRACTION,
@@ -112,8 +112,7 @@ class ImageOptions:
     @property
     def crop(self) -> Side:
         """The size in pixels of what evaluation makes of encoded images: a side, or (height, width) if they differ."""
-        height, width = height_and_width(self.image_size or CROP)
-        return height if height == width else (height, width)
+        return as_side(*height_and_width(self.image_size or CROP))
 
     def preprocess(self) -> Preprocess:
         """Returns what evaluation makes of encoded images.
@@ -356,8 +355,8 @@ def _enlarge(name: str, source: ArraySource, image_size: Side) -> ArraySource:
     if size == own_size:
         return source
     if any(side < own or side % own for side, own in zip(size, own_size, strict=True)):
-        own = own_size[0] if own_size[0] == own_size[1] else own_size
-        raise UserError(f"image_size={image_size} must be a multiple of {own}, the size of {name}'s images")
+        own_side = as_side(*own_size)
+        raise UserError(f"image_size={image_size} must be a multiple of {own_side}, the size of {name}'s images")
     down, across = size[0] // own_size[0], size[1] // own_size[1]
     return replace(source, images=source.images.repeat(down, axis=1).repeat(across, axis=2))
 

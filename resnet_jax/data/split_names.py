@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+UNDIVIDED = ""  # the one split of images that are not divided
 # The names of a split's folder, or of its tars up to a character that is no letter.
 SPLIT_FOLDERS = {
     "train": ("train", "training"),

@@ -12,7 +12,7 @@ import numpy as np
 from resnet_jax.data.class_labels import label_text, many_labels, number_labels, read_class_names
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing, StoredFile
-from resnet_jax.data.split_names import split_in
+from resnet_jax.data.split_names import UNDIVIDED, split_in
 from resnet_jax.data.table_file import Table, describe_columns
 from resnet_jax.errors import UserError, abridge, check_choice
 from resnet_jax.formatting import format_count
@@ -26,11 +26,8 @@ LABEL_COLUMNS = (
     "diagnosis", "dx", "label_name", "class_label", "class_id", "classid", "label_id", "tags", "y",
 )  # fmt: skip
 SPLIT_COLUMNS = ("split", "subset", "set", "partition")
-_KAGGLE_IMAGENET = (
-    "imageid",
-    "predictionstring",
-)  # LOC_val_solution.csv: "n01751748 111 108 230 366", the box behind it
-UNDIVIDED = ""
+# LOC_val_solution.csv: "n01751748 111 108 230 366", the box behind it.
+_KAGGLE_IMAGENET = ("imageid", "predictionstring")
 
 
 @dataclass(frozen=True)
@@ -106,17 +103,18 @@ class TableReader:
 
     def parts(self) -> dict[str, LabelledFiles]:
         """Returns the labelled files by split."""
-        names = self.options.names(self.listing.root)
+        given = self.options.names(self.listing.root)
         files, texts = self.files_and_texts()
         columns = self.label_columns()
+        names = given or self.table.class_names.get(columns[0])
         where = str(self.table.path)
         if len(columns) > 1:
-            class_names, labels, notes = self._indicators(columns, files)
+            class_names, labels, notes = self._indicators(columns)
         elif self._has_several(columns):
             rows = [self._several(value) for value in self._kept_values(columns[0])]
-            class_names, labels, notes = many_labels(where, rows, names or self.table.class_names.get(columns[0]))
+            class_names, labels, notes = many_labels(where, rows, names)
         else:
-            class_names, labels, notes = number_labels(where, texts, names or self.table.class_names.get(columns[0]))
+            class_names, labels, notes = number_labels(where, texts, names)
         self.notes += notes
         self.leave_rest(files)
         splits = self._splits(files)
@@ -272,9 +270,8 @@ class TableReader:
         parts = label_text(value).split(self.options.label_separator) if self.options.label_separator else [value]
         return [text for text in map(label_text, parts) if text]
 
-    def _indicators(self, columns: list[str], files: list[StoredFile]) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
+    def _indicators(self, columns: list[str]) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
         """Returns the labels of columns of zeros and ones: of one label an image where each row has a single one."""
-        del files
         for name in columns:
             if not _is_indicator(self.table.columns[name]):
                 raise UserError(

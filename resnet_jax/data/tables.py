@@ -3,32 +3,31 @@
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from resnet_jax.data.class_labels import number_labels
 from resnet_jax.data.labelled import LabelledFiles
+from resnet_jax.data.labels import relabelled
 from resnet_jax.data.listing import Listing
-from resnet_jax.data.split_names import SPLIT_FOLDERS, split_in
+from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED, split_in
 from resnet_jax.data.table_file import SUFFIXES, describe_columns, read_table
-from resnet_jax.data.table_reader import UNDIVIDED, TableOptions, TableReader
+from resnet_jax.data.table_reader import TableOptions, TableReader
 from resnet_jax.errors import UserError, abridge, check_choice
 
 _MOST_BYTES_LOOKED_INTO = 2**28  # of a table that nobody named
+_MOST_ROWS_LOOKED_AT = 100
 
 
-def choose_tables(listing: Listing, options: TableOptions) -> dict[str, str]:
-    """Returns the table that `options` name, or those that are found, from the listing's root, as `find_tables` does.
+def named_table(listing: Listing, options: TableOptions) -> Path:
+    """Returns the table that `options` name, or else the first Parquet file.
 
     Raises:
-      UserError: if it is not there, or no table; and as `find_tables`.
+      UserError: if it is not there, or no table.
     """
-    if options.file:
-        if not (listing.root / options.file).is_file():
-            raise UserError(f"config.table.file={options.file!r} is no file in {listing.root}")
-        check_choice("the end of config.table.file", Path(options.file).suffix.lower(), SUFFIXES)
-        return {UNDIVIDED: options.file}
-    found = find_tables(listing, options)
-    return found or {UNDIVIDED: next(file.path for file in listing.others if file.path.endswith(".parquet"))}
+    if not options.file:
+        return listing.root / next(file.path for file in listing.others if file.path.endswith(".parquet"))
+    if not (listing.root / options.file).is_file():
+        raise UserError(f"config.table.file={options.file!r} is no file in {listing.root}")
+    check_choice("the end of config.table.file", Path(options.file).suffix.lower(), SUFFIXES)
+    return listing.root / options.file
 
 
 def open_table(listing: Listing, options: TableOptions, path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
@@ -42,33 +41,31 @@ def open_table(listing: Listing, options: TableOptions, path: Path) -> tuple[dic
     return reader.parts(), reader.notes
 
 
-def open_split_tables(
-    listing: Listing, options: TableOptions, paths: dict[str, str]
-) -> tuple[dict[str, LabelledFiles], list[str]]:
-    """Returns (the labelled files by split, notes) of tables of which each says the labels of one split.
-
-    Args:
-      paths: the tables, from the listing's root, by split.
+def open_found_tables(readers: dict[str, TableReader]) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """Returns (the labelled files by split, notes) of what `find_tables` gave: one table, or one a split.
 
     Errors are those of `open_table`.
     """
+    if UNDIVIDED in readers:
+        reader = readers[UNDIVIDED]
+        return reader.parts(), reader.notes
     parts: dict[str, LabelledFiles] = {}
     notes: list[str] = []
-    for split, path in paths.items():
+    for split, everywhere in readers.items():
+        listing, table = everywhere.listing, everywhere.table
         own = [file for file in listing.files if split_in(file.path.partition("/")[0]) == split]
-        part = Listing(listing.root, own or listing.files, listing.others, listing.folders, listing.tars)
-        reader = TableReader(part, options, read_table(listing.root / path))
+        reader = TableReader(replace(listing, files=own or listing.files), everywhere.options, table)
         found = reader.parts()
         if [*found] != [UNDIVIDED]:
             raise UserError(
-                f"{listing.root / path} divides its images itself, and other tables are there for that: choose by "
-                f"config.table.file={path}"
+                f"{table.path} divides its images itself, and other tables are there for that: choose by "
+                f"config.table.file={table.path.relative_to(listing.root)}"
             )
         parts[split] = found[UNDIVIDED]
         notes += reader.notes
-    flat = [name for part in parts.values() for name in part.class_names]
-    names = number_labels(str(listing.root), flat)[0]
-    return {split: with_classes(part, str(listing.root), names) for split, part in parts.items()}, notes
+    root = str(next(iter(readers.values())).listing.root)
+    names = number_labels(root, [name for part in parts.values() for name in part.class_names])[0]
+    return {split: with_classes(part, root, names) for split, part in parts.items()}, notes
 
 
 def with_classes(part: LabelledFiles, where: str, names: tuple[str, ...]) -> LabelledFiles:
@@ -78,13 +75,10 @@ def with_classes(part: LabelledFiles, where: str, names: tuple[str, ...]) -> Lab
       UserError: for a class that is not among them.
     """
     names, positions, _ = number_labels(where, part.class_names, names)
-    labels = np.zeros((len(part.files), len(names)), np.uint8) if part.labels.ndim == 2 else positions[part.labels]
-    if labels.ndim == 2:
-        labels[:, positions] = part.labels
-    return replace(part, class_names=names, labels=labels)
+    return replace(part, class_names=names, labels=relabelled(part.labels, positions, len(names)))
 
 
-def find_tables(listing: Listing, options: TableOptions) -> dict[str, str]:
+def find_tables(listing: Listing, options: TableOptions) -> dict[str, TableReader]:
     """Returns the tables among the listing's files that name its images and their labels, by split.
 
     One alone is of the split UNDIVIDED; none is {}.
@@ -92,15 +86,16 @@ def find_tables(listing: Listing, options: TableOptions) -> dict[str, str]:
     Raises:
       UserError: if there are several that are not each of another split by their names or folders.
     """
-    found = [path for path in _candidates(listing) if _names_images(listing, options, path)]
+    found = {path: reader for path in _candidates(listing) if (reader := _reader(listing, options, path)) is not None}
     if len(found) < 2:
-        return {UNDIVIDED: found[0]} if found else {}
+        return {UNDIVIDED: next(iter(found.values()))} if found else {}
     splits = {split_in(Path(path).stem) or split_in(path.partition("/")[0]): path for path in found}
     if len(splits) < len(found) or None in splits or "train" not in splits:
+        paths = [*found]
         raise UserError(
-            f"{listing.root} holds several tables of labels, {abridge(found)}: choose by config.table.file={found[0]}"
+            f"{listing.root} holds several tables of labels, {abridge(paths)}: choose by config.table.file={paths[0]}"
         )
-    return {split: splits[split] for split in SPLIT_FOLDERS if split in splits}
+    return {split: found[splits[split]] for split in SPLIT_FOLDERS if split in splits}
 
 
 def _candidates(listing: Listing) -> list[str]:
@@ -116,17 +111,15 @@ def _candidates(listing: Listing) -> list[str]:
     ]
 
 
-def _names_images(listing: Listing, options: TableOptions, path: str) -> bool:
-    """Returns whether the table has columns of images and labels, and most of its first rows name images there."""
+def _reader(listing: Listing, options: TableOptions, path: str) -> TableReader | None:
+    """Returns the table's reader; None if it lacks columns of images and labels, or names few images that are there."""
     try:
-        table = read_table(listing.root / path)
-        reader = TableReader(listing, options, table)
+        reader = TableReader(listing, options, read_table(listing.root / path))
         reader.label_columns()
-        column = reader.image_column()
-        values = table.columns[column][:100]
-        return 2 * sum(reader.finder.knows(value) for value in values) > len(values)
+        values = reader.table.columns[reader.image_column()][:_MOST_ROWS_LOOKED_AT]
     except UserError:
-        return False
+        return None
+    return reader if 2 * sum(reader.finder.knows(value) for value in values) > len(values) else None
 
 
 def describe_candidates(listing: Listing) -> str:
@@ -153,9 +146,9 @@ def compare_with_folders(listing: Listing, options: TableOptions, known: set[str
     """
     paths = _candidates(listing)
     for path in paths:
-        if not _names_images(listing, options, path):
+        reader = _reader(listing, options, path)
+        if reader is None:
             continue
-        reader = TableReader(listing, options, read_table(listing.root / path))
         folder_of: dict[str, tuple[str, str]] = {}
         label_of: dict[str, tuple[str, str]] = {}
         for file, label in reader.known_files(known):
@@ -181,14 +174,14 @@ def label_split(
     others = [
         file for file in listing.others if file.path.startswith(f"{folder}/") or split_in(Path(file.path).stem) == split
     ]
-    part = Listing(listing.root, inside, others, listing.folders, listing.tars)
-    paths = find_tables(part, options)
-    if not paths:
+    readers = find_tables(replace(listing, files=inside, others=others), options)
+    if not readers:
         return None
-    if [*paths] != [UNDIVIDED]:
-        raise UserError(f"{listing.root / folder}: {abridge([*paths.values()])} all name its images: keep one")
-    path = paths[UNDIVIDED]
-    reader = TableReader(part, options, read_table(listing.root / path))
+    if UNDIVIDED not in readers:
+        paths = [str(reader.table.path.relative_to(listing.root)) for reader in readers.values()]
+        raise UserError(f"{listing.root / folder}: {abridge(paths)} all name its images: keep one")
+    reader = readers[UNDIVIDED]
+    path = str(reader.table.path.relative_to(listing.root))
     files, texts = reader.files_and_texts()
     reader.leave_rest(files)
     names, labels, notes = number_labels(str(reader.table.path), texts, class_names)

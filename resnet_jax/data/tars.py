@@ -99,9 +99,9 @@ def _list(name: str, file: BinaryIO, start: int, size: int) -> list[TarMember]:
         inside = _list(f"{name}/{packed.path}", file, packed.offset, packed.size)
         del members[packed.path]
         members.setdefault(folder, TarMember(folder, True, 0, 0))
-        members.update(
-            {f"{folder}/{path}": one._replace(path=f"{folder}/{path}") for one in inside for path in (one.path,)}
-        )
+        for one in inside:
+            path = f"{folder}/{one.path}"
+            members[path] = one._replace(path=path)
     return list(members.values())
 
 

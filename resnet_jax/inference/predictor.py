@@ -17,7 +17,7 @@ from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, 
 from resnet_jax.checkpoint.items import NUM_LOOKS
 from resnet_jax.data.decoding import DecodeOptions
 from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
-from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess, Side, height_and_width
+from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess, Side, as_side, height_and_width
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
@@ -124,7 +124,7 @@ class TrainedModel:
         and others resized and cropped to the size that the network was trained with.
         """
         height, width, num_channels = self.input_shape
-        pixels = to_pixels(to_pictures(image, num_channels))
+        pixels = image if isinstance(image, np.ndarray) else to_pixels(to_pictures(image, num_channels))
         own_height, own_width = pixels.shape[:2]
         divides = height % own_height == 0 and width % own_width == 0
         if not self.preprocess.changes_pixels and divides and (own_height == own_width or height != width):
@@ -155,7 +155,7 @@ def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> T
     mean = run.normalization.mean
     image_size: Side = run.options.images.image_size or default_image_size(run.options.model.model)
     if mean.ndim == 3:
-        image_size = mean.shape[0] if mean.shape[0] == mean.shape[1] else (mean.shape[0], mean.shape[1])
+        image_size = as_side(*mean.shape[:2])
     return TrainedModel(
         run.model,
         run.state.averaged if average else lambda: run.state,

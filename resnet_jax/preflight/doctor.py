@@ -35,8 +35,7 @@ def examine(options: Options | None, workdir: Path | None, *, deep: bool = False
     images = Images()
     findings += checked("data", lambda: check_images(options, images))
     if deep and (splits := images.splits) is not None:
-        threads = options.images.reading().threads
-        findings += checked("deep", lambda: check_all_images(options.images, splits, threads))
+        findings += checked("deep", lambda: check_all_images(options.images, splits))
     if devices[0].status == ERROR:  # without them nothing else can be told
         return findings
     findings += checked("batch", lambda: check_batch(options.batches))

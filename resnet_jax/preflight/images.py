@@ -10,7 +10,6 @@ import numpy as np
 from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.sources import ImageOptions, Splits
-from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.preprocess import height_and_width
 from resnet_jax.errors import abridge
 from resnet_jax.formatting import format_count
@@ -55,7 +54,7 @@ class _Decoded:
         self.labels[position] = str(np.asarray(label).tolist())
 
 
-def check_all_images(options: ImageOptions, splits: Splits, threads: DecodeThreads) -> Iterator[Finding]:
+def check_all_images(options: ImageOptions, splits: Splits) -> Iterator[Finding]:
     """Yields what decoding every image shows: damage, sizes, modes, balance, and duplicates by their pixels.
 
     Nothing is said of images in memory, which are decoded already.
@@ -65,7 +64,7 @@ def check_all_images(options: ImageOptions, splits: Splits, threads: DecodeThrea
     for split, source in named.items():
         if isinstance(source, EncodedSource):
             decoded[split] = _Decoded(source)
-            threads.for_each(decoded[split].decode, len(source))
+            source.threads.for_each(decoded[split].decode, len(source))
     for split, of_split in decoded.items():
         yield from _check_split(options, split, of_split)
     yield from _check_leaks(decoded)

@@ -26,6 +26,11 @@ def height_and_width(side: Side) -> tuple[int, int]:
     return side if isinstance(side, tuple) else (side, side)
 
 
+def as_side(height: int, width: int) -> Side:
+    """Returns the size as one number where both are equal, else as (height, width)."""
+    return height if height == width else (height, width)
+
+
 @dataclass(frozen=True)
 class Preprocess:
     """How an image becomes a network's input, for evaluation; travels with weights.
