@@ -15,12 +15,12 @@ from resnet_jax.config.effects import KnownImages, check_given_fields, fields_wi
 from resnet_jax.data.batches import BatchOptions
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.sources import ImageOptions
-from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError, suggestion
 from resnet_jax.models.variants import ModelOptions
 from resnet_jax.ranges import ranges_of
+from resnet_jax.training.augment_options import AugmentOptions
 from resnet_jax.training.finetuning import FinetuneOptions
-from resnet_jax.training.images import AugmentOptions
 from resnet_jax.training.optimizer import OptimizerOptions
 from resnet_jax.training.periods import PeriodOptions
 from resnet_jax.training.schedule import ScheduleOptions

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from resnet_jax.data.layout import SplitFolders
-from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.data import tables
+from resnet_jax.data.class_labels import find_class_names
 from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.folder_tree import make_tree
 from resnet_jax.data.labelled import LabelledFiles
@@ -17,7 +17,11 @@ from resnet_jax.data.layout import NUMBERED, Layout, SplitFolders, SplitPlan, pl
 from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.scan import ARCHIVES, list_folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED
-from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.data.table_file import SUFFIXES
+from resnet_jax.data.table_options import TableOptions
+from resnet_jax.data.table_search import check_named_table, describe_candidates, find_tables, open_named_table
+from resnet_jax.data.tables import open_found_tables, with_classes
+from resnet_jax.data.tables_beside_folders import compare_with_folders, label_split
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
 
@@ -102,11 +106,16 @@ def open_image_set(
     """
     table = table or TableOptions()
     split_folders = split_folders or SplitFolders()
-    if root.suffix.lower() in tables.SUFFIXES and root.is_file():
+    if root.suffix.lower() in SUFFIXES and root.is_file():
         root, table = root.parent, TableOptions(**{**vars(table), "file": root.name})
     listing = list_folder(root)
-    if table.file or _has_embedded_images(listing):
-        return _of_named_table(root, listing, table)
+    if table.file:
+        check_named_table(listing, table)
+    embedded = _embedded_images(listing, table)
+    if embedded:
+        return embedded
+    if table.file:
+        return _image_set(listing, *open_found_tables(open_named_table(listing, table)))
     if listing.shards:
         from resnet_jax.data.webdataset import open_shards
 
@@ -117,38 +126,38 @@ def open_image_set(
         layout = plan_layout(root, tree, split_folders, class_names)
     except UserError as error:
         # Folders that are no classes: where one table names the images, it is what was meant.
-        readers = {} if split_folders.named() else tables.find_tables(listing, table)
+        readers = {} if split_folders.named() else find_tables(listing, table)
         if not readers:
-            raise UserError(f"{error}{tables.describe_candidates(listing)}") from None
-        return _image_set(listing, *tables.open_found_tables(readers))
+            raise UserError(f"{error}{describe_candidates(listing, table)}") from None
+        return _image_set(listing, *open_found_tables(readers))
     if layout.splits:
         return _of_folders(root, listing, layout, table)
     if not layout.unlabelled:
         raise UserError(_no_images(root, listing))
-    readers = tables.find_tables(listing, table)
+    readers = find_tables(listing, table)
     if not readers:
         folder = root / next(iter(layout.unlabelled.values()))
         raise UserError(
             f"{folder} holds no images in class folders; they are expected as {folder}/<class>/<image>, or named with "
-            f"their labels in a table (config.table.file{tables.describe_candidates(listing)}){_archives(listing)}"
+            f"their labels in a table (config.table.file){describe_candidates(listing, table)}"
+            f"{_archives(listing)}"
         )
-    return _image_set(listing, *tables.open_found_tables(readers))
+    return _image_set(listing, *open_found_tables(readers))
 
 
 def _image_set(listing: Listing, parts: dict[str, LabelledFiles], notes: Sequence[str]) -> ImageSet:
     return ImageSet(listing.root, parts, (*notes, *_left_aside(listing)))
 
 
-def _of_named_table(root: Path, listing: Listing, table: TableOptions) -> ImageSet:
-    """Returns the set of the table that is named, or of the Parquet files that hold the images themselves."""
-    path = tables.named_table(listing, table)
-    if path.suffix.lower() == ".parquet":
-        from resnet_jax.data.parquet import open_embedded
+def _embedded_images(listing: Listing, table: TableOptions) -> ImageSet | None:
+    """Returns the set of Parquet files that hold the images themselves; None if there are none, or other images."""
+    found = any(file.path.lower().endswith(".parquet") for file in listing.others)
+    if not (table.file.lower().endswith(".parquet") if table.file else found and not (listing.files or listing.shards)):
+        return None
+    from resnet_jax.data.parquet import find_embedded, open_embedded
 
-        parts, notes = open_embedded(listing, path, table)
-        if parts is not None:
-            return _image_set(listing, parts, notes)
-    return _image_set(listing, *tables.open_table(listing, table, path))
+    files = find_embedded(listing, table)
+    return _image_set(listing, *open_embedded(listing, files, table)) if files else None
 
 
 def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOptions) -> ImageSet:
@@ -158,24 +167,34 @@ def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOption
     parts, notes = _parts(listing, layout), list(layout.notes)
     used: set[str] = set()  # tables
     for split, folder in {**layout.unlabelled, **layout.optional}.items():
-        labelled = tables.label_split(listing, table, split, folder, _train_classes(layout))
+        labelled = label_split(listing, table, split, folder, _train_classes(layout))
         if labelled is not None:
-            parts[split], note, path = labelled
+            part, note, path = labelled
             used.add(path)
+            if part is not None:
+                parts[split] = part
+            elif split in layout.unlabelled and split != "test":
+                raise _without_labels(root, layout)
         elif split in layout.unlabelled:
             parts[split], note = _label_flat_validation(root, listing, layout)
         else:
             count = sum(file.path.startswith(f"{folder}/") for file in listing.files)
             note = f"left aside: {format_count(count, 'image')} in {root / folder}, without labels"
         notes.append(note)
-    names = table.names(root)
+    names = find_class_names(root, table.class_names)
     if names is not None:
-        parts = {split: tables.with_classes(part, str(root / part.where), names) for split, part in parts.items()}
         notes = [note for note in notes if not note.startswith(NUMBERED)]
         notes.append(f"class names, and their order, by {table.class_names}")
-    known = {file.path for split in layout.splits for file in parts[split].files}
+        for split, part in parts.items():
+            parts[split], more = with_classes(part, str(root / part.where), names)
+            notes += [line for line in more if line not in notes]
+    class_of = {
+        file.path: parts[split].class_names[label]
+        for split in layout.splits
+        for file, label in zip(parts[split].files, parts[split].labels.tolist(), strict=True)
+    }
     others = [file for file in listing.others if file.path not in used]
-    note = tables.compare_with_folders(replace(listing, others=others), table, known)
+    note = compare_with_folders(replace(listing, others=others), table, class_of)
     return _image_set(listing, parts, [*notes, *filter(None, [note])])
 
 
@@ -257,14 +276,10 @@ def _left_aside(listing: Listing) -> list[str]:
     Of tables it is said elsewhere what became of them.
     """
     kinds = Counter(_extension(file.path) for file in listing.others)
-    counts = [f"{count:,} {kind}" for kind, count in kinds.most_common() if kind not in tables.SUFFIXES]
+    counts = [f"{count:,} {kind}" for kind, count in kinds.most_common() if kind not in SUFFIXES]
     return [f"left aside: {abridge(counts)}, which are not read as images"] if counts else []
 
 
 def _extension(path: str) -> str:
     name = path.rpartition("/")[2]
     return f".{name.rpartition('.')[2].lower()}" if "." in name else "without extension"
-
-
-def _has_embedded_images(listing: Listing) -> bool:
-    return not listing.files and not listing.shards and any(f.path.endswith(".parquet") for f in listing.others)

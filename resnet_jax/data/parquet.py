@@ -3,18 +3,23 @@
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from resnet_jax.data.class_labels import label_text, many_labels, number_labels
+from resnet_jax.data.class_labels import Label, find_class_names, indexed_text, label_texts
 from resnet_jax.data.kept_files import kept_file
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.split_names import UNDIVIDED, split_in, split_of
+from resnet_jax.data.table_columns import LABEL_COLUMNS
 from resnet_jax.data.table_file import holds_bytes, open_parquet, parquet_class_names
+from resnet_jax.data.table_options import TableOptions
+from resnet_jax.data.table_reader import LabelledRows
+from resnet_jax.data.tables import number_groups
 from resnet_jax.errors import UserError, abridge, check_choice
 from resnet_jax.formatting import format_count
 
@@ -22,23 +27,34 @@ _ROWS_AT_ONCE = 256
 _INT64 = 8  # bytes
 
 
-def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str, LabelledFiles] | None, list[str]]:
-    """Returns (the labelled images by split, notes) of `path` and the Parquet files beside it; None if they hold none.
+def find_embedded(listing: Listing, options: TableOptions) -> list[Path]:
+    """Returns the Parquet files that hold images: that which `options` name, or all that are there; none may.
 
-    Their images are copied once, as they are, into one file a Parquet file, so that each can be read by itself.
+    Raises:
+      UserError: for one that cannot be read.
+    """
+    paths = [file.path for file in listing.others if file.tar < 0 and file.path.lower().endswith(".parquet")]
+    found = []
+    for path in [options.file] if options.file else sorted(paths):
+        with open_parquet(listing.root / path) as file:
+            if any(holds_bytes(field.type) for field in file.schema_arrow):
+                found.append(listing.root / path)
+    return found
+
+
+def open_embedded(
+    listing: Listing, files: list[Path], options: TableOptions
+) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """Returns (the labelled images by split, notes) of Parquet files that hold images.
+
+    The images are copied once, as they are, into one file a Parquet file, so that each can be read by itself.
 
     Raises:
       UserError: for files whose columns or class names differ, images that are not in the file, and columns that are
         not clear.
     """
-    with open_parquet(path) as file:
-        if not any(holds_bytes(field.type) for field in file.schema_arrow):
-            return None, []
-    named = [path] if options.file else []
-    files = named or [listing.root / f.path for f in listing.others if f.tar < 0 and f.path.endswith(".parquet")]
-    files = sorted(files)
-    image, label = _columns(path, options)
-    names = _class_names(files, label)
+    image, label = _columns(files[0], options)
+    names = _class_names(files, image, label)
     found: dict[str, list[Path]] = {}
     for one in files:
         found.setdefault(_split(one.relative_to(listing.root)), []).append(one)
@@ -48,37 +64,36 @@ def open_embedded(listing: Listing, path: Path, options: Any) -> tuple[dict[str,
         raise UserError(
             f"{undivided[0]} is of no split by its name, and {other} is: give all names like train-00000.parquet"
         )
-    values = {one: _labels(one, label) for one in files}
-    all_names = names or _names_of(
-        [value for one in files for value in values[one]], str(path.parent), options, listing
-    )
-    parts, notes = {}, []
+    groups: dict[str, LabelledRows] = {}
+    tars: list[str] = []
+    notes: list[str] = []
     for split, shards in found.items():
         stored: list[StoredFile] = []
-        tars: list[str] = []
-        texts: list[Any] = []
+        labels: list[Label] = []
         for shard in shards:
+            own = _labels(shard, label, names)
             kept, offsets = _extract(shard, image)
             name = str(shard.relative_to(listing.root))
             stored += [
                 StoredFile(f"{name}[{row}]", f"{name}[{row}]", len(tars), int(start), int(end - start))
                 for row, (start, end) in enumerate(itertools.pairwise(offsets))
+                if own[row] != ""
             ]
             tars.append(str(kept))
-            texts += values[shard]
-        numbers = many_labels if any(isinstance(text, list) for text in texts) else number_labels
-        class_names, labels, further = numbers(str(path), texts, all_names)
-        notes += further
-        parts[split] = LabelledFiles(str(path.parent.relative_to(listing.root)), class_names, stored, labels, tars)
-    notes.insert(
-        0, f"images and labels by the columns {image} and {label} of {format_count(len(files), 'Parquet file')}"
-    )
-    return parts, notes
+            labels += [label for label in own if label != ""]
+            if "" in own:
+                notes.append(f"left aside: {format_count(own.count(''), 'row')} of {name} without a label")
+        if stored:
+            groups[split] = LabelledRows(str(shards[0].relative_to(listing.root)), stored, labels, names)
+        else:
+            notes.append(f"left aside: {split or shards[0].name}, which has no row with a label")
+    given = find_class_names(listing.root, options.class_names)
+    parts, more = number_groups(replace(listing, tars=tars), options, groups, given)
+    said = f"images and labels by the columns {image} and {label} of {format_count(len(files), 'Parquet file')}"
+    return parts, [said, *more, *notes]
 
 
-def _columns(path: Path, options: Any) -> tuple[str, str]:
-    from resnet_jax.data.table_reader import LABEL_COLUMNS
-
+def _columns(path: Path, options: TableOptions) -> tuple[str, str]:
     with open_parquet(path) as file:
         schema = file.schema_arrow
     images = [field.name for field in schema if holds_bytes(field.type)]
@@ -100,12 +115,19 @@ def _columns(path: Path, options: Any) -> tuple[str, str]:
     return image, labels[0]
 
 
-def _class_names(files: list[Path], label: str) -> tuple[str, ...] | None:
+def _class_names(files: list[Path], image: str, label: str) -> tuple[str, ...] | None:
     """Returns the class names in the files' metadata, which must be the same in all; None if none has any."""
     found: dict[Path, tuple[str, ...] | None] = {}
     for one in files:
         with open_parquet(one) as file:
-            found[one] = parquet_class_names(one, file.schema_arrow).get(label)
+            schema = file.schema_arrow
+        lacking = next((name for name in (image, label) if name not in schema.names), None)
+        if lacking is not None:
+            raise UserError(
+                f"{one} has no column {lacking!r}, as {files[0]} has, but {abridge(schema.names)}: all Parquet files "
+                "of a set have the same columns"
+            )
+        found[one] = parquet_class_names(one, schema).get(label)
     first = found[files[0]]
     for one, names in found.items():
         if names != first:
@@ -128,23 +150,20 @@ def _split(path: Path) -> str:
     return ""
 
 
-def _labels(path: Path, label: str) -> list[Any]:
+def _labels(path: Path, label: str, names: tuple[str, ...] | None) -> list[Label]:
+    """Returns each row's label, "" for none; of numbers the class name, where the file says these."""
     with open_parquet(path) as file:
         column = file.read(columns=[label]).column(label).to_pylist()
-    texts = [[*map(label_text, value)] if isinstance(value, list) else label_text(value) for value in column]
-    for row, text in enumerate(texts):
-        if text == "":
-            raise UserError(f"{path} row {row} has no label in its column {label!r}: remove the row")
-    return texts
-
-
-def _names_of(values: list[Any], where: str, options: Any, listing: Listing) -> tuple[str, ...]:
-    """Returns the class names of all splits together, so that labels are the same in each."""
-    given = options.names(listing.root)
-    if given is not None:
-        return given
-    flat = [text for value in values for text in (value if isinstance(value, list) else [value])]
-    return number_labels(where, flat)[0]
+    labels: list[Label] = []
+    for row, value in enumerate(column):
+        try:
+            several = isinstance(value, list)
+            labels.append(
+                label_texts(indexed_text(one, names) for one in value) if several else indexed_text(value, names)
+            )
+        except ValueError as error:
+            raise UserError(f"{path} row {row}, column {label!r}: {error}") from None
+    return labels
 
 
 def _extract(path: Path, image: str) -> tuple[Path, np.ndarray]:

@@ -17,7 +17,7 @@ from resnet_jax.data.labels import check_one_known_label, class_counts, stratifi
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.other_formats import MODES
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.threads import DecodeThreads

@@ -1,13 +1,15 @@
 """Tables as files: CSV, TSV, JSON lines and Parquet, read into columns."""
 
 import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import UserError, abridge, first_line
+from resnet_jax.errors import UserError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _DELIMITERS = ",;\t|"
@@ -53,14 +55,16 @@ def read_table(path: Path) -> Table:
 def _read_csv(path: Path, text: str) -> Table:
     header = text.partition("\n")[0]
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=header.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows, lines = [], []
     try:
         names = [name.strip() for name in next(reader, [])]
+        while len(names) > 1 and not names[-1]:  # behind the last column, as spreadsheets write them
+            names.pop()
         for row in reader:
-            if not row:
+            if not any(row):
                 continue
-            if len(row) != len(names):
+            if len(row) < len(names) or any(row[len(names) :]):
                 raise UserError(
                     f"{path} line {reader.line_num} has {len(row)} columns, and its header {len(names)}: mend the line"
                 )
@@ -115,21 +119,26 @@ def parquet() -> Any:
 def _read_parquet(path: Path) -> Table:
     with open_parquet(path) as file:
         schema = file.schema_arrow
-        names = [name for name in schema.names if not holds_bytes(schema.field(name).type)]
+        names = [field.name for field in schema if not holds_bytes(field.type)]
+        _check_header(path, schema.names)
         data = file.read(columns=names)
         columns = {name: data.column(name).to_pylist() for name in names}
         return Table(path, columns, file.metadata.num_rows, parquet_class_names(path, schema))
 
 
-def open_parquet(path: Path) -> Any:
-    """Returns pyarrow's ParquetFile.
+@contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """Yields pyarrow's ParquetFile.
 
     Raises:
-      UserError: if it cannot be read.
+      UserError: if it cannot be opened, or what is read of it, as it is damaged.
     """
     module = parquet()
     try:
-        return module.ParquetFile(path)
+        with module.ParquetFile(path) as file:
+            yield file
+    except UserError:
+        raise
     except Exception as error:  # pyarrow's own kinds, and those of the system
         raise UserError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
 
@@ -155,8 +164,3 @@ def parquet_class_names(path: Path, schema: Any) -> dict[str, tuple[str, ...]]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: its metadata of Hugging Face cannot be read: {first_line(error)}") from None
     return found
-
-
-def describe_columns(table: Table) -> str:
-    """Returns the names of the table's columns, for messages."""
-    return abridge([*table.columns])

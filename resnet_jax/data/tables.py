@@ -1,189 +1,111 @@
-"""Tables that say the labels of images: which, by which columns, and the files that their rows name."""
+"""Labelled files of the rows that tables, shards and Parquet files come to: numbered alike in all splits."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from resnet_jax.data.class_labels import number_labels
+from resnet_jax.data.class_labels import number_splits
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.labels import relabelled
 from resnet_jax.data.listing import Listing
-from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED, split_in
-from resnet_jax.data.table_file import SUFFIXES, describe_columns, read_table
-from resnet_jax.data.table_reader import TableOptions, TableReader
-from resnet_jax.errors import UserError, abridge, check_choice
-
-_MOST_BYTES_LOOKED_INTO = 2**28  # of a table that nobody named
-_MOST_ROWS_LOOKED_AT = 100
-
-
-def named_table(listing: Listing, options: TableOptions) -> Path:
-    """Returns the table that `options` name, or else the first Parquet file.
-
-    Raises:
-      UserError: if it is not there, or no table.
-    """
-    if not options.file:
-        return listing.root / next(file.path for file in listing.others if file.path.endswith(".parquet"))
-    if not (listing.root / options.file).is_file():
-        raise UserError(f"config.table.file={options.file!r} is no file in {listing.root}")
-    check_choice("the end of config.table.file", Path(options.file).suffix.lower(), SUFFIXES)
-    return listing.root / options.file
+from resnet_jax.data.separators import check_one_label
+from resnet_jax.data.split_names import UNDIVIDED
+from resnet_jax.data.table_options import TableOptions
+from resnet_jax.data.table_reader import LabelledRows, TableReader
+from resnet_jax.errors import UserError, abridge
+from resnet_jax.formatting import format_count
 
 
-def open_table(listing: Listing, options: TableOptions, path: Path) -> tuple[dict[str, LabelledFiles], list[str]]:
-    """Returns (the labelled files by split, notes) of the table at `path`.
-
-    Raises:
-      UserError: for a table that cannot be read, columns that are not there or not clear, rows whose image is not
-        there, and labels that contradict each other.
-    """
-    reader = TableReader(listing, options, read_table(path))
-    return reader.parts(), reader.notes
-
-
-def open_found_tables(readers: dict[str, TableReader]) -> tuple[dict[str, LabelledFiles], list[str]]:
+def open_found_tables(readers: Mapping[str, TableReader]) -> tuple[dict[str, LabelledFiles], list[str]]:
     """Returns (the labelled files by split, notes) of what `find_tables` gave: one table, or one a split.
 
-    Errors are those of `open_table`.
+    Raises:
+      UserError: for rows whose image is not there, labels that contradict each other or are hardly classes, and an
+        image in two splits.
     """
-    if UNDIVIDED in readers:
-        reader = readers[UNDIVIDED]
-        return reader.parts(), reader.notes
-    parts: dict[str, LabelledFiles] = {}
-    notes: list[str] = []
-    for split, everywhere in readers.items():
-        listing, table = everywhere.listing, everywhere.table
-        own = [file for file in listing.files if split_in(file.path.partition("/")[0]) == split]
-        reader = TableReader(replace(listing, files=own or listing.files), everywhere.options, table)
-        found = reader.parts()
-        if [*found] != [UNDIVIDED]:
+    groups: dict[str, LabelledRows] = {}
+    for split, reader in readers.items():
+        rows, splits = reader.rows, reader.splits()
+        if split == UNDIVIDED:
+            kept = {of: [i for i, one in enumerate(splits) if one == of] for of in dict.fromkeys(splits)}
+            groups = {of: rows.of(chosen) for of, chosen in kept.items()} or {UNDIVIDED: rows}
+        elif {*splits} - {split, UNDIVIDED}:
             raise UserError(
-                f"{table.path} divides its images itself, and other tables are there for that: choose by "
-                f"config.table.file={table.path.relative_to(listing.root)}"
+                f"{reader.table.path} divides its images itself, and other tables are there for that: choose by "
+                f"config.table.file={reader.path}"
             )
-        parts[split] = found[UNDIVIDED]
-        notes += reader.notes
-    root = str(next(iter(readers.values())).listing.root)
-    names = number_labels(root, [name for part in parts.values() for name in part.class_names])[0]
-    return {split: with_classes(part, root, names) for split, part in parts.items()}, notes
+        else:
+            groups[split] = rows
+    _check_disjoint(groups)
+    first = next(iter(readers.values()))
+    notes = [note for reader in readers.values() for note in reader.notes]
+    rest = len(first.listing.files) - len({file.path for rows in groups.values() for file in rows.files})
+    groups, left = without_unlabelled(groups)
+    parts, more = number_groups(first.listing, first.options, groups)
+    if rest:
+        name = "no table names" if len(readers) > 1 else f"{first.table.path.name} does not name"
+        left.append(f"left aside: {format_count(rest, 'image')} that {name}")
+    return parts, [*notes, *more, *left]
 
 
-def with_classes(part: LabelledFiles, where: str, names: tuple[str, ...]) -> LabelledFiles:
-    """Returns the same files, labelled by positions in `names`: of the classes' own, or which their numbers count.
+def number_groups(
+    listing: Listing, options: TableOptions, groups: Mapping[str, LabelledRows], names: tuple[str, ...] | None = None
+) -> tuple[dict[str, LabelledFiles], list[str]]:
+    """Returns (the labelled files by split, notes) of rows by split, numbered alike in all.
+
+    Args:
+      names: of all classes, as they are known elsewhere; None: what the rows say.
+    """
+    paths = [*dict.fromkeys(rows.path for rows in groups.values())]
+    where = str(listing.root / paths[0]) if len(paths) == 1 else f"{listing.root}: {abridge(paths)}"
+    if not any(rows.files for rows in groups.values()):
+        raise UserError(f"{where} names no image with a label")
+    said = {rows.path: rows.class_names for rows in groups.values()}
+    if names is None and len({*said.values()}) > 1:
+        shown = [f"{path} says {'none' if own is None else abridge(own, 4)}" for path, own in said.items()]
+        raise UserError(f"{where} must say the same classes: {'; '.join(shown)}")
+    names = names or next(iter(said.values()))
+    labels = {split: rows.labels for split, rows in groups.items()}
+    flat = [label for of_split in labels.values() for label in of_split]
+    checked = [] if names else check_one_label(where, flat, is_chosen=bool(options.label_column))
+    names, numbers, notes = number_splits(where, labels, names)
+    parts = {
+        split: LabelledFiles(rows.path, names, rows.files, numbers[split], listing.tars)
+        for split, rows in groups.items()
+    }
+    return parts, [*checked, *notes]
+
+
+def _check_disjoint(groups: Mapping[str, LabelledRows]) -> None:
+    """Raises UserError if an image is in two splits."""
+    of: dict[str, tuple[str, str]] = {}
+    for split, rows in groups.items():
+        for file in rows.files:
+            other = of.setdefault(file.path, (split, rows.path))
+            if other[0] != split:
+                raise UserError(
+                    f"{other[1]} and {rows.path} name the same image, {file.path}, for {other[0]} and {split}: an "
+                    "image is of one split"
+                )
+
+
+def without_unlabelled(groups: dict[str, LabelledRows]) -> tuple[dict[str, LabelledRows], list[str]]:
+    """Returns the splits without those, other than training, whose labels are all -1, and a note on each of these."""
+    hidden = [split for split, rows in groups.items() if split not in ("train", UNDIVIDED) and {*rows.labels} <= {"-1"}]
+    if not hidden or any("-1" in rows.labels for split, rows in groups.items() if split not in hidden):
+        return groups, []
+    kept = {split: rows for split, rows in groups.items() if split not in hidden}
+    return kept, [
+        f"left aside: {format_count(len(rows.files), 'image')} of {split}, whose labels are all -1 in {rows.path}"
+        for split, rows in groups.items()
+        if split in hidden and rows.files
+    ]
+
+
+def with_classes(part: LabelledFiles, where: str, names: tuple[str, ...]) -> tuple[LabelledFiles, list[str]]:
+    """Returns (the same files, labelled by positions in `names`, of their classes or which their numbers count; notes).
 
     Raises:
       UserError: for a class that is not among them.
     """
-    names, positions, _ = number_labels(where, part.class_names, names)
-    return replace(part, class_names=names, labels=relabelled(part.labels, positions, len(names)))
-
-
-def find_tables(listing: Listing, options: TableOptions) -> dict[str, TableReader]:
-    """Returns the tables among the listing's files that name its images and their labels, by split.
-
-    One alone is of the split UNDIVIDED; none is {}.
-
-    Raises:
-      UserError: if there are several that are not each of another split by their names or folders.
-    """
-    found = {path: reader for path in _candidates(listing) if (reader := _reader(listing, options, path)) is not None}
-    if len(found) < 2:
-        return {UNDIVIDED: next(iter(found.values()))} if found else {}
-    splits = {split_in(Path(path).stem) or split_in(path.partition("/")[0]): path for path in found}
-    if len(splits) < len(found) or None in splits or "train" not in splits:
-        paths = [*found]
-        raise UserError(
-            f"{listing.root} holds several tables of labels, {abridge(paths)}: choose by config.table.file={paths[0]}"
-        )
-    return {split: found[splits[split]] for split in SPLIT_FOLDERS if split in splits}
-
-
-def _candidates(listing: Listing) -> list[str]:
-    """Returns the tables that lie no deeper than one folder, but those that a competition wants to be sent."""
-    return [
-        file.path
-        for file in listing.others
-        if file.tar < 0
-        and file.path.lower().endswith(SUFFIXES)
-        and file.path.count("/") < 2
-        and "submission" not in file.path.lower()
-        and (listing.root / file.path).stat().st_size <= _MOST_BYTES_LOOKED_INTO
-    ]
-
-
-def _reader(listing: Listing, options: TableOptions, path: str) -> TableReader | None:
-    """Returns the table's reader; None if it lacks columns of images and labels, or names few images that are there."""
-    try:
-        reader = TableReader(listing, options, read_table(listing.root / path))
-        reader.label_columns()
-        values = reader.table.columns[reader.image_column()][:_MOST_ROWS_LOOKED_AT]
-    except UserError:
-        return None
-    return reader if 2 * sum(reader.finder.knows(value) for value in values) > len(values) else None
-
-
-def describe_candidates(listing: Listing) -> str:
-    """Returns, for a message, which tables are there and the columns of the first; empty if there are none."""
-    paths = _candidates(listing)
-    if not paths:
-        return ""
-    try:
-        columns = f" with the columns {describe_columns(read_table(listing.root / paths[0]))}"
-    except UserError as error:
-        columns = f", which is not read: {error}"
-    more = f"; also {abridge(paths[1:], 3)}" if len(paths) > 1 else ""
-    return f"; there is {paths[0]}{columns}{more}"
-
-
-def compare_with_folders(listing: Listing, options: TableOptions, known: set[str]) -> str:
-    """Returns a line on tables that were not read, as the folders say the classes; empty if there are none.
-
-    Args:
-      known: paths of the images whose folders say their classes.
-
-    Raises:
-      UserError: if such a table names other labels than the folders do.
-    """
-    paths = _candidates(listing)
-    for path in paths:
-        reader = _reader(listing, options, path)
-        if reader is None:
-            continue
-        folder_of: dict[str, tuple[str, str]] = {}
-        label_of: dict[str, tuple[str, str]] = {}
-        for file, label in reader.known_files(known):
-            folder = file.path.rpartition("/")[0].rpartition("/")[2]
-            first = label_of.setdefault(folder, (label, file.path))
-            back = folder_of.setdefault(label, (folder, file.path))
-            if first[0] != label or back[0] != folder:
-                other = first[1] if first[0] != label else back[1]
-                raise UserError(
-                    f"{listing.root / path} names other labels than the folders do ({other} and {file.path}): read it "
-                    f"by config.table.file={path}, or remove it"
-                )
-    return f"{abridge(paths)} not read, as the folders are the classes (config.table.file reads it)" if paths else ""
-
-
-def label_split(
-    listing: Listing, options: TableOptions, split: str, folder: str, class_names: tuple[str, ...] | None
-) -> tuple[LabelledFiles, str, str] | None:
-    """Returns (the labelled files, a note, the table) of a split whose images lie in no class folders; None if no table
-    is of this split, by the folder that it lies in or by its name: other splits may have images of the same names.
-    """
-    inside = [file for file in listing.files if file.path.startswith(f"{folder}/")]
-    others = [
-        file for file in listing.others if file.path.startswith(f"{folder}/") or split_in(Path(file.path).stem) == split
-    ]
-    readers = find_tables(replace(listing, files=inside, others=others), options)
-    if not readers:
-        return None
-    if UNDIVIDED not in readers:
-        paths = [str(reader.table.path.relative_to(listing.root)) for reader in readers.values()]
-        raise UserError(f"{listing.root / folder}: {abridge(paths)} all name its images: keep one")
-    reader = readers[UNDIVIDED]
-    path = str(reader.table.path.relative_to(listing.root))
-    files, texts = reader.files_and_texts()
-    reader.leave_rest(files)
-    names, labels, notes = number_labels(str(reader.table.path), texts, class_names)
-    note = "; ".join([f"the {split} images in {folder} have the labels that {path} says", *reader.notes, *notes])
-    return LabelledFiles(folder, names, files, labels, listing.tars), note, path
+    names, numbers, notes = number_splits(where, {UNDIVIDED: part.class_names}, names)
+    return replace(part, class_names=names, labels=relabelled(part.labels, numbers[UNDIVIDED], len(names))), notes

@@ -1,25 +1,35 @@
 """WebDataset's shards: tars whose members belong together by their names, 000017.jpg and 000017.cls."""
 
 import json
-from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from resnet_jax.data.class_labels import label_text, number_labels, read_class_names
+from resnet_jax.data.class_labels import (
+    Label,
+    check_distinct,
+    find_class_names,
+    label_text,
+    label_texts,
+    read_class_names,
+)
 from resnet_jax.data.image_formats import is_image
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import LABEL_EXTENSIONS, Listing, StoredFile, TarMember, sample_key
 from resnet_jax.data.split_names import split_in
+from resnet_jax.data.table_options import TableOptions
+from resnet_jax.data.table_reader import LabelledRows
+from resnet_jax.data.tables import number_groups
 from resnet_jax.errors import UserError, abridge, truncate
 from resnet_jax.formatting import format_count
 
 NAMES_FILES = ("classes.txt", "class_names.txt", "classnames.txt", "labels.txt", "names.txt")
 _JSON_NUMBERS = ("label", "cls", "class", "class_id", "class_idx", "target", "category")
 _JSON_NAMES = ("label_name", "class_name", "classname", "category_name", "name")
+_MOST_DIGITS = 18  # of a number that counts classes
 _MOST_CLASSES_BY_TEXT = 0.5  # of the samples: a text for more of them is a caption and no class
 
 
-def open_shards(listing: Listing, options: Any) -> tuple[dict[str, LabelledFiles], list[str]]:
+def open_shards(listing: Listing, options: TableOptions) -> tuple[dict[str, LabelledFiles], list[str]]:
     """Returns (the labelled images by split, notes) of a listing's shards.
 
     Raises:
@@ -36,9 +46,8 @@ def open_shards(listing: Listing, options: Any) -> tuple[dict[str, LabelledFiles
         raise UserError(
             f"{listing.root / without} is of no split by its name, and others are: name it like train-000000.tar"
         )
-    files: dict[str, list[StoredFile]] = {split: [] for split in splits.values()}
-    texts: dict[str, list[str]] = {split: [] for split in splits.values()}
-    json_names: dict[str, str] = {}
+    rows = {split: LabelledRows(_first(listing, splits, split), [], []) for split in splits.values()}
+    json_names = JsonNames()
     num_without = 0
     for number, members in listing.shards.items():
         tar = listing.root / listing.tars[number] if listing.tars[number] else listing.root
@@ -46,21 +55,44 @@ def open_shards(listing: Listing, options: Any) -> tuple[dict[str, LabelledFiles
         num_without += num_imageless
         for key, (image, labels) in samples.items():
             extension = next(extension for extension in LABEL_EXTENSIONS if extension in labels)
-            text, name = _label(f"{tar}/{key}.{extension}", extension, labels[extension].text)
-            if name and json_names.setdefault(text, name) != name:
-                raise UserError(f"{tar}/{key}.{extension} calls label {text} {name!r}, and others {json_names[text]!r}")
+            label = _label(f"{tar}/{key}.{extension}", extension, labels[extension].text, json_names)
             stored = f"{listing.tars[number]}/{image.path}"
-            files[splits[number]].append(StoredFile(stored, image.path, number, image.offset, image.size))
-            texts[splits[number]].append(text)
-    names, notes = _names(listing, options, texts, json_names)
+            rows[splits[number]].files.append(StoredFile(stored, image.path, number, image.offset, image.size))
+            rows[splits[number]].labels.append(label)
+    names, notes = _name_by_json(listing, options, rows, json_names.found) or _names(listing, options, _flat(rows))
     if num_without:
         notes.append(f"left aside: {format_count(num_without, 'sample')} of the shards without an image")
-    where = {split: next(listing.tars[n] for n, of in splits.items() if of == split) for split in files}
-    parts = {}
-    for split in files:
-        class_names, numbers, _ = number_labels(str(listing.root / where[split]), texts[split], names)
-        parts[split] = LabelledFiles(where[split], class_names, files[split], numbers, listing.tars)
-    return parts, [f"{format_count(len(listing.shards), 'shard')} of a WebDataset", *notes]
+    parts, more = number_groups(listing, options, rows, names)
+    return parts, [f"{format_count(len(listing.shards), 'shard')} of a WebDataset", *notes, *more]
+
+
+def _first(listing: Listing, splits: dict[int, str], split: str) -> str:
+    return next(listing.tars[number] for number, of in splits.items() if of == split)
+
+
+def _flat(rows: dict[str, LabelledRows]) -> list[str]:
+    """Returns all labels, those of an image that has several one by one."""
+    labels = [label for of_split in rows.values() for label in of_split.labels]
+    return [text for label in labels for text in ((label,) if isinstance(label, str) else label)]
+
+
+@dataclass
+class JsonNames:
+    """The class names that samples' JSON says beside numbers, by these; a name that differs by sample is none."""
+
+    found: dict[str, str] = field(default_factory=dict)
+
+    def add(self, where: str, number: str, key: str, name: str) -> None:
+        """Keeps a name.
+
+        Raises:
+          UserError: for a number that another sample calls otherwise.
+        """
+        if self.found.setdefault(number, name) == name:
+            return
+        if key != "name":  # which may be the file's
+            raise UserError(f"{where} calls label {number} {name!r}, and others {self.found[number]!r}")
+        self.found[number] = ""
 
 
 def _samples(tar: Path, members: list[TarMember]) -> tuple[dict[str, tuple[TarMember, dict[str, TarMember]]], int]:
@@ -84,61 +116,75 @@ def _samples(tar: Path, members: list[TarMember]) -> tuple[dict[str, tuple[TarMe
     return {key: (image, labels[key]) for key, image in images.items()}, len(labels.keys() - images.keys())
 
 
-def _label(where: str, extension: str, text: str | None) -> tuple[str, str]:
-    """Returns a label as text and, if it has one beside its number, its name."""
+def _label(where: str, extension: str, text: str | None, json_names: JsonNames) -> Label:
+    """Returns a label; if JSON has a name beside its number, this is kept."""
     try:
         if text is None:
             raise ValueError("it is too long")
         text = text.removeprefix("\ufeff").strip()
         text.encode()  # bytes that are no text cannot be encoded again
         if extension != "json":
-            if not text or "\n" in text:
+            if not label_text(text) or "\n" in text:
                 raise ValueError("it must hold one label")
-            return text, ""
+            return label_text(text)
         values = json.loads(text)
         if not isinstance(values, dict):
             values = {"label": values}
-        name = next((label_text(values[key]) for key in _JSON_NAMES if isinstance(values.get(key), str)), "")
-        found = next((label_text(values[key]) for key in _JSON_NUMBERS if key in values), name)
-        if not found or isinstance(values.get("label"), list | dict):
-            raise ValueError(f"it must hold one label, called {', '.join(_JSON_NUMBERS[:3])} …")
-        return found, name if name != found else ""
+        found = next((values[key] for key in (*_JSON_NUMBERS, *_JSON_NAMES) if key in values), None)
+        label = label_texts(found) if isinstance(found, list) else label_text(found)
+        if label == "":
+            raise ValueError(f"it must hold a label, called {', '.join(_JSON_NUMBERS[:3])} …")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read as a label: {truncate(str(error).splitlines()[0])}") from None
+    if isinstance(label, str) and label.isdecimal():
+        for key in _JSON_NAMES:
+            if isinstance(name := values.get(key), str):
+                json_names.add(where, label, key, name.strip())
+                break
+    return label
 
 
-def _names(
-    listing: Listing, options: Any, texts: dict[str, list[str]], json_names: dict[str, str]
-) -> tuple[tuple[str, ...], list[str]]:
-    """Returns the class names of all splits together, and notes on where they are from."""
-    flat = [text for of_split in texts.values() for text in of_split]
-    distinct = Counter(flat)
-    given = options.names(listing.root)
+def _name_by_json(
+    listing: Listing, options: TableOptions, rows: dict[str, LabelledRows], json_names: dict[str, str]
+) -> tuple[tuple[str, ...], list[str]] | None:
+    """Puts names for numbers if each sample's JSON says one, and all count from 0; returns (class names, notes).
+
+    None, and nothing is changed, if they do not, or a file says the names.
+    """
+    distinct = {*_flat(rows)}
+    by_number = {int(text): text for text in distinct if text.isdecimal() and len(text) < _MOST_DIGITS}
+    if options.class_names or [*range(len(distinct))] != sorted(by_number):
+        return None
+    if not all(json_names.get(text) for text in distinct):
+        return None
+    names = tuple(json_names[by_number[i]] for i in range(len(distinct)))
+    check_distinct(f"{listing.root}: the shards' JSON", names)
+    for of_split in rows.values():
+        of_split.labels[:] = [json_names[label] if isinstance(label, str) else label for label in of_split.labels]
+    return names, ["class names by the shards' JSON"]
+
+
+def _names(listing: Listing, options: TableOptions, texts: list[str]) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Returns the class names of all splits together, None for the labels themselves, and notes on their source."""
+    given = find_class_names(listing.root, options.class_names)
     if given is not None:
         return given, []
+    distinct = {*texts}
     numbers = all(text.isdecimal() for text in distinct)
-    if not numbers and len(distinct) > max(_MOST_CLASSES_BY_TEXT * len(flat), 1000):
-        raise UserError(
-            f"{listing.root}: the texts beside the images are no classes, {len(distinct):,} of {len(flat):,} differ"
-        )
+    if not numbers:
+        if len(distinct) > max(_MOST_CLASSES_BY_TEXT * len(texts), 1000):
+            raise UserError(
+                f"{listing.root}: the texts beside the images are no classes, {len(distinct):,} of {len(texts):,} "
+                "differ"
+            )
+        return None, []
     inside = [f.path for f in listing.others if f.tar < 0 and f.path.rpartition("/")[2].lower() in NAMES_FILES]
-    if numbers and len(inside) == 1:
+    if len(inside) == 1:
         names = read_class_names(listing.root / inside[0])
-        if max(map(int, distinct)) < len(names):
+        if all(len(text) < _MOST_DIGITS and int(text) < len(names) for text in distinct):
             return names, [f"class names by {inside[0]}"]
-    if (
-        numbers
-        and json_names
-        and json_names.keys() == distinct.keys()
-        and [*range(len(distinct))] == sorted(map(int, distinct))
-    ):
-        return tuple(json_names[str(i)] for i in range(len(distinct))), ["class names by the shards' JSON"]
-    names, _, notes = number_labels(str(listing.root), flat)
-    if numbers:
-        notes.append(
-            f"classes have numbers for names: config.table.class_names names a file of them ({abridge(names, 4)})"
-        )
-    return names, notes
+    shown = abridge(sorted(distinct, key=lambda text: (len(text), text)), 4)
+    return None, [f"classes have numbers for names: config.table.class_names names a file of them ({shown})"]
 
 
 def _split(path: str) -> str:

@@ -19,16 +19,16 @@ from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.source import Source
 from resnet_jax.data.sources import DatasetOptions, ImageOptions, Splits, load_splits
-from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh
 from resnet_jax.distributed.processes import warn_once
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import ModelOptions, create_model
+from resnet_jax.training.augment_options import AugmentOptions
 from resnet_jax.training.finetuning import FinetuneOptions, check_finetune, finetune_arguments, learning_rate_factors
 from resnet_jax.training.images import (
-    AugmentOptions,
     Normalization,
     check_classes,
     check_labels,

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,39 +19,9 @@ from resnet_jax.data.transforms.policies import POLICIES, ColorJitter
 from resnet_jax.data.transforms.preprocess import Preprocess, height_and_width
 from resnet_jax.data.transforms.training import Operation, RandomResizedCrop, TrainingTransform
 from resnet_jax.errors import UserError, check_choice, truncate
-from resnet_jax.ranges import FOUR_NUMBERS, NOT_NEGATIVE, POSITIVE, PROBABILITY, TWO_NUMBERS, OneOf, at_most
+from resnet_jax.training.augment_options import AugmentOptions
 
 Array = jax.Array
-
-
-@dataclass(frozen=True)
-class AugmentOptions:
-    """How a training image is another one each time."""
-
-    crop_padding: Annotated[int, NOT_NEGATIVE]
-    crop_padding_mode: Annotated[str, OneOf(("zeros", "reflect"))]
-    flip: bool
-    random_resized_crop: bool
-    crop_size: Annotated[int, NOT_NEGATIVE, at_most(8192)]  # 0: image_size
-    crop_scale: Annotated[tuple[float, float], TWO_NUMBERS]
-    crop_ratio: Annotated[tuple[float, float], TWO_NUMBERS]
-    resampler: str
-    antialias: bool
-    color_jitter: Annotated[tuple[float, float, float, float], FOUR_NUMBERS]
-    policy: str
-    policy_num_ops: Annotated[int, POSITIVE]
-    policy_magnitude: float
-    cutout_size: Annotated[int, NOT_NEGATIVE]
-    random_erasing: Annotated[float, PROBABILITY]
-    mixup: Annotated[float, NOT_NEGATIVE]
-    cutmix: Annotated[float, NOT_NEGATIVE]
-
-    @property
-    def changes_images(self) -> bool:
-        """True if an image is another one each time it is trained on."""
-        of_one = (self.crop_padding, self.flip, self.random_resized_crop, self.cutout_size)
-        drawn = (*of_one, self.random_erasing, self.mixup, self.cutmix, *self.color_jitter)
-        return any(drawn) or self.policy != "none"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from image_trees import image_bytes, images, make_tree, tar_of
 from resnet_jax.data.image_set import describe_lines, open_image_set
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.sources import DatasetOptions, load_splits
-from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
 
 PETS = ("cat", "dog")
@@ -240,7 +240,8 @@ REFUSED = {
         {"train-0000.tar": tar_of({**sample(0), **sample(1), "2.png": image_bytes()})}, "2.png and no label beside it"
     ),
     "captions": (
-        {"train-0000.tar": tar_of({**sample(0, "txt", "a cat\non a mat"), **sample(1, "txt", "a dog")})}, "one label"
+        {"train-0000.tar": tar_of({**sample(0, "txt", "a cat\non a mat"), **sample(1, "txt", "a dog")})},
+        "must be a text in one line",
     ),
     "shards of which one is of no split": (
         {"train-0000.tar": shard(0, 1), "more-0000.tar": shard(2, 3)}, "more-0000.tar is of no split by its name"
@@ -256,7 +257,7 @@ REFUSED = {
         "several tables of labels, a.csv, b.csv",
     ),
     "a table without columns that are known": (
-        {**images("i/1.png", "i/2.png"), "a.csv": "x,y1\n1,cat\n"}, "there is a.csv with the columns x, y1"
+        {**images("i/1.png", "i/2.png"), "a.csv": "x,y1\n1,cat\n"}, "config.table.image_column, one of x, y1"
     ),
     "a row whose image is not there": (
         {**images("i/1.png", "i/2.png"), "a.csv": "id,label\n1,cat\n2,dog\n3,dog\n"}, "a.csv line 4 names the image '3'"

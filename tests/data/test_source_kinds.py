@@ -12,7 +12,7 @@ from resnet_jax.config import load_config
 from resnet_jax.data.batches import TrainBatches
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.sources import DatasetOptions
-from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
 from resnet_jax.training.experiment import options_of
 from resnet_jax.training.images import make_transform
@@ -166,7 +166,10 @@ def test_parquet_of_a_table_names_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "line"),
-    [(["cat", None], r"a\.parquet row 1 has no label in its column 'label'"), (["cat", "cat"], "has one class, cat")],
+    [
+        ([["cat"], ["dog", None]], r"a\.parquet row 1, column 'label': one of its labels is none"),
+        (["cat", "cat"], "has one class, cat"),
+    ],
 )
 def test_parquet_with_labels_that_cannot_be_is_refused(tmp_path, labels, line):
     write_parquet(tmp_path / "a.parquet", [jpeg(0), jpeg(1)], labels)

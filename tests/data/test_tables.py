@@ -5,7 +5,7 @@ import pytest
 from image_trees import images, make_tree
 
 from resnet_jax.data.image_set import open_image_set
-from resnet_jax.data.table_reader import TableOptions
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
 
 FOUR = images(*(f"photos/{i}.png" for i in range(4)))
@@ -101,7 +101,7 @@ def test_rows_without_a_label_and_images_without_a_row_are_left_aside_and_said(t
     found = opened(tmp_path, "image,label\n0,a\n1,b\n2,\n")
     assert found.images().labels.tolist() == [0, 1]
     notes = " | ".join(found.notes)
-    assert "left aside: 1 row without a label" in notes
+    assert "left aside: 1 row of labels.csv without a label" in notes
     assert "left aside: 2 images that labels.csv does not name" in notes
 
 

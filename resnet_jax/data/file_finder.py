@@ -1,0 +1,114 @@
+"""Finds the files that a table's rows name, by paths as people write them."""
+
+import posixpath
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from resnet_jax.data.cells import MOST_ROWS_LOOKED_AT, cell_text
+from resnet_jax.data.listing import StoredFile
+from resnet_jax.data.split_names import split_in
+
+
+class FileIndex:
+    """Files by their paths, and by their names with the ending and without."""
+
+    def __init__(self, files: Sequence[StoredFile]) -> None:
+        self.by_path = {file.path: file for file in files}
+        self._by_name: dict[str, list[StoredFile]] = {}
+        for file in files:
+            name = file.path.rpartition("/")[2]
+            for key in {name, name.rpartition(".")[0]}:
+                self._by_name.setdefault(key, []).append(file)
+        self._by_folded: dict[str, list[StoredFile]] | None = None  # made when a name is not found as it stands
+
+    def named(self, name: str) -> list[StoredFile]:
+        """Returns the files of that name; if there are none, those whose names differ in case or Unicode form."""
+        if name in self._by_name:
+            return self._by_name[name]
+        if self._by_folded is None:
+            self._by_folded = {}
+            for key, files in self._by_name.items():
+                self._by_folded.setdefault(_folded(key), []).extend(files)
+        return self._by_folded.get(_folded(name), [])
+
+    def ending_like(self, path: str) -> list[StoredFile]:
+        """Returns the files whose paths end like `path`, with the longest end that is found, and a folder at least."""
+        *folders, name = path.split("/")
+        found = [(_common_end(folders, file.path.split("/")[:-1]), file) for file in self.named(name)]
+        most = max((count for count, _ in found), default=0)
+        return [file for count, file in found if count == most] if most else []
+
+
+class FileFinder:
+    """Finds the file that a row names: by its path, by the end of its path, or by its name; with its ending or without.
+
+    A row that names a folder means a file in a folder of that name. Only where none of a table's folders is there, as
+    it was written for another disk, names alone are enough.
+    """
+
+    def __init__(self, index: FileIndex, folders: Iterable[str], split: str | None = None) -> None:
+        """Keeps folders, that paths may start from, the likeliest first, and the split that the table is of, if any."""
+        self._index, self._split = index, split
+        self._folders = [folder.strip("/") for folder in folders]
+        self.by_name_alone = False
+
+    def learn(self, values: Sequence[Any]) -> None:
+        """Sets `by_name_alone`, of all that the rows name: if no folder of theirs is there, and they are no splits."""
+        self.by_name_alone = False
+        paths = [path for path in map(_path, values) if "/" in path]
+        if not paths or any(self._at(path) or self._index.ending_like(path) for path in paths):
+            return
+        splits = {split_in(folder) for path in paths for folder in path.split("/")[:-1]} - {None}
+        self.by_name_alone = len(splits) < 2
+
+    def count(self, values: Sequence[Any]) -> int:
+        """Returns how many of the first of a column's values name files that are there."""
+        self.learn(values)
+        return sum(bool(self.candidates(value)) for value in values[:MOST_ROWS_LOOKED_AT])
+
+    def candidates(self, value: Any) -> list[StoredFile]:
+        """Returns the files that may be meant: one if it is clear."""
+        path = _path(value)
+        if not path:
+            return []
+        if (file := self._at(path)) is not None:
+            return [file]
+        found = self._index.ending_like(path) if "/" in path else self._index.named(path)
+        if not found and self.by_name_alone:
+            found = self._index.named(path.rpartition("/")[2])
+        if len(found) > 1:
+            starts = {*self._places(path)}
+            found = [file for file in found if file.path.rpartition(".")[0] in starts] or found
+        if len(found) > 1 and self._split:
+            found = [file for file in found if _has_split(file.path, self._split)] or found
+        return found
+
+    def _at(self, path: str) -> StoredFile | None:
+        files = self._index.by_path
+        return next((files[place] for place in self._places(path) if place in files), None)
+
+    def _places(self, path: str) -> list[str]:
+        return [posixpath.normpath(f"{folder}/{path}" if folder else path) for folder in self._folders]
+
+
+def _path(value: Any) -> str:
+    text = cell_text(value).replace("\\", "/")
+    return "/".join(part for part in text.split("/") if part not in ("", "."))
+
+
+def _common_end(first: list[str], second: list[str]) -> int:
+    count = 0
+    for one, other in zip(reversed(first), reversed(second), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _has_split(path: str, split: str) -> bool:
+    return any(split_in(folder) == split for folder in path.split("/")[:-1])
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,55 @@
+"""Tells a column of one label an image from one that holds several labels, or measurements."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from resnet_jax.errors import UserError, abridge, truncate
+
+_SEPARATORS = ("|", ";", ",", " ")
+_FRACTION = re.compile(r"-?\d*\.\d+(e-?\d+)?")
+_MEASUREMENT = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
+
+
+def check_one_label(where: str, labels: Iterable[object], *, is_chosen: bool) -> list[str]:
+    """Returns notes on labels of one an image; raises UserError for texts that are hardly one class each.
+
+    Args:
+      is_chosen: the user named the column: then a note is enough.
+    """
+    distinct = sorted({label for label in labels if isinstance(label, str)})
+    fault = _measurements(distinct) or next(
+        (line for separator in _SEPARATORS if (line := _several(distinct, separator))), ""
+    )
+    if fault and not is_chosen:
+        raise UserError(f"{where}: {fault}; if each is a class, list them in a file (config.table.class_names)")
+    return [f"{where}: {fault}"] if fault else []
+
+
+def _measurements(distinct: Sequence[str]) -> str:
+    if distinct and all(map(_MEASUREMENT.fullmatch, distinct)) and any(map(_FRACTION.fullmatch, distinct)):
+        fractions = [text for text in distinct if _FRACTION.fullmatch(text)]
+        return f"labels such as {abridge(fractions, 3)} are measurements and not classes"
+    return ""
+
+
+def _several(distinct: Sequence[str], separator: str) -> str:
+    """Returns what to say of texts that look like several labels with `separator` between; "" if they do not.
+
+    Bars and semicolons stand in no name. Texts with commas and spaces may be names: they are several labels if most of
+    their parts stand in other texts too, so that there are fewer parts than texts, and some part stands alone.
+    """
+    parts = {text: [part.strip() for part in text.split(separator) if part.strip()] for text in distinct}
+    longer = [text for text in distinct if len(parts[text]) > 1]
+    if not longer:
+        return ""
+    uses = Counter(part for of_text in parts.values() for part in {*of_text})
+    if separator in ", ":
+        shared = [text for text in longer if all(uses[part] > 1 for part in parts[text])]
+        alone = any(len(of_text) == 1 and uses[of_text[0]] > 1 for of_text in parts.values())
+        if not shared or 2 * len(shared) < len(longer) or len(uses) >= len(distinct) or not alone:
+            return ""
+    return (
+        f"labels such as {truncate(longer[0])!r} seem to be several each (config.table.label_separator={separator!r} "
+        "reads them)"
+    )

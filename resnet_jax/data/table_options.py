@@ -1,0 +1,25 @@
+"""Which table says the labels of images, and how it is read, as a config has it."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Which table says the labels, and how it is read; "" leaves it to be found.
+
+    Attributes:
+      file: the table, from the folder of the images.
+      image_column, label_column, split_column: names of columns; label_column may be several, with commas between:
+        columns of zeros and ones.
+      image_dir: the folder that paths in the table start from, from that of the images.
+      label_separator: stands between the labels of an image that has several.
+      class_names: a text file of class names, one a line, which numbers count from 0.
+    """
+
+    file: str = ""
+    image_column: str = ""
+    label_column: str = ""
+    split_column: str = ""
+    image_dir: str = ""
+    label_separator: str = ""
+    class_names: str = ""
