@@ -1,6 +1,6 @@
 """Files with their labels, and their classes by name: what a folder, a table or shards come to."""
 
-from collections import Counter
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,15 +38,19 @@ class LabelledFiles:
         Raises:
           UserError: for a class that is not among them.
         """
-        counts = Counter(class_names)
+        composed = [unicodedata.normalize("NFC", name) for name in class_names]  # unpacking leaves the form to chance
+        places = {name: i for i, name in enumerate(composed)}
+        found = []
         for name in self.class_names:
             place = root / self.places.get(name, self.where)
             what = str(place) if name in self.places else f"{place}: the label {name}"
-            if name not in counts:
+            same = unicodedata.normalize("NFC", name)
+            if same not in places:
                 raise UserError(
                     f"{what} must be named as one of the model's {len(class_names)} classes: "
                     f"{abridge(class_names)}{suggestion(name, class_names)}"
                 )
-            if counts[name] > 1:
-                raise UserError(f"{what} is {counts[name]} of the model's classes: their names must differ")
-        return np.array([class_names.index(name) for name in self.class_names], np.int32)
+            if composed.count(same) > 1:
+                raise UserError(f"{what} is {composed.count(same)} of the model's classes: their names must differ")
+            found.append(places[same])
+        return np.array(found, np.int32)

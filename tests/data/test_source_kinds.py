@@ -178,3 +178,81 @@ def test_parquet_with_labels_that_cannot_be_is_refused(tmp_path, labels, line):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(UserError, match=r"a\.parquet cannot be read as Parquet"):
         open_image_set(tmp_path)
+
+
+def labels_of(root):
+    """The class of each image by split, and what was said."""
+    found = open_image_set(root)
+    parts = {split: found.images(split or None) for split in found.splits or [""]}
+    names = {split: [part.class_names[i] for i in part.labels.tolist()] for split, part in parts.items()}
+    return names, " | ".join(found.notes)
+
+
+def test_numbers_in_parquet_count_the_metadatas_class_names_whatever_these_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    root = tmp_path / "data"
+    root.mkdir()
+    write_parquet(root / "train-0.parquet", [jpeg(0), jpeg(1), jpeg(2)], [1, 0, 2], ["1", "2", "0"])
+    write_parquet(root / "test-0.parquet", [jpeg(3), jpeg(4)], [0, -1], ["1", "2", "0"])
+    names, notes = labels_of(root)
+    assert names == {"train": ["2", "1", "0"], "test": ["1"]}
+    assert open_image_set(root).images("test").read(0) == (jpeg(3), 0)
+    assert "left aside: 1 row of test-0.parquet without a label" in notes
+    write_parquet(root / "test-0.parquet", [jpeg(3), jpeg(4)], [-1, -1], ["1", "2", "0"])
+    names, notes = labels_of(root)
+    assert [*names] == ["train"]
+    assert "left aside: test, which has no row with a label" in notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "line"),
+    [
+        ([0, 2], ["cat", "dog"], r"row 1, column 'label': the label 2 must be from 0 to 1, as there are 2 class names"),
+        ([0, 1], ["cat", "cat"], r"class name 'cat' twice"),
+        ([{"id": 1}, {"id": 2}], None, r"row 0, column 'label': a label must be a name or a number"),
+        (["a|b", "a"], None, r"labels such as 'a\|b' seem to be several each"),
+    ],
+)
+def test_parquet_with_labels_that_are_not_clear_is_refused(tmp_path, monkeypatch, labels, names, line):
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    root = tmp_path / "data"
+    root.mkdir()
+    write_parquet(root / "a.parquet", [jpeg(0), jpeg(1)], labels, names)
+    with pytest.raises(UserError, match=line):
+        open_image_set(root)
+
+
+def test_parquet_files_of_other_columns_are_refused_and_those_without_images_left_aside(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    root = tmp_path / "data"
+    root.mkdir()
+    write_parquet(root / "b.parquet", [jpeg(0), jpeg(1)], ["cat", "dog"])
+    parquet.write_table(arrow.table({"source": ["x", "y"]}), root / "a.parquet")
+    assert labels_of(root)[0] == {"": ["cat", "dog"]}
+    other = arrow.table(
+        {"photo": arrow.array([{"bytes": jpeg(2), "path": None}], arrow.struct(IMAGE_TYPE)), "label": ["cat"]}
+    )
+    parquet.write_table(other, root / "c.parquet")
+    with pytest.raises(UserError, match=r"c\.parquet has no column 'image', as .*b\.parquet has, but photo, label"):
+        open_image_set(root)
+
+
+@pytest.mark.parametrize("column", ["label", "image"])
+def test_parquet_whose_pages_are_damaged_is_refused_by_name_in_one_line(tmp_path, monkeypatch, column):
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    root = tmp_path / "data"
+    root.mkdir()
+    path = root / "a.parquet"
+    write_parquet(path, [jpeg(i) for i in range(4)], ["cat", "dog", "cat", "dog"])
+    metadata = parquet.read_metadata(path).row_group(0)
+    place = next(
+        metadata.column(i) for i in range(metadata.num_columns) if metadata.column(i).path_in_schema.startswith(column)
+    )
+    data = bytearray(path.read_bytes())
+    start = place.dictionary_page_offset or place.data_page_offset
+    data[start : start + 12] = b"\xff" * 12
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read as Parquet") as info:
+        open_image_set(root)
+    assert "\n" not in str(info.value)
+    assert "home" not in str(info.value)

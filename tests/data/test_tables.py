@@ -148,3 +148,46 @@ def test_class_names_file_with_a_name_twice_or_none_is_refused(tmp_path):
         make_tree(tmp_path / "set", {"names.txt": text})
         with pytest.raises(UserError, match=line):
             opened(tmp_path, "image,label\n0,0\n1,1\n", class_names="names.txt", file="labels.csv")
+
+
+def test_table_may_lie_elsewhere_and_what_is_wrong_with_names_of_files_is_said(tmp_path):
+    make_tree(tmp_path, {"elsewhere/labels.csv": "image,label\n0,a\n1,b\n"})
+    found = opened(tmp_path, "image,label\n0,x\n", file=str(tmp_path / "elsewhere/labels.csv"))
+    assert found.images().class_names == ("a", "b")
+    with pytest.raises(UserError, match=r"config\.table\.class_names='~nobody-of-that-name/a' cannot be found"):
+        opened(tmp_path, "image,label\n0,a\n1,b\n", class_names="~nobody-of-that-name/a")
+    with pytest.raises(UserError, match=r"config\.table\.image_dir='pictures' holds no images"):
+        opened(tmp_path, "image,label\n0,a\n1,b\n", file="labels.csv", image_dir="pictures")
+
+
+def test_columns_of_zeros_and_ones_are_alike_in_all_splits(tmp_path):
+    text = "image,cat,dog\n0,1,0\n1,0,1\n"
+    found = opened(tmp_path, text, "train.csv", {**FOUR, "val.csv": "image,cat,dog\n2,1,1\n3,0,0\n"})
+    assert found.images("train").labels.tolist() == [[1, 0], [0, 1]]
+    assert found.images("validation").labels.tolist() == [[1, 1], [0, 0]]
+
+
+def test_file_of_class_names_orders_the_classes_of_all_splits(tmp_path):
+    files = {**FOUR, "val.csv": "image,label\n2,dog\n3,dog\n", "names.txt": "emu\ndog\ncat\n"}
+    found = opened(tmp_path, "image,label\n0,cat\n1,dog\n", "train.csv", files, class_names="names.txt")
+    assert found.images("train").class_names == ("emu", "dog", "cat")
+    assert [found.images(split).labels.tolist() for split in ("train", "validation")] == [[2, 1], [1, 1]]
+    files["val.csv"] = "image,label\n2,0\n3,7\n"
+    with pytest.raises(UserError, match="the label '0' is none of the 3 class names"):
+        opened(tmp_path, "image,label\n0,cat\n1,dog\n", "train.csv", files, class_names="names.txt")
+
+
+def test_class_names_in_two_forms_of_unicode_are_one(tmp_path):
+    files = images("train/caf\u00e9/1.png", "train/dog/2.png", "val/cafe\u0301/3.png")
+    found = open_image_set(make_tree(tmp_path, files))
+    names = found.images("train").class_names
+    assert found.images("validation", class_names=names).labels.tolist() == [names.index("caf\u00e9")]
+
+
+def test_labels_that_look_like_several_may_be_named_as_classes(tmp_path):
+    text = "image,label\n0,a|b\n1,a\n2,b\n3,a\n"
+    found = opened(tmp_path, text, label_column="label")
+    assert found.images().class_names == ("a", "a|b", "b")
+    assert "seem to be several each" in " ".join(found.notes)
+    files = {**FOUR, "names.txt": "a\na|b\nb\n"}
+    assert opened(tmp_path, text, files=files, class_names="names.txt").images().class_names == ("a", "a|b", "b")
