@@ -18,9 +18,13 @@ SPLIT_WORDS = {
     "validation": ("val", "valid", "validation", "valset", "dev"),
     "test": ("test", "testing", "testset", "eval", "holdout", "pred"),
 }
-
-
-NEUTRAL_WORDS = ("set", "data", "dataset", "split", "images", "image", "imgs", "img", "pictures", "photos", "folder")
+# Words that say nothing of what is in a folder.
+NEUTRAL_WORDS = (
+    "set", "data", "dataset", "split", "images", "image", "imgs", "img", "pictures", "photos", "folder", "my", "the",
+    "all", "full", "final", "new",
+)  # fmt: skip
+_UNLABELLED = {"unlabelled", "unlabeled", "unannotated", "unsup"}
+_ALL_SPLIT_WORDS = {word for known in SPLIT_WORDS.values() for word in known}
 
 
 def _words(name: str) -> list[str]:
@@ -28,10 +32,32 @@ def _words(name: str) -> list[str]:
     return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
 
 
+def split_named(name: str) -> str | None:
+    """Returns the split whose usual folder is called so, in any case."""
+    return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
+
+
 def split_in(name: str) -> str | None:
     """Returns the split that a folder's name has a word of: "train" of seg_train, TrainingSet or train2017."""
     words = {*_words(name), name.lower()}
     return next((split for split, known in SPLIT_WORDS.items() if words & set(known)), None)
+
+
+def plain_split(name: str) -> str | None:
+    """Returns the split of a name that says nothing else: of test_set, dev and train2017, not of bullet_train."""
+    return split_in(name) if {*_words(name)} <= {*NEUTRAL_WORDS, *_ALL_SPLIT_WORDS} else None
+
+
+def ends_in_split(name: str) -> bool:
+    """Returns whether the last word of a name, but for those that say nothing, is a split's: of pets_test_images."""
+    words = [word for word in _words(name) if word not in NEUTRAL_WORDS]
+    return bool(words) and words[-1] in _ALL_SPLIT_WORDS
+
+
+def is_unlabelled(name: str) -> bool:
+    """Returns whether a folder's name says that its images have no labels."""
+    words = {*_words(name)}
+    return bool(words & _UNLABELLED) and words <= {*NEUTRAL_WORDS, *_UNLABELLED, *_ALL_SPLIT_WORDS}
 
 
 def are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
@@ -49,8 +75,38 @@ def are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
     if {path.partition("/")[0] for path in paths if path.count("/") >= 2} & set(named):
         return 2 * len(named) >= len(names)
     common = set.intersection(*(set(_words(name)[:1]) for name in named))
-    usual = {*common, *NEUTRAL_WORDS, *(word for known in SPLIT_WORDS.values() for word in known)}
+    usual = {*common, *NEUTRAL_WORDS, *_ALL_SPLIT_WORDS}
     return all(set(_words(name)) <= usual for name in named) and 2 * len(named) > len(names)
+
+
+def name_splits(names: Sequence[str], paths: Iterable[str]) -> dict[str, str]:
+    """Returns the splits that folders or tars stand for by their names, those of them that do; paths: as above.
+
+    Of pets and pets_test, the one without a split's word holds the training images.
+    """
+    named = {name: split for name in names if (split := split_in(name)) is not None}
+    if are_splits(names, paths):
+        return named
+    rest = [name for name in names if name not in named]
+    if len(rest) != 1 or not named or "train" in named.values():
+        return {}
+    subject = {*_words(rest[0])} - {*NEUTRAL_WORDS}
+    repeated = all({*_words(name)} - {*NEUTRAL_WORDS, *_ALL_SPLIT_WORDS} == subject for name in named)
+    return {rest[0]: "train", **named} if repeated and (subject or {*_words(rest[0])}) else {}
+
+
+def divide_name(name: str) -> tuple[str | None, str]:
+    """Returns (the split that a folder's name has a word of, what else it says): test and A of testA; None, cat of cat.
+
+    Both stand in one name where a folder is a class of a split.
+    """
+    split = split_in(name)
+    if split is None:
+        return None, name
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)
+    word = next((part for part in parts if part.lower() in SPLIT_WORDS[split]), name)
+    before, _, after = name.partition(word)
+    return split, "_".join(filter(None, (before.strip("-_. "), after.strip("-_. "))))
 
 
 def split_of(name: str) -> str:
