@@ -151,6 +151,11 @@ def check_inside(root: Path, folder: Folder, classes: Mapping[str, Folder], asid
     where = root / folder.path
     inner = {name: found for name, child in classes.items() if (found := inner_classes(child, aside))}
     for name, found in inner.items():
+        if len({split_in(one) for one in found} - {None}) > 1:
+            raise UserError(
+                f"{where / name} holds folders named like splits, {abridge(sorted(found), 4)}, beside other folders: "
+                f"open it alone, or move it away{_way_out(folder)}"
+            )
         again = (found & {*classes}) - {name}
         if len(again) > 1 or again == found:
             raise UserError(
@@ -205,7 +210,8 @@ def _check_levels(where: Path, folder: Folder, inner: Mapping[str, set[str]], ev
     counts = Counter(name for found in inner.values() for name in found)
     often = {name: shared for name, found in inner.items() if (shared := {n for n in found if counts[n] > 1})}
     pair = next((pair for pair in combinations(often, 2) if len(often[pair[0]] & often[pair[1]]) > 1), None)
-    if pair is None and often and 1 < len(every) <= len(inner):
+    are_numbered = len({re.sub(r"\d+", "", name.lower()) for name in inner}) == 1  # patients, years, versions
+    if pair is None and often and len(every) > 1 and (are_numbered or len(every) <= len(inner)):
         pair = next(pair for pair in combinations(often, 2) if often[pair[0]] & often[pair[1]])
     if pair is not None:
         both = often[pair[0]] & often[pair[1]]

@@ -74,9 +74,11 @@ class _Planner:
         self.notes = self.finder.notes
         self.class_names = class_names  # those of the training images, once these are known
         self.has_train = False
+        self.named: dict[str, Folder] = {}
 
     def plan(self, tree: Folder) -> Layout:
-        splits = self._named_splits(tree)
+        self.named = self._named_splits(tree)
+        splits: Splits = {**self.named}
         if not splits:
             tree = self._inside(tree)
             splits = self.finder.find(tree)
@@ -99,8 +101,8 @@ class _Planner:
                 unlabelled[split] = folder.path
         return Layout(plans, tuple(self.notes), unlabelled, self.finder.optional)
 
-    def _named_splits(self, tree: Folder) -> Splits:
-        found: Splits = {}
+    def _named_splits(self, tree: Folder) -> dict[str, Folder]:
+        found: dict[str, Folder] = {}
         for split, path in self.names.named().items():
             folder = tree.at(path)
             if folder is None or not folder.total:
@@ -108,10 +110,21 @@ class _Planner:
                     f"config.split_folders.{split}={path!r} holds no images in {self.root}: name one of its folders, "
                     f"{abridge([*tree.filled])}"
                 )
+            self._check_apart(split, folder, found)
             found[split] = folder
         if found and "train" not in found and not self.class_names:
             raise UserError(f"config.split_folders.train is not set, but that of {next(iter(found))} is: name it too")
         return found
+
+    def _check_apart(self, split: str, folder: Folder, found: dict[str, Folder]) -> None:
+        """Raises UserError if the folder of a split holds that of another, other than among its class folders."""
+        for other, known in found.items():
+            outer, inner = sorted((folder, known), key=lambda one: len(one.path))
+            if outer.children.get(inner.name) is not inner and any(one is inner for one in outer.walk()):
+                raise UserError(
+                    f"config.split_folders.{split} and .{other} name {inner.path or '.'} and {outer.path or '.'}, of "
+                    "which one holds the other: name folders that lie side by side"
+                )
 
     def _inside(self, folder: Folder, *, of_split: bool = False) -> Folder:
         """Returns the folder inside `folder` that holds more than one: wrapping ones are stepped into, and named."""
@@ -126,7 +139,8 @@ class _Planner:
     def _classes(self, folder: Folder) -> SplitPlan:
         """Returns the classes that `folder`, a split's or the root, holds."""
         inside = self._inside(folder, of_split=True)
-        classes = dict(sorted(inside.children.items()))
+        splits = [*self.named.values()]
+        classes = {name: child for name, child in sorted(inside.children.items()) if child not in splits}
         for name in set(find_unlabelled([*classes])) - {*self.class_names}:
             if classes[name].total:
                 self.finder.leave_aside(classes.pop(name))

@@ -166,9 +166,10 @@ class SplitFinder:
         if not splits or not (any(split_in(name) == "train" for name in splits) or self._share_classes(tree)):
             return {}
         found: dict[str, Folder] = {}
+        is_whole = any(split == "train" and self.holds_classes(filled[name]) for name, split in splits.items())
         for name, child in filled.items():
             split = splits.get(name)
-            if split is None and self._is_no_split(child) and any(map(self.holds_classes, filled.values())):
+            if split is None and is_whole and (self._is_no_split(child) or not self.holds_classes(child)):
                 self.leave_aside(child, "a folder of no split")
                 continue
             if split is None:

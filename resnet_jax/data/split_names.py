@@ -16,7 +16,7 @@ SPLIT_FOLDERS = {
 SPLIT_WORDS = {
     "train": ("train", "training", "trainset", "trainval"),
     "validation": ("val", "valid", "validation", "valset", "dev"),
-    "test": ("test", "testing", "testset", "eval", "holdout", "pred"),
+    "test": ("test", "testing", "testset", "eval", "evaluation", "holdout", "pred"),
 }
 # Words that say nothing of what is in a folder.
 NEUTRAL_WORDS = (

@@ -8,6 +8,7 @@ from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing
 from resnet_jax.data.split_names import UNDIVIDED
 from resnet_jax.errors import UserError, abridge
+from resnet_jax.formatting import format_count
 
 _LISTS = (".txt", ".json", ".csv", ".tsv", ".lst")
 _SPLIT = re.compile(r"(.*[^a-z])?(train|test|val|valid|validation|splits?|dev)(ing|list|set)?([^a-z].*)?")
@@ -30,14 +31,17 @@ def describe_unread(listing: Listing, parts: Mapping[str, LabelledFiles], *, has
     if part is None or has_names:
         return notes
     for path in (path for path in paths if path.lower().endswith(".txt") and _stem(path) in _NAMES):
+        if not f"{part.where}/".startswith(f"{path.rpartition('/')[0]}/".lstrip("/")):
+            continue  # of something else than these folders
         try:
             names = read_class_names(listing.root / path)
         except UserError:
             continue  # no list of names
-        if {*names} != {*part.class_names}:
+        numbered = all(name.isdecimal() for name in part.class_names)
+        if len(names) != len(part.class_names) or (numbered and {*names} != {*part.class_names}):
             notes.append(
-                f"left unread: {path} of {len(names)} lines, and there are {len(part.class_names)} class folders "
-                "(config.table.class_names reads it)"
+                f"left unread: {path} of {format_count(len(names), 'line')}, and there are {len(part.class_names)} "
+                "class folders (config.table.class_names reads it)"
             )
     return notes
 

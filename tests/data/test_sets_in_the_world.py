@@ -138,6 +138,10 @@ UNDERSTOOD = {
         {**sets("train/{}/1.png", "val/{}/1.png"), **images("more/1.png")}, {"train": (1, 1), "validation": (1, 1)},
         "left aside: 1 image in ROOT/more",
     ),
+    "loose images beside splits of other names": (
+        {**sets("training_set/{}/1.png", "test_set/{}/1.png"), **images("single_prediction/1.png")},
+        {"train": (1, 1), "test": (1, 1)}, "left aside: 1 image in ROOT/single_prediction",
+    ),
     "dev beside train and test": (
         sets("train/{}/1.png", "dev/{}/1.png", "test/{}/1.png"),
         {"train": (1, 1), "validation": (1, 1), "test": (1, 1)}, "",
@@ -201,6 +205,12 @@ REFUSED = {
                  for part in ("train/good/1", "test/good/1", "test/broken/1", "ground_truth/broken/1_mask"))),
         "each is a set of its own",
     ),
+    "years": (images("2017/birds/1.png", "2017/fungi/1.png", "2018/birds/1.png", "2018/fish/1.png"), "both hold birds"),
+    "a set with splits beside another": (
+        {**sets("pets2/pets2/images/TRAIN/{}/1.png", "pets2/pets2/images/TEST/{}/1.png"),
+         **images("pets/pets/JPEGImages/1.png")},
+        "ROOT/pets2 holds folders named like splits, TEST, TRAIN",
+    ),
     "patients": (images("8863/0/1.png", "8863/1/1.png", "9000/0/1.png"), "8863/ and 9000/, and both hold 0"),
     "patients with one class each": (
         images("8863/benign/1.png", "8864/malign/1.png", "9000/benign/1.png"), "both hold benign"
@@ -261,6 +271,15 @@ def test_folders_that_the_config_names_are_the_classes(tmp_path):
     counts, notes, _ = understood(root, split_folders=SplitFolders(train="."))
     assert counts == {"train": (2, 2)}
     assert "classes as config.split_folders.train='.' names them, though ROOT holds patient1/ and patient2/" in notes
+
+
+def test_split_that_the_config_names_is_no_class_of_another(tmp_path):
+    root = make_tree(tmp_path, sets("{}/1.png", "night/{}/1.png"))
+    counts, _, _ = understood(root, split_folders=SplitFolders(train=".", validation="night"))
+    assert counts == {"train": (1, 1), "validation": (1, 1)}
+    for train, test in ((".", "night/cat"), ("night", "./night/")):
+        with pytest.raises(UserError, match=r"split_folders\.test and \.train name .*, of which one holds the other"):
+            open_image_set(root, SplitFolders(train=train, test=test))
 
 
 def test_masks_are_not_trained_on(tmp_path):
