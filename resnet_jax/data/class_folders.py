@@ -8,10 +8,14 @@ from pathlib import Path
 
 from resnet_jax.data.folder_tree import Folder
 from resnet_jax.data.split_names import (
-    SPLIT_WORDS,
+    BELONGINGS,
     are_splits,
     divide_name,
     ends_in_split,
+    holds_all_alike,
+    is_about,
+    is_belonging,
+    is_no_class,
     is_unlabelled,
     plain_split,
     split_in,
@@ -21,23 +25,6 @@ from resnet_jax.errors import UserError, abridge
 SPLIT_FIELDS = "config.split_folders.train, .validation and .test name the splits"
 _TRAIN = "config.split_folders.train"
 NUMBERED = "classes are in the order of their names"  # how the note on classes called by numbers begins
-# Words of what belongs to images and is not trained on.
-_BELONGINGS = {
-    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations", "groundtruth",
-    "ground", "truth", "gt", "segmentationclass", "segmentationobject", "trimaps", "trimap", "depth", "boxes",
-}  # fmt: skip
-# Words of folders that hold all images alike, what belongs to them, or a split: such folders are no classes.
-_NO_CLASS_WORDS = {
-    "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "input", "inputs", "data", "raw",
-    "output", "outputs", "target", "targets", "edges", "color", "colour", "grayscale", "gray", "grey", "segmented",
-    "original", "augmented", "resized", "cropped", "thumbnails", "thumbs",
-    *_BELONGINGS, *(word for words in SPLIT_WORDS.values() for word in words),
-}  # fmt: skip
-# Words of folders beside a set that tell of it.
-_ABOUT = {
-    "meta", "metadata", "sample", "samples", "example", "examples", "doc", "docs", "documentation", "figures",
-    "preview", "previews", "assets", "demo", "screenshots", "icons",
-}  # fmt: skip
 _FOLDS = "k?fold|cv|part|chunk|batch|shard|subset|session"
 _FOLD = re.compile(rf"(.*[-_ ])?({_FOLDS})[-_ ]?\d+")
 # Folders inside of a class that tell its images apart by size, by number or by whom they show.
@@ -45,24 +32,8 @@ _PART = re.compile(
     r"\d+(x\d+|x|px|p|um|mm|cm|nm)|"
     rf"(.*[-_ ])?({_FOLDS}|seq|sequence|clip|video|scene|subject|patient|person|g)[-_ ]?\d+"
 )
-
-
-def is_belonging(folder: Folder) -> bool:
-    """Returns whether a folder is named like what belongs to images: masks, lung masks, ground_truth."""
-    words = _words(folder.name)
-    return bool(words) and words[-1] in _BELONGINGS and not {*words} & {"with", "without", "no", "not"}
-
-
-def is_about(folder: Folder) -> bool:
-    """Returns whether a folder is named like what tells of a set: docs, samples."""
-    words = {*_words(folder.name)}
-    return bool(words) and words <= {*_ABOUT, "images"}
-
-
-def holds_all_alike(folder: Folder) -> bool:
-    """Returns whether a folder is named like one that holds all images of the folder around it: images, data."""
-    words, around = {*_words(folder.name)}, folder.path.rpartition("/")[0].rpartition("/")[2]
-    return bool(words) and words - {*_words(around)} <= _NO_CLASS_WORDS
+# The end of the name of a folder that holds another's images once more, or masks of them.
+_COPY = re.compile(rf"[-_ ]*(\(\d+\)|copy[-_ ]?\(?\d*\)?|aug|augmented|{'|'.join(BELONGINGS)})$", re.IGNORECASE)
 
 
 def is_part(name: str) -> bool:
@@ -72,22 +43,22 @@ def is_part(name: str) -> bool:
 
 def find_belongings(folder: Folder) -> Iterator[Folder]:
     """Yields the folders in a class that hold what belongs to its images, which lie beside them or in images/."""
-    mine = [child for child in folder.filled.values() if is_belonging(child)]
-    rest = [child for child in folder.filled.values() if not is_belonging(child)]
-    if mine and (folder.num_images or rest) and all(map(holds_all_alike, rest)):
+    mine = [child for child in folder.filled.values() if is_belonging(child.name)]
+    rest = [child for child in folder.filled.values() if not is_belonging(child.name)]
+    if mine and (folder.num_images or rest) and all(holds_all_alike(child.name, folder.name) for child in rest):
         yield from mine
     for child in rest:
         yield from find_belongings(child)
 
 
 def find_unlabelled(names: Collection[str]) -> list[str]:
-    """Returns those of the names of class folders that say that their images are of no class: test, unlabelled.
+    """Returns those of the names of class folders that say that their images are of no class: unlabelled, test.
 
-    None where another folder is called like training images, or where fewer than two others are left.
+    The latter only where no other folder is called like training images, and one is or two others are left.
     """
-    found = [name for name in names if is_unlabelled(name) or plain_split(name) in ("validation", "test")]
-    has_train = any(split_in(name) == "train" for name in names)
-    return [] if has_train or len(names) < len(found) + 2 else found
+    splits = [name for name in names if plain_split(name) in ("validation", "test")]
+    few = any(split_in(name) == "train" for name in names) or 1 < len(splits) > len(names) - 2
+    return [name for name in names if is_unlabelled(name) or (name in splits and not few)]
 
 
 def check_distinct(root: Path, folder: Folder, classes: Mapping[str, Folder]) -> None:
@@ -120,10 +91,10 @@ def check_names(root: Path, folder: Folder, classes: Mapping[str, Folder], shape
             f"{where} holds the folders {abridge(names)}, which are named like splits and not like classes; "
             f"{_expected(root)} ({SPLIT_FIELDS})"
         )
-    if all(map(_is_no_class, names)):
+    if all(map(is_no_class, names)):
         raise UserError(
             f"{where} holds the folders {abridge(names)}, which are named like images and what belongs to them, "
-            f"not like classes; {_expected(root)}{_way_out(folder)}"
+            f"not like classes; {_expected(root)}{way_out(folder)}"
         )
     if all(_FOLD.fullmatch(name.lower()) for name in names):
         raise UserError(
@@ -132,11 +103,17 @@ def check_names(root: Path, folder: Folder, classes: Mapping[str, Folder], shape
         )
     named = {name: split_in(name) for name in names if ends_in_split(name)}
     few = "train" not in named.values() and len({*named.values()}) == len(named) <= len(names) - 2
-    for name in named:
-        if few or divide_name(name)[1] in names:
+    for name in names:
+        first = _COPY.sub("", name)
+        if first != name and first in names:
+            raise UserError(
+                f"{where} holds {name}/ beside {first}/, and it is named like a copy of this or what belongs to it: "
+                f"move it away{way_out(folder)}"
+            )
+        if name in named and (few or divide_name(name)[1] in names):
             raise UserError(
                 f"{where} holds {name}/ beside class folders, and it is named like images of another split: move it "
-                f"away{_way_out(folder)}"
+                f"away{way_out(folder)}"
             )
     return [*_number_notes(names), *_case_notes(where, names), *_doubtful_notes(where, classes)]
 
@@ -154,19 +131,21 @@ def check_inside(root: Path, folder: Folder, classes: Mapping[str, Folder], asid
         if len({split_in(one) for one in found} - {None}) > 1:
             raise UserError(
                 f"{where / name} holds folders named like splits, {abridge(sorted(found), 4)}, beside other folders: "
-                f"open it alone, or move it away{_way_out(folder)}"
+                f"open it alone, or move it away{way_out(folder)}"
             )
         again = (found & {*classes}) - {name}
         if len(again) > 1 or again == found:
             raise UserError(
                 f"{where / name} holds the classes {abridge(sorted(again))} again, which lie beside it: remove one of "
-                f"the two{_way_out(folder)}"
+                f"the two{way_out(folder)}"
             )
-        mixed = [child.name for child in classes[name].filled.values() if child.name in found and is_belonging(child)]
+        mixed = [
+            child.name for child in classes[name].filled.values() if child.name in found and is_belonging(child.name)
+        ]
         if mixed and {*mixed} < found:
             raise UserError(
                 f"{where / name} holds {mixed[0]}/, named like what belongs to images, beside "
-                f"{abridge(sorted(found - {*mixed}))}: move it away{_way_out(folder)}"
+                f"{abridge(sorted(found - {*mixed}))}: move it away{way_out(folder)}"
             )
     every: set[str] = set().union(*inner.values())
     if 2 * len(inner) > len(classes) and not all(map(is_part, every)):
@@ -176,7 +155,7 @@ def check_inside(root: Path, folder: Folder, classes: Mapping[str, Folder], asid
         return []
     shown, nested = abridge(sorted(every), 4), abridge([*inner], 4)
     if len(inner) < len(classes):
-        return [f"the classes {nested} hold no images but in the folders {shown}, which are no classes of their own"]
+        return [f"{nested} in {where}: images only in folders inside, {shown}, which are no classes of their own"]
     return [
         f"each of the classes, {nested}, holds folders, in all {shown}: should these be the classes, put them together "
         "in one folder"
@@ -193,7 +172,7 @@ def inner_classes(folder: Folder, aside: Collection[str] = ()) -> set[str]:
         if len(inside) != 1:
             return {child.name for child in inside}
         if not inside[0].filled:
-            again = inside[0].name.lower() == folder.name.lower() or holds_all_alike(inside[0])
+            again = inside[0].name.lower() == folder.name.lower() or holds_all_alike(inside[0].name, folder.name)
             return set() if again else {inside[0].name}
         folder = inside[0]
     return set()
@@ -201,11 +180,11 @@ def inner_classes(folder: Folder, aside: Collection[str] = ()) -> set[str]:
 
 def _check_levels(where: Path, folder: Folder, inner: Mapping[str, set[str]], every: set[str]) -> None:
     """Raises UserError if the folders inside of class folders look more like the classes than these."""
-    whole = next((name for name, found in inner.items() if len(found) > 1 and all(map(_is_no_class, found))), None)
+    whole = next((name for name, found in inner.items() if len(found) > 1 and all(map(is_no_class, found))), None)
     if whole is not None:
         raise UserError(
             f"{where / whole} holds {abridge(sorted(inner[whole]), 4)}, which are named like splits, or like images "
-            f"and what belongs to them: keep one in each class, or open one set alone{_way_out(folder)}"
+            f"and what belongs to them: keep one in each class, or open one set alone{way_out(folder)}"
         )
     counts = Counter(name for found in inner.values() for name in found)
     often = {name: shared for name, found in inner.items() if (shared := {n for n in found if counts[n] > 1})}
@@ -217,7 +196,7 @@ def _check_levels(where: Path, folder: Folder, inner: Mapping[str, set[str]], ev
         both = often[pair[0]] & often[pair[1]]
         raise UserError(
             f"{where} holds {pair[0]}/ and {pair[1]}/, and both hold {abridge(sorted(both), 4)}: if the inner ones are "
-            f"the classes, keep one of the two or put folders of one name together{_way_out(folder)}"
+            f"the classes, keep one of the two or put folders of one name together{way_out(folder)}"
         )
 
 
@@ -227,11 +206,11 @@ def _check_letters(where: Path, folder: Folder, inner: Mapping[str, list[str]]) 
     if len(inner) > 1 and all(one[0].lower() == name.lower() for name, found in inner.items() for one in found):
         raise UserError(
             f"{where} holds the folders {abridge([*inner], 4)} for the first letters of those in them, "
-            f"{abridge(every, 4)}: put these together in one folder{_way_out(folder)}"
+            f"{abridge(every, 4)}: put these together in one folder{way_out(folder)}"
         )
 
 
-def _way_out(folder: Folder) -> str:
+def way_out(folder: Folder) -> str:
     """Returns, for a message, how to have the folders in `folder` as classes all the same."""
     others = ", and name the other splits" if split_in(folder.path.partition("/")[0]) else ""
     return f"; if the folders in {folder.path or '.'} are the classes, set {_TRAIN}={folder.path or '.'!r}{others}"
@@ -239,14 +218,6 @@ def _way_out(folder: Folder) -> str:
 
 def _expected(root: Path) -> str:
     return f"they are expected as {root}/<class>/<image>, or below train/, val/ and test/"
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", name.lower())
-
-
-def _is_no_class(name: str) -> bool:
-    return bool(words := {*_words(name)}) and words <= _NO_CLASS_WORDS
 
 
 def _number_notes(names: tuple[str, ...]) -> list[str]:
@@ -266,7 +237,7 @@ def _case_notes(where: Path, names: tuple[str, ...]) -> list[str]:
 
 
 def _doubtful_notes(where: Path, classes: Mapping[str, Folder]) -> list[str]:
-    doubtful = [name for name, child in classes.items() if plain_split(name) or is_about(child) or is_belonging(child)]
+    doubtful = [name for name in classes if any(f(name) for f in (plain_split, is_about, is_belonging, is_unlabelled))]
     if not doubtful:
         return []
-    return [f"taken as classes in {where}, for what lies beside them: {abridge(doubtful, 4)}; move away what is none"]
+    return [f"taken as classes in {where}, as all that lies there: {abridge(doubtful, 4)}; move away what is none"]

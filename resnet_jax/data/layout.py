@@ -10,12 +10,13 @@ from resnet_jax.data.class_folders import (
     check_distinct,
     check_inside,
     check_names,
-    find_belongings,
     find_unlabelled,
+    way_out,
 )
 from resnet_jax.data.folder_tree import Folder
 from resnet_jax.data.split_folders import SplitFinder, SplitPlan, Splits, shape_of
 from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED, split_named
+from resnet_jax.data.wrapping import unwrap
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
 
@@ -83,7 +84,9 @@ class _Planner:
             tree = self._inside(tree)
             splits = self.finder.find(tree)
         if not splits:
-            tree = self.finder.core(tree, of_split=True)[0] if [*map(split_named, tree.filled)] != [None] else tree
+            tree = (
+                unwrap(tree, self.class_names, of_split=True)[0] if [*map(split_named, tree.filled)] != [None] else tree
+            )
             if not tree.holds_classes:
                 return Layout({}, tuple(self.notes), {UNDIVIDED: tree.path} if tree.num_images else {})
             return Layout({UNDIVIDED: self._classes(tree)}, tuple(self.notes))
@@ -128,7 +131,7 @@ class _Planner:
 
     def _inside(self, folder: Folder, *, of_split: bool = False) -> Folder:
         """Returns the folder inside `folder` that holds more than one: wrapping ones are stepped into, and named."""
-        inside, beside = self.finder.core(folder, of_split=of_split)
+        inside, beside = unwrap(folder, self.finder.class_names, of_split=of_split)
         if inside is not folder:
             aside = f"; {abridge(beside)} beside it without images" if beside else ""
             self.notes.append(
@@ -141,23 +144,29 @@ class _Planner:
         inside = self._inside(folder, of_split=True)
         splits = [*self.named.values()]
         classes = {name: child for name, child in sorted(inside.children.items()) if child not in splits}
-        for name in set(find_unlabelled([*classes])) - {*self.class_names}:
-            if classes[name].total:
-                self.finder.leave_aside(classes.pop(name))
+        self._leave_unlabelled(inside, classes)
         for child in classes.values():
             if not child.total:
                 raise UserError(f"{self.root / child.path} holds no images: add some or remove the folder")
         if inside.num_images:
             count = format_count(inside.num_images, "image")
             self.notes.append(f"left aside: {count} in {self.root / inside.path} itself, in no class folder")
-        aside = [found for child in classes.values() for found in find_belongings(child)]
-        if aside:
-            count = format_count(sum(found.total for found in aside), "image")
-            kinds = abridge(sorted({f"{found.name}/" for found in aside}), 4)
-            self.notes.append(f"left aside: {count} in {kinds} inside of the classes in {self.root / inside.path}")
-        paths = tuple(found.path for found in aside)
-        self._check(inside, classes, paths)
-        return SplitPlan(inside.path, {name: (child.path,) for name, child in classes.items()}, paths)
+        aside = self.finder.leave_belongings(inside, classes.values())
+        self._check(inside, classes, aside)
+        return SplitPlan(inside.path, {name: (child.path,) for name, child in classes.items()}, aside)
+
+    def _leave_unlabelled(self, folder: Folder, classes: dict[str, Folder]) -> None:
+        """Takes folders that are called like images without labels out of the classes, unless the config names all."""
+        if self.names.train:
+            return
+        for name in find_unlabelled([*classes]):
+            if name not in self.class_names and classes[name].total:
+                self.finder.leave_aside(classes.pop(name), f"without labels by its name{way_out(folder)}")
+        if not classes:
+            raise UserError(
+                f"{self.root / folder.path} holds {abridge([*folder.filled])}, by the name images without labels, and "
+                f"no class folders{way_out(folder)}"
+            )
 
     def _check(self, folder: Folder, classes: dict[str, Folder], aside: tuple[str, ...]) -> None:
         """Raises UserError if the folders in `folder` can hardly be classes; notes what may surprise.
@@ -173,4 +182,5 @@ class _Planner:
         except UserError as error:
             if not self.names.train:
                 raise
-            self.notes.append(f"classes as config.split_folders.train={self.names.train!r} names them, though {error}")
+            found = str(error).removesuffix(way_out(folder))
+            self.notes.append(f"classes as config.split_folders.train={self.names.train!r} names them, though {found}")

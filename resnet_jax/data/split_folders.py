@@ -1,6 +1,6 @@
 """Finds the splits among the folders of a set, by their names and by what lies in them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -9,22 +9,23 @@ from resnet_jax.data.class_folders import (
     SPLIT_FIELDS,
     check_distinct,
     check_names,
-    holds_all_alike,
+    find_belongings,
     inner_classes,
-    is_about,
-    is_belonging,
     is_part,
 )
 from resnet_jax.data.folder_tree import Folder
 from resnet_jax.data.split_names import (
     SPLIT_FOLDERS,
     divide_name,
+    is_about,
+    is_belonging,
     is_unlabelled,
     name_splits,
     plain_split,
     split_in,
     split_named,
 )
+from resnet_jax.data.wrapping import unwrap
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
 
@@ -76,35 +77,22 @@ class SplitFinder:
             or self._in_classes(tree)
         )
 
-    def core(self, folder: Folder, *, of_split: bool) -> tuple[Folder, list[str]]:
-        """Returns the folder that is left when those that hold one folder alone are taken off, and what lies beside it.
-
-        A folder that the model has a class of stays, and so does a class: one that holds images itself, unless it only
-        repeats the name of the folder around it, as unpacking does, or is called like one of all images.
-        """
-        beside: list[str] = []
-        while not folder.num_images and len(folder.filled) == 1:
-            ((name, child),) = folder.filled.items()
-            if name in self.class_names or (not of_split and split_named(name) is not None):
-                break
-            repeats = of_split and (
-                name.lower() == folder.name.lower()
-                or split_named(name) is not None
-                or (split_in(folder.name) is not None and (holds_all_alike(child) or split_in(name) is not None))
-            )
-            if not repeats and (not child.holds_classes or (child.num_images and len(child.filled) < 2)):
-                break
-            beside = sorted({*folder.children} - {name})
-            folder = child
-        return folder, beside
-
     def holds_classes(self, folder: Folder) -> bool:
         """Returns whether a split's folder has class folders in it, wherever it is wrapped."""
-        return self.core(folder, of_split=True)[0].holds_classes
+        return unwrap(folder, self.class_names, of_split=True)[0].holds_classes
 
     def leave_aside(self, folder: Folder, why: str = "without labels") -> None:
         """Notes that the images in a folder are not used."""
         self.notes.append(f"left aside: {format_count(folder.total, 'image')} in {self.where(folder)}, {why}")
+
+    def leave_belongings(self, tree: Folder, classes: Iterable[Folder]) -> tuple[str, ...]:
+        """Returns the folders in class folders of `tree` that hold masks and the like; notes that they are not used."""
+        aside = [found for child in classes for found in find_belongings(child)]
+        if aside:
+            count = format_count(sum(found.total for found in aside), "image")
+            kinds = abridge(sorted({f"{found.name}/" for found in aside}), 4)
+            self.notes.append(f"left aside: {count} in {kinds} inside of the classes in {self.where(tree)}")
+        return tuple(found.path for found in aside)
 
     def where(self, folder: Folder) -> Path:
         """Returns the folder's path for messages."""
@@ -157,7 +145,7 @@ class SplitFinder:
             )
 
     def _is_no_split(self, child: Folder) -> bool:
-        return is_about(child) or is_belonging(child) or is_unlabelled(child.name)
+        return is_about(child.name) or is_belonging(child.name) or is_unlabelled(child.name)
 
     def _by_words(self, tree: Folder) -> Splits:
         """Returns the folders that hold splits under other names: seg_train and seg_test, training_set and test_set."""
@@ -223,17 +211,17 @@ class SplitFinder:
         }
 
     def _of_one_set(self, tree: Folder) -> Splits:
-        """Returns the splits of the one folder that holds them, beside which lie test images or what is no class."""
-        sets = [child for child in tree.filled.values() if self._holds_splits(child)]
+        """Returns the splits of the one folder that holds class folders, beside which lies only what is no class."""
+        sets = [child for child in tree.filled.values() if len(inner_classes(child)) > 1 and self.holds_classes(child)]
         others = [child for child in tree.filled.values() if child not in sets]
-        if len(sets) != 1 or not others:
+        loose = [child for child in others if plain_split(child.name) not in (None, "train")]
+        if len(sets) != 1 or not others or sets[0].name in self.class_names or tree.num_images:
             return {}
-        flat = {child.path for child in others if not self.holds_classes(child)}
-        if not all(self._is_no_split(child) or (plain_split(child.name) and child.path in flat) for child in others):
+        if not all(self._is_no_split(child) or child in loose for child in others):
             return {}
-        inside = self.core(sets[0], of_split=True)[0]
-        found = self._by_usual_names(inside)
-        self.notes.append(f"{self.where(tree)} holds the splits in {inside.path}, which was stepped into")
+        inside = unwrap(sets[0], self.class_names, of_split=True)[0]
+        found = self._by_usual_names(inside) or self._by_words(inside) or {"train": sets[0]}
+        self.notes.append(f"{self.where(tree)} holds the set in {inside.path}, which was stepped into")
         for child in others:
             if plain_split(child.name) == "test" and not {"test"} & {*found, *self.optional}:
                 self.optional["test"] = child.path
@@ -241,18 +229,12 @@ class SplitFinder:
                 self.leave_aside(child)
         return found
 
-    def _holds_splits(self, folder: Folder) -> bool:
-        """Returns whether a folder holds one of training images, in class folders, and another split's."""
-        inside = self.core(folder, of_split=True)[0]
-        found = {split_named(name) for name, child in inside.filled.items() if self.holds_classes(child)} - {None}
-        return "train" in found and len(found) > 1
-
     def _in_classes(self, tree: Folder) -> Splits:
         """Returns the splits of a tree whose classes each hold them: cat/train, cat/test, dog/train, dog/test."""
         loose = [child for name, child in tree.filled.items() if split_named(name) and not self.holds_classes(child)]
         classes = {name: child for name, child in tree.filled.items() if child not in loose}
         inner = {
-            name: {plain_split(part) for part, inside in child.filled.items() if not is_belonging(inside)}
+            name: {plain_split(part) for part in child.filled if not is_belonging(part)}
             for name, child in classes.items()
         }
         divided = [name for name, splits in inner.items() if splits and None not in splits]
@@ -264,7 +246,8 @@ class SplitFinder:
                 f"{self.where(tree)}: {divided[0]}/ holds folders named like splits, "
                 f"{abridge([*classes[divided[0]].filled])}, and {whole}/ images of no split: divide all classes or none"
             )
-        self._check_one_set(tree, classes)
+        aside = self.leave_belongings(tree, classes.values())
+        self._check_one_set(tree, classes, aside)
         check_distinct(self.root, tree, classes)
         self.notes += check_names(self.root, tree, classes, shape_of(tree))
         for child in loose:
@@ -276,15 +259,15 @@ class SplitFinder:
                 for name, child in classes.items()
             }
             if any(paths.values()):
-                plans[split] = SplitPlan(tree.path, {name: found for name, found in paths.items() if found})
+                plans[split] = SplitPlan(tree.path, {name: found for name, found in paths.items() if found}, aside)
         self.notes.append(f"the splits are folders inside of the classes: {abridge([*plans])}")
         return plans
 
-    def _check_one_set(self, tree: Folder, classes: dict[str, Folder]) -> None:
+    def _check_one_set(self, tree: Folder, classes: dict[str, Folder], aside: tuple[str, ...]) -> None:
         """Raises UserError if the splits in the folders of `tree` hold class folders: these are sets side by side."""
         owner: dict[str, str] = {}
         for name, child in classes.items():
-            inside = {one for part in child.filled.values() for one in inner_classes(part) if not is_part(one)}
+            inside = {one for part in child.filled.values() for one in inner_classes(part, aside) if not is_part(one)}
             again = {one for one in inside if owner.setdefault(one, name) != name}
             if again or len(inside) > 1:
                 others = abridge([f"{other}/" for other in classes], 4)

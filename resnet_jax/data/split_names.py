@@ -1,4 +1,4 @@
-"""Which folders and tars are splits, by their names: training, validation and test images."""
+"""Which folders and tars are splits by their names, training, validation and test images, and which are no classes."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -25,11 +25,33 @@ NEUTRAL_WORDS = (
 )  # fmt: skip
 _UNLABELLED = {"unlabelled", "unlabeled", "unannotated", "unsup"}
 _ALL_SPLIT_WORDS = {word for known in SPLIT_WORDS.values() for word in known}
+# Words of what belongs to images and is not trained on.
+BELONGINGS = (
+    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations", "groundtruth",
+    "ground", "truth", "gt", "segmentationclass", "segmentationobject", "trimaps", "trimap", "depth", "boxes",
+)  # fmt: skip
+# Words of folders that hold all images alike, what belongs to them, or a split: such folders are no classes.
+_NO_CLASS_WORDS = {
+    "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "input", "inputs", "data", "raw",
+    "output", "outputs", "target", "targets", "edges", "color", "colour", "grayscale", "gray", "grey", "segmented",
+    "original", "augmented", "resized", "cropped", "thumbnails", "thumbs",
+    *BELONGINGS, *_ALL_SPLIT_WORDS,
+}  # fmt: skip
+# Words of folders beside a set that tell of it.
+_ABOUT = {
+    "meta", "metadata", "sample", "samples", "example", "examples", "doc", "docs", "documentation", "figures",
+    "preview", "previews", "assets", "demo", "screenshots", "icons",
+}  # fmt: skip
 
 
 def _words(name: str) -> list[str]:
     """Returns the words of a folder's name in lower case: training and set of TrainingSet."""
     return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+
+
+def _lower_words(name: str) -> list[str]:
+    """Returns the words of a name, those written together in capitals as one: jpegimages of JPEGImages."""
+    return re.findall(r"[a-z]+", name.lower())
 
 
 def split_named(name: str) -> str | None:
@@ -58,6 +80,30 @@ def is_unlabelled(name: str) -> bool:
     """Returns whether a folder's name says that its images have no labels."""
     words = {*_words(name)}
     return bool(words & _UNLABELLED) and words <= {*NEUTRAL_WORDS, *_UNLABELLED, *_ALL_SPLIT_WORDS}
+
+
+def is_no_class(name: str) -> bool:
+    """Returns whether a name has only words of what is no class."""
+    words = _lower_words(name)
+    return bool(words) and {*words} <= _NO_CLASS_WORDS
+
+
+def is_belonging(name: str) -> bool:
+    """Returns whether a folder is named like what belongs to images: masks, lung masks, ground_truth."""
+    words = _lower_words(name)
+    return bool(words) and words[-1] in BELONGINGS and not {*words} & {"with", "without", "no", "not"}
+
+
+def is_about(name: str) -> bool:
+    """Returns whether a folder is named like what tells of a set: docs, samples."""
+    words = _lower_words(name)
+    return bool(words) and {*words} <= {*_ABOUT, "images"}
+
+
+def holds_all_alike(name: str, around: str) -> bool:
+    """Returns whether a folder is named like one of all images of the folder `around` it: images, cat_images."""
+    words = _lower_words(name)
+    return bool(words) and {*words} - {*_lower_words(around)} <= _NO_CLASS_WORDS
 
 
 def are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:

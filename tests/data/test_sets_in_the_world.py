@@ -117,6 +117,18 @@ UNDERSTOOD = {
     "unlabelled images beside classes": (
         {**sets("{}/1.png"), **images("unlabeled/a/1.png")}, {"all": (1, 1)}, "left aside: 1 image in ROOT/unlabeled",
     ),
+    "labelled and unlabelled images": (
+        {**sets("labelled/{}/1.png"), **images("unlabelled/1.png")}, {"train": (1, 1)},
+        "left aside: 1 image in ROOT/unlabelled",
+    ),
+    "training and test images in a folder each, one wrapped": (
+        {**sets("pets/train/{}/1.png"), **images("test/1.png")}, {"train": (1, 1)}, "left aside: 1 image in ROOT/test",
+    ),
+    "images and masks in splits in classes": (
+        images(*(f"{name}/{split}/{kind}/1.png" for name in PETS for split in ("train", "test")
+                 for kind in ("images", "masks"))),
+        {"train": (1, 1), "test": (1, 1)}, "left aside: 4 images in masks/ inside of the classes",
+    ),
     "unlabelled images beside splits": (
         {**sets("train/{}/1.png", "test/{}/1.png"), **images("unlabeled_images/1.png")},
         {"train": (1, 1), "test": (1, 1)}, "left aside: 1 image in ROOT/unlabeled_images",
@@ -183,7 +195,8 @@ REFUSED = {
              "pets_full/Test/{}/1.png"),
         "each is a set of its own",
     ),
-    "copies": (sets("pets-master/{}/1.png", "pets-master (1)/{}/1.png"), "both hold cat, dog"),
+    "copies": (sets("pets-master/{}/1.png", "pets-master (1)/{}/1.png"), "named like a copy of this"),
+    "copies of other names": (sets("pets-master/{}/1.png", "pets_2/{}/1.png"), "both hold cat, dog"),
     "versions with splits": (
         sets("v1/train/{}/1.png", "v1/test/{}/1.png", "v2/train/{}/1.png", "v2/test/{}/1.png"),
         "ROOT holds v1/, v2/, each with splits",
@@ -205,6 +218,11 @@ REFUSED = {
                  for part in ("train/good/1", "test/good/1", "test/broken/1", "ground_truth/broken/1_mask"))),
         "each is a set of its own",
     ),
+    "one class and what has no labels": (images("cat/1.png", "unlabelled/1.png"), "ROOT holds one class, cat"),
+    "no class": (images("unlabelled/1.png"), "ROOT holds unlabelled, by the name images without labels"),
+    "one class and test images": (images("cat/1.png", "test/1.png"), "ROOT holds one class, cat"),
+    "a class and its copy": (images("cat/1.png", "cat - Copy/1.png", "dog/1.png"), "cat - Copy/ beside cat/"),
+    "a class and its masks": (images("cat/1.png", "cat_masks/1.png", "dog/1.png"), "ROOT holds cat_masks/ beside cat/"),
     "years": (images("2017/birds/1.png", "2017/fungi/1.png", "2018/birds/1.png", "2018/fish/1.png"), "both hold birds"),
     "a set with splits beside another": (
         {**sets("pets2/pets2/images/TRAIN/{}/1.png", "pets2/pets2/images/TEST/{}/1.png"),
@@ -271,6 +289,14 @@ def test_folders_that_the_config_names_are_the_classes(tmp_path):
     counts, notes, _ = understood(root, split_folders=SplitFolders(train="."))
     assert counts == {"train": (2, 2)}
     assert "classes as config.split_folders.train='.' names them, though ROOT holds patient1/ and patient2/" in notes
+
+
+def test_folder_of_test_images_may_be_a_class_by_the_config(tmp_path):
+    root = make_tree(tmp_path, sets("{}/1.png", names=("car", "test", "bus")))
+    assert understood(root)[0] == {"all": (1, 1)}
+    counts, notes, _ = understood(root, split_folders=SplitFolders(train="."))
+    assert counts == {"train": (1, 1, 1)}
+    assert "though ROOT holds test/ beside class folders, and it is named like images of another split" in notes
 
 
 def test_split_that_the_config_names_is_no_class_of_another(tmp_path):
