@@ -12,7 +12,7 @@ from pathlib import Path
 from resnet_jax.data.image_formats import is_image
 from resnet_jax.data.kept_files import kept_file
 from resnet_jax.data.listing import LABEL_EXTENSIONS, Listing, StoredFile, TarMember, sample_key
-from resnet_jax.data.split_names import SPLIT_FOLDERS, name_splits, split_in, split_of
+from resnet_jax.data.split_names import SPLIT_FOLDERS, is_belonging, name_splits, split_in, split_of
 from resnet_jax.data.tars import list_tar
 from resnet_jax.errors import UserError
 
@@ -46,15 +46,22 @@ def list_folder(root: Path) -> Listing:
         else:
             _add(listing, StoredFile(path, path))
     listing.folders.update(listing.real_paths)
+    below = [*listing.folders, *(path for paths in tars.values() for path in paths)]
     for folder, paths in tars.items():
-        _add_tars(listing, folder, paths)
+        _add_tars(listing, folder, paths, below)
     _check_twice(listing)
     return listing
 
 
-def _add_tars(listing: Listing, folder: str, paths: list[str]) -> None:
-    """Adds what is in the tars `paths`, which lie in one folder: each as a split where their names divide the set."""
-    beside = [path.rpartition("/")[2] for path in listing.folders if path.rpartition("/")[0] == folder]
+def _add_tars(listing: Listing, folder: str, paths: list[str], below: list[str]) -> None:
+    """Adds what is in the tars `paths`, which lie in one folder: each as a split where their names divide the set.
+
+    Where one is called like masks, each stands for a folder of its own name, or masks would be images of the classes.
+
+    Args:
+      below: paths of all folders and tars.
+    """
+    beside = [path.rpartition("/")[2] for path in listing.real_paths if path.rpartition("/")[0] == folder]
     stems = {path: Path(path).stem for path in paths}
     names = [*beside, *stems.values()]
     listed = {}
@@ -62,25 +69,27 @@ def _add_tars(listing: Listing, folder: str, paths: list[str]) -> None:
         listed = {path: _list_tar(listing.root / path) for path in paths}
     depth = len(folder) + 1 if folder else 0
     inside = itertools.chain(
-        (f"{path[depth:]}/x" for path in listing.folders if path.startswith(f"{folder}/" if folder else "")),
+        (f"{path[depth:]}/x" for path in below if path.startswith(f"{folder}/" if folder else "")),
         (f"{stems[path]}/{member.path}" for path in listed for member in listed[path] if is_image(member.path)),
     )
     splits = name_splits(names, inside)
+    apart = len(paths) > 1 and any(map(is_belonging, stems.values()))
     for path in paths:
         split, usual = splits.get(stems[path]), split_of(Path(path).name)
         if split:
             usual = next((name for name in beside if splits.get(name) == split), usual or SPLIT_FOLDERS[split][0])
-        _add_tar(listing, path, folder, usual if split or not folder else "", listed.pop(path, None))
+        inner = usual if split or not folder else ""
+        _add_tar(listing, path, folder, inner or (stems[path] if apart else ""), listed.pop(path, None))
 
 
-def _add_tar(listing: Listing, path: str, folder: str, split: str = "", members: list[TarMember] | None = None) -> None:
+def _add_tar(listing: Listing, path: str, folder: str, inner: str = "", members: list[TarMember] | None = None) -> None:
     """Adds what is in the tar at `path` from the root, as if it were unpacked into `folder`.
 
     A tar of loose images stands for a folder of its own name: ImageNet's n01440764.tar is a class. But one that is
     called like the split that it lies in adds to this: val/ILSVRC2012_img_val.tar.
 
     Args:
-      split: the name of the split's folder inside of `folder` that it stands for.
+      inner: the name of the folder inside of `folder` that it stands for, as that of a split; "": what it holds says.
       members: what is in it, if that is known.
     """
     members = _list_tar(listing.root / path if path else listing.root) if members is None else members
@@ -94,7 +103,7 @@ def _add_tar(listing: Listing, path: str, folder: str, split: str = "", members:
     is_loose = path and images and not any("/" in name for name in images)
     of_folder = split_in(stem) is not None and split_in(stem) == split_in(folder.rpartition("/")[2])
     name = stem if is_loose and not of_folder and not _SHARD.search(stem) else ""
-    above = [*filter(None, (folder, split or name))]
+    above = [*filter(None, (folder, inner or name))]
     if above:
         listing.folders.add("/".join(above))
     outer, _, last = "/".join(above).rpartition("/")

@@ -48,6 +48,11 @@ UNDERSTOOD = {
         {**sets("train/{}/1.JPEG", names=IMAGENET), "ILSVRC2012_img_val.tar": IMAGENET_VAL},
         {"train": (1, 1), "validation": (1, 1)}, "labelled by ImageNet's list",
     ),
+    "ImageNet's validation tar beside its training tars": (
+        {**{f"train/{name}.tar": class_tar(f"{name}_1.JPEG") for name in IMAGENET},
+         "ILSVRC2012_img_val.tar": IMAGENET_VAL},
+        {"train": (1, 1), "validation": (1, 1)}, "labelled by ImageNet's list",
+    ),
     "ImageNet's tars, each in its split's folder": (
         {"train/ILSVRC2012_img_train.tar": IMAGENET_TRAIN, "val/ILSVRC2012_img_val.tar": IMAGENET_VAL},
         {"train": (1, 1), "validation": (1, 1)}, "labelled by ImageNet's list",
@@ -246,6 +251,9 @@ REFUSED = {
     "a class and its test images": (images("cat/1.png", "cat_test/1.png"), "ROOT holds cat_test/ beside class folders"),
     "a list that lacks an image": (
         {**TINY, "val/val_annotations.txt": "val_0.JPEG\tn02\t0\t0\t1\t1\n"}, "ROOT/val holds no images in class"
+    ),
+    "a tar of masks": (
+        {"pets.tar": pets_tar(), "masks.tar": class_tar("cat/1_m.png", "dog/1_m.png")}, "both hold cat, dog"
     ),
     "an image in two tars": (
         {"a.tar": class_tar("cat/1.png"), "b.tar": class_tar("cat/1.png", "dog/1.png")},
