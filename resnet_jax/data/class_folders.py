@@ -33,7 +33,9 @@ _PART = re.compile(
     rf"(.*[-_ ])?({_FOLDS}|seq|sequence|clip|video|scene|subject|patient|person|g)[-_ ]?\d+"
 )
 # The end of the name of a folder that holds another's images once more, or masks of them.
-_COPY = re.compile(rf"[-_ ]*(\(\d+\)|copy[-_ ]?\(?\d*\)?|aug|augmented|{'|'.join(BELONGINGS)})$", re.IGNORECASE)
+_COPY = re.compile(
+    rf" ?\(\d+\)$|[-_ ]+copy([-_ ]?\(?\d+\)?)?$|([-_ ]+(aug|augmented|{'|'.join(BELONGINGS)}))+$", re.IGNORECASE
+)
 
 
 def is_part(name: str) -> bool:
@@ -54,11 +56,13 @@ def find_belongings(folder: Folder) -> Iterator[Folder]:
 def find_unlabelled(names: Collection[str]) -> list[str]:
     """Returns those of the names of class folders that say that their images are of no class: unlabelled, test.
 
-    The latter only where no other folder is called like training images, and one is or two others are left.
+    The latter only where no other folder is called like training images, and one is or two others are left. Words that
+    images are classed by, too, say less: valid.
     """
     splits = [name for name in names if plain_split(name) in ("validation", "test")]
     few = any(split_in(name) == "train" for name in names) or 1 < len(splits) > len(names) - 2
-    return [name for name in names if is_unlabelled(name) or (name in splits and not few)]
+    clear = [] if few else [name for name in splits if name.lower() not in ("valid", "dev")]
+    return [name for name in names if is_unlabelled(name) or name in clear]
 
 
 def check_distinct(root: Path, folder: Folder, classes: Mapping[str, Folder]) -> None:

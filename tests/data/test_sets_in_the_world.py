@@ -98,6 +98,12 @@ UNDERSTOOD = {
     "images that are called like masks, of no other image": (
         sets("{}/1.png", "{}/2_mask.png"), {"all": (2, 2)}, ""
     ),
+    "classes whose names only sound like others'": (
+        images("back/1.png", "background/1.png", "face/1.png", "facemask/1.png"), {"all": (1, 1, 1, 1)}, ""
+    ),
+    "valid and invalid": (
+        images("valid/1.png", "invalid/1.png"), {"all": (1, 1)}, "taken as classes in ROOT"
+    ),
     "coarse and fine classes": (
         images("animals/cat/1.png", "animals/dog/1.png", "vehicles/bus/1.png", "vehicles/car/1.png"), {"all": (2, 2)},
         "each of the classes, animals, vehicles, holds folders, in all bus, car, cat, dog: should these be the classes",
@@ -226,6 +232,12 @@ REFUSED = {
     "one class and what has no labels": (images("cat/1.png", "unlabelled/1.png"), "ROOT holds one class, cat"),
     "no class": (images("unlabelled/1.png"), "ROOT holds unlabelled, by the name images without labels"),
     "one class and test images": (images("cat/1.png", "test/1.png"), "ROOT holds one class, cat"),
+    "what may be a class or a split": (
+        images("valid/1.png", "expired/1.png", "fake/1.png"), "ROOT holds valid/ beside class folders"
+    ),
+    "a class and its ground truth": (
+        images("cat/1.png", "cat_ground_truth/1.png", "dog/1.png"), "ROOT holds cat_ground_truth/ beside cat/"
+    ),
     "a class and its copy": (images("cat/1.png", "cat - Copy/1.png", "dog/1.png"), "cat - Copy/ beside cat/"),
     "a class and its masks": (images("cat/1.png", "cat_masks/1.png", "dog/1.png"), "ROOT holds cat_masks/ beside cat/"),
     "years": (images("2017/birds/1.png", "2017/fungi/1.png", "2018/birds/1.png", "2018/fish/1.png"), "both hold birds"),
