@@ -85,8 +85,7 @@ def _add_tars(listing: Listing, folder: str, paths: list[str], below: list[str])
 def _add_tar(listing: Listing, path: str, folder: str, inner: str = "", members: list[TarMember] | None = None) -> None:
     """Adds what is in the tar at `path` from the root, as if it were unpacked into `folder`.
 
-    A tar of loose images stands for a folder of its own name: ImageNet's n01440764.tar is a class. But one that is
-    called like the split that it lies in adds to this: val/ILSVRC2012_img_val.tar.
+    A tar of loose images stands for a folder of its own name: ImageNet's n01440764.tar is a class.
 
     Args:
       inner: the name of the folder inside of `folder` that it stands for, as that of a split; "": what it holds says.
@@ -101,8 +100,7 @@ def _add_tar(listing: Listing, path: str, folder: str, inner: str = "", members:
     stem = Path(path).stem
     images = [member.path for member in members if not member.is_folder and is_image(member.path)]
     is_loose = path and images and not any("/" in name for name in images)
-    of_folder = split_in(stem) is not None and split_in(stem) == split_in(folder.rpartition("/")[2])
-    name = stem if is_loose and not of_folder and not _SHARD.search(stem) else ""
+    name = stem if is_loose and not _SHARD.search(stem) else ""
     above = [*filter(None, (folder, inner or name))]
     if above:
         listing.folders.add("/".join(above))

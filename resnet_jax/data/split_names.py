@@ -27,8 +27,9 @@ _UNLABELLED = {"unlabelled", "unlabeled", "unannotated", "unsup"}
 _ALL_SPLIT_WORDS = {word for known in SPLIT_WORDS.values() for word in known}
 # Words of what belongs to images and is not trained on.
 BELONGINGS = (
-    "masks", "mask", "labels", "label", "annotations", "annotation", "ann", "segmentation", "segmentations", "groundtruth",
-    "ground", "truth", "gt", "segmentationclass", "segmentationobject", "trimaps", "trimap", "depth", "boxes",
+    "masks", "mask", "labels", "label", "annotations", "annotation", "ann", "segmentation", "segmentations",
+    "groundtruth", "ground", "truth", "gt", "segmentationclass", "segmentationobject", "trimaps", "trimap", "depth",
+    "boxes",
 )  # fmt: skip
 # Words of folders that hold all images alike, what belongs to them, or a split: such folders are no classes.
 _NO_CLASS_WORDS = {
