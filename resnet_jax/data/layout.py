@@ -84,9 +84,8 @@ class _Planner:
             tree = self._inside(tree)
             splits = self.finder.find(tree)
         if not splits:
-            tree = (
-                unwrap(tree, self.class_names, of_split=True)[0] if [*map(split_named, tree.filled)] != [None] else tree
-            )
+            is_one = [*map(split_named, tree.filled)] == [None]
+            tree = tree if is_one else unwrap(tree, self.class_names, of_split=True)[0]
             if not tree.holds_classes:
                 return Layout({}, tuple(self.notes), {UNDIVIDED: tree.path} if tree.num_images else {})
             return Layout({UNDIVIDED: self._classes(tree)}, tuple(self.notes))
@@ -144,6 +143,10 @@ class _Planner:
         inside = self._inside(folder, of_split=True)
         splits = [*self.named.values()]
         classes = {name: child for name, child in sorted(inside.children.items()) if child not in splits}
+        if not classes or (inside is not folder and inside in splits):
+            raise UserError(
+                f"config.split_folders: {folder.path or '.'} holds no class folders but those of another split"
+            )
         self._leave_unlabelled(inside, classes)
         for child in classes.values():
             if not child.total:

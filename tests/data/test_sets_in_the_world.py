@@ -326,6 +326,10 @@ def test_split_that_the_config_names_is_no_class_of_another(tmp_path):
     for train, test in ((".", "night/cat"), ("night", "./night/")):
         with pytest.raises(UserError, match=r"split_folders\.test and \.train name .*, of which one holds the other"):
             open_image_set(root, SplitFolders(train=train, test=test))
+    root = make_tree(tmp_path / "one", sets("night/{}/1.png"))
+    for content in ({}, images("1.png")):
+        with pytest.raises(UserError, match=r"split_folders: \. holds no class folders but those of another split"):
+            open_image_set(make_tree(root, content), SplitFolders(train=".", validation="night"))
 
 
 def test_masks_are_not_trained_on(tmp_path):
