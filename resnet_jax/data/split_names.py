@@ -21,7 +21,7 @@ SPLIT_WORDS = {
 # Words that say nothing of what is in a folder.
 NEUTRAL_WORDS = (
     "set", "data", "dataset", "split", "images", "image", "imgs", "img", "pictures", "photos", "folder", "my", "the",
-    "all", "full", "final", "new",
+    "all", "full", "final", "new", "jpg", "jpeg", "png", "tif", "tiff",
 )  # fmt: skip
 _UNLABELLED = {"unlabelled", "unlabeled", "unannotated", "unsup"}
 _ALL_SPLIT_WORDS = {word for known in SPLIT_WORDS.values() for word in known}
@@ -35,7 +35,7 @@ BELONGINGS = (
 _NO_CLASS_WORDS = {
     "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "input", "inputs", "data", "raw",
     "output", "outputs", "target", "targets", "edges", "color", "colour", "grayscale", "gray", "grey", "segmented",
-    "original", "augmented", "resized", "cropped", "thumbnails", "thumbs",
+    "original", "augmented", "resized", "cropped", "thumbnails", "thumbs", "jpg", "jpeg", "png", "tif", "tiff",
     *BELONGINGS, *_ALL_SPLIT_WORDS,
 }  # fmt: skip
 # Words of folders beside a set that tell of it.
@@ -45,9 +45,13 @@ _ABOUT = {
 }  # fmt: skip
 
 
+_ENUMERATED = re.compile(r"\(?[A-Za-z][.)] ?")
+
+
 def _words(name: str) -> list[str]:
-    """Returns the words of a folder's name in lower case: training and set of TrainingSet."""
-    return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]
+    """Returns the words of a folder's name in lower case: training and set of TrainingSet and of "a. Training Set"."""
+    start = _ENUMERATED.match(name)
+    return [part.lower() for part in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name[start.end() :] if start else name)]
 
 
 def _lower_words(name: str) -> list[str]:
@@ -111,9 +115,9 @@ def are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
     """Returns whether folders are named like splits, not like classes. paths: of the images in them, names first.
 
     One is named for training and another for another split. Where they hold images alone, each that has a split's word
-    has no other words than those of splits and data, and the one that all begin with: seg_train, seg_test; and they are
-    more than half of the folders. Where one of them holds folders, half is enough, and other words may stand beside:
-    train_pets, test_pets.
+    has no other words than those of splits and data, and those that all have: seg_train, seg_test; and they are more
+    than half of the folders, or half if they have such words. Where one of them holds folders, half is enough, and
+    other words may stand beside: train_pets, test_pets.
     """
     named = [name for name in names if split_in(name) is not None]
     splits = {split_in(name) for name in named}
@@ -121,9 +125,10 @@ def are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
         return False
     if {path.partition("/")[0] for path in paths if path.count("/") >= 2} & set(named):
         return 2 * len(named) >= len(names)
-    common = set.intersection(*(set(_words(name)[:1]) for name in named))
-    usual = {*common, *NEUTRAL_WORDS, *_ALL_SPLIT_WORDS}
-    return all(set(_words(name)) <= usual for name in named) and 2 * len(named) > len(names)
+    common = set.intersection(*(set(_words(name)) for name in named))
+    usual = {*NEUTRAL_WORDS, *_ALL_SPLIT_WORDS}
+    is_most = 2 * len(named) > len(names) - bool(common - usual)
+    return all(set(_words(name)) <= usual | common for name in named) and is_most
 
 
 def name_splits(names: Sequence[str], paths: Iterable[str]) -> dict[str, str]:
