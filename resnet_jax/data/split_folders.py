@@ -134,6 +134,9 @@ class SplitFinder:
             self._refuse_both(tree, found[split], child)
         elif split is not None:
             found[split] = child  # without class folders: a list says its labels, or it is refused
+        elif (word := split_in(child.name)) and word not in found and self._share_classes([child, *found.values()]):
+            self.notes.append(f"splits by their folders' names: {word} {child.name}/")
+            found[word] = child
         elif {*child.filled} == {folder.name for folder in found.values()}:
             self.notes.append(f"left aside: {self.where(child)}, which holds folders of the same names again")
         elif self._is_no_split(child) or (is_flat and "train" in found and len(found) > 1):
@@ -151,7 +154,8 @@ class SplitFinder:
         """Returns the folders that hold splits under other names: seg_train and seg_test, training_set and test_set."""
         filled = tree.filled
         splits = name_splits(tuple(filled), shape_of(tree))
-        if not splits or not (any(split_in(name) == "train" for name in splits) or self._share_classes(tree)):
+        is_named = any(split_in(name) == "train" for name in splits)
+        if not splits or not (is_named or self._share_classes(filled.values())):
             return {}
         found: dict[str, Folder] = {}
         is_whole = any(split == "train" and self.holds_classes(filled[name]) for name, split in splits.items())
@@ -179,9 +183,9 @@ class SplitFinder:
         )
         return dict(found)
 
-    def _share_classes(self, tree: Folder) -> bool:
-        """Returns whether all folders in `tree` that hold class folders hold some of the same names."""
-        inner = [found for child in tree.filled.values() if (found := inner_classes(child))]
+    def _share_classes(self, folders: Iterable[Folder]) -> bool:
+        """Returns whether all of the folders that hold class folders hold some of the same names."""
+        inner = [found for child in folders if (found := inner_classes(child))]
         return len(inner) > 1 and bool(set.intersection(*inner))
 
     def _named_after_classes(self, tree: Folder) -> Splits:
