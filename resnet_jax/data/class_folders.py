@@ -28,6 +28,8 @@ _TRAIN = "config.split_folders.train"
 NUMBERED = "classes are in the order of their names"  # how the note on classes called by numbers begins
 _FOLDS = "k?fold|cv|part|chunk|batch|shard|subset|session"
 _FOLD = re.compile(rf"(.*[-_ ])?({_FOLDS})[-_ ]?\d+")
+# Folders that tell images apart by whose they are or by their day.
+_SUBJECT = re.compile(r"(.*[-_ ])?(patient|study|scan|exam)[-_ ]?\d+|(19|20)\d\d[-_.](0\d|1[0-2])[-_.][0-3]\d")
 # Folders inside of a class that tell its images apart by size, by number or by whom they show.
 _PART = re.compile(
     r"\d+(x\d+|x|px|p|um|mm|cm|nm)|"
@@ -152,10 +154,16 @@ def check_inside(root: Path, folder: Folder, classes: Mapping[str, Folder], asid
                 f"{where / name} holds {mixed[0]}/, named like what belongs to images, beside "
                 f"{abridge(sorted(found - {*mixed}))}: move it away{way_out(folder)}"
             )
+    _check_loose(where, folder, classes, inner)
     every: set[str] = set().union(*inner.values())
     if 2 * len(inner) > len(classes) and not all(map(is_part, every)):
         _check_levels(where, folder, inner, every)
         _check_letters(where, folder, {name: [*classes[name].filled] for name in inner})
+    if all(_SUBJECT.fullmatch(name.lower()) for name in classes):
+        raise UserError(
+            f"{where} holds the folders {abridge([*classes], 4)}, which are named like patients, studies or days and "
+            f"not like classes; {_expected(root)}{way_out(folder)}"
+        )
     if len(every) < 2:
         return []
     shown, nested = abridge(sorted(every), 4), abridge([*inner], 4)
@@ -165,6 +173,25 @@ def check_inside(root: Path, folder: Folder, classes: Mapping[str, Folder], asid
         f"each of the classes, {nested}, holds folders, in all {shown}: should these be the classes, put them together "
         "in one folder"
     ]
+
+
+def _check_loose(where: Path, folder: Folder, classes: Mapping[str, Folder], inner: Mapping[str, set[str]]) -> None:
+    """Raises UserError if folders of loose images lie beside one that is a set of class folders by all looks."""
+    sets = [name for name, found in inner.items() if len(found) > 1]
+    loose = [name for name in classes if name not in inner]
+    tests = [name for name in loose if ends_in_split(name) and split_in(name) != "train"]
+    if sets and tests and len(sets) + len(tests) == len(classes):
+        raise UserError(
+            f"{where} holds {tests[0]}/ beside {sets[0]}/, which holds folders, {abridge(sorted(inner[sets[0]]), 4)}, "
+            f"and it is named like images of another split: move it away{way_out(folder)}"
+        )
+    again = [name for name in sets if [one.lower() for one in classes[name].filled] == [name.lower()]]
+    if again and loose:
+        raise UserError(
+            f"{where} holds {again[0]}/ with a folder of its own name in it, as unpacking leaves it, and in this "
+            f"{abridge(sorted(inner[again[0]]), 4)}, beside {abridge(loose, 4)}: open {where / again[0]} alone"
+            f"{way_out(folder)}"
+        )
 
 
 def inner_classes(folder: Folder, aside: Collection[str] = ()) -> set[str]:
