@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -10,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.class_folders import is_part
 from resnet_jax.data.class_labels import Label, find_class_names, indexed_text, label_texts
 from resnet_jax.data.kept_files import kept_file
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing, StoredFile
-from resnet_jax.data.split_names import UNDIVIDED, split_in, split_of
-from resnet_jax.data.table_columns import LABEL_COLUMNS
+from resnet_jax.data.split_names import SPLIT_WORDS, UNDIVIDED, split_in, split_of
+from resnet_jax.data.table_columns import LABEL_COLUMNS, SPLIT_COLUMNS
 from resnet_jax.data.table_file import holds_bytes, open_parquet, parquet_class_names
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.table_reader import LabelledRows
@@ -23,6 +25,7 @@ from resnet_jax.data.tables import number_groups
 from resnet_jax.errors import UserError, abridge, check_choice
 from resnet_jax.formatting import format_count
 
+_SHARD = re.compile(r".*-\d+-of-(\d+)(-[0-9a-f]+)?")  # train-00000-of-00002: of how many files it is one
 _ROWS_AT_ONCE = 256
 _INT64 = 8  # bytes
 
@@ -53,11 +56,13 @@ def open_embedded(
       UserError: for files whose columns or class names differ, images that are not in the file, and columns that are
         not clear.
     """
-    image, label = _columns(files[0], options)
-    names = _class_names(files, image, label)
     found: dict[str, list[Path]] = {}
     for one in files:
         found.setdefault(_split(one.relative_to(listing.root)), []).append(one)
+    _check_one_set(listing.root, found)
+    image, label = _columns(found.get("train", files)[0], options)
+    notes = _leave_tests(found, label)
+    names = _class_names([one for of_split in found.values() for one in of_split], image, label)
     undivided = found.get(UNDIVIDED, [])
     if undivided and len(found) > 1:
         other = next(of_split[0] for split, of_split in found.items() if split)
@@ -66,7 +71,6 @@ def open_embedded(
         )
     groups: dict[str, LabelledRows] = {}
     tars: list[str] = []
-    notes: list[str] = []
     for split, shards in found.items():
         stored: list[StoredFile] = []
         labels: list[Label] = []
@@ -87,10 +91,63 @@ def open_embedded(
             groups[split] = LabelledRows(str(shards[0].relative_to(listing.root)), stored, labels, names)
         else:
             notes.append(f"left aside: {split or shards[0].name}, which has no row with a label")
+    if not groups:
+        raise UserError(f"{listing.root}: no row of its Parquet files has a label in their column {label}")
+    notes += _doubtful_notes(found)
     given = find_class_names(listing.root, options.class_names)
     parts, more = number_groups(replace(listing, tars=tars), options, groups, given)
     said = f"images and labels by the columns {image} and {label} of {format_count(len(files), 'Parquet file')}"
     return parts, [said, *more, *notes]
+
+
+def _check_one_set(root: Path, found: dict[str, list[Path]]) -> None:
+    """Raises UserError if files lie in several folders that are no splits, as configs of a set do, or have two names
+    of one split.
+    """
+    configs: dict[tuple[str, ...], Path] = {}
+    for split, files in found.items():
+        words: dict[str, Path] = {}
+        for path in files:
+            inside = path.relative_to(root)
+            above = [name for name in inside.parts[:-1] if name != "data" and not split_in(name) and not is_part(name)]
+            configs.setdefault((*above,), path)
+            known = [word for word in re.findall("[a-z]+", str(inside).lower()) if word in SPLIT_WORDS.get(split, ())]
+            words.setdefault(known[-1] if known else "", path)
+        if len(words) > 1:
+            first, second = [*words.values()][:2]
+            raise UserError(f"{first} and {second} are of one split by their names: keep one of them")
+    if len(configs) > 1:
+        first, second = [*configs.values()][:2]
+        raise UserError(
+            f"{root} holds Parquet files in several folders, such as {first.relative_to(root)} and "
+            f"{second.relative_to(root)}, which may be the same images in several forms: open one of the folders"
+        )
+
+
+def _leave_tests(found: dict[str, list[Path]], label: str) -> list[str]:
+    """Takes the test files out that have no column of labels, and returns a note on them."""
+    if not {*found} - {"test"} or any(label in _column_names(path) for path in found.get("test", [])):
+        return []
+    return [f"left aside: test, whose files have no column {label}"] if found.pop("test", []) else []
+
+
+def _doubtful_notes(found: dict[str, list[Path]]) -> list[str]:
+    """Returns notes on columns that may divide the images, and on files that are missing by the names of others."""
+    notes = []
+    if UNDIVIDED in found:
+        columns = [name for name in _column_names(found[UNDIVIDED][0]) if name.lower() in SPLIT_COLUMNS]
+        notes += [f"left unread: the column {columns[0]}, which may divide the images"] if columns else []
+    for files in found.values():
+        numbered = [(path.name, int(match[1])) for path in files if (match := _SHARD.fullmatch(path.stem))]
+        if numbered and len(numbered) < numbered[0][1]:
+            name, total = numbered[0]
+            notes.append(f"{len(numbered)} of {format_count(total, 'file')} are there, by the name of {name}")
+    return notes
+
+
+def _column_names(path: Path) -> list[str]:
+    with open_parquet(path) as file:
+        return list(file.schema_arrow.names)
 
 
 def _columns(path: Path, options: TableOptions) -> tuple[str, str]:
