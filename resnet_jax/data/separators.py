@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from resnet_jax.errors import UserError, abridge, truncate
 
+_MOST_CLASSES = 1000  # of images of which most have a label of their own
 _SEPARATORS = ("|", ";", ",", " ")
 _FRACTION = re.compile(r"-?\d*\.\d+(e-?\d+)?")
 _MEASUREMENT = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
@@ -17,9 +18,12 @@ def check_one_label(where: str, labels: Iterable[object], *, is_chosen: bool) ->
     Args:
       is_chosen: the user named the column: then a note is enough.
     """
-    distinct = sorted({label for label in labels if isinstance(label, str)})
-    fault = _measurements(distinct) or next(
-        (line for separator in _SEPARATORS if (line := _several(distinct, separator))), ""
+    single = [label for label in labels if isinstance(label, str)]
+    distinct = sorted({*single})
+    fault = _captions(distinct, len(single)) or (
+        _measurements(distinct)
+        or _lists(distinct)
+        or next((line for separator in _SEPARATORS if (line := _several(distinct, separator))), "")
     )
     if fault and not is_chosen:
         raise UserError(f"{where}: {fault}; if each is a class, list them in a file (config.table.class_names)")
@@ -30,6 +34,19 @@ def _measurements(distinct: Sequence[str]) -> str:
     if distinct and all(map(_MEASUREMENT.fullmatch, distinct)) and any(map(_FRACTION.fullmatch, distinct)):
         fractions = [text for text in distinct if _FRACTION.fullmatch(text)]
         return f"labels such as {abridge(fractions, 3)} are measurements and not classes"
+    return ""
+
+
+def _captions(distinct: Sequence[str], num_images: int) -> str:
+    if len(distinct) <= max(_MOST_CLASSES, num_images // 2):
+        return ""
+    return f"of {num_images:,} labels {len(distinct):,} differ, as names of images and captions do, and not classes"
+
+
+def _lists(distinct: Sequence[str]) -> str:
+    lists = [text for text in distinct if text[:1] == "[" and text[-1:] == "]"]
+    if distinct and len(lists) == len(distinct):
+        return f"labels such as {truncate(lists[0])!r} are lists written as text: write them as cat;dog, or JSON lines"
     return ""
 
 

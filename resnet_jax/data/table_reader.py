@@ -76,6 +76,7 @@ class TableReader:
         self._kept: list[int] = []
         seen: dict[str, int] = {}
         files: list[StoredFile] = []
+        num_again = 0
         for i, value in enumerate(images):
             if labels[i] == "":
                 continue
@@ -91,9 +92,14 @@ class TableReader:
                     f"{self.table.row(i)} gives {found[0].path} another label than an earlier row: each image has one "
                     "row; several labels are written in one, with config.table.label_separator between"
                 )
+            else:
+                num_again += 1
         num_without = labels.count("")
         if num_without:
             self.notes.append(f"left aside: {format_count(num_without, 'row')} of {self.path} without a label")
+        if num_again:
+            again = format_count(num_again, "row")
+            self.notes.append(f"left aside: {again} of {self.path} with an image and label of an earlier row")
         self.notes.insert(
             0,
             f"labels by {self.path}: images by its column {self.columns.image}, labels by "

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from resnet_jax.data.class_counts import check_counts
 from resnet_jax.data.class_labels import number_splits
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.labels import relabelled
 from resnet_jax.data.listing import Listing
 from resnet_jax.data.separators import check_one_label
-from resnet_jax.data.split_names import UNDIVIDED
+from resnet_jax.data.split_names import UNDIVIDED, is_unlabelled
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.table_reader import LabelledRows, TableReader
 from resnet_jax.errors import UserError, abridge
@@ -72,7 +73,7 @@ def number_groups(
         split: LabelledFiles(rows.path, names, rows.files, numbers[split], listing.tars)
         for split, rows in groups.items()
     }
-    return parts, [*checked, *notes]
+    return parts, [*checked, *notes, *check_counts(where, parts)]
 
 
 def _check_disjoint(groups: Mapping[str, LabelledRows]) -> None:
@@ -89,16 +90,29 @@ def _check_disjoint(groups: Mapping[str, LabelledRows]) -> None:
 
 
 def without_unlabelled(groups: dict[str, LabelledRows]) -> tuple[dict[str, LabelledRows], list[str]]:
-    """Returns the splits without those, other than training, whose labels are all -1, and a note on each of these."""
-    hidden = [split for split, rows in groups.items() if split not in ("train", UNDIVIDED) and {*rows.labels} <= {"-1"}]
-    if not hidden or any("-1" in rows.labels for split, rows in groups.items() if split not in hidden):
-        return groups, []
+    """Returns the splits without those, other than training, whose labels are hidden, and a note on each of these.
+
+    They are all -1, or all "?" or "unlabeled", and no other split has such a label.
+    """
+    labels = {split: {*rows.labels} for split, rows in groups.items()}
+    hidden = [
+        split
+        for split, own in labels.items()
+        if split not in ("train", UNDIVIDED) and len(own) < 2 and all(map(_is_hidden, own))
+    ]
+    known = set().union(*(own for split, own in labels.items() if split not in hidden))
+    hidden = [split for split in hidden if labels[split].isdisjoint(known)]
     kept = {split: rows for split, rows in groups.items() if split not in hidden}
     return kept, [
-        f"left aside: {format_count(len(rows.files), 'image')} of {split}, whose labels are all -1 in {rows.path}"
+        f"left aside: {format_count(len(rows.files), 'image')} of {split}, whose labels are all {rows.labels[0]} in "
+        f"{rows.path}"
         for split, rows in groups.items()
         if split in hidden and rows.files
     ]
+
+
+def _is_hidden(label: object) -> bool:
+    return isinstance(label, str) and (label == "-1" or not any(map(str.isalnum, label)) or is_unlabelled(label))
 
 
 def with_classes(part: LabelledFiles, where: str, names: tuple[str, ...]) -> tuple[LabelledFiles, list[str]]:
