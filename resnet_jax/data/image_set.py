@@ -16,16 +16,22 @@ from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.labels import class_counts, relabelled
 from resnet_jax.data.layout import Layout, SplitFolders, SplitPlan, plan_layout
 from resnet_jax.data.listing import Listing, StoredFile
-from resnet_jax.data.mask_files import describe_masks, find_masks
-from resnet_jax.data.scan import ARCHIVES, list_folder
+from resnet_jax.data.mask_files import describe_masks, describe_twins, find_masks
+from resnet_jax.data.scan import list_folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED
 from resnet_jax.data.table_file import SUFFIXES
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.table_search import check_named_table, describe_candidates, find_tables, open_named_table
 from resnet_jax.data.tables import open_found_tables, with_classes
 from resnet_jax.data.tables_beside_folders import compare_with_folders, label_split
-from resnet_jax.data.unread_files import describe_unread
-from resnet_jax.errors import UserError, abridge
+from resnet_jax.data.unread_files import (
+    describe_archives,
+    describe_lists,
+    describe_nothing,
+    describe_others,
+    describe_unread,
+)
+from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_count
 
 
@@ -128,39 +134,65 @@ def open_image_set(
     try:
         layout = plan_layout(root, tree, split_folders, class_names)
     except UserError as error:
-        # Folders that are no classes: where one table names the images, it is what was meant.
-        readers = {} if split_folders.named() else find_tables(listing, table)
-        if not readers:
+        if split_folders.named():
             raise UserError(f"{error}{describe_candidates(listing, table)}") from None
-        return _image_set(listing, *open_found_tables(readers))
+        return _instead_of_folders(listing, table, str(error))
     if layout.splits:
         return _of_folders(root, listing, layout, table)
     if not layout.unlabelled:
-        raise UserError(_no_images(root, listing))
-    readers = find_tables(listing, table)
-    if not readers:
-        folder = root / next(iter(layout.unlabelled.values()))
-        raise UserError(
-            f"{folder} holds no images in class folders; they are expected as {folder}/<class>/<image>, or named with "
-            f"their labels in a table (config.table.file){describe_candidates(listing, table)}"
-            f"{_archives(listing)}"
-        )
-    return _image_set(listing, *open_found_tables(readers))
+        raise UserError(describe_nothing(root, listing))
+    folder = root / next(iter(layout.unlabelled.values()))
+    return _instead_of_folders(
+        listing,
+        table,
+        f"{folder} holds no images in class folders; they are expected as {folder}/<class>/<image>, or named with "
+        f"their labels in a table (config.table.file){describe_archives(listing)}",
+    )
+
+
+def _instead_of_folders(listing: Listing, table: TableOptions, fault: str) -> ImageSet:
+    """Returns the set that tables or Parquet files say, where folders are no classes: it is what was meant.
+
+    Args:
+      fault: why they are none, for messages.
+    """
+    try:
+        readers = find_tables(listing, table)
+        found = open_found_tables(readers) if readers else None
+    except UserError as error:
+        raise UserError(f"{error}; the folders are no classes: {fault}") from None
+    if found:
+        parts, notes = found
+        return _image_set(listing, parts, [*notes, *describe_lists(listing, parts)])
+    embedded = _embedded_images(listing, table, is_alone=False)
+    if embedded:
+        return embedded
+    raise UserError(f"{fault}{describe_candidates(listing, table)}")
 
 
 def _image_set(listing: Listing, parts: dict[str, LabelledFiles], notes: Sequence[str]) -> ImageSet:
-    return ImageSet(listing.root, parts, (*notes, *_left_aside(listing)))
+    return ImageSet(listing.root, parts, (*notes, *describe_others(listing)))
 
 
-def _embedded_images(listing: Listing, table: TableOptions) -> ImageSet | None:
-    """Returns the set of Parquet files that hold the images themselves; None if there are none, or other images."""
+def _embedded_images(listing: Listing, table: TableOptions, *, is_alone: bool = True) -> ImageSet | None:
+    """Returns the set of Parquet files that hold the images themselves; None if there are none.
+
+    Args:
+      is_alone: none too, if there are other images, which may be the set.
+    """
     found = any(file.path.lower().endswith(".parquet") for file in listing.others)
-    if not (table.file.lower().endswith(".parquet") if table.file else found and not (listing.files or listing.shards)):
+    found = found and not (is_alone and (listing.files or listing.shards))
+    if not (table.file.lower().endswith(".parquet") if table.file else found):
         return None
     from resnet_jax.data.parquet import find_embedded, open_embedded
 
     files = find_embedded(listing, table)
-    return _image_set(listing, *open_embedded(listing, files, table)) if files else None
+    if not files:
+        return None
+    parts, notes = open_embedded(listing, files, table)
+    if not is_alone and listing.files:
+        notes.append(f"left aside: {format_count(len(listing.files), 'image')} beside the Parquet files")
+    return _image_set(listing, parts, notes)
 
 
 def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOptions) -> ImageSet:
@@ -199,9 +231,10 @@ def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOption
         for file, label in zip(parts[split].files, parts[split].labels.tolist(), strict=True)
     }
     others = [file for file in listing.others if file.path not in used]
-    note = compare_with_folders(replace(listing, others=others), table, class_of)
+    note = compare_with_folders(replace(listing, others=others), table, class_of, layout.splits)
     unread = describe_unread(listing, parts, has_names=names is not None)
-    return _image_set(listing, parts, [*notes, *filter(None, [note]), *unread])
+    twins = describe_twins([file for part in parts.values() for file in part.files])
+    return _image_set(listing, parts, [*notes, *filter(None, [note]), *unread, *twins])
 
 
 def _label_by_lists(root: Path, listing: Listing, layout: Layout, split: str) -> tuple[LabelledFiles, str]:
@@ -264,32 +297,3 @@ def _part(
 
 def _train_classes(layout: Layout) -> tuple[str, ...] | None:
     return tuple(layout.splits["train"].classes) if "train" in layout.splits else None
-
-
-def _no_images(root: Path, listing: Listing) -> str:
-    kinds = Counter(_extension(file.path) for file in listing.others)
-    others = f"; it holds {abridge([f'{n:,} {kind}' for kind, n in kinds.most_common(5)])}" if kinds else ""
-    return (
-        f"{root} holds no images in class folders; they are expected as {root}/<class>/<image>{others}"
-        f"{_archives(listing)}"
-    )
-
-
-def _archives(listing: Listing) -> str:
-    packed = [file.path for file in listing.others if file.path.lower().endswith(ARCHIVES)]
-    return f": unpack {abridge(packed, 3)}" if packed else ""
-
-
-def _left_aside(listing: Listing) -> list[str]:
-    """Returns a line on the files that are no images, by the ends of their names; none if there are none.
-
-    Of tables it is said elsewhere what became of them.
-    """
-    kinds = Counter(_extension(file.path) for file in listing.others)
-    counts = [f"{count:,} {kind}" for kind, count in kinds.most_common() if kind not in SUFFIXES]
-    return [f"left aside: {abridge(counts)}, which are not read as images"] if counts else []
-
-
-def _extension(path: str) -> str:
-    name = path.rpartition("/")[2]
-    return f".{name.rpartition('.')[2].lower()}" if "." in name else "without extension"

@@ -1,6 +1,7 @@
 """Finds images that are masks of others, by their names."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from resnet_jax.data.listing import StoredFile
@@ -25,6 +26,23 @@ def find_masks(files: Sequence[StoredFile]) -> set[str]:
         return set()
     stems = {file.path.rpartition(".")[0] if "/" in file.path else f"/{file.path.rpartition('.')[0]}" for file in files}
     return {path for path, image in doubtful.items() if image in stems}
+
+
+def describe_twins(files: Sequence[StoredFile]) -> list[str]:
+    """Returns a line on images beside others of the same name with another ending, if a third or more are such."""
+    endings = Counter(file.path.rpartition(".")[2] for file in files)
+    if not files or 3 * max(endings.values()) > 2 * len(files):  # as it mostly is: then it cannot be a third
+        return []
+    first: dict[str, str] = {}
+    pairs = ((file.path, first.setdefault(file.path.rpartition(".")[0], file.path)) for file in files)
+    twins = {path: other for path, other in pairs if path != other}
+    if 3 * len(twins) < len(files):
+        return []
+    path = min(twins)
+    return [
+        f"{format_count(len(twins), 'image')} beside another of the same name, such as {twins[path]} and {path}, all "
+        "taken as images: remove those that are masks or copies"
+    ]
 
 
 def describe_masks(masks: set[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.cells import MOST_ROWS_LOOKED_AT, cell_text, is_indicator
 from resnet_jax.data.image_formats import is_image
-from resnet_jax.data.split_names import split_in
+from resnet_jax.data.split_names import SPLIT_WORDS, split_in
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError, abridge, check_choice
 
@@ -115,12 +115,23 @@ class TableColumns:
     def split_indicators(self) -> dict[str, str]:
         """The columns by split that say of each image whether it is of this: is_valid, of true and false."""
         found = {}
+        has_labels = bool(self._options.label_column or self._called(LABEL_COLUMNS, "label_column"))
         for word, names in self._by_word.items():
             match = _IS_SPLIT.fullmatch(word)
             split = split_in(match[1].replace("_", " ")) if match else None
+            if has_labels and word in (*SPLIT_WORDS, "val") and names[0] not in self._options.label_column.split(","):
+                split = split_in(word)  # train, of zeros and ones; without a column of labels it may be a class
             if split and is_indicator(self._table.columns[names[0]]):
                 found[split] = names[0]
         return found
+
+    @property
+    def dividing(self) -> list[str]:
+        """The columns that divide the images; none where that is not clear."""
+        try:
+            return [self.split] if self.split else [*self.split_indicators.values()]
+        except UserError:
+            return []
 
     def _called(self, words: Sequence[str], field: str) -> list[str]:
         """Returns the columns that are called by one of `words`, in their order."""

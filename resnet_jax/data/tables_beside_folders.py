@@ -1,10 +1,11 @@
 """Tables beside class folders: they say the labels of a split that has none, or the same labels again."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing, StoredFile
+from resnet_jax.data.split_names import UNDIVIDED
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.table_reader import TableReader
 from resnet_jax.data.table_search import find_tables, split_of_table, table_readers
@@ -13,11 +14,14 @@ from resnet_jax.errors import UserError, abridge, truncate
 from resnet_jax.formatting import format_count
 
 
-def compare_with_folders(listing: Listing, options: TableOptions, class_of: Mapping[str, str]) -> str:
+def compare_with_folders(
+    listing: Listing, options: TableOptions, class_of: Mapping[str, str], splits: Collection[str]
+) -> str:
     """Returns a line on tables that were not read, as the folders say the classes; empty if there are none.
 
     Args:
       class_of: the class of each image, by its path, as the folders say.
+      splits: those that the folders say.
 
     Raises:
       UserError: if such a table names other labels than the folders do.
@@ -28,6 +32,12 @@ def compare_with_folders(listing: Listing, options: TableOptions, class_of: Mapp
             _compare(listing, path, reader, class_of)
     broken = [one for one in readers.values() if isinstance(one, str) and "cannot be read" in one]
     lines = [f"{abridge([*readers])} not read, as the folders are the classes (config.table.file reads it)"]
+    if UNDIVIDED in splits:
+        lines += [
+            f"{path} divides the images by its column {abridge(reader.columns.dividing)}, which is not read"
+            for path, reader in readers.items()
+            if isinstance(reader, TableReader) and reader.columns.dividing
+        ]
     return "; ".join(lines + broken[:1]) if readers else ""
 
 

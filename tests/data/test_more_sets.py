@@ -1,12 +1,26 @@
 """More image sets as they are unpacked: each is read rightly and said, or refused in one line that says why."""
 
+import io
+import json
+
 import pytest
-from image_trees import images, make_tree
+from image_trees import image_bytes, images, make_tree
 
 from resnet_jax.data.image_set import describe_lines, open_image_set
+from resnet_jax.data.separators import check_one_label
 from resnet_jax.errors import UserError
 
 PETS = ("cat", "dog")
+I4 = images(*(f"i/{n}.png" for n in range(1, 5)))
+
+
+def csv(*rows, header="image,label"):
+    return "\n".join([header, *rows]) + "\n"
+
+
+def four(*rows, header="image,label"):
+    """A table of i/1.png to i/4.png."""
+    return {**I4, "a.csv": csv(*(f"{n},{row}" for n, row in enumerate(rows, 1)), header=header)}
 
 
 def sets(*patterns, names=PETS):
@@ -30,6 +44,54 @@ UNDERSTOOD = {
     "people are classes": (sets("person_1/1.png", "person_2/1.png"), {"all": "person_1 1 person_2 1"}, ""),
     "coarse classes, of which one holds folders": (
         images("cat/young/1.png", "cat/old/1.png", "dog/1.png"), {"all": "cat 2 dog 1"}, "images only in folders",
+    ),
+    "images that are there with two endings": (
+        images("hole/i/1.jpg", "hole/i/1.png", "break/i/2.jpg", "break/i/2.png"), {"all": "break 2 hole 2"},
+        "2 images beside another of the same name, such as break/i/2.jpg and break/i/2.png",
+    ),
+    "lists of splits deep in a set": (
+        {**sets("food/food/images/{}/1.jpg"), "food/food/meta/deep/train.json": "{}"}, {"all": "cat 1 dog 1"},
+        "left unread: food/food/meta/deep/train.json, which may divide",
+    ),
+    "lists of splits for MATLAB": (
+        {**sets("Images/{}/1.jpg"), "lists/train_list.mat": "x"}, {"all": "cat 1 dog 1"},
+        "left unread: lists/train_list.mat, which may divide",
+    ),
+    "class folders and a table that divides them": (
+        {**sets("{}/1.png"), "meta.csv": csv("cat/1.png,cat,train", "dog/1.png,dog,test", header="file,label,split")},
+        {"all": "cat 1 dog 1"}, "meta.csv divides the images by its column split, which is not read",
+    ),
+    "a table of labels, and one of splits by numbers": (
+        {**four("1,-1", "-1,1", "1,-1", "-1,1", header="image_id,cat,dog"),
+         "list_eval_partition.csv": csv("1,0", "2,0", "3,1", "4,2", header="image_id,partition"),
+         "test.csv": csv("9", header="image_id")},
+        {"all": "cat 2 dog 2"}, "left unread: list_eval_partition.csv, which may divide",
+    ),
+    "a column called train, of zeros and ones": (
+        four("a,1", "b,1", "a,0", "b,0", header="image,label,train"), {"train": "a 1 b 1", "test": "a 1 b 1"},
+        "splits by its columns train",
+    ),
+    "classes of zeros and ones, of which one is called train": (
+        four("1,0,0", "0,1,0", "0,0,1", "1,0,0", header="image,train,bus,car"), {"all": "train 2 bus 1 car 1"}, "",
+    ),
+    "test labels that are question marks": (
+        four("a,train", "b,train", "?,test", "?,test", header="image,label,split"), {"train": "a 1 b 1"},
+        "left aside: 2 images of test, whose labels are all ? in a.csv",
+    ),
+    "a class that only test images have": (
+        {**I4, "train.csv": csv("1,a", "2,b"), "test.csv": csv("3,a", "4,c")},
+        {"train": "a 1 b 1 c 0", "test": "a 1 b 0 c 1"}, "no training image of c, which other splits have",
+    ),
+    "rows called unlabeled": (
+        four("a", "b", "a", "unlabeled"), {"all": "a 2 b 1 unlabeled 1"}, "taken as a class: unlabeled",
+    ),
+    "rows of boxes": (
+        {**I4, "a.csv": csv("1,a,0", "1,a,3", "2,b,1", header="filename,class,xmin")}, {"all": "a 1 b 1"},
+        "left aside: 1 row of a.csv with an image and label of an earlier row",
+    ),
+    "labels of one image each": (
+        {**images(*(f"i/{n}.png" for n in range(11))), "a.csv": csv(*(f"{n},id{n:02d}" for n in range(11)))},
+        {"all": " ".join(f"id{n:02d} 1" for n in range(11))}, "11 of 11 classes have one image alone",
     ),
 }  # fmt: skip
 
@@ -62,6 +124,20 @@ REFUSED = {
         images("train/patient1/study1/1.png", "train/patient2/study1/1.png", "valid/patient3/study1/1.png"),
         "ROOT/train holds the folders patient1, patient2, which are named like patients",
     ),
+    "classes of a split that training lacks": (
+        {**I4, "train.csv": csv("1,a", "2,b"), "val.csv": csv("3,c", "4,d")},
+        "the classes of validation, c, d, are none of the training images",
+    ),
+    "lists written as text": (
+        four("\"['a']\"", "\"['a', 'b']\"", "\"['b']\"", "\"['b']\""), "labels such as \"['a', 'b']\" are lists written as",
+    ),
+    "a table that is wrong beside folders that are no classes": (
+        {**sets("set/train/{}/1.png", "set/train_2/{}/1.png"), "labels.csv": csv("1,cat")},
+        "labels.csv line 2 names the image '1', as which several are called",
+    ),
+    "labels in JSON": (
+        {**I4, "labels.json": "{}"}, "labels.json may be a table, but is not read: save it as CSV",
+    ),
 }  # fmt: skip
 
 
@@ -90,3 +166,68 @@ def test_set_is_refused_in_one_line(tmp_path, files, line):
         open_image_set(root)
     assert line in str(info.value).replace(str(root), "ROOT")
     assert "\n" not in str(info.value)
+
+
+def test_reason_of_folders_is_said_where_a_table_is_wrong(tmp_path):
+    files = {**sets("full/{}/1.png", "small/{}/1.png"), "labels.csv": csv("1,cat")}
+    with pytest.raises(UserError, match=r"several are called.*; the folders are no classes: .* and both hold cat, dog"):
+        open_image_set(make_tree(tmp_path, files))
+
+
+def test_labels_that_nearly_all_differ_are_no_classes():
+    labels = [f"a photo of thing {n}" for n in range(1001)]
+    with pytest.raises(UserError, match="of 1,001 labels 1,001 differ, as names of images and captions do"):
+        check_one_label("a.csv", labels, is_chosen=False)
+    assert check_one_label("a.csv", labels * 2 + labels[:1], is_chosen=False) == []
+
+
+def rows_of_parquet(labels, names=PETS, **columns):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+    images_ = arrow.array([{"bytes": image_bytes(i), "path": None} for i in range(2)], kind)
+    table = arrow.table({"image": images_, **({"label": labels} if labels else {}), **columns})
+    features = {"label": {"_type": "ClassLabel", "names": names}}
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    file = io.BytesIO()
+    parquet.write_table(table, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected", "said"),
+    [
+        (("data/train-0.parquet", "data/test-0.parquet", "logo.png"), ("train", "test"), "left aside: 1 image beside"),
+        (("train/a.parquet", "test/a.parquet", "assets/1.png"), ("train", "test"), "left aside: 1 image beside"),
+        (("data/train-00000-of-00003.parquet",), ("train",), "1 of 3 files are there, by the name of train-00000-of"),
+        (("part_1/train-0.parquet", "part_2/train-1.parquet"), ("train",), ""),
+        (
+            ("full/train-0.parquet", "small/train-0.parquet"),
+            (),
+            "several folders, such as full/train-0.parquet and small",
+        ),
+        (("data/val-0.parquet", "data/validation-0.parquet"), (), "are of one split by their names: keep one of them"),
+    ],
+)
+def test_parquet_files_are_one_set_or_refused(tmp_path, monkeypatch, paths, expected, said):
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    files = {path: rows_of_parquet([0, 1]) if path.endswith(".parquet") else None for path in paths}
+    root = make_tree(tmp_path / "set", files)
+    if not expected:
+        with pytest.raises(UserError, match=said):
+            open_image_set(root)
+        return
+    counts, notes, _ = understood(root)
+    assert {*counts} == {*expected}
+    assert said in notes
+
+
+def test_parquet_without_labels_or_with_a_column_of_splits_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    files = {"train-0.parquet": rows_of_parquet([0, 1]), "test-0.parquet": rows_of_parquet(None)}
+    counts, notes, _ = understood(make_tree(tmp_path / "one", files))
+    assert counts == {"train": "cat 1 dog 1"}
+    assert "left aside: test, whose files have no column label" in notes
+    files = {"all.parquet": rows_of_parquet([0, 1], split=["train", "test"])}
+    assert "left unread: the column split, which may divide" in understood(make_tree(tmp_path / "two", files))[1]
+    with pytest.raises(UserError, match=r"no row of its Parquet files has a label in their column label"):
+        open_image_set(make_tree(tmp_path / "three", {"train-0.parquet": rows_of_parquet([-1, -1])}))
