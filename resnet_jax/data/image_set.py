@@ -21,7 +21,7 @@ from resnet_jax.data.scan import list_folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED
 from resnet_jax.data.table_file import SUFFIXES
 from resnet_jax.data.table_options import TableOptions
-from resnet_jax.data.table_search import check_named_table, describe_candidates, find_tables, open_named_table
+from resnet_jax.data.table_search import check_named_table, describe_candidates, find_whole_tables, open_named_table
 from resnet_jax.data.tables import open_found_tables, with_classes
 from resnet_jax.data.tables_beside_folders import compare_with_folders, label_split
 from resnet_jax.data.unread_files import (
@@ -157,7 +157,7 @@ def _instead_of_folders(listing: Listing, table: TableOptions, fault: str) -> Im
       fault: why they are none, for messages.
     """
     try:
-        readers = find_tables(listing, table)
+        readers = find_whole_tables(listing, table)
         found = open_found_tables(readers) if readers else None
     except UserError as error:
         raise UserError(f"{error}; the folders are no classes: {fault}") from None

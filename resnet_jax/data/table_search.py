@@ -55,6 +55,23 @@ def find_tables(listing: Listing, options: TableOptions) -> dict[str, TableReade
     return {split: found[splits[split]] for split in SPLIT_FOLDERS if split in splits}
 
 
+def find_whole_tables(listing: Listing, options: TableOptions) -> dict[str, TableReader]:
+    """Does as `find_tables`, for tables that say the whole set.
+
+    Raises:
+      UserError: also for one of test or validation images by its name, if it leaves images without a label.
+    """
+    found = find_tables(listing, options)
+    reader = found.get(UNDIVIDED)
+    split = split_in(Path(reader.path).stem) if reader else None
+    if reader and split not in (None, "train") and len(reader.rows.files) < len(listing.files):
+        raise UserError(
+            f"{listing.root / reader.path} alone names images, and only {split} images by its name: add a table of the "
+            f"training images, or choose it by config.table.file={reader.path}"
+        )
+    return found
+
+
 def split_of_table(path: str) -> str | None:
     """Returns the split that a table is of: by its name, or else by that of a folder that it lies in."""
     names = [Path(path).stem, *reversed(path.split("/")[:-1])]

@@ -10,7 +10,7 @@ from resnet_jax.data.class_labels import read_class_names
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing
 from resnet_jax.data.scan import ARCHIVES
-from resnet_jax.data.split_names import UNDIVIDED, plain_split
+from resnet_jax.data.split_names import UNDIVIDED, plain_split, split_in
 from resnet_jax.data.table_file import SUFFIXES
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
@@ -59,7 +59,10 @@ def describe_lists(listing: Listing, parts: Mapping[str, LabelledFiles]) -> list
     part = parts.get(UNDIVIDED)
     if part is None:
         return []
-    lists = [path for path in _near(listing, part) if path.lower().endswith(_LISTS) and _SPLIT.fullmatch(_stem(path))]
+    lists = [
+        path for path in _near(listing, part)
+        if path.lower().endswith(_LISTS) and (_SPLIT.fullmatch(_stem(path)) or split_in(Path(path).stem))
+    ]  # fmt: skip
     if part.where.lower().endswith(SUFFIXES):
         lists = [path for path in lists if path != part.where and plain_split(_stem(path)) != "test"]
     return [f"left unread: {abridge(lists, 4)}, which may divide the images"] if lists else []
