@@ -31,9 +31,9 @@ _FOLD = re.compile(rf"(.*[-_ ])?({_FOLDS})[-_ ]?\d+")
 # Folders that tell images apart by whose they are or by their day.
 _SUBJECT = re.compile(r"(.*[-_ ])?(patient|study|scan|exam)[-_ ]?\d+|(19|20)\d\d[-_.](0\d|1[0-2])[-_.][0-3]\d")
 # Folders inside of a class that tell its images apart by size, by number or by whom they show.
+_SIZE = re.compile(r"\d+(x\d+|x|px|p|um|mm|cm|nm|k)")
 _PART = re.compile(
-    r"\d+(x\d+|x|px|p|um|mm|cm|nm)|"
-    rf"(.*[-_ ])?({_FOLDS}|seq|sequence|clip|video|scene|subject|patient|person|g)[-_ ]?\d+"
+    rf"{_SIZE.pattern}|(.*[-_ ])?({_FOLDS}|seq|sequence|clip|video|scene|subject|patient|person|g)[-_ ]?\d+"
 )
 # The end of the name of a folder that holds another's images once more, or masks of them.
 _COPY = re.compile(
@@ -154,24 +154,31 @@ def check_inside(root: Path, folder: Folder, classes: Mapping[str, Folder], asid
                 f"{where / name} holds {mixed[0]}/, named like what belongs to images, beside "
                 f"{abridge(sorted(found - {*mixed}))}: move it away{way_out(folder)}"
             )
-    _check_loose(where, folder, classes, inner)
     every: set[str] = set().union(*inner.values())
     if 2 * len(inner) > len(classes) and not all(map(is_part, every)):
         _check_levels(where, folder, inner, every)
         _check_letters(where, folder, {name: [*classes[name].filled] for name in inner})
+    _check_loose(where, folder, classes, inner)
     if all(_SUBJECT.fullmatch(name.lower()) for name in classes):
         raise UserError(
             f"{where} holds the folders {abridge([*classes], 4)}, which are named like patients, studies or days and "
             f"not like classes; {_expected(root)}{way_out(folder)}"
         )
+    children = [child for one in classes.values() if one.num_images for child in one.filled.values()]
+    more = sorted({f"{child.name}/" for child in children if is_no_class(child.name) and child.path not in aside})
+    notes = [f"{abridge(more, 4)} beside images of a class in {where}: taken for images of it, too"] if more else []
     if len(every) < 2:
-        return []
+        return notes
     shown, nested = abridge(sorted(every), 4), abridge([*inner], 4)
     if len(inner) < len(classes):
-        return [f"{nested} in {where}: images only in folders inside, {shown}, which are no classes of their own"]
+        return [
+            *notes,
+            f"{nested} in {where}: images only in folders inside, {shown}, which are no classes of their own",
+        ]
     return [
+        *notes,
         f"each of the classes, {nested}, holds folders, in all {shown}: should these be the classes, put them together "
-        "in one folder"
+        "in one folder",
     ]
 
 
@@ -184,6 +191,13 @@ def _check_loose(where: Path, folder: Folder, classes: Mapping[str, Folder], inn
         raise UserError(
             f"{where} holds {tests[0]}/ beside {sets[0]}/, which holds folders, {abridge(sorted(inner[sets[0]]), 4)}, "
             f"and it is named like images of another split: move it away{way_out(folder)}"
+        )
+    whole = [name for name in sets if is_no_class(name)]
+    if whole:
+        others = abridge([name for name in classes if name != whole[0]], 4)
+        raise UserError(
+            f"{where} holds {whole[0]}/, named like all images of a set and with folders in it, "
+            f"{abridge(sorted(inner[whole[0]]), 4)}, beside {others}: open it alone, or move it away{way_out(folder)}"
         )
     again = [name for name in sets if [one.lower() for one in classes[name].filled] == [name.lower()]]
     if again and loose:
@@ -260,7 +274,12 @@ def _number_notes(names: tuple[str, ...]) -> list[str]:
 
 
 def _doubtful_notes(where: Path, classes: Mapping[str, Folder]) -> list[str]:
-    doubtful = [name for name in classes if any(f(name) for f in (plain_split, is_about, is_belonging, is_unlabelled))]
+    kinds = (plain_split, is_about, is_belonging, is_unlabelled)
+    doubtful = [
+        name
+        for name in classes
+        if any(f(name) for f in kinds) or _FOLD.fullmatch(name.lower()) or _SIZE.fullmatch(name.lower())
+    ]
     if not doubtful:
         return []
     return [f"taken as classes in {where}, as all that lies there: {abridge(doubtful, 4)}; move away what is none"]

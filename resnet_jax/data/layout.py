@@ -15,7 +15,7 @@ from resnet_jax.data.class_folders import (
 )
 from resnet_jax.data.folder_tree import Folder
 from resnet_jax.data.split_folders import SplitFinder, SplitPlan, Splits, shape_of
-from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED, split_named
+from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED, is_about, is_belonging, split_named
 from resnet_jax.data.wrapping import unwrap
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
@@ -143,10 +143,16 @@ class _Planner:
         inside = self._inside(folder, of_split=True)
         splits = [*self.named.values()]
         classes = {name: child for name, child in sorted(inside.children.items()) if child not in splits}
+        if not inside.holds_classes and not splits:
+            raise UserError(
+                f"{self.root / inside.path} holds no images in class folders; they are expected as "
+                f"{self.root / inside.path}/<class>/<image>, or named with their labels in a table (config.table.file)"
+            )
         if not classes or (inside is not folder and inside in splits):
             raise UserError(
                 f"config.split_folders: {folder.path or '.'} holds no class folders but those of another split"
             )
+        classes = self._without_empty_belongings(classes)
         self._leave_unlabelled(inside, classes)
         for child in classes.values():
             if not child.total:
@@ -157,6 +163,14 @@ class _Planner:
         aside = self.finder.leave_belongings(inside, classes.values())
         self._check(inside, classes, aside)
         return SplitPlan(inside.path, {name: (child.path,) for name, child in classes.items()}, aside)
+
+    def _without_empty_belongings(self, classes: dict[str, Folder]) -> dict[str, Folder]:
+        """Returns the folders without those that hold no images and are named like what belongs to these."""
+        empty = [name for name, child in classes.items() if not child.total and (is_belonging(name) or is_about(name))]
+        if not empty or len(empty) == len(classes):
+            return classes
+        self.notes.append(f"left aside: {abridge([f'{name}/' for name in empty], 4)}, without images")
+        return {name: child for name, child in classes.items() if name not in empty}
 
     def _leave_unlabelled(self, folder: Folder, classes: dict[str, Folder]) -> None:
         """Takes folders that are called like images without labels out of the classes, unless the config names all."""

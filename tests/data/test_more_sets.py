@@ -45,6 +45,21 @@ UNDERSTOOD = {
     "coarse classes, of which one holds folders": (
         images("cat/young/1.png", "cat/old/1.png", "dog/1.png"), {"all": "cat 2 dog 1"}, "images only in folders",
     ),
+    "thumbnails inside of the classes": (
+        images("cat/1.png", "cat/thumbs/1.png", "dog/1.png", "dog/thumbs/1.png"), {"all": "cat 2 dog 2"},
+        "thumbs/ beside images of a class in ROOT: taken for images of it, too",
+    ),
+    "images and masks that are named as such": (
+        sets("{}/1_image.png", "{}/1_mask.png", "{}/color_2.png", "{}/depth_2.png"), {"all": "cat 2 dog 2"},
+        "left aside: 4 images named like masks of others, such as cat/1_mask.png",
+    ),
+    "classes called like sizes or parts": (
+        sets("crop_part1/{}.png", "faces/{}.png", "100k/{}.png"), {"all": "100k 2 crop_part1 2 faces 2"},
+        "taken as classes in ROOT, as all that lies there: 100k, crop_part1",
+    ),
+    "annotations without images beside class folders": (
+        {**sets("{}/1.png"), "Annotations/1.xml": "x"}, {"all": "cat 1 dog 1"}, "left aside: Annotations/, without",
+    ),
     "images that are there with two endings": (
         images("hole/i/1.jpg", "hole/i/1.png", "break/i/2.jpg", "break/i/2.png"), {"all": "break 2 hole 2"},
         "2 images beside another of the same name, such as break/i/2.jpg and break/i/2.png",
@@ -114,6 +129,21 @@ REFUSED = {
         {**sets("pets_dataset/{}/1.png"), **images("kaggle_testset/1.png", "kaggle_testset/2.png")},
         "ROOT holds kaggle_testset/ beside pets_dataset/, which holds folders, cat, dog, and it is named like images",
     ),
+    "a folder of all images beside others": (
+        {**sets("set/images/{}/1.png", "set/rotation/{}_rotated/1.png"), **images("set/used/1.png")},
+        "ROOT/set holds images/, named like all images of a set and with folders in it, cat, dog",
+    ),
+    "annotations without images beside a flat folder": (
+        {**images("images/1.png", "images/2.png"), "annotations/1.xml": "x"}, "ROOT holds one class, images",
+    ),
+    "a doubled folder of loose images": (
+        images("faces/faces/1.png", "faces/faces/2.png"), "ROOT/faces/faces holds no images in class folders",
+    ),
+    "a table of test images beside a set and loose images": (
+        {**sets("set/{0}/{0}1.png"), **images("set/alien_test/1.png", "set/alien_test/2.png"),
+         "set/test.csv": csv("1.png,0", "2.png,1")},
+        "ROOT/set/test.csv alone names images, and only test images by its name",
+    ),
     "a set in a folder of its own name beside larger images": (
         {**sets("tiles_5000/tiles_5000/{}/1.png"), **images("larger_10/larger_10/1.png")},
         "ROOT holds tiles_5000/ with a folder of its own name in it, as unpacking leaves it",
@@ -129,7 +159,7 @@ REFUSED = {
         "the classes of validation, c, d, are none of the training images",
     ),
     "lists written as text": (
-        four("\"['a']\"", "\"['a', 'b']\"", "\"['b']\"", "\"['b']\""), "labels such as \"['a', 'b']\" are lists written as",
+        four("\"['a']\"", "\"['a', 'b']\"", "\"['b']\"", "\"['b']\""), "labels such as \"['a', 'b']\" are lists",
     ),
     "a table that is wrong beside folders that are no classes": (
         {**sets("set/train/{}/1.png", "set/train_2/{}/1.png"), "labels.csv": csv("1,cat")},
