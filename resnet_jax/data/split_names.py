@@ -21,7 +21,8 @@ SPLIT_WORDS = {
 # Words that say nothing of what is in a folder.
 NEUTRAL_WORDS = (
     "set", "data", "dataset", "split", "images", "image", "imgs", "img", "pictures", "photos", "folder", "my", "the",
-    "all", "full", "final", "new", "jpg", "jpeg", "png", "tif", "tiff",
+    "all", "full", "final", "new", "jpg", "jpeg", "png", "tif", "tiff", "public",
+    "private",
 )  # fmt: skip
 _UNLABELLED = {"unlabelled", "unlabeled", "unannotated", "unsup"}
 _ALL_SPLIT_WORDS = {word for known in SPLIT_WORDS.values() for word in known}
@@ -41,7 +42,8 @@ _NO_CLASS_WORDS = {
 # Words of folders beside a set that tell of it.
 _ABOUT = {
     "meta", "metadata", "sample", "samples", "example", "examples", "doc", "docs", "documentation", "figures",
-    "preview", "previews", "assets", "demo", "screenshots", "icons",
+    "preview", "previews", "assets", "demo", "screenshots", "icons", "results", "predictions", "backup", "backups",
+    "tmp", "temp", "src",
 }  # fmt: skip
 
 

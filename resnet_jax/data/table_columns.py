@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.cells import MOST_ROWS_LOOKED_AT, cell_text, is_indicator
 from resnet_jax.data.image_formats import is_image
-from resnet_jax.data.split_names import SPLIT_WORDS, split_in
+from resnet_jax.data.split_names import SPLIT_WORDS, plain_split, split_in
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError, abridge, check_choice
 
@@ -170,5 +170,5 @@ def _hold_splits(values: Sequence[Any]) -> bool:
     if not isinstance(next((value for value in values if value is not None), None), str):
         return False
     counts = Counter(map(cell_text, values))
-    splits = {split_in(text) for text in counts} if len(counts) <= MOST_ROWS_LOOKED_AT else {None}
+    splits = {plain_split(text) for text in counts} if len(counts) <= MOST_ROWS_LOOKED_AT else {None}
     return None not in splits and "train" in splits and len(splits) > 1
