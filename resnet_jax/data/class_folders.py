@@ -274,7 +274,7 @@ def _number_notes(names: tuple[str, ...]) -> list[str]:
 
 
 def _doubtful_notes(where: Path, classes: Mapping[str, Folder]) -> list[str]:
-    kinds = (plain_split, is_about, is_belonging, is_unlabelled)
+    kinds = (plain_split, is_about, is_belonging, is_unlabelled, is_no_class)
     doubtful = [
         name
         for name in classes

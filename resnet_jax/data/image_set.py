@@ -26,6 +26,7 @@ from resnet_jax.data.tables import open_found_tables, with_classes
 from resnet_jax.data.tables_beside_folders import compare_with_folders, label_split
 from resnet_jax.data.unread_files import (
     describe_archives,
+    describe_fault,
     describe_lists,
     describe_nothing,
     describe_others,
@@ -160,7 +161,7 @@ def _instead_of_folders(listing: Listing, table: TableOptions, fault: str) -> Im
         readers = find_whole_tables(listing, table)
         found = open_found_tables(readers) if readers else None
     except UserError as error:
-        raise UserError(f"{error}; the folders are no classes: {fault}") from None
+        raise UserError(f"{error}{describe_fault(listing, fault)}") from None
     if found:
         parts, notes = found
         return _image_set(listing, parts, [*notes, *describe_lists(listing, parts)])

@@ -14,7 +14,7 @@ from resnet_jax.formatting import format_count
 
 _MOST_BYTES = 2**28  # of a table that nobody named
 # Files that hold labels in forms that are not read; of several, which may be anything, the names tell.
-_OTHER_TABLES = (".xlsx", ".xls", ".ods", ".mat", ".pkl", ".feather", ".arrow", ".db", ".sqlite", ".json")
+_OTHER_TABLES = (".xlsx", ".xls", ".ods", ".mat", ".pkl", ".feather", ".arrow", ".db", ".sqlite", ".json", ".csv.gz")
 
 
 def check_named_table(listing: Listing, options: TableOptions) -> None:

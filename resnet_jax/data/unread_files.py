@@ -94,6 +94,12 @@ def describe_nothing(root: Path, listing: Listing) -> str:
     )
 
 
+def describe_fault(listing: Listing, fault: str) -> str:
+    """Returns, for the end of a message, why folders are no classes; empty if all images lie in one."""
+    is_flat = len({file.path.rpartition("/")[0] for file in listing.files}) < 2
+    return "" if is_flat else f"; the folders are no classes: {fault}"
+
+
 def describe_archives(listing: Listing) -> str:
     """Returns, for the end of a message, which archives must be unpacked; empty if there are none."""
     packed = [file.path for file in listing.others if file.path.lower().endswith(ARCHIVES)]

@@ -89,6 +89,14 @@ UNDERSTOOD = {
     "classes of zeros and ones, of which one is called train": (
         four("1,0,0", "0,1,0", "0,0,1", "1,0,0", header="image,train,bus,car"), {"all": "train 2 bus 1 car 1"}, "",
     ),
+    "a column of texts with words of splits": (
+        four("a,train station", "b,test site", "a,train station", "b,test site", header="image,label,place"),
+        {"all": "a 2 b 2"}, "",
+    ),
+    "folders that are hardly classes": (
+        images("cat/1.png", "dog/1.png", "data/1.png", "results/1.png"), {"all": "cat 1 data 1 dog 1 results 1"},
+        "taken as classes in ROOT, as all that lies there: data, results",
+    ),
     "test labels that are question marks": (
         four("a,train", "b,train", "?,test", "?,test", header="image,label,split"), {"train": "a 1 b 1"},
         "left aside: 2 images of test, whose labels are all ? in a.csv",
@@ -164,6 +172,9 @@ REFUSED = {
     "a table that is wrong beside folders that are no classes": (
         {**sets("set/train/{}/1.png", "set/train_2/{}/1.png"), "labels.csv": csv("1,cat")},
         "labels.csv line 2 names the image '1', as which several are called",
+    ),
+    "labels that are packed": (
+        {**I4, "labels.csv.gz": "x"}, "labels.csv.gz may be a table, but is not read: save it as CSV",
     ),
     "labels in JSON": (
         {**I4, "labels.json": "{}"}, "labels.json may be a table, but is not read: save it as CSV",
