@@ -263,7 +263,5 @@ def test_labels_of_another_tree_are_refused():
     model = create_model("resnet20", stage_sizes=(1, 1, 1), trainable="stage3")
     variables = plausible_variables(model)
     for tree in (variables, {"backbone": variables["params"]}):
-        with pytest.raises(
-            ValueError, match=r"is no layer of this model \(conv1, bn1, layer1, .*: give it the model's own"
-        ):
+        with pytest.raises(ValueError, match=r"is no layer of this model \(conv1, bn1, layer1, "):
             model.param_labels(tree)
