@@ -117,8 +117,15 @@ def step_on_one_device(batch_norm):
     return state.variables, metrics
 
 
-@pytest.mark.parametrize("batch_norm", ["global", "local"])
-@pytest.mark.parametrize(("mesh_name", "kind"), [("one axis", AxisType.Explicit), ("both axes", AxisType.Auto)])
+@pytest.mark.parametrize(
+    ("batch_norm", "mesh_name", "kind"),
+    [
+        ("global", "one axis", AxisType.Explicit),
+        ("local", "both axes", AxisType.Auto),
+        pytest.param("global", "both axes", AxisType.Auto, marks=pytest.mark.slow),
+        pytest.param("local", "one axis", AxisType.Explicit, marks=pytest.mark.slow),
+    ],
+)
 def test_train_step_is_the_same_under_jit_and_in_a_shard_map(mesh_name, batch_norm, kind):
     _, names, rows = MESHES[mesh_name]
     axes = rows[0] if isinstance(rows[0], tuple) else (rows[0],)

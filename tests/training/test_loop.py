@@ -92,6 +92,7 @@ def test_run_leaves_what_the_readme_promises(unbroken):
     assert f"step {NUM_STEPS}/{NUM_STEPS}" in errors
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_run_saves_exits_75_and_continues_bit_for_bit(unbroken, tmp_path):
     workdir = tmp_path / "run"
     # At moments that fall as they will: before the first checkpoint, after some, and after that of a signal.
@@ -332,7 +333,11 @@ def killed_write(name):
 
 @pytest.mark.parametrize(
     ("every", "validation_fraction", "where"),
-    [(1, 0.1, "which is in .*/best"), (1, 0.0, "the last in metrics.jsonl"), (0, 0.0, "the last in metrics.jsonl")],
+    [
+        (1, 0.1, "which is in .*/best"),
+        pytest.param(1, 0.0, "the last in metrics.jsonl", marks=pytest.mark.slow),
+        pytest.param(0, 0.0, "the last in metrics.jsonl", marks=pytest.mark.slow),
+    ],
 )
 def test_run_of_an_older_version_whose_checkpoints_are_gone_is_refused(
     tmp_path, monkeypatch, every, validation_fraction, where

@@ -129,7 +129,7 @@ def test_losses_weights_statistics_averages_and_logits_equal_torchs(name):
 
 
 @pytest.mark.numerics
-@pytest.mark.parametrize("name", ["train-sgd", "train-nesterov-smoothing"])
+@pytest.mark.parametrize("name", ["train-sgd", pytest.param("train-nesterov-smoothing", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("batch_statistics")
 def test_float32_losses_drift_no_further_than_torchs_own(name):
     _, arrays, losses, _ = golden_run(name, "float32")
