@@ -14,8 +14,6 @@ from resnet_jax.models import ResNet
 from resnet_jax.ops.batch_axes import automatic_batch_axes, mapped_batch_axes
 from resnet_jax.training import create_train_state, sgd, train_step
 
-pytestmark = pytest.mark.numerics
-
 ROWS = 16
 WHOLE = PartitionSpec()
 # Shape, names, how the images are split.
@@ -117,6 +115,7 @@ def step_on_one_device(batch_norm):
     return state.variables, metrics
 
 
+@pytest.mark.numerics
 @pytest.mark.parametrize(
     ("batch_norm", "mesh_name", "kind"),
     [
