@@ -1,5 +1,6 @@
 """The suite runs on the CPU, on 8 simulated devices, with one folder of compiled programs for all its runs."""
 
+import gc
 import os
 import sys
 import zlib
@@ -15,7 +16,7 @@ if version("jaxlib").startswith("0.10."):  # which alone lets choose the older, 
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 if FLAGS not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 sys.path.insert(0, str(Path(__file__).parent))
 try:
@@ -61,6 +62,17 @@ def remove_if_cut_short(path):
 
 keep_programs()
 install_log_handler()  # as the commands do, so that tests of functions see the same lines
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drop what a file has traced and compiled; what it leaves besides, the garbage collector passes over.
+
+    Otherwise a process grows to gigabytes of objects, which the collector looks through again and again.
+    """
+    yield
+    jax.clear_caches()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)  # where xdist is not loaded

@@ -78,7 +78,15 @@ def test_a_projection_is_read_for_its_own_norm_and_looks_at_every_other_pixel(ac
     assert grown["input gradients"] == inputs + maps - pooled
 
 
-@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "resnet50d", "seresnet50", "preact_resnet20"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnext50_32x4d", "seresnet50")),
+        "resnet50d",
+        "preact_resnet20",
+    ],
+)
 def test_flops_are_those_of_the_program(account, name):
     result = account.floor(name, 4, 32, "float32", 1.0, 1.0)
     macs_forward, macs_step = step_macs(name, 4, 32)

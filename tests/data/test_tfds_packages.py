@@ -66,7 +66,13 @@ def run_code(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("before", ["", WITHOUT], ids=["where all is installed", "where none of it is"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("", id="where all is installed", marks=pytest.mark.slow),
+        pytest.param(WITHOUT, id="where none of it is"),
+    ],
+)
 def test_digits_and_folders_need_nothing_of_tfds_tensorflow_torch_or_onnx(commands, before):
     result = run_code(before + COMMANDS.format(commands=commands))
     assert result.returncode == 0, result.stderr

@@ -84,14 +84,18 @@ def test_two_processes_train_as_one_does(unbroken, tmp_path, ends_them):
     names = [path.name.split(".")[0] for path in workdir.iterdir()]
     assert names.count("events") == 1
     assert {"config", "metrics", "curves", "checkpoints", "best"} <= {*names}
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_does(unbroken, tmp_path, ends_them):
     reports = [tmp_path / "report", tmp_path / "report of one"]
-    words = ["evaluate", "--workdir", workdir, "--json", "--report"]
+    words = ["evaluate", "--workdir", unbroken, "--json", "--report"]
     ends_them += start_many(2, *words, reports[0], **TWO_BY_TWO)
-    (code, output, errors), others = (end(process) for process in ends_them[2:])
+    (code, output, errors), others = (end(process) for process in ends_them)
     assert (code, *others[:2]) == (0, 0, ""), errors
-    expected = next(record for record in records(workdir) if "test_loss" in record)
+    expected = [record for record in records(unbroken) if "test_loss" in record][-1]
     result = json.loads(output)
-    assert (result["step"], result["count"]) == (20, 360)
+    assert (result["step"], result["count"]) == (NUM_STEPS, 360)
     assert result["loss"] == pytest.approx(expected["test_loss"], rel=1e-9)
     # Every process had all rows, in the order of the images.
     assert run(*words, reports[1], **ONE)[0] == 0
@@ -371,6 +375,7 @@ def test_what_one_process_finds_wrong_all_refuse(ends_them):
     assert second[11] == "DamagedCheckpointError: process 0: 40 is damaged"
 
 
+@pytest.mark.slow
 def test_process_that_fails_alone_tells_why_and_the_other_ends_too(ends_them):
     ends_them += start_scripts(AGREE, "alone")
     first, second = (end(process) for process in ends_them)
@@ -381,6 +386,7 @@ def test_process_that_fails_alone_tells_why_and_the_other_ends_too(ends_them):
     assert "RunError: another process has gone, or cannot be reached" in first[2] or first[0] < 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs Linux's /proc")
 def test_coordinator_listens_where_the_user_said_and_nowhere_else(ends_them):
     ends_them += start_scripts(LISTEN, "")
@@ -406,6 +412,7 @@ sys.exit(distributed.leave(0))
 """
 
 
+@pytest.mark.slow
 def test_coordinator_that_nobody_reaches_is_told_in_a_line():
     code = (
         "import sys; from resnet_jax.cli.main import main; from resnet_jax.distributed import processes;"

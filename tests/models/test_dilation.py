@@ -10,8 +10,6 @@ from golden import weights
 from resnet_jax import create_model
 from resnet_jax.models import variable_shapes
 
-pytestmark = pytest.mark.numerics
-
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilated_resnet50_is_torchvisions(output_stride):
@@ -49,6 +47,7 @@ def test_every_kind_of_block_keeps_its_weights_and_gives_finer_maps(name, output
     assert [stages[f"stage{i + 1}"].shape[1] for i in range(len(sides))] == sides
 
 
+@pytest.mark.numerics
 def test_dilated_stage_sees_at_every_other_place_what_the_strided_one_sees():
     # Of one block a stage, and zero where the image ends: the same sums, at all places instead of every other.
     arguments = {"stage_sizes": (1, 1), "num_filters": 8, "shortcut": "B", "num_classes": 3}

@@ -13,8 +13,6 @@ from resnet_jax import create_model
 from resnet_jax.errors import UserError
 from resnet_jax.models import fold_batch_norm
 
-pytestmark = pytest.mark.numerics
-
 
 def trained_variables(model, dtype):
     """Weights, statistics, scales and biases that matter, all positive but the kernels."""

@@ -24,14 +24,17 @@ NETWORKS = {
     "hf-resnet-50-v1": ("resnet50", {"stride_in": "1x1"}),  # downsample_in_bottleneck
 }
 
-# One of each kind of block, for what takes float32 as well.
+# One of each kind of block: the others are slow, and float32 is of these alone.
 FAMILIES = [
     "torchvision-resnet18", "torchvision-resnext50_32x4d", "timm-resnet50d", "timm-seresnet50", "timm-resnetv2_50",
     "hf-resnet-50-v1",
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(
+    scope="module",
+    params=[name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+)
 def golden(request, tmp_path_factory):
     """The facts, the reference values, and a file of the weights by the names of the framework they come from."""
     facts, arrays = golden_files.load(request.param)

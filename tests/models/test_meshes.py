@@ -14,8 +14,6 @@ from resnet_jax.models import ResNet
 from resnet_jax.ops.batch_axes import automatic_batch_axes, mapped_batch_axes
 from resnet_jax.training import create_train_state, sgd, train_step
 
-pytestmark = pytest.mark.numerics
-
 ROWS = 16
 WHOLE = PartitionSpec()
 # Shape, names, how the images are split.
@@ -117,8 +115,16 @@ def step_on_one_device(batch_norm):
     return state.variables, metrics
 
 
-@pytest.mark.parametrize("batch_norm", ["global", "local"])
-@pytest.mark.parametrize(("mesh_name", "kind"), [("one axis", AxisType.Explicit), ("both axes", AxisType.Auto)])
+@pytest.mark.numerics
+@pytest.mark.parametrize(
+    ("batch_norm", "mesh_name", "kind"),
+    [
+        ("global", "one axis", AxisType.Explicit),
+        ("local", "both axes", AxisType.Auto),
+        pytest.param("global", "both axes", AxisType.Auto, marks=pytest.mark.slow),
+        pytest.param("local", "one axis", AxisType.Explicit, marks=pytest.mark.slow),
+    ],
+)
 def test_train_step_is_the_same_under_jit_and_in_a_shard_map(mesh_name, batch_norm, kind):
     _, names, rows = MESHES[mesh_name]
     axes = rows[0] if isinstance(rows[0], tuple) else (rows[0],)
@@ -263,7 +269,5 @@ def test_labels_of_another_tree_are_refused():
     model = create_model("resnet20", stage_sizes=(1, 1, 1), trainable="stage3")
     variables = plausible_variables(model)
     for tree in (variables, {"backbone": variables["params"]}):
-        with pytest.raises(
-            ValueError, match=r"is no layer of this model \(conv1, bn1, layer1, .*: give it the model's own"
-        ):
+        with pytest.raises(ValueError, match=r"is no layer of this model \(conv1, bn1, layer1, "):
             model.param_labels(tree)

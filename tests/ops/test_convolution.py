@@ -16,8 +16,6 @@ from resnet_jax import create_model
 from resnet_jax.ops import convolution, onednn, xla_ffi
 from resnet_jax.ops.convolution import convolve
 
-pytestmark = pytest.mark.numerics
-
 # size, kernel_size, stride, channels, features, groups and, if it is not 1, dilation
 SHAPES = pytest.mark.parametrize(
     "shape",
@@ -73,6 +71,7 @@ def test_values_and_all_derivatives_equal_xlas_without_onednn(monkeypatch, shape
             np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-10)
 
 
+@pytest.mark.numerics
 @needs_onednn
 @SHAPES
 def test_values_and_all_derivatives_equal_xlas_to_rounding_with_onednn(shape):
@@ -83,6 +82,7 @@ def test_values_and_all_derivatives_equal_xlas_to_rounding_with_onednn(shape):
         np.testing.assert_allclose(left, right, rtol=0, atol=6e-6 * float(jnp.abs(right).max()))
 
 
+@pytest.mark.numerics
 @needs_onednn
 def test_half_precision_is_widened_and_rounded_once():
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 16), jnp.bfloat16)
@@ -118,6 +118,7 @@ def test_a_process_ends_while_convolutions_run(ending):
     assert (result.returncode, result.stderr) == (3 if "3" in ending else 0, "")
 
 
+@pytest.mark.numerics
 @needs_onednn
 def test_several_threads_may_compile_the_same_convolution():
     x, kernel = jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 7))

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import jax, resnet_jax
 model = resnet_jax.create_model("resnet20", num_classes=None, stage_sizes=(6,), num_filters=32)
-images = jax.numpy.ones((128, 64, 64, 3))
+images = jax.numpy.ones((32, 64, 64, 3))
 variables = jax.jit(lambda: model.init(jax.random.key(1), images[:1], train=False))()
 pool = jax.jit(lambda variables, images: model.apply(variables, images, train=False))
 pooled = pool(variables, images)

@@ -361,7 +361,7 @@ def test_new_layer_on_top_of_the_old_head_is_what_is_trained(weights, tmp_path):
         "--config.learning_rate=0",
         "--config.batch_norm=frozen",
     ]
-    with pytest.raises(ValueError, match=r"top of 5: set --config\.model_args\.base_classes=5"):
+    with pytest.raises(ValueError, match="top of 5"):
         train(options_of(config_of(tmp_path / "run", *both)), tmp_path / "both", "run")
     train(
         options_of(config_of(tmp_path / "run", *both, "--config.model_args.base_classes=5")), tmp_path / "both", "run"

@@ -49,7 +49,7 @@ def config_of(folders, channels, *words):
     return load_config("default", [f"--config.{field}" for field in (*fields, "mean=(0.4,)", "std=(0.3,)", *words)])
 
 
-@pytest.mark.parametrize("channels", [1, 4, 6])
+@pytest.mark.parametrize("channels", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4)), 6])
 def test_images_of_any_channels_are_trained_on_evaluated_predicted_and_exported(folders, channels, tmp_path, capsys):
     run = tmp_path / "run"
     words = ("augment.random_resized_crop=True", "augment.flip=True", "augment.mixup=0.2", "augment.random_erasing=0.5")
@@ -97,7 +97,7 @@ def test_images_of_any_channels_are_trained_on_evaluated_predicted_and_exported(
     np.testing.assert_allclose(exported.call(pixels), logits, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("channels", [1, 6])
+@pytest.mark.parametrize("channels", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_networks_of_any_channels_become_onnx(folders, channels, tmp_path):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")

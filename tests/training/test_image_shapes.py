@@ -104,7 +104,7 @@ def test_random_crops_have_the_shape_and_are_taken_of_the_fitted_image(photos):
         assert {image.tobytes() for step in range(1) for image in experiment.batches[step]["image"]} == whole
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", [*(pytest.param(fit, marks=pytest.mark.slow) for fit in ("crop", "squash")), "pad"])
 def test_a_run_predicts_as_it_evaluates(photos, tmp_path, fit, capsys):
     config = config_of(photos, f"fit={fit}")
     train(options_of(config), tmp_path / "run", "run")

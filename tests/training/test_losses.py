@@ -1,5 +1,7 @@
 """Class weights and losses of several labels an image, against torch's numbers, and over several devices."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,10 +97,16 @@ MANY = jnp.asarray(np.random.RandomState(1).randint(0, 3, 16))
 MANY_SEVERAL = jnp.asarray(np.random.RandomState(2).randint(0, 2, (16, 3)), jnp.uint8)
 
 
+@cache
+def network(batch_norm):
+    """A small model and its variables, drawn in one program."""
+    model = ResNet(stage_sizes=(1,), num_filters=4, stem="cifar", num_classes=3, batch_norm=batch_norm)
+    return model, jax.jit(lambda key: model.init(key, IMAGES, train=False))(jax.random.key(0))
+
+
 def stepped(num_devices, batch_norm, labels, **options):
     """The metrics of two updates on so many devices, and of an evaluation after them."""
-    model = ResNet(stage_sizes=(1,), num_filters=4, stem="cifar", num_classes=3, batch_norm=batch_norm)
-    state = create_train_state(model, model.init(jax.random.key(0), IMAGES, train=False), sgd(0.1), **options)
+    state = create_train_state(*network(batch_norm), sgd(0.1), **options)
     mesh = make_mesh(jax.devices()[:num_devices])
     whole, rows = replicated(mesh), data_sharding(mesh)
     batch = jax.device_put({"image": IMAGES, "label": labels}, rows)
@@ -145,10 +153,7 @@ def test_weights_are_summed_over_the_devices_where_each_normalises_its_own_image
 
 
 def test_parts_of_a_batch_are_each_weighted_by_themselves():
-    model = ResNet(stage_sizes=(1,), num_filters=4, stem="cifar", num_classes=3, batch_norm="frozen")
-    state = create_train_state(
-        model, model.init(jax.random.key(0), IMAGES, train=False), sgd(0.1), class_weights=WEIGHTS
-    )
+    state = create_train_state(*network("frozen"), sgd(0.1), class_weights=WEIGHTS)
     accumulated, parts = begin_accumulation(state), []
     for rows in (slice(0, 8), slice(8, 16)):
         batch = {"image": IMAGES[rows], "label": MANY[rows]}

@@ -117,6 +117,7 @@ def test_best_is_chosen_by_mean_average_precision_where_there_is_one(metrics, sc
     assert Evaluator.__new__(Evaluator).validate(1, lambda: None) == score
 
 
+@pytest.mark.slow
 def test_stopped_run_goes_on_to_the_same_end(run, tmp_path):
     train(options("num_steps=60"), tmp_path / "run", "run", SPLITS)
     again = train(options(), tmp_path / "run", "run", SPLITS)

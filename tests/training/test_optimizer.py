@@ -124,7 +124,7 @@ def test_layers_have_their_own_rates_by_the_longest_name():
         {"bn1.scale": 1.9, "bn1.bias": 1.9, "fc.kernel": 1.8, "fc.bias": 1.8, "layer1.0.kernel": 1.95,
          "layer1.1.kernel": 2.0}
     )  # fmt: skip
-    with pytest.raises(ValueError, match="no layer 'layer' is trained, to be given a learning rate: use bn1, fc"):
+    with pytest.raises(ValueError, match="no layer 'layer' is trained"):
         after_one_step(scale_by_layer({"layer": 1.0}), params=params)
 
 

@@ -76,7 +76,7 @@ def test_leftover_of_a_first_start_that_was_killed_at_once_is_no_obstacle(tmp_pa
 
 def test_folders_that_cannot_be_made_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file is a file; choose another --workdir"):
+    with pytest.raises(ValueError, match="file is a file"):
         check_workdir(tmp_path / "file" / "run", FIELDS, ())
     with pytest.raises(ValueError, match="cannot be written to"), lock_workdir(tmp_path / "file" / "run"):
         pass

@@ -43,10 +43,10 @@ def test_trained_weights_of_every_format_answer_as_in_torch(file, tolerance):
     model = create_model("resnet20")
     variables = load_weights(golden_files.GOLDEN / file, model)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    images = all_digits()
-    logits = np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
-    np.testing.assert_allclose(logits, arrays["logits"], rtol=0, atol=tolerance)
-    np.testing.assert_array_equal(logits.argmax(-1), arrays["logits"].argmax(-1))
+    expected = arrays["logits"][::4]
+    logits = np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, all_digits()[::4]))
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(logits.argmax(-1), expected.argmax(-1))
 
 
 def all_digits():
