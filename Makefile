@@ -1,6 +1,6 @@
 # make demo       trains the default network on the embedded digits and shows the result
 # make test       runs the tests that one runs while working, in a few minutes
-# make test-all   runs these and the slow ones: the pages of docs/, most runs of several processes, long runs
+# make test-all   runs these, then the slow ones: the pages of docs/, most runs of several processes, long runs
 # make docs       makes the site of docs/ in build/site
 # make gpu        measures all that a GPU decides, in nine minutes, on a machine that has one (CIFAR10=FOLDER_OF_JPEGS)
 # They make .venv on their first call and start at once afterwards.
@@ -19,8 +19,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m "not slow"
 
-test-all: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+test-all: test
+	$(VENV)/bin/python -m pytest -m slow
 
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/site

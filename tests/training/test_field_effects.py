@@ -154,7 +154,11 @@ def folders(tmp_path_factory):
     for i in range(8):
         for where in ("i", "j"):
             Image.fromarray(random.integers(0, 256, (20, 14, 3), np.uint8)).save(tables / where / f"{i}.png")
-        label, kind, fold = ("cat", "dog")[i % 2], ("old", "young")[i // 4], ("val", "train")[i // 4]
+        label, kind, fold = (
+            ("cat", "dog")[i % 2],
+            ("old", "young")[i // 4],
+            ("a val", "a train")[i // 4],
+        )  # which no column of splits says by itself
         rows.append(f"i/{i}.png,j/{i}.png,{label},{kind},{fold}")
     (tables / "labels.csv").write_text("\n".join(rows) + "\n")
     (tables / "deep/er/other.csv").write_text("path,label\ni/1.png,cat\ni/3.png,cat\ni/2.png,dog\ni/0.png,dog\n")
