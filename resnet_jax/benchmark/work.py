@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
+from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import BottleneckBlock
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.layers import Conv
-from resnet_jax.models.resnet import DTYPES
 from resnet_jax.models.summary import count_macs
 from resnet_jax.models.variants import create_model, default_image_size
 from resnet_jax.training.optimizer import sgd

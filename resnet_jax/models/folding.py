@@ -7,7 +7,8 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import UserError
-from resnet_jax.models.resnet import DEEP_STEM_LAST, ResNet
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.stems import DEEP_STEM_LAST
 
 Array = jax.Array
 Path = tuple[str, ...]
@@ -22,8 +23,10 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
     and cannot be trained.
 
     Raises:
-      UserError: if the model is folded already.
+      UserError: if the model is folded already, or has no batch norm.
     """
+    if model.norm_layer != "batch":
+        raise UserError(f"norm_layer={model.norm_layer!r}: only batch norm can be folded")
     if model.batch_norm == "folded":
         raise UserError("batch_norm='folded': the model is folded already")
     flat, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))

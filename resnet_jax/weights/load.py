@@ -12,7 +12,8 @@ from flax.traverse_util import unflatten_dict
 
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.filesystem import expand
-from resnet_jax.models.resnet import DTYPES, ResNet, make_dense
+from resnet_jax.models.arguments import DTYPES
+from resnet_jax.models.resnet import ResNet, make_dense
 from resnet_jax.models.shapes import stem_kernel, variable_shapes
 from resnet_jax.models.variants import create_model
 from resnet_jax.weights.adapt_stem import adapt_kernel

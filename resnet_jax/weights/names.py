@@ -22,6 +22,11 @@ Rule = tuple[str, str]  # the module's name there, and here
 
 TIMM_V2: tuple[Rule, ...] = (
     ("stem.conv", "conv1"),
+    ("stem.conv1", "conv1.0"),
+    ("stem.norm1", "conv1.1"),
+    ("stem.conv2", "conv1.3"),
+    ("stem.norm2", "conv1.4"),
+    ("stem.conv3", "conv1.6"),
     ("stages.{s}.blocks.{b}.norm{k}", "layer{s+1}.{b}.bn{k}"),
     ("stages.{s}.blocks.{b}.conv{k}", "layer{s+1}.{b}.conv{k}"),
     ("stages.{s}.blocks.{b}.downsample.conv", "layer{s+1}.{b}.downsample.0"),
@@ -68,7 +73,10 @@ LAYOUTS = ("torchvision", "timm", "transformers", "akamaster", "tutorial")
 HEADS = (HEAD, TOP)
 
 # torch's names of a module's variables, by ours; which of the two a "weight" is, its rank tells.
-TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+TORCH_LEAVES = {
+    "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
+    "v": "v", "tau": "tau",  # EvoNorm's and filter response norm's
+}  # fmt: skip
 # What a state_dict holds besides weights: counters of batch norm, and of torch's averaged models.
 COUNTERS = ("num_batches_tracked", "n_averaged")
 
@@ -80,13 +88,13 @@ def torch_name(path: Path) -> str:
 
 
 def torch_axes(ndim: int) -> tuple[int, ...]:
-    """Returns the axes of one of our arrays in torch's order: HWIO -> OIHW, (in, out) -> (out, in)."""
-    return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
+    """Returns the axes of one of our arrays in torch's order: HWIO -> OIHW, WIO -> OIW, (in, out) -> (out, in)."""
+    return {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
 def jax_axes(ndim: int) -> tuple[int, ...]:
-    """Returns the axes of one of torch's arrays in our order: OIHW -> HWIO, (out, in) -> (in, out)."""
-    return {4: (2, 3, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
+    """Returns the axes of one of torch's arrays in our order: OIHW -> HWIO, OIW -> WIO, (out, in) -> (in, out)."""
+    return {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
 def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[Path, tuple[int, ...]]]:
