@@ -130,7 +130,7 @@ def _check_norm(model: "ResNet") -> None:
         return
     if model.batch_norm != "global":
         raise UserError(
-            f"batch_norm={model.batch_norm!r} needs norm_layer='batch', which is {model.norm_layer!r}: leave it 'global'"
+            f"batch_norm={model.batch_norm!r} needs norm_layer='batch': with {model.norm_layer!r} it stays 'global'"
         )
     if model.norm_layer != "frn" and any(filters % NUM_GROUPS for filters in model.filters_of_stages):
         raise UserError(
