@@ -6,12 +6,22 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Folder:
-    """A folder of a tree: how many images lie in it, and in all that it holds."""
+    """A folder of a tree: how many images lie in it, and in all that it holds.
+
+    Attributes:
+      real: where it lies on the disk, links followed; "" for a folder of a tar.
+    """
 
     path: str
     num_images: int = 0
     total: int = 0
+    real: str = ""
     children: dict[str, "Folder"] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its own name, without those of the folders around it."""
+        return self.path.rpartition("/")[2]
 
     @property
     def filled(self) -> dict[str, "Folder"]:
@@ -24,10 +34,11 @@ class Folder:
         return bool(self.filled)
 
     def at(self, path: str) -> "Folder | None":
-        """Returns the folder at `path` from this one; None if there is none."""
+        """Returns the folder at `path` from this one, itself for "."; None if there is none."""
         folder: Folder | None = self
-        for name in filter(None, path.strip("/").split("/")):
-            folder = folder.children.get(name) if folder else None
+        for name in path.split("/"):
+            if name not in ("", "."):
+                folder = folder.children.get(name) if folder else None
         return folder
 
     def walk(self) -> Iterator["Folder"]:
@@ -37,14 +48,24 @@ class Folder:
             yield from child.walk()
 
 
-def make_tree(folders: Iterable[str], num_images: Mapping[str, int]) -> Folder:
-    """Returns the tree of `folders`, paths with slashes; num_images: by the path of the folder that they lie in."""
+def make_tree(
+    folders: Iterable[str], num_images: Mapping[str, int], real_paths: Mapping[str, str] | None = None
+) -> Folder:
+    """Returns the tree of `folders`, paths with slashes.
+
+    Args:
+      num_images: by the path of the folder that they lie in.
+      real_paths: where folders lie on the disk, links followed.
+    """
+    real_paths = real_paths or {}
     root = Folder("", num_images.get("", 0))
     for path in folders:
         folder = root
         for name in path.split("/"):
             where = f"{folder.path}/{name}" if folder.path else name
-            folder = folder.children.setdefault(name, Folder(where, num_images.get(where, 0)))
+            if name not in folder.children:
+                folder.children[name] = Folder(where, num_images.get(where, 0), real=real_paths.get(where, ""))
+            folder = folder.children[name]
     for folder in reversed([*root.walk()]):  # children come behind their parents
         folder.total = folder.num_images + sum(child.total for child in folder.children.values())
     return root

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.data.class_folders import NUMBERED
 from resnet_jax.data.class_labels import find_class_names
 from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.folder_tree import make_tree
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.labels import class_counts, relabelled
-from resnet_jax.data.layout import NUMBERED, Layout, SplitFolders, SplitPlan, plan_layout
+from resnet_jax.data.layout import Layout, SplitFolders, SplitPlan, plan_layout
 from resnet_jax.data.listing import Listing, StoredFile
+from resnet_jax.data.mask_files import describe_masks, find_masks
 from resnet_jax.data.scan import ARCHIVES, list_folder
 from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED
 from resnet_jax.data.table_file import SUFFIXES
@@ -22,6 +24,7 @@ from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.table_search import check_named_table, describe_candidates, find_tables, open_named_table
 from resnet_jax.data.tables import open_found_tables, with_classes
 from resnet_jax.data.tables_beside_folders import compare_with_folders, label_split
+from resnet_jax.data.unread_files import describe_unread
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
 
@@ -121,7 +124,7 @@ def open_image_set(
 
         return _image_set(listing, *open_shards(listing, table))
     num_images = Counter(file.path.rpartition("/")[0] for file in listing.files)
-    tree = make_tree(sorted(listing.folders), num_images)
+    tree = make_tree(sorted(listing.folders), num_images, listing.real_paths)
     try:
         layout = plan_layout(root, tree, split_folders, class_names)
     except UserError as error:
@@ -164,7 +167,9 @@ def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOption
     """Returns the set of class folders; a table says the labels of a split that has none."""
     if len(layout.unlabelled) > 1:
         raise _without_labels(root, layout)
-    parts, notes = _parts(listing, layout), list(layout.notes)
+    masks = find_masks(listing.files)
+    listing = replace(listing, files=[file for file in listing.files if file.path not in masks])
+    parts, notes = _parts(listing, layout), [*layout.notes, *describe_masks(masks)]
     used: set[str] = set()  # tables
     for split, folder in {**layout.unlabelled, **layout.optional}.items():
         labelled = label_split(listing, table, split, folder, _train_classes(layout))
@@ -176,7 +181,7 @@ def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOption
             elif split in layout.unlabelled and split != "test":
                 raise _without_labels(root, layout)
         elif split in layout.unlabelled:
-            parts[split], note = _label_flat_validation(root, listing, layout)
+            parts[split], note = _label_by_lists(root, listing, layout, split)
         else:
             count = sum(file.path.startswith(f"{folder}/") for file in listing.files)
             note = f"left aside: {format_count(count, 'image')} in {root / folder}, without labels"
@@ -195,13 +200,17 @@ def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOption
     }
     others = [file for file in listing.others if file.path not in used]
     note = compare_with_folders(replace(listing, others=others), table, class_of)
-    return _image_set(listing, parts, [*notes, *filter(None, [note])])
+    unread = describe_unread(listing, parts, has_names=names is not None)
+    return _image_set(listing, parts, [*notes, *filter(None, [note]), *unread])
 
 
-def _label_flat_validation(root: Path, listing: Listing, layout: Layout) -> tuple[LabelledFiles, str]:
+def _label_by_lists(root: Path, listing: Listing, layout: Layout, split: str) -> tuple[LabelledFiles, str]:
+    """Returns (the images of a split that lie in no class folders, a note), labelled by ImageNet's list or theirs."""
     from resnet_jax.data.imagenet import label_flat_validation
+    from resnet_jax.data.list_file import label_by_list
 
-    labelled = label_flat_validation(root, listing, layout)
+    labelled = label_flat_validation(root, listing, layout) if split == "validation" else None
+    labelled = labelled or label_by_list(listing, layout, split)
     if labelled is None:
         raise _without_labels(root, layout)
     return labelled
@@ -222,6 +231,7 @@ def _parts(listing: Listing, layout: Layout) -> dict[str, LabelledFiles]:
         for name, paths in plan.classes.items()
         for path in paths
     }
+    class_of.update((path, None) for plan in layout.splits.values() for path in plan.aside)
     files: dict[tuple[str, str], list[StoredFile]] = {}
     for file in listing.files:
         found = _class_above(file.path.rpartition("/")[0], class_of)

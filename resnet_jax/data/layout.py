@@ -3,40 +3,22 @@
 A pure function of the folders' names and of how many images lie in each: `plan_layout`.
 """
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
+from resnet_jax.data.class_folders import (
+    check_distinct,
+    check_inside,
+    check_names,
+    find_unlabelled,
+    way_out,
+)
 from resnet_jax.data.folder_tree import Folder
-from resnet_jax.data.split_names import SPLIT_FOLDERS, SPLIT_WORDS, UNDIVIDED, are_splits, split_in
+from resnet_jax.data.split_folders import SplitFinder, SplitPlan, Splits, shape_of
+from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED, split_named
+from resnet_jax.data.wrapping import unwrap
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
-
-SPLIT_FIELDS = "config.split_folders.train, .validation and .test name the splits"
-# Words of folders that hold all images alike, what belongs to them, or a split: such folders are no classes.
-_NO_CLASS_WORDS = {
-    "images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "rgb", "input", "inputs", "data", "raw",
-    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentation", "segmentations", "groundtruth",
-    "ground", "truth", "gt", "segmentationclass", "segmentationobject", "trimaps", "depth", "output", "outputs",
-    "target", "targets", "boxes", "edges", "color", "colour", "grayscale", "gray", "grey", "segmented", "original",
-    "augmented", "resized", "cropped", *(word for words in SPLIT_WORDS.values() for word in words),
-}  # fmt: skip
-NUMBERED = "classes are in the order of their names"  # how the note on classes called by numbers begins
-_FOLD = re.compile(r"(.*[-_ ])?(k?fold|cv|part|chunk|batch|shard|subset|session)[-_ ]?\d+")
-
-
-@dataclass(frozen=True)
-class SplitPlan:
-    """The classes of a split, in the order of their names, and the folders whose images are theirs, with all in these.
-
-    Attributes:
-      path: the folder that holds the class folders; "" for the root.
-    """
-
-    path: str
-    classes: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -86,22 +68,24 @@ def plan_layout(
     return _Planner(root, names or SplitFolders(), class_names or ()).plan(tree)
 
 
-@dataclass
 class _Planner:
-    root: Path
-    names: SplitFolders
-    class_names: tuple[str, ...]
-    notes: list[str] = field(default_factory=list)
-    has_train: bool = False  # class_names are those of the training images
-    optional: dict[str, str] = field(default_factory=dict)
+    def __init__(self, root: Path, names: SplitFolders, class_names: tuple[str, ...]) -> None:
+        self.root, self.names = root, names
+        self.finder = SplitFinder(root, class_names)
+        self.notes = self.finder.notes
+        self.class_names = class_names  # those of the training images, once these are known
+        self.has_train = False
+        self.named: dict[str, Folder] = {}
 
     def plan(self, tree: Folder) -> Layout:
-        splits = self._named_splits(tree)
+        self.named = self._named_splits(tree)
+        splits: Splits = {**self.named}
         if not splits:
             tree = self._inside(tree)
-            splits = self._find_splits(tree) or self._splits_in_classes(tree)
+            splits = self.finder.find(tree)
         if not splits:
-            tree = self._core(tree, of_split=True)[0] if [*map(_split_named, tree.filled)] != [None] else tree
+            is_one = [*map(split_named, tree.filled)] == [None]
+            tree = tree if is_one else unwrap(tree, self.class_names, of_split=True)[0]
             if not tree.holds_classes:
                 return Layout({}, tuple(self.notes), {UNDIVIDED: tree.path} if tree.num_images else {})
             return Layout({UNDIVIDED: self._classes(tree)}, tuple(self.notes))
@@ -110,20 +94,17 @@ class _Planner:
             folder = splits[split]
             if isinstance(folder, SplitPlan):
                 plans[split] = folder
-            elif self._holds_classes(folder):
+            elif self.finder.holds_classes(folder):
                 plans[split] = self._classes(folder)
                 if split == "train" and not self.class_names:  # those of other splits are compared with these
                     self.class_names, self.has_train = tuple(plans[split].classes), True
+                    self.finder.class_names = self.class_names
             else:
                 unlabelled[split] = folder.path
-        return Layout(plans, tuple(self.notes), unlabelled, self.optional)
+        return Layout(plans, tuple(self.notes), unlabelled, self.finder.optional)
 
-    def where(self, folder: Folder) -> Path:
-        """Returns the folder's path for messages."""
-        return self.root / folder.path
-
-    def _named_splits(self, tree: Folder) -> dict[str, "Folder | SplitPlan"]:
-        found: dict[str, Folder | SplitPlan] = {}
+    def _named_splits(self, tree: Folder) -> dict[str, Folder]:
+        found: dict[str, Folder] = {}
         for split, path in self.names.named().items():
             folder = tree.at(path)
             if folder is None or not folder.total:
@@ -131,215 +112,78 @@ class _Planner:
                     f"config.split_folders.{split}={path!r} holds no images in {self.root}: name one of its folders, "
                     f"{abridge([*tree.filled])}"
                 )
+            self._check_apart(split, folder, found)
             found[split] = folder
         if found and "train" not in found and not self.class_names:
             raise UserError(f"config.split_folders.train is not set, but that of {next(iter(found))} is: name it too")
         return found
 
+    def _check_apart(self, split: str, folder: Folder, found: dict[str, Folder]) -> None:
+        """Raises UserError if the folder of a split holds that of another, other than among its class folders."""
+        for other, known in found.items():
+            outer, inner = sorted((folder, known), key=lambda one: len(one.path))
+            if outer.children.get(inner.name) is not inner and any(one is inner for one in outer.walk()):
+                raise UserError(
+                    f"config.split_folders.{split} and .{other} name {inner.path or '.'} and {outer.path or '.'}, of "
+                    "which one holds the other: name folders that lie side by side"
+                )
+
     def _inside(self, folder: Folder, *, of_split: bool = False) -> Folder:
         """Returns the folder inside `folder` that holds more than one: wrapping ones are stepped into, and named."""
-        inside, beside = self._core(folder, of_split=of_split)
+        inside, beside = unwrap(folder, self.finder.class_names, of_split=of_split)
         if inside is not folder:
             aside = f"; {abridge(beside)} beside it without images" if beside else ""
-            self.notes.append(f"{self.where(folder)} holds one folder, {inside.path}, which was stepped into{aside}")
-        return inside
-
-    def _core(self, folder: Folder, *, of_split: bool) -> tuple[Folder, list[str]]:
-        """Returns the folder that is left when those that hold one folder alone are taken off, and what lies beside it.
-
-        A folder that the model has a class of stays, and so does a class: one that holds images itself, unless it only
-        repeats the name of the folder around it, as unpacking does.
-        """
-        beside: list[str] = []
-        while not folder.num_images and len(folder.filled) == 1:
-            ((name, child),) = folder.filled.items()
-            if name in self.class_names or (not of_split and _split_named(name) is not None):
-                break
-            repeats = of_split and (name.lower() == _last(folder).lower() or _split_named(name) is not None)
-            if not repeats and (not child.holds_classes or (child.num_images and len(child.filled) < 2)):
-                break
-            beside = sorted({*folder.children} - {name})
-            folder = child
-        return folder, beside
-
-    def _holds_classes(self, folder: Folder) -> bool:
-        """Returns whether a split's folder has class folders in it, wherever it is wrapped."""
-        return self._core(folder, of_split=True)[0].holds_classes
-
-    def _find_splits(self, tree: Folder) -> dict[str, "Folder | SplitPlan"]:
-        """Returns the splits' folders in `tree`, by their usual names; none if its folders are the classes."""
-        found: dict[str, Folder] = {}
-        candidates = {name: child for name, child in tree.filled.items() if self._holds_classes(child)}
-        for name, child in candidates.items():
-            split = _split_named(name)
-            if split in found:
-                self._refuse_both(tree, found[split], child)
-            if split is not None:
-                found[split] = child
-        if not found:
-            return self._splits_by_words(tree)
-        taken = {folder.path for folder in found.values()}
-        for name, child in sorted(tree.children.items()):
-            if child.path in taken:
-                continue
-            split = _split_named(name)
-            if split is None and not child.total:
-                continue
-            if split == "test" and not self._holds_classes(child) and child.total:
-                self.optional["test"] = child.path
-            elif split_in(name) == "test" and not self._holds_classes(child):
-                self._leave_unlabelled(child)
-            elif split in found:
-                self._refuse_both(tree, found[split], child)
-            elif split is not None and child.total:
-                found[split] = child  # without class folders: a list says its labels, or it is refused
-            elif split is not None:
-                raise UserError(f"{self.where(child)} holds no images in class folders: add some or remove the folder")
-            elif {*child.filled} == {_last(folder) for folder in found.values()}:
-                self.notes.append(f"left aside: {self.where(child)}, which holds folders of the same names again")
-            else:
-                beside = ", ".join(f"{_last(folder)}/" for folder in found.values())
-                raise UserError(
-                    f"{self.where(tree)} holds images in {name}/ beside {beside}: move them away ({SPLIT_FIELDS})"
-                )
-        if tree.num_images:
-            self.notes.append(f"left aside: {format_count(tree.num_images, 'image')} in {self.where(tree)} itself")
-        return dict(found)
-
-    def _splits_by_words(self, tree: Folder) -> dict[str, "Folder | SplitPlan"]:
-        """Returns the folders that hold splits under other names: seg_train and seg_test, training_set and test_set."""
-        filled = tree.filled
-        if not are_splits(tuple(filled), _shape_of(tree)):
-            return {}
-        found: dict[str, Folder] = {}
-        for name, child in filled.items():
-            split = split_in(name)
-            if split is None:
-                raise UserError(
-                    f"{self.where(tree)} holds {name}/ beside splits, {abridge([*filled])}, and it is none by its "
-                    f"name: move it away ({SPLIT_FIELDS})"
-                )
-            other = found.get(split)
-            if other is not None and self._holds_classes(other) and self._holds_classes(child):
-                self._refuse_both(tree, other, child)
-            keep = child if other is None or self._holds_classes(child) else other
-            found[split] = keep
-            if other is not None:
-                self._leave_unlabelled(child if keep is other else other)
-        if "test" in found and self._holds_classes(found["train"]) and not self._holds_classes(found["test"]):
-            self.optional["test"] = found.pop("test").path
-        self.notes.append(
-            "splits by their folders' names: " + ", ".join(f"{split} {_last(child)}/" for split, child in found.items())
-        )
-        return dict(found)
-
-    def _refuse_both(self, tree: Folder, first: Folder, second: Folder) -> NoReturn:
-        raise UserError(
-            f"{self.where(tree)} has both {_last(first)}/ and {_last(second)}/ for one split: keep one of them "
-            f"({SPLIT_FIELDS})"
-        )
-
-    def _leave_unlabelled(self, folder: Folder) -> None:
-        self.notes.append(f"left aside: {format_count(folder.total, 'image')} in {self.where(folder)}, without labels")
-
-    def _splits_in_classes(self, tree: Folder) -> dict[str, "Folder | SplitPlan"]:
-        """Returns the splits of a tree whose classes each hold them: cat/train, cat/test, dog/train, dog/test."""
-        inner = {name: {*map(_split_named, child.filled)} for name, child in tree.filled.items()}
-        divided = [name for name, splits in inner.items() if splits and None not in splits]
-        if not divided or self.class_names:
-            return {}
-        if len(divided) < len(inner) or any(tree.filled[name].num_images for name in divided):
-            whole = next(name for name in inner if name not in divided or tree.filled[name].num_images)
-            raise UserError(
-                f"{self.where(tree)}: {divided[0]}/ holds folders named like splits, "
-                f"{abridge([*tree.filled[divided[0]].filled])}, and {whole}/ images of no split: divide all classes or "
-                "none"
+            self.notes.append(
+                f"{self.root / folder.path} holds one folder, {inside.path}, which was stepped into{aside}"
             )
-        plans: dict[str, Folder | SplitPlan] = {}
-        for split in SPLIT_FOLDERS:
-            parts = {
-                name: [part for part_name, part in child.filled.items() if _split_named(part_name) == split]
-                for name, child in tree.filled.items()
-            }
-            classes = {name: tuple(part.path for part in found) for name, found in parts.items() if found}
-            if classes:
-                plans[split] = SplitPlan(tree.path, classes)
-        self.notes.append(f"the splits are folders inside of the classes: {abridge([*plans])}")
-        self._check(tree, tuple(tree.filled))
-        return plans
+        return inside
 
     def _classes(self, folder: Folder) -> SplitPlan:
         """Returns the classes that `folder`, a split's or the root, holds."""
         inside = self._inside(folder, of_split=True)
-        classes = dict(sorted(inside.children.items()))
+        splits = [*self.named.values()]
+        classes = {name: child for name, child in sorted(inside.children.items()) if child not in splits}
+        if not classes or (inside is not folder and inside in splits):
+            raise UserError(
+                f"config.split_folders: {folder.path or '.'} holds no class folders but those of another split"
+            )
+        self._leave_unlabelled(inside, classes)
         for child in classes.values():
             if not child.total:
-                raise UserError(f"{self.where(child)} holds no images: add some or remove the folder")
+                raise UserError(f"{self.root / child.path} holds no images: add some or remove the folder")
         if inside.num_images:
             count = format_count(inside.num_images, "image")
-            self.notes.append(f"left aside: {count} in {self.where(inside)} itself, in no class folder")
-        if not self.has_train and {*classes}.isdisjoint(self.class_names):
-            self._check(inside, tuple(classes))
-        return SplitPlan(inside.path, {name: (child.path,) for name, child in classes.items()})
+            self.notes.append(f"left aside: {count} in {self.root / inside.path} itself, in no class folder")
+        aside = self.finder.leave_belongings(inside, classes.values())
+        self._check(inside, classes, aside)
+        return SplitPlan(inside.path, {name: (child.path,) for name, child in classes.items()}, aside)
 
-    def _check(self, folder: Folder, names: tuple[str, ...]) -> None:
-        """Raises UserError if the folders `names`, of `folder`, can hardly be classes; notes what may surprise."""
-        where = self.where(folder)
-        expected = f"they are expected as {self.root}/<class>/<image>, or below train/, val/ and test/"
-        if are_splits(names, _shape_of(folder)):
+    def _leave_unlabelled(self, folder: Folder, classes: dict[str, Folder]) -> None:
+        """Takes folders that are called like images without labels out of the classes, unless the config names all."""
+        if self.names.train:
+            return
+        for name in find_unlabelled([*classes]):
+            if name not in self.class_names and classes[name].total:
+                self.finder.leave_aside(classes.pop(name), f"without labels by its name{way_out(folder)}")
+        if not classes:
             raise UserError(
-                f"{where} holds the folders {abridge(names)}, which are named like splits and not like classes; "
-                f"{expected} ({SPLIT_FIELDS})"
+                f"{self.root / folder.path} holds {abridge([*folder.filled])}, by the name images without labels, and "
+                f"no class folders{way_out(folder)}"
             )
-        words = [{*re.findall(r"[a-z]+", name.lower())} for name in names]
-        if all(word and word <= _NO_CLASS_WORDS for word in words) and len(names) > 1:
-            raise UserError(
-                f"{where} holds the folders {abridge(names)}, which are named like images and what belongs to them, "
-                f"not like classes; {expected}"
-            )
-        if len(names) > 1 and all(_FOLD.fullmatch(name.lower()) for name in names):
-            raise UserError(
-                f"{where} holds the folders {abridge(names)}, which are named like parts of a set and not like "
-                f"classes; {expected}: put the classes' folders together, or name the splits ({SPLIT_FIELDS})"
-            )
-        for name in names:
-            again = {*folder.children[name].filled} & {*names}
-            if len(again) > 1:
-                raise UserError(
-                    f"{where / name} holds the classes {abridge(sorted(again))} again, which lie beside it: remove one "
-                    "of the two"
-                )
-        if len(names) < 2:
-            raise UserError(f"{where} holds one class, {names[0]}; a classifier needs two or more; {expected}")
-        if all(name.isdecimal() for name in names) and [*map(int, names)] != sorted(map(int, names)):
-            self.notes.append(
-                f"{NUMBERED} as text, not as numbers: "
-                + abridge([f"{name} is label {i}" for i, name in enumerate(names)], 4)
-            )
-        inner = [{*folder.children[name].filled} for name in names if name in folder.children]
-        if len(inner) == len(names) and len(inner[0]) > 1 and all(one == inner[0] for one in inner):
-            self.notes.append(
-                f"each of the classes, {abridge(names, 4)}, holds the folders {abridge(sorted(inner[0]), 4)}: should "
-                "these be the classes, put them together"
-            )
-        lower: dict[str, str] = {}
-        for name in names:
-            if (other := lower.setdefault(name.casefold(), name)) != name:
-                self.notes.append(
-                    f"{where}: {other} and {name} are two classes, though their names differ only in case"
-                )
 
+    def _check(self, folder: Folder, classes: dict[str, Folder], aside: tuple[str, ...]) -> None:
+        """Raises UserError if the folders in `folder` can hardly be classes; notes what may surprise.
 
-def _split_named(name: str) -> str | None:
-    """Returns the split whose usual folder is called so, in any case."""
-    return next((split for split, names in SPLIT_FOLDERS.items() if name.lower() in names), None)
-
-
-def _last(folder: Folder) -> str:
-    return folder.path.rpartition("/")[2]
-
-
-def _shape_of(folder: Folder) -> Iterator[str]:
-    """Yields a path for each folder in `folder`, as of an image in it: directly, or in a folder inside of it."""
-    for name, child in folder.filled.items():
-        yield f"{name}/x/x" if child.holds_classes else f"{name}/x"
+        Where the config names them as training images they are, and it is only noted how doubtful that is.
+        """
+        if self.has_train or not {*classes}.isdisjoint(self.class_names):
+            return
+        check_distinct(self.root, folder, classes)
+        try:
+            self.notes += check_names(self.root, folder, classes, shape_of(folder))
+            self.notes += check_inside(self.root, folder, classes, aside)
+        except UserError as error:
+            if not self.names.train:
+                raise
+            found = str(error).removesuffix(way_out(folder))
+            self.notes.append(f"classes as config.split_folders.train={self.names.train!r} names them, though {found}")

@@ -40,6 +40,7 @@ class Listing:
       files: the images, known by EXTENSIONS in any case.
       others: all other files.
       folders: paths of all folders. Hidden ones are in none of these.
+      real_paths: where those of the disk lie, links followed.
       tars: paths of the tars, from the root; "" where the root is one.
       shards: what is in the tars that hold labels beside their images (WebDataset), by the numbers of `tars`.
     """
@@ -48,6 +49,7 @@ class Listing:
     files: list[StoredFile] = field(default_factory=list)
     others: list[StoredFile] = field(default_factory=list)
     folders: set[str] = field(default_factory=set)
+    real_paths: dict[str, str] = field(default_factory=dict)
     tars: list[str] = field(default_factory=list)
     shards: dict[int, list[TarMember]] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from resnet_jax.data.image_formats import is_image
 from resnet_jax.data.kept_files import kept_file
 from resnet_jax.data.listing import LABEL_EXTENSIONS, Listing, StoredFile, TarMember, sample_key
-from resnet_jax.data.split_names import split_of
+from resnet_jax.data.split_names import SPLIT_FOLDERS, is_belonging, name_splits, split_in, split_of
 from resnet_jax.data.tars import list_tar
 from resnet_jax.errors import UserError
 
@@ -30,43 +31,83 @@ def list_folder(root: Path) -> Listing:
     root/train/cat/1.jpg, and so is root/train-00.tar.
 
     Raises:
-      UserError: for what cannot be read, and for an image that is there twice, in a tar and beside it.
+      UserError: for what cannot be read, and for an image that is there twice, in a tar and beside it or in two.
     """
     listing = Listing(root)
     if root.suffix.lower() == ".tar" and root.is_file():
         _add_tar(listing, "", "")
         return listing
-    for path, fault in _walk(root, "", listing.folders, {os.path.realpath(root)}):
+    tars: dict[str, list[str]] = {}  # by the folder that they lie in
+    for path, fault in _walk(root, "", listing.real_paths, {os.path.realpath(root)}):
         if fault:
             raise UserError(f"{root / path} {fault}{'' if fault.startswith('cannot') else ': remove it'}")
         if path.lower().endswith(".tar"):
-            _add_tar(listing, path, path.rpartition("/")[0])
+            tars.setdefault(path.rpartition("/")[0], []).append(path)
         else:
             _add(listing, StoredFile(path, path))
+    listing.folders.update(listing.real_paths)
+    below = [*listing.folders, *(path for paths in tars.values() for path in paths)]
+    for folder, paths in tars.items():
+        _add_tars(listing, folder, paths, below)
     _check_twice(listing)
     return listing
 
 
-def _add_tar(listing: Listing, path: str, folder: str) -> None:
+def _add_tars(listing: Listing, folder: str, paths: list[str], below: list[str]) -> None:
+    """Adds what is in the tars `paths`, which lie in one folder: each as a split where their names divide the set.
+
+    Where one is called like masks, each stands for a folder of its own name, or masks would be images of the classes.
+
+    Args:
+      below: paths of all folders and tars.
+    """
+    beside = [path.rpartition("/")[2] for path in listing.real_paths if path.rpartition("/")[0] == folder]
+    stems = {path: Path(path).stem for path in paths}
+    names = [*beside, *stems.values()]
+    listed = {}
+    if len({*map(split_in, names)}) > 1:  # only then do names say how the set is divided
+        listed = {path: _list_tar(listing.root / path) for path in paths}
+    depth = len(folder) + 1 if folder else 0
+    inside = itertools.chain(
+        (f"{path[depth:]}/x" for path in below if path.startswith(f"{folder}/" if folder else "")),
+        (f"{stems[path]}/{member.path}" for path in listed for member in listed[path] if is_image(member.path)),
+    )
+    splits = name_splits(names, inside)
+    apart = len(paths) > 1 and any(map(is_belonging, stems.values()))
+    for path in paths:
+        split, usual = splits.get(stems[path]), split_of(Path(path).name)
+        if split:
+            usual = next((name for name in beside if splits.get(name) == split), usual or SPLIT_FOLDERS[split][0])
+        inner = usual if split or not folder else ""
+        _add_tar(listing, path, folder, inner or (stems[path] if apart else ""), listed.pop(path, None))
+
+
+def _add_tar(listing: Listing, path: str, folder: str, inner: str = "", members: list[TarMember] | None = None) -> None:
     """Adds what is in the tar at `path` from the root, as if it were unpacked into `folder`.
 
     A tar of loose images stands for a folder of its own name: ImageNet's n01440764.tar is a class.
+
+    Args:
+      inner: the name of the folder inside of `folder` that it stands for, as that of a split; "": what it holds says.
+      members: what is in it, if that is known.
     """
-    members = _list_tar(listing.root / path if path else listing.root)
+    members = _list_tar(listing.root / path if path else listing.root) if members is None else members
     number = len(listing.tars)
     listing.tars.append(path)
     if holds_labels(members):
         listing.shards[number] = members
         return
-    split, stem = split_of(Path(path).name) if path and not folder else "", Path(path).stem
+    stem = Path(path).stem
     images = [member.path for member in members if not member.is_folder and is_image(member.path)]
-    if path and images and not any("/" in name for name in images) and not split and not _SHARD.search(stem):
-        folder = f"{folder}/{stem}" if folder else stem
-        listing.folders.add(folder)
-    folder = folder or split
+    is_loose = path and images and not any("/" in name for name in images)
+    name = stem if is_loose and not _SHARD.search(stem) else ""
+    above = [*filter(None, (folder, inner or name))]
+    if above:
+        listing.folders.add("/".join(above))
+    outer, _, last = "/".join(above).rpartition("/")
     for member in members:
-        inside = not folder or member.path.split("/")[0] == folder  # as in train.tar, which holds train/
-        _add_member(listing, member, member.path if inside else f"{folder}/{member.path}", number)
+        inside = not last or member.path.split("/")[0] == last  # as in train.tar, which holds train/
+        _add_member(listing, member, "/".join(filter(None, (outer, "" if inside else last, member.path))), number)
 
 
 def _add_member(listing: Listing, member: TarMember, path: str, number: int) -> None:
@@ -116,11 +157,13 @@ def holds_labels(members: list[TarMember]) -> bool:
 def _check_twice(listing: Listing) -> None:
     if not listing.tars or len({file.path for file in listing.files}) == len(listing.files):
         return
-    seen: set[str] = set()
+    seen: dict[str, StoredFile] = {}
     for file in listing.files:
-        if file.path in seen:
-            raise UserError(f"{listing.root / file.path} is there twice, in a tar and beside it: remove one of them")
-        seen.add(file.path)
+        first = seen.setdefault(file.path, file)
+        if first is not file:
+            tars = [listing.tars[one.tar] for one in (first, file) if one.tar >= 0]
+            where = "in a tar and beside it" if len(tars) == 1 else f"in the tars {' and '.join(tars)}"
+            raise UserError(f"{listing.root / file.path} is there twice, {where}: remove one of them")
 
 
 def list_images(root: Path) -> list[tuple[Path, str]]:
@@ -134,7 +177,7 @@ def list_images(root: Path) -> list[tuple[Path, str]]:
       UserError: if the root itself cannot be read.
     """
     found = []
-    for path, fault in _walk(root, "", set(), {os.path.realpath(root)}):
+    for path, fault in _walk(root, "", {}, {os.path.realpath(root)}):
         if fault and not path:
             raise UserError(f"{root} {fault}")
         if fault or is_image(path):
@@ -142,8 +185,10 @@ def list_images(root: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterator[tuple[str, str]]:
-    """Yields (path, "") of the files under root/folder, relative to the root; their folders are added to `folders`.
+def _walk(root: Path, folder: str, folders: dict[str, str], seen: set[str]) -> Iterator[tuple[str, str]]:
+    """Yields (path, "") of the files under root/folder, relative to the root.
+
+    Their folders are added to `folders`, each with where it lies, links followed.
 
     Of what is neither a file nor a folder that can be read, (path, what to say of it).
     """
@@ -171,5 +216,5 @@ def _walk(root: Path, folder: str, folders: set[str], seen: set[str]) -> Iterato
         elif entry.name in IGNORED_FOLDERS:
             continue
         elif (real := os.path.realpath(root / path)) not in seen:  # links may lead in circles
-            folders.add(path)
+            folders[path] = real
             yield from _walk(root, path, folders, seen | {real})

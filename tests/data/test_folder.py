@@ -394,10 +394,10 @@ def test_image_in_a_tar_and_beside_it_is_refused(pets):
 
 def test_layouts_that_are_not_clear_are_refused(tmp_path):
     root = split_pets(tmp_path)
-    save(root / "docs/figure.png")
-    with pytest.raises(UserError, match=r"holds images in docs/ beside test/, train/, val/: move them away"):
+    save(root / "more/emu/1.png")
+    with pytest.raises(UserError, match=r"holds images in more/ beside test/, train/, val/: move them away"):
         open_image_set(root).images()
-    (root / "docs/figure.png").unlink()
+    shutil.rmtree(root / "more")
     save(root / "validation/cat/1.png")
     with pytest.raises(UserError, match=r"has both val/ and validation/"):
         open_image_set(root).splits  # noqa: B018

@@ -178,10 +178,6 @@ UNDERSTOOD = {
         {**splits("faces/set/{}/{}/1.png", ("train", "val")), "train.csv": "path,label\ntrain/cat/1.png,cat\n"},
         {"train": (1, 1), "validation": (1, 1)}, "train.csv not read, as the folders are the classes",
     ),
-    "classes that hold the same folders": (
-        splits("{0}/{1}/1.png", ("patient1", "patient2")), {"all": (2, 2)},
-        "each of the classes, patient1, patient2, holds the folders cat, dog",
-    ),
     "ImageNet by Kaggle": (
         {**images("ILSVRC/Data/CLS-LOC/train/n01440764/1.JPEG", "ILSVRC/Data/CLS-LOC/train/n01443537/1.JPEG",
                   "ILSVRC/Data/CLS-LOC/val/ILSVRC2012_val_00000001.JPEG",
@@ -218,7 +214,8 @@ REFUSED = {
         images("train/cat/1.png", "train/dog/1.png", "val/1.png"), "ROOT/val holds no images in class folders"
     ),
     "folders beside splits": (
-        {**splits("{}/{}/1.png", ("train", "val")), **images("docs/1.png")}, "holds images in docs/ beside"
+        {**splits("{}/{}/1.png", ("train", "val")), **images("more/cat/1.png", "more/emu/1.png")},
+        "holds images in more/ beside train/, val/",
     ),
     "images and masks": (images("images/1.png", "masks/1.png"), "images and what belongs to them"),
     "images and masks of splits": (
@@ -226,6 +223,9 @@ REFUSED = {
     ),
     "PASCAL VOC": (images("JPEGImages/1.png", "SegmentationClass/1.png"), "images and what belongs to them"),
     "variants of the same images": (splits("{}/{}/1.png", ("color", "grayscale")), "images and what belongs to them"),
+    "classes that hold the same folders": (
+        splits("{0}/{1}/1.png", ("patient1", "patient2")), "holds patient1/ and patient2/, and both hold cat, dog"
+    ),
     "folds": (splits("fold_{}/{}/1.png", (1, 2, 3)), "named like parts of a set"),
     "classes once more in a class": (both("{}/1.png") | both("pets/{}/1.png"), "ROOT/pets holds the classes cat, dog"),
     "an empty class": ({**both("{}/1.png"), "ape/notes.txt": "x"}, "ROOT/ape holds no images"),

@@ -1,0 +1,31 @@
+"""Takes off the folders that only lie around others, as unpacking leaves them."""
+
+from collections.abc import Collection
+
+from resnet_jax.data.folder_tree import Folder
+from resnet_jax.data.split_names import holds_all_alike, split_in, split_named
+
+
+def unwrap(folder: Folder, class_names: Collection[str], *, of_split: bool) -> tuple[Folder, list[str]]:
+    """Returns the folder that is left when those that hold one folder alone are taken off, and what lies beside it.
+
+    A folder that the model has a class of stays, and so does a class: one that holds images itself, unless it only
+    repeats the name of the folder around it, as unpacking does, or is called like one of all images of a split.
+
+    Args:
+      class_names: those of the model.
+      of_split: the folder is that of a split, or of the whole set that has none.
+    """
+    beside: list[str] = []
+    while not folder.num_images and len(folder.filled) == 1:
+        ((name, child),) = folder.filled.items()
+        if name in class_names or (not of_split and split_named(name) is not None):
+            break
+        repeats = of_split and (name.lower() == folder.name.lower() or split_named(name) is not None)
+        alike = of_split and split_in(folder.name) and (holds_all_alike(name, folder.name) or split_in(name))
+        is_class = not child.holds_classes or (child.num_images and len(child.filled) < 2)
+        if is_class and not repeats and not alike:
+            break
+        beside = sorted({*folder.children} - {name})
+        folder = child
+    return folder, beside
