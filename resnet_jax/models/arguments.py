@@ -13,7 +13,7 @@ from resnet_jax.models.initializers import he_normal_fan_in, he_normal_fan_out, 
 from resnet_jax.models.layers import ACTIVATIONS
 from resnet_jax.models.norms import NORMS, NUM_GROUPS
 from resnet_jax.models.pooling import ANTI_ALIAS
-from resnet_jax.models.stems import STEM_POOLS, STEMS
+from resnet_jax.models.stems import STEM_POOLS, STEMS, deep_stem_widths
 from resnet_jax.ops.convolution import CONV_IMPLS
 
 if TYPE_CHECKING:
@@ -132,10 +132,13 @@ def _check_norm(model: "ResNet") -> None:
         raise UserError(
             f"batch_norm={model.batch_norm!r} needs norm_layer='batch': with {model.norm_layer!r} it stays 'global'"
         )
-    if model.norm_layer != "frn" and any(filters % NUM_GROUPS for filters in model.filters_of_stages):
+    widths = [model.stem_features, *model.filters_of_stages]
+    widths += deep_stem_widths(model.stem, model.stem_features) if model.stem.startswith("deep") else ()
+    uneven = next((width for width in widths if width % NUM_GROUPS), None)
+    if model.norm_layer != "frn" and uneven is not None:
         raise UserError(
-            f"norm_layer={model.norm_layer!r} has {NUM_GROUPS} groups, which must divide the stages' filters, "
-            f"{model.filters_of_stages}"
+            f"norm_layer={model.norm_layer!r} has {NUM_GROUPS} groups, which must divide all its channels, and here "
+            f"are {uneven}"
         )
 
 

@@ -71,5 +71,6 @@ class EfficientChannelAttention(nn.Module):
         kernel = ChannelKernel(size, trainable=self.trainable, param_dtype=self.param_dtype, name="conv")()
         means = jnp.pad(jnp.mean(x, axis=(1, 2)), ((0, 0), (size // 2, size // 2)))  # (B, C + size - 1)
         taps = kernel[:, 0, 0].astype(x.dtype)
-        gate = sum(taps[i] * means[:, i : i + x.shape[-1]] for i in range(size))
+        windows = (jax.lax.slice_in_dim(means, i, i + x.shape[-1], axis=1) for i in range(size))
+        gate = sum(taps[i] * window for i, window in enumerate(windows))
         return x * nn.sigmoid(gate)[:, None, None, :]

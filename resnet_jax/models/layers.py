@@ -142,8 +142,8 @@ def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "silu": nn.silu,
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-    "leaky_relu": nn.leaky_relu,
+    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
+    "leaky_relu": lambda x: jnp.maximum(x, 0.0) + 0.01 * jnp.minimum(x, 0.0),
     "hard_swish": nn.hard_swish,
 }
 

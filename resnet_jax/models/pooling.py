@@ -41,7 +41,13 @@ def blur_pool(x: Array, stride: int) -> Array:
     channels = x.shape[-1]
     row = np.array([1.0, 2.0, 1.0]) / 4.0
     kernel = jnp.asarray(np.outer(row, row), x.dtype)[:, :, None, None]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    padded = x
+    for axis in (1, 2):
+        first, last = (
+            jax.lax.slice_in_dim(padded, i, i + 1, axis=axis)
+            for i in (min(1, x.shape[axis] - 1), max(x.shape[axis] - 2, 0))
+        )
+        padded = jnp.concatenate([first, padded, last], axis)
     return jax.lax.conv_general_dilated(
         padded,
         jnp.tile(kernel, (1, 1, 1, channels)),
