@@ -16,6 +16,11 @@ Array = jax.Array
 Dtype = Any
 
 
+def squeezed_channels(channels: int, ratio: float) -> int:
+    """Returns the inner channels of a gate: `ratio` of them, rounded to a multiple of 8, at least 8."""
+    return max(8, int(channels * ratio + 4) // 8 * 8)
+
+
 class SqueezeExcite(nn.Module):
     """`x` with each channel scaled by a gate in (0, 1) computed from all channels' means (arXiv:1709.01507).
 
@@ -29,7 +34,7 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        squeezed = max(8, int(channels * self.ratio + 4) // 8 * 8)
+        squeezed = squeezed_channels(channels, self.ratio)
         gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # (B, 1, 1, C)
         gate = nn.relu(self.conv(squeezed, kernel_size=1, use_bias=True, name="fc1")(gate))
         gate = self.conv(channels, kernel_size=1, use_bias=True, name="fc2")(gate)

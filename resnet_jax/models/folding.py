@@ -47,8 +47,8 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
 def _convolution_before(norm: Path, preact: bool, params: Mapping[Path, Array]) -> Path | None:
     """Returns where the convolution is that a batch norm follows directly; None if it follows none.
 
-    bn2 follows conv2, before it in pre-activation blocks conv1; a number follows the convolution before it, whose result
-    may have been pooled.
+    bn2 follows conv2, before it in pre-activation blocks conv1; a number follows the convolution before it, whose
+    result may have been pooled.
     """
     *parents, name = norm
     if name.isdigit():

@@ -1,4 +1,4 @@
-"""Each kind of layer that a residual network may have, in a small network, against the real timm's logits in float64."""
+"""Each kind of layer that a residual network may have, against the real timm's logits in float64."""
 
 import golden_files
 import jax

@@ -27,6 +27,7 @@ from resnet_jax.models import (
     variable_shapes,
     zero_padding_shortcut,
 )  # fmt: skip
+from resnet_jax.weights.infer_architecture import agrees, architecture
 from resnet_jax.weights.names import layout_names, torch_shapes
 
 PARAMETERS = {
@@ -137,6 +138,14 @@ def test_every_name_of_the_design_is_there():
         plain32 plain44 plain56"""
     assert {*names.split()} == {*PARAMETERS}
     assert {*list_models()} == {*PARAMETERS, *TIMM["networks"]}
+
+
+def test_every_listed_network_is_recognised_by_its_tensors():
+    for name in list_models():
+        model = create_model(name)
+        seen = architecture({here: shape for here, (_, shape) in torch_shapes(variable_shapes(model)).items()})
+        assert seen, name
+        assert [field for field, value in seen.items() if not agrees(model, field, value)] == [], name
 
 
 def test_parameter_names_and_shapes_are_torchvisions():
