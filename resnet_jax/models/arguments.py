@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.models.blocks import BLOCKS, SHORTCUTS
+from resnet_jax.models.activations import ACTIVATIONS
 from resnet_jax.models.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear_init
-from resnet_jax.models.layers import ACTIVATIONS
 from resnet_jax.models.norms import NORMS, NUM_GROUPS
 from resnet_jax.models.pooling import ANTI_ALIAS
 from resnet_jax.models.stems import STEM_POOLS, STEMS, deep_stem_widths
@@ -28,6 +27,8 @@ DTYPES = {
 GHOST = re.compile(r"ghost:([1-9][0-9]*)")
 # By name: initializers of the convolutions and of the head.
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
+BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
+SHORTCUTS = ("A", "B", "C", "D", "none")
 NORM_LAYERS = ("batch", *NORMS)
 
 

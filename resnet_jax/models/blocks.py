@@ -9,16 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from resnet_jax.models.activations import activate_norm
 from resnet_jax.models.attention import SqueezeExcite
 from resnet_jax.models.batch_norm import BatchNorm
-from resnet_jax.models.layers import Conv, activate_norm, activate_sum, stochastic_depth
+from resnet_jax.models.layers import Conv, activate_sum, stochastic_depth
 from resnet_jax.models.pooling import ANTI_ALIAS, average_pool
 from resnet_jax.ops.convolution import subsample
 
 Array = jax.Array
 Layer = Callable[..., nn.Module]
-
-SHORTCUTS = ("A", "B", "C", "D", "none")
 
 
 class Convolution(NamedTuple):
@@ -204,10 +203,3 @@ BasicBlock = partial(ResidualBlock, bottleneck=False)
 BottleneckBlock = partial(ResidualBlock, bottleneck=True)
 PreActBasicBlock = partial(ResidualBlock, bottleneck=False, preact=True)
 PreActBottleneckBlock = partial(ResidualBlock, bottleneck=True, preact=True)
-
-BLOCKS = {
-    "basic": BasicBlock,
-    "bottleneck": BottleneckBlock,
-    "preact_basic": PreActBasicBlock,
-    "preact_bottleneck": PreActBottleneckBlock,
-}

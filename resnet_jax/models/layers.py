@@ -3,7 +3,6 @@
 Everything here computes in `dtype`, keeps its parameters in `param_dtype` and takes images as (B, H, W, C).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
+from resnet_jax.models.activations import ACTIVATIONS
 from resnet_jax.models.initializers import (
     Initializer,
     he_normal_fan_out,
@@ -136,22 +136,6 @@ def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
     """
     keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
     return jnp.where(keep, x / (1.0 - rate), 0.0)
-
-
-# What stands for ReLU, by the name of ResNet's argument `activation`.
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "relu": nn.relu,
-    "silu": nn.silu,
-    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
-    "leaky_relu": lambda x: jnp.maximum(x, 0.0) + 0.01 * jnp.minimum(x, 0.0),
-    "hard_swish": nn.hard_swish,
-}
-
-
-def activate_norm(norm: nn.Module, x: Array, activation: str, *, train: bool) -> Array:
-    """Returns `x` normalised and activated; norms that hold their activation need none."""
-    y = norm(x, train=train)
-    return y if getattr(norm, "activates", False) else ACTIVATIONS[activation](y)
 
 
 def activate_sum(x: Array, activation: str) -> Array:

@@ -12,12 +12,13 @@ import flax.linen as nn
 import jax
 
 from resnet_jax.errors import UserError
+from resnet_jax.models.activations import activate_norm
 from resnet_jax.models.arguments import DTYPES, GHOST, KERNEL_INITS, check_arguments, dtype_name
 from resnet_jax.models.attention import EfficientChannelAttention
 from resnet_jax.models.batch_norm import BatchNorm, FoldedBatchNorm
 from resnet_jax.models.blocks import Layer, ResidualBlock
 from resnet_jax.models.head_names import HEAD, TOP
-from resnet_jax.models.layers import Conv, Dense, activate_norm
+from resnet_jax.models.layers import Conv, Dense
 from resnet_jax.models.norms import NORMS
 from resnet_jax.models.pooling import global_average_pool
 from resnet_jax.models.stems import ConvPool, DeepStem, deep_stem_widths, pool_stem

@@ -32,7 +32,7 @@ def num_input_channels(model: ResNet, variables: Mapping[str, Any]) -> int:
     return shape[2] if len(shape) == 4 else RGB
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=256)
 def variable_shapes(model: ResNet, num_channels: int = RGB) -> dict[str, Any]:
     """Returns what `model.init` returns, with a jax.ShapeDtypeStruct for each array: {"params": ..., "batch_stats":
     ...}.

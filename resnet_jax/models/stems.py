@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 
-from resnet_jax.models.layers import activate_norm
+from resnet_jax.models.activations import activate_norm
 from resnet_jax.models.pooling import ANTI_ALIAS, average_pool, max_blur_pool, max_pool, zero_padded_max_pool
 
 Array = jax.Array
