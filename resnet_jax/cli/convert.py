@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_jax.cli.exit_codes import EXIT_DONE
 from resnet_jax.cli.options import AddCommand, add_checkpoint_options, add_model_options, given_model_args
 from resnet_jax.cli.printing import print_result, print_table
-from resnet_jax.errors import UserError, truncate
+from resnet_jax.errors import UserError, abridge, truncate
 from resnet_jax.filesystem import expand
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ def add_command(add: AddCommand) -> None:
     )
     add_checkpoint_options(convert)
     convert.add_argument("--to", required=True, metavar="PATH", help=".safetensors, .pth (needs torch), or a folder")
+    convert.add_argument("--prefix", metavar="NAME", help="of the network that is meant, where a file holds several")
+    convert.add_argument(
+        "--use", choices=("weights", "ema"), help="where a file holds a moving average too (default: weights)"
+    )
+    convert.add_argument("--bgr", action="store_true", help="the network takes blue first, as detectron2's do")
     convert.add_argument(
         "--head", choices=("strict", "reset"), default="strict", help="reset: a new one (default: strict)"
     )
@@ -47,6 +52,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     """Brings weights from one format into another."""
     from resnet_jax.data.transforms.preprocess import Preprocess
     from resnet_jax.weights.convert import convert
+    from resnet_jax.weights.state_dict import Choice
 
     if (arguments.source is None) == (arguments.pretrained is None):
         raise UserError("give either --from, a file or checkpoint directory, or --pretrained, a published tag")
@@ -68,6 +74,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
         or (Preprocess(None, None, "bilinear", arguments.mean, arguments.std) if arguments.mean else None),
         which=arguments.checkpoint,
         average=not arguments.no_average,
+        choice=Choice(arguments.prefix, arguments.use, arguments.bgr),
     )
     if arguments.json:
         return print_result(result, as_json=True)
@@ -98,6 +105,7 @@ def _print_report(report: dict[str, Any]) -> None:
     for key in ("reshaped", "zeroed", "reset", "missing", "unexpected"):
         shapes = [f"{truncate(name)} {_shape(shape)}" for name, shape in report[key].items()]
         rows.append((key, f"{len(shapes)}{': ' if shapes else ''}{', '.join(shapes)}"))
+    rows.append(("left", abridge([*map(truncate, report["left"])]) or "0"))
     dropped = [truncate(name) for name in report["dropped"]] + [f"{report['counters']} counters"] * bool(
         report["counters"]
     )

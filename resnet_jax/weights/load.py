@@ -22,7 +22,7 @@ from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.pretrained import fetch_pretrained
 from resnet_jax.weights.report import Report, compare, complaint
-from resnet_jax.weights.state_dict import StateDict, Tensor
+from resnet_jax.weights.state_dict import Choice, StateDict, Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,14 @@ ALIGNMENT = 64  # bytes
 
 
 def load_weights(
-    path: str | Path, model: ResNet, head: str = "strict", num_channels: int | None = None
+    path: str | Path,
+    model: ResNet,
+    head: str = "strict",
+    num_channels: int | None = None,
+    *,
+    prefix: str | None = None,
+    use: str | None = None,
+    bgr: bool = False,
 ) -> dict[str, Any]:
     """Returns the model's variables {"params": ..., "batch_stats": ...}, read from `path`.
 
@@ -43,15 +50,22 @@ def load_weights(
         file has: of a model with base_classes the layer on top of the head.
       num_channels: of the images. Where the file's first convolution is for three, it is adapted to them as timm does
         (`adapt_kernel`), with a warning. None: as many as the file's.
+      prefix: of the names of the network that is meant, where the file holds several: "encoder_q", "teacher.backbone".
+        What else the file holds is left, with a warning.
+      use: "weights", or "ema" for their moving average, where a file holds both. None: the weights, and a line says so.
+      bgr: the network takes colours in OpenCV's order, blue first, as detectron2's and Caffe's do; it is made one for
+        red first.
 
     Raises:
       UserError: unless every tensor finds its place, telling which do not.
     """
     check_choice("head", head, HEAD_CHOICES)
     path = expand(path)
-    variables, report = import_state_dict(path, open_weights(path), model, head, num_channels, adapt_stem=True)
-    if report.adapted:
-        logger.warning(report.adapted)
+    state = open_weights(path, choice=Choice(prefix, use, bgr))
+    variables, report = import_state_dict(path, state, model, head, num_channels, adapt_stem=True)
+    for line in (report.adapted, report.describe_left()):
+        if line:
+            logger.warning(line)
     return variables
 
 
