@@ -41,7 +41,8 @@ def add_command(add: AddCommand) -> None:
         "--layout",
         default="torchvision",
         metavar="NAME",
-        help="of a file: torchvision (default), timm, transformers, akamaster, tutorial",
+        help="of the file that is written: torchvision (default), timm, transformers, akamaster, tutorial; structure: "
+        "of the one that is read, whose names are unknown",
     )
     convert.add_argument("--preprocess", metavar="NAME", help="attach IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
     add_model_options(convert)
@@ -52,7 +53,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     """Brings weights from one format into another."""
     from resnet_jax.data.transforms.preprocess import Preprocess
     from resnet_jax.weights.convert import convert
-    from resnet_jax.weights.state_dict import Choice
+    from resnet_jax.weights.state_dict import STRUCTURE, Choice
 
     if (arguments.source is None) == (arguments.pretrained is None):
         raise UserError("give either --from, a file or checkpoint directory, or --pretrained, a published tag")
@@ -62,19 +63,19 @@ def run_convert(arguments: argparse.Namespace) -> int:
         raise UserError("--mean and --std belong together: give both")
     if arguments.preprocess is not None and arguments.mean is not None:
         raise UserError("--preprocess tells the mean and std: leave out --mean and --std")
-    source = _source(arguments)
+    source, by_structure = _source(arguments), arguments.layout == STRUCTURE
     result = convert(
         source,
         expand(arguments.to),
         model_name=arguments.model,
         model_args=given_model_args(arguments),
         head=arguments.head,
-        layout=arguments.layout,
+        layout="torchvision" if by_structure else arguments.layout,
         preprocess=arguments.preprocess
         or (Preprocess(None, None, "bilinear", arguments.mean, arguments.std) if arguments.mean else None),
         which=arguments.checkpoint,
         average=not arguments.no_average,
-        choice=Choice(arguments.prefix, arguments.use, arguments.bgr),
+        choice=Choice(arguments.prefix, arguments.use, arguments.bgr, STRUCTURE if by_structure else None),
     )
     if arguments.json:
         return print_result(result, as_json=True)

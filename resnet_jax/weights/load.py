@@ -22,7 +22,8 @@ from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.pretrained import fetch_pretrained
 from resnet_jax.weights.report import Report, compare, complaint
-from resnet_jax.weights.state_dict import Choice, StateDict, Tensor
+from resnet_jax.weights.state_dict import STRUCTURE, Choice, StateDict, Tensor
+from resnet_jax.weights.structure import by_structure
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def load_weights(
     prefix: str | None = None,
     use: str | None = None,
     bgr: bool = False,
+    layout: str | None = None,
 ) -> dict[str, Any]:
     """Returns the model's variables {"params": ..., "batch_stats": ...}, read from `path`.
 
@@ -55,13 +57,17 @@ def load_weights(
       use: "weights", or "ema" for their moving average, where a file holds both. None: the weights, and a line says so.
       bgr: the network takes colours in OpenCV's order, blue first, as detectron2's and Caffe's do; it is made one for
         red first.
+      layout: "structure" matches modules by their order in the file and their shapes, whatever their names. None: by
+        the names of the layouts that are known.
 
     Raises:
       UserError: unless every tensor finds its place, telling which do not.
     """
     check_choice("head", head, HEAD_CHOICES)
     path = expand(path)
-    state = open_weights(path, choice=Choice(prefix, use, bgr))
+    if layout is not None:
+        check_choice("layout", layout, (STRUCTURE,))
+    state = open_weights(path, choice=Choice(prefix, use, bgr, layout))
     variables, report = import_state_dict(path, state, model, head, num_channels, adapt_stem=True)
     for line in (report.adapted, report.describe_left()):
         if line:
@@ -92,6 +98,8 @@ def import_state_dict(
       adapt_stem: a first convolution for three channels becomes one for num_channels, as the report says; otherwise
         such weights are refused.
     """
+    if state.layout == STRUCTURE:
+        state = by_structure(path, state, model)
     report = compare(path, state, model, head, num_channels, adapt_stem=adapt_stem)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))

@@ -186,12 +186,14 @@ def complaint(report: Report, state: StateDict, model: ResNet) -> str:
         *_named("differs in", {name: f"{a} there and {b} here" for name, (a, b) in report.misshapen.items()}),
     ]
     from resnet_jax.weights.nearest_network import describe_network  # makes every listed network: for this line alone
+    from resnet_jax.weights.structure import describe_structure
 
+    by_structure = describe_structure(Path(report.path), state, model)
     network = describe_network(state.shapes)
     advice = f"it looks like {network}" if network else "its names and shapes are those of no network known here"
     if network and _tells_same(state, model):
         advice = "the rest is that of this network"
-    return f"{report.path} does not fit the model: it {'; '.join(parts)}; {advice}"
+    return f"{report.path} does not fit the model: it {'; '.join(parts)}; {advice}{by_structure}"
 
 
 def _named(verb: str, tensors: dict[str, str]) -> list[str]:

@@ -20,6 +20,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module
 # Under which they put a moving average of the weights.
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "averaged")
 USES = ("weights", "ema")
+STRUCTURE = "structure"  # the layout that has no names
 NUM_COLORS = 3
 logger = logging.getLogger(__name__)
 STORED = (StoredTensor, SafetensorsTensor)
@@ -68,6 +69,7 @@ class StateDict:
       num_counters: how many entries count batches or steps.
       prefix: what stood before all of their names in the file.
       left: the names in the file of tensors that are no part of the network.
+      entries: all but the counters, by their names in the file and in its order.
       taken: None if they are of no run.
     """
 
@@ -78,6 +80,7 @@ class StateDict:
     layout: str
     prefix: str = ""
     left: list[str] = field(default_factory=list)
+    entries: dict[str, Tensor | Unreadable] = field(default_factory=dict)
     taken: RunCheckpoint | None = None
 
     @property
@@ -93,12 +96,14 @@ class Choice:
     Attributes:
       prefix: of its names; None: it is the only one.
       use: "weights" or "ema", their moving average; None: the weights, if both are there.
+      layout: "structure" to match tensors whatever their names (`match_structure`); None: by the names that are known.
       bgr: the network takes blue, green and red in this order, as OpenCV reads them: it is made one for red first.
     """
 
     prefix: str | None = None
     use: str | None = None
     bgr: bool = False
+    layout: str | None = None
 
 
 def read_state_dict(path: Path, choice: Choice | None = None) -> StateDict:
@@ -123,6 +128,14 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, choice: Choi
     """
     choice = choice or Choice()
     kept = {name: _tensor(entry) for name, entry in entries.items() if not _is_counter(name, entry)}
+    if choice.layout == STRUCTURE:
+        prefix = f"{choice.prefix.strip('.')}." if choice.prefix else ""
+        inside = {name: tensor for name, tensor in kept.items() if name.startswith(prefix)}
+        left = [name for name in kept if name not in inside]
+        names = dict.fromkeys(inside)
+        return StateDict(
+            inside, {name: name for name in names}, len(entries) - len(kept), kind, STRUCTURE, prefix, left, inside
+        )
     found = find_network(str(path), kept, choice.prefix)
     inner = found.names if found else {name: name for name in kept}
     layout, renamed = recognize_layout(inner, has_prefix=found is None)
@@ -142,7 +155,8 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, choice: Choi
         for name in beside_network(_shapes(tensors)):
             left.append(originals.pop(name))
             del tensors[name]
-    return StateDict(tensors, originals, len(entries) - len(kept), kind, layout, found.prefix if found else "", left)
+    num_counters, prefix = len(entries) - len(kept), found.prefix if found else ""
+    return StateDict(tensors, originals, num_counters, kind, layout, prefix, left, kept)
 
 
 def _reverse_channels(path: Path, tensors: dict[str, Any]) -> None:
