@@ -29,10 +29,8 @@ def add_command(add: AddCommand) -> None:
     )
     add_checkpoint_options(convert)
     convert.add_argument("--to", required=True, metavar="PATH", help=".safetensors, .pth (needs torch), or a folder")
-    convert.add_argument("--prefix", metavar="NAME", help="of the network that is meant, where a file holds several")
-    convert.add_argument(
-        "--use", choices=("weights", "ema"), help="where a file holds a moving average too (default: weights)"
-    )
+    convert.add_argument("--prefix", metavar="NAME", help="of the network meant, where there are several")
+    convert.add_argument("--use", choices=("weights", "ema"), help="where there are both (default: weights)")
     convert.add_argument("--bgr", action="store_true", help="the network takes blue first, as detectron2's do")
     convert.add_argument(
         "--head", choices=("strict", "reset"), default="strict", help="reset: a new one (default: strict)"
@@ -41,8 +39,8 @@ def add_command(add: AddCommand) -> None:
         "--layout",
         default="torchvision",
         metavar="NAME",
-        help="of the file that is written: torchvision (default), timm, transformers, akamaster, tutorial; structure: "
-        "of the one that is read, whose names are unknown",
+        help="to write: torchvision (default), timm, transformers, akamaster, tutorial; to read unknown names: "
+        "structure",
     )
     convert.add_argument("--preprocess", metavar="NAME", help="attach IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
     add_model_options(convert)
