@@ -23,7 +23,7 @@ from resnet_jax.data.source import ArraySource
 from resnet_jax.data.sources import Splits
 from resnet_jax.distributed.mesh import data_sharding, replicated
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.models.resnet import DTYPES
+from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.summary import count_macs, num_elements
 from resnet_jax.models.variants import create_model, default_image_size
 from resnet_jax.training.experiment import Experiment, build_experiment, options_of

@@ -12,7 +12,7 @@ from resnet_jax.benchmark.profile import profile
 from resnet_jax.benchmark.torch_process import TorchProcess, measure_in_turn
 from resnet_jax.benchmark.work import Work, check_torch_has, matmul_flops_per_second, torch_spec
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.models.resnet import DTYPES
+from resnet_jax.models.arguments import DTYPES
 from resnet_jax.runtime import peak_memory
 
 __all__ = ["benchmark"]

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
+from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import BottleneckBlock
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.layers import Conv
-from resnet_jax.models.resnet import DTYPES
 from resnet_jax.models.summary import count_macs
 from resnet_jax.models.variants import create_model, default_image_size
 from resnet_jax.training.optimizer import sgd
@@ -195,13 +195,13 @@ def _block(name: str, batch_size: int, image_size: Side | None, dtype: str, infe
         def loss_fn(params: Any) -> tuple[Array, Any]:
             variables = {"params": params, "batch_stats": statistics}
             outputs, updated = model.apply(variables, batch["image"], train=True, mutable=["batch_stats"])
-            return jnp.mean(jnp.square(outputs)), updated["batch_stats"]
+            return jnp.mean(jnp.square(outputs)), updated.get("batch_stats", {})
 
         (loss, statistics), gradients = jax.value_and_grad(loss_fn, has_aux=True)(params)
         updates, opt_state = tx.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), statistics, opt_state), loss
 
-    state = (variables["params"], variables["batch_stats"], tx.init(variables["params"]))
+    state = (variables["params"], variables.get("batch_stats", {}), tx.init(variables["params"]))
     return step, state, batch, forward
 
 

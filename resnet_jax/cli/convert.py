@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_jax.cli.exit_codes import EXIT_DONE
 from resnet_jax.cli.options import AddCommand, add_checkpoint_options, add_model_options, given_model_args
 from resnet_jax.cli.printing import print_result, print_table
-from resnet_jax.errors import UserError, truncate
+from resnet_jax.errors import UserError, abridge, truncate
 from resnet_jax.filesystem import expand
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ def add_command(add: AddCommand) -> None:
     )
     add_checkpoint_options(convert)
     convert.add_argument("--to", required=True, metavar="PATH", help=".safetensors, .pth (needs torch), or a folder")
+    convert.add_argument("--prefix", metavar="NAME", help="of the network meant, where there are several")
+    convert.add_argument("--use", choices=("weights", "ema"), help="where there are both (default: weights)")
+    convert.add_argument("--bgr", action="store_true", help="the network takes blue first, as detectron2's do")
     convert.add_argument(
         "--head", choices=("strict", "reset"), default="strict", help="reset: a new one (default: strict)"
     )
@@ -36,7 +39,8 @@ def add_command(add: AddCommand) -> None:
         "--layout",
         default="torchvision",
         metavar="NAME",
-        help="of a file: torchvision (default), timm, transformers, akamaster, tutorial",
+        help="to write: torchvision (default), timm, transformers, akamaster, tutorial; to read unknown names: "
+        "structure",
     )
     convert.add_argument("--preprocess", metavar="NAME", help="attach IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
     add_model_options(convert)
@@ -47,6 +51,7 @@ def run_convert(arguments: argparse.Namespace) -> int:
     """Brings weights from one format into another."""
     from resnet_jax.data.transforms.preprocess import Preprocess
     from resnet_jax.weights.convert import convert
+    from resnet_jax.weights.state_dict import STRUCTURE, Choice
 
     if (arguments.source is None) == (arguments.pretrained is None):
         raise UserError("give either --from, a file or checkpoint directory, or --pretrained, a published tag")
@@ -56,18 +61,19 @@ def run_convert(arguments: argparse.Namespace) -> int:
         raise UserError("--mean and --std belong together: give both")
     if arguments.preprocess is not None and arguments.mean is not None:
         raise UserError("--preprocess tells the mean and std: leave out --mean and --std")
-    source = _source(arguments)
+    source, by_structure = _source(arguments), arguments.layout == STRUCTURE
     result = convert(
         source,
         expand(arguments.to),
         model_name=arguments.model,
         model_args=given_model_args(arguments),
         head=arguments.head,
-        layout=arguments.layout,
+        layout="torchvision" if by_structure else arguments.layout,
         preprocess=arguments.preprocess
         or (Preprocess(None, None, "bilinear", arguments.mean, arguments.std) if arguments.mean else None),
         which=arguments.checkpoint,
         average=not arguments.no_average,
+        choice=Choice(arguments.prefix, arguments.use, arguments.bgr, STRUCTURE if by_structure else None),
     )
     if arguments.json:
         return print_result(result, as_json=True)
@@ -98,6 +104,7 @@ def _print_report(report: dict[str, Any]) -> None:
     for key in ("reshaped", "zeroed", "reset", "missing", "unexpected"):
         shapes = [f"{truncate(name)} {_shape(shape)}" for name, shape in report[key].items()]
         rows.append((key, f"{len(shapes)}{': ' if shapes else ''}{', '.join(shapes)}"))
+    rows.append(("left", abridge([*map(truncate, report["left"])]) or "0"))
     dropped = [truncate(name) for name in report["dropped"]] + [f"{report['counters']} counters"] * bool(
         report["counters"]
     )

@@ -12,9 +12,11 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Lists the models."""
+    """Lists the models, each family below a line of its own."""
     del arguments
-    from resnet_jax.models.variants import list_models
+    from resnet_jax.models.architectures import FAMILIES
 
-    print("\n".join(list_models()))
+    for i, (family, networks) in enumerate(FAMILIES.items()):
+        print("\n" * (i > 0) + f"# {family}")
+        print("\n".join(networks))
     return EXIT_DONE

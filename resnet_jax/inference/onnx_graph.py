@@ -30,7 +30,7 @@ CALLS = (
 ELEMENTWISE = {
     "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min",
     "logistic": "Sigmoid", "exp": "Exp", "sqrt": "Sqrt", "neg": "Neg", "tanh": "Tanh", "stop_gradient": "Identity",
-    "copy": "Identity", "copy_p": "Identity",
+    "copy": "Identity", "copy_p": "Identity", "erf": "Erf",
 }  # fmt: skip
 
 
@@ -176,6 +176,10 @@ class _Graph:
         pads = np.asarray([*(low[axis] for axis in order), *(high[axis] for axis in order)], np.int64)
         return self.add("Pad", [self.named(x), self.named(pads), self.named(fill)])
 
+    def _concatenate(self, equation: Any, *parts: Any) -> str:
+        axis = _axis(equation.params["dimension"], equation.invars[0].aval.ndim)
+        return self.add("Concat", [self.named(part) for part in parts], axis=axis)
+
     def _slice(self, equation: Any, x: Any) -> str:
         params, shape = equation.params, equation.invars[0].aval.shape
         strides = params["strides"] or (1,) * len(shape)
@@ -192,6 +196,11 @@ class _Graph:
     def _convert_element_type(self, equation: Any, x: Any) -> str:
         kind = self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(equation.params["new_dtype"]))
         return self.add("Cast", [self.named(x)], to=kind)
+
+    def _square(self, equation: Any, x: Any) -> str:
+        del equation
+        name = self.named(x)
+        return self.add("Mul", [name, name])
 
     def _integer_pow(self, equation: Any, x: Any) -> str:
         power = np.asarray(equation.params["y"], equation.outvars[0].aval.dtype)

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from resnet_jax.models.activations import activate_norm
+from resnet_jax.models.attention import SqueezeExcite
 from resnet_jax.models.batch_norm import BatchNorm
-from resnet_jax.models.layers import Conv, SqueezeExcite, average_pool, relu_of_sum, stochastic_depth
+from resnet_jax.models.layers import Conv, activate_sum, stochastic_depth
+from resnet_jax.models.pooling import ANTI_ALIAS, average_pool
 from resnet_jax.ops.convolution import subsample
 
 Array = jax.Array
 Layer = Callable[..., nn.Module]
-
-SHORTCUTS = ("A", "B", "C", "D", "none")
 
 
 class Convolution(NamedTuple):
@@ -30,14 +31,14 @@ class Convolution(NamedTuple):
 
 
 class Downsample(nn.Module):
-    """Projection shortcut: a 1x1 convolution and batch norm, named `0` and `1` as torchvision does.
+    """Projection shortcut: a convolution, 1x1 or of kernel_size, and a norm, named `0` and `1` as torchvision does.
 
     (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features).
 
     Attributes:
-      norm: None leaves the batch norm out.
-      average: ResNet-D's (arXiv:1812.01187): the stride is an average pooling's before the convolution; the names are
-        then `1` and `2`, as timm's.
+      norm: None leaves the norm out.
+      average: ResNet-D's (arXiv:1812.01187): the stride is an average pooling's before the convolution; beside a norm
+        the names are then `1` and `2`, as timm's.
     """
 
     features: int
@@ -45,14 +46,22 @@ class Downsample(nn.Module):
     conv: Layer
     norm: Layer | None
     average: bool = False
+    kernel_size: int = 1
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        first, stride = (1, 1) if self.average else (0, self.stride)
+        first = int(self.average and self.norm is not None)
+        stride = 1 if self.average else self.stride
         if self.average and self.stride > 1:
             x = average_pool(x, self.stride)
-        x = self.conv(self.features, kernel_size=1, stride=stride, name=str(first))(x)
+        x = self.conv(self.features, kernel_size=self.kernel_size, stride=stride, name=str(first))(x)
         return x if self.norm is None else self.norm(name=str(first + 1))(x, train=train)
+
+
+def norm_alone(norm: Layer) -> Layer:
+    """Returns the constructor of a norm after which nothing is activated, although it may hold an activation."""
+    holds_activation = getattr(norm.func if isinstance(norm, partial) else norm, "activates", False)
+    return partial(norm, activate=False) if holds_activation else norm
 
 
 def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
@@ -73,7 +82,8 @@ def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
 class ResidualBlock(nn.Module):
     """A residual branch of two or three convolutions, and a shortcut around it.
 
-    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), F) with F = filters, of a bottleneck 4 * filters.
+    (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), F) with F = filters, of a bottleneck 4 * filters, or
+    the last of `widths`.
 
     Attributes:
       bottleneck: 1x1, 3x3 and 1x1 convolutions instead of two 3x3. Its inner width is `filters * width_per_group / 64
@@ -87,11 +97,18 @@ class ResidualBlock(nn.Module):
       dilation, first_dilation: of the 3x3 convolutions; of the first, which carries the stride of two 3x3, the
         latter: where a stage is dilated instead of strided, its first block still looks at pixels as near as those
         before it.
-      squeeze_excite: channels gated by their means at the end of the branch, see SqueezeExcite.
+      widths: outputs of each convolution, where they are none of the rule's (a pruned network).
+      reduce_first: the first convolution has this many times fewer outputs (SENet-154).
+      shortcut_kernel_size: of a projection that changes the size of the images, or is dilated.
+      anti_alias: "average" or "blur": the convolution that carries the stride has none, and its activated result is
+        pooled so (arXiv:1904.11486); "none".
+      squeeze_excite: channels gated by their means at the end of the branch, see SqueezeExcite; squeeze_excite_ratio:
+        its inner width by its outer. channel_attention: the constructor of another gate, EfficientChannelAttention.
       zero_init_residual: the branch starts at zero (arXiv:1706.02677), by its last batch-norm scale, with `preact` by
         its last kernel.
       dropout: rate before the branch's last convolution (Wide ResNet, arXiv:1605.07146). drop_branch: rate at which a
         training image skips the branch (stochastic depth). Both in [0, 1), from the "dropout" rng.
+      activation: what stands for ReLU, by its name in ACTIVATIONS.
       conv, norm: constructors of the layers; input_norm: that of the norm on the input of `preact` (None: norm).
     """
 
@@ -105,10 +122,17 @@ class ResidualBlock(nn.Module):
     width_per_group: int = 64
     dilation: int = 1
     first_dilation: int = 1
+    widths: tuple[int, ...] = ()
+    reduce_first: int = 1
+    shortcut_kernel_size: int = 1
+    anti_alias: str = "none"
     squeeze_excite: bool = False
+    squeeze_excite_ratio: float = 1 / 16
+    channel_attention: Layer | None = None
     zero_init_residual: bool = False
     dropout: float = 0.0
     drop_branch: float = 0.0
+    activation: str = "relu"
     conv: Layer = Conv
     norm: Layer = BatchNorm
     input_norm: Layer | None = None
@@ -119,45 +143,58 @@ class ResidualBlock(nn.Module):
         last, features = len(convolutions), convolutions[-1].features
         y = x
         if self.preact:
-            y = nn.relu((self.input_norm or self.norm)(name="bn1")(x, train=train))
+            y = activate_norm((self.input_norm or self.norm)(name="bn1"), x, self.activation, train=train)
         projected = y  # what a projection sees
         for k, convolution in enumerate(convolutions, 1):
             if k == last and self.dropout:
                 y = nn.Dropout(self.dropout, deterministic=not train)(y)
             zero = {"kernel_init": initializers.zeros} if self.preact and k == last and self.zero_init_residual else {}
-            y = self.conv(**convolution._asdict(), **zero, name=f"conv{k}")(y)
+            pools = convolution.stride > 1 and self.anti_alias != "none"
+            strided = convolution._replace(stride=1) if pools else convolution
+            y = self.conv(**strided._asdict(), **zero, name=f"conv{k}")(y)
             if k < last:
-                y = nn.relu(self.norm(name=f"bn{k + self.preact}")(y, train=train))
+                y = activate_norm(self.norm(name=f"bn{k + self.preact}"), y, self.activation, train=train)
+            if pools:
+                y = ANTI_ALIAS[self.anti_alias](y, convolution.stride)
         if not self.preact:
             scale_init = initializers.zeros if self.zero_init_residual else initializers.ones
-            y = self.norm(name=f"bn{last}", scale_init=scale_init)(y, train=train)
+            y = norm_alone(self.norm)(name=f"bn{last}", scale_init=scale_init)(y, train=train)
         if self.squeeze_excite:
-            y = SqueezeExcite(self.conv, name="se")(y)
+            y = SqueezeExcite(self.conv, self.squeeze_excite_ratio, name="se")(y)
+        if self.channel_attention is not None:
+            y = self.channel_attention(channels=(4 if self.bottleneck else 1) * self.filters, name="se")(y)
         if train and self.drop_branch:
             y = stochastic_depth(self.make_rng("dropout"), y, self.drop_branch)
         if self.shortcut != "none":
             y = y + self._shortcut(x, projected, features, train)
-        return y if self.preact else relu_of_sum(y)
+        return y if self.preact else activate_sum(y, self.activation)
 
     def _convolutions(self) -> tuple[Convolution, ...]:
         if not self.bottleneck:
-            return (
-                Convolution(self.filters, 3, self.stride, dilation=self.first_dilation),
+            rule: tuple[Convolution, ...] = (
+                Convolution(self.filters // self.reduce_first, 3, self.stride, dilation=self.first_dilation),
                 Convolution(self.filters, 3, dilation=self.dilation),
             )
-        width = int(self.filters * self.width_per_group / 64) * self.groups
-        first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
-        return (
-            Convolution(width, 1, first),
-            Convolution(width, 3, second, self.groups, self.first_dilation),
-            Convolution(4 * self.filters, 1),
-        )
+        else:
+            width = int(self.filters * self.width_per_group / 64) * self.groups
+            first, second = (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
+            rule = (
+                Convolution(width // self.reduce_first, 1, first),
+                Convolution(width, 3, second, self.groups, self.first_dilation),
+                Convolution(4 * self.filters, 1),
+            )
+        if not self.widths:
+            return rule
+        return tuple(one._replace(features=width) for one, width in zip(rule, self.widths, strict=True))
 
     def _shortcut(self, x: Array, projected: Array, features: int, train: bool) -> Array:
         changes_shape = self.stride != 1 or x.shape[-1] != features
         if self.shortcut == "C" or (self.shortcut in ("B", "D") and changes_shape):
-            norm = None if self.preact else self.norm
-            downsample = Downsample(features, self.stride, self.conv, norm, self.shortcut == "D", name="downsample")
+            norm = None if self.preact else norm_alone(self.norm)
+            kernel_size = self.shortcut_kernel_size if self.stride > 1 or self.dilation > 1 else 1
+            downsample = Downsample(
+                features, self.stride, self.conv, norm, self.shortcut == "D", kernel_size, name="downsample"
+            )
             return downsample(projected, train=train)
         return zero_padding_shortcut(x, features, self.stride) if changes_shape else x
 
@@ -166,10 +203,3 @@ BasicBlock = partial(ResidualBlock, bottleneck=False)
 BottleneckBlock = partial(ResidualBlock, bottleneck=True)
 PreActBasicBlock = partial(ResidualBlock, bottleneck=False, preact=True)
 PreActBottleneckBlock = partial(ResidualBlock, bottleneck=True, preact=True)
-
-BLOCKS = {
-    "basic": BasicBlock,
-    "bottleneck": BottleneckBlock,
-    "preact_basic": PreActBasicBlock,
-    "preact_bottleneck": PreActBottleneckBlock,
-}

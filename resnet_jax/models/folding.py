@@ -7,7 +7,8 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import UserError
-from resnet_jax.models.resnet import DEEP_STEM_LAST, ResNet
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.stems import DEEP_STEM_LAST
 
 Array = jax.Array
 Path = tuple[str, ...]
@@ -19,11 +20,13 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
 
     Evaluated, a batch norm multiplies and shifts each channel: the factor goes into the kernel before it, the shift
     becomes a bias; where no convolution comes right before (pre-activation), both stay. The result has no `batch_stats`
-    and cannot be trained.
+    and cannot be trained. A model of another norm_layer comes back as it is.
 
     Raises:
       UserError: if the model is folded already.
     """
+    if model.norm_layer != "batch":
+        return model, dict(variables)
     if model.batch_norm == "folded":
         raise UserError("batch_norm='folded': the model is folded already")
     flat, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
@@ -44,11 +47,13 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
 def _convolution_before(norm: Path, preact: bool, params: Mapping[Path, Array]) -> Path | None:
     """Returns where the convolution is that a batch norm follows directly; None if it follows none.
 
-    bn2 follows conv2, before it in pre-activation blocks conv1; a number follows the number before it.
+    bn2 follows conv2, before it in pre-activation blocks conv1; a number follows the convolution before it, whose
+    result may have been pooled.
     """
     *parents, name = norm
     if name.isdigit():
-        return (*parents, str(int(name) - 1))
+        before = (str(i) for i in reversed(range(int(name))))
+        return (*parents, next(i for i in before if (*parents, i, "kernel") in params))
     index = int(name.removeprefix("bn")) - preact if name.startswith("bn") else 0
     if index == 0:
         return None

@@ -1,9 +1,8 @@
-"""Convolution, pooling, the head's layer and squeeze-and-excitation, with PyTorch's arithmetic.
+"""Convolution, the head's layer, and what blocks do to their sums, with PyTorch's arithmetic.
 
 Everything here computes in `dtype`, keeps its parameters in `param_dtype` and takes images as (B, H, W, C).
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
+from resnet_jax.models.activations import ACTIVATIONS
 from resnet_jax.models.initializers import (
     Initializer,
     he_normal_fan_out,
@@ -31,6 +31,7 @@ class Conv(nn.Module):
     groups, features) and, with `use_bias`, `bias` (features,).
 
     Attributes:
+      standardized: the kernel is used as `standardize` makes it.
       impl: see `convolve`.
       trainable: if False, the parameters' gradients are zero, and are not computed.
 
@@ -44,6 +45,7 @@ class Conv(nn.Module):
     groups: int = 1
     dilation: int = 1
     use_bias: bool = False
+    standardized: bool = False
     kernel_init: Initializer = he_normal_fan_out
     impl: str = "auto"
     trainable: bool = True
@@ -58,6 +60,8 @@ class Conv(nn.Module):
         kernel_shape = (size, size, channels // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, kernel_shape, self.param_dtype)
         kernel = kernel if self.trainable else stop_gradient(kernel)
+        if self.standardized:
+            kernel = standardize(kernel)
         y = convolve(
             x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups, self.impl, self.dilation
         )
@@ -93,23 +97,15 @@ class Dense(nn.Module):
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
-class SqueezeExcite(nn.Module):
-    """`x` with each channel scaled by a gate in (0, 1) computed from all channels' means (arXiv:1709.01507).
+# What timm's BiT adds to a kernel's variance.
+_STANDARDIZATION_EPSILON = 1e-8
 
-    (B, H, W, C) -> (B, H, W, C). Two 1x1 convolutions with bias, `fc1` to C / 16 channels rounded to a multiple of 8
-    (at least 8), ReLU, and `fc2` back, sigmoid; named and sized as timm's.
-    """
 
-    conv: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1]
-        squeezed = max(8, (channels // 16 + 4) // 8 * 8)
-        gate = jnp.mean(x, axis=(1, 2), keepdims=True)  # (B, 1, 1, C)
-        gate = nn.relu(self.conv(squeezed, kernel_size=1, use_bias=True, name="fc1")(gate))
-        gate = self.conv(channels, kernel_size=1, use_bias=True, name="fc2")(gate)
-        return x * nn.sigmoid(gate)
+def standardize(kernel: Array) -> Array:
+    """Returns the kernel (k, k, C, F) with the weights of each output of mean 0 and variance 1 (arXiv:1903.10520)."""
+    mean = jnp.mean(kernel, (0, 1, 2))
+    var = jnp.mean(jnp.square(kernel - mean), (0, 1, 2))
+    return (kernel - mean) * jax.lax.rsqrt(var + _STANDARDIZATION_EPSILON)
 
 
 @jax.custom_jvp
@@ -142,23 +138,6 @@ def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
     return jnp.where(keep, x / (1.0 - rate), 0.0)
 
 
-def max_pool(x: Array) -> Array:
-    """Returns the maximum over 3x3 windows at stride 2, padded by 1 as torch does: (B, H, W, C) -> (B, ceil(H/2),
-    ceil(W/2), C).
-    """
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-
-
-def average_pool(x: Array, stride: int) -> Array:
-    """Returns the mean over windows of `stride` x `stride` pixels: (B, H, W, C) -> (B, ceil(H / stride), ceil(W /
-    stride), C).
-
-    A window over the right or lower border is the mean of the pixels it has.
-    """
-    padding = tuple((0, -size % stride) for size in x.shape[1:3])
-    return nn.avg_pool(x, (stride, stride), strides=(stride, stride), padding=padding, count_include_pad=False)
-
-
-def global_average_pool(x: Array, dtype: Dtype) -> Array:
-    """Returns the mean over the positions, computed and returned in `dtype`: (B, H, W, C) -> (B, C)."""
-    return jnp.mean(x.astype(dtype), axis=(1, 2))
+def activate_sum(x: Array, activation: str) -> Array:
+    """Returns what comes after the sum of branch and shortcut: `relu_of_sum`, or another activation."""
+    return relu_of_sum(x) if activation == "relu" else ACTIVATIONS[activation](x)

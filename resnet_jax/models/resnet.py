@@ -4,37 +4,29 @@ Submodules carry torchvision's names, so that ".".join(path) is the name in a to
 """
 
 import math
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from resnet_jax.errors import UserError, check_choice
+from resnet_jax.errors import UserError
+from resnet_jax.models.activations import activate_norm
+from resnet_jax.models.arguments import DTYPES, GHOST, KERNEL_INITS, check_arguments, dtype_name
+from resnet_jax.models.attention import EfficientChannelAttention
 from resnet_jax.models.batch_norm import BatchNorm, FoldedBatchNorm
-from resnet_jax.models.blocks import BLOCKS, SHORTCUTS, Layer
+from resnet_jax.models.blocks import Layer, ResidualBlock
 from resnet_jax.models.head_names import HEAD, TOP
-from resnet_jax.models.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear_init
-from resnet_jax.models.layers import Conv, Dense, global_average_pool, max_pool
+from resnet_jax.models.layers import Conv, Dense
+from resnet_jax.models.norms import NORMS
+from resnet_jax.models.pooling import global_average_pool
+from resnet_jax.models.stems import ConvPool, DeepStem, deep_stem_widths, pool_stem
 from resnet_jax.ops.batch_axes import automatic_batch_axes, mapped_batch_axes
-from resnet_jax.ops.convolution import CONV_IMPLS
 
 Array = jax.Array
 
-# What `dtype` means: (computation, parameters with statistics, pooling, head and logits).
-DTYPES = {
-    "float32": (jnp.float32, jnp.float32),
-    "bfloat16": (jnp.bfloat16, jnp.float32),
-    "float64": (jnp.float64, jnp.float64),
-}
-STEMS = ("imagenet", "cifar", "deep")
-DEEP_STEM_LAST = "6"
-GHOST = re.compile(r"ghost:([1-9][0-9]*)")
-KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
+MAXPOOL = "maxpool"  # timm's name of the convolution that may be in its place
 
 
 class Stage(nn.Module):
@@ -43,10 +35,12 @@ class Stage(nn.Module):
     Attributes:
       dilation: of the 3x3 convolutions, previous_dilation: of the stage before.
       drop_branches: one rate a block, which also says how many there are.
+      widths: of each block's convolutions, where they are none of the rule's; otherwise ().
       remat: in the backward pass the blocks are computed again instead of kept.
     """
 
     drop_branches: tuple[float, ...]
+    widths: tuple[tuple[int, ...], ...]
     stride: int
     dilation: int
     previous_dilation: int
@@ -66,28 +60,11 @@ class Stage(nn.Module):
                 dilation=self.dilation,
                 first_dilation=self.previous_dilation if i == 0 else self.dilation,
                 drop_branch=drop_branch,
+                widths=self.widths[i] if self.widths else (),
                 name=str(i),
             )
             x = run(block, x)
         return x
-
-
-class DeepStem(nn.Module):
-    """Three 3x3 convolutions, the first at stride 2, instead of one 7x7 (ResNet-C, arXiv:1812.01187); named as timm's.
-
-    (B, H, W, C) -> (B, ceil(H / 2), ceil(W / 2), features), batch norm and ReLU after the first two.
-    """
-
-    features: int
-    conv: Layer
-    norm: Layer
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        for i, stride in ((0, 2), (3, 1)):
-            x = self.conv(self.features // 2, kernel_size=3, stride=stride, name=str(i))(x)
-            x = nn.relu(self.norm(name=str(i + 1))(x, train=train))
-        return self.conv(self.features, kernel_size=3, name=DEEP_STEM_LAST)(x)
 
 
 class ResNet(nn.Module):
@@ -102,11 +79,16 @@ class ResNet(nn.Module):
     Attributes:
       stage_sizes: blocks in each stage; stage i has num_filters * widen_factor * 2**i filters and, from the second
         on, stride 2. num_filters: also the stem's.
-      block_cls: "basic" | "bottleneck" | "preact_basic" | "preact_bottleneck" (v2, arXiv:1603.05027, with a batch
-        norm after the last stage). groups, width_per_group, stride_in: the bottleneck's; squeeze_excite,
-        zero_init_residual and shortcut: all blocks'; see ResidualBlock.
-      stem: "imagenet" 7x7 at stride 2 and max-pool; "deep" three 3x3 instead (ResNet-D); "cifar" 3x3 at stride 1, no
-        pooling.
+      block_cls: "basic" | "bottleneck" | "preact_basic" | "preact_bottleneck" (v2, arXiv:1603.05027, with a norm after
+        the last stage), or one a stage. groups, width_per_group, stride_in: the bottleneck's; squeeze_excite,
+        squeeze_excite_ratio, channel_attention (arXiv:1910.03151), zero_init_residual, anti_alias, reduce_first,
+        shortcut and shortcut_kernel_size: all blocks'; see ResidualBlock.
+      stage_filters: filters of each stage instead of that rule; block_widths: outputs of each block's convolutions, of
+        a pruned network.
+      stem: "imagenet" 7x7 at stride 2 and max-pool; "deep" three 3x3 instead (ResNet-D), of half the filters but the
+        last; "deep_tiered" the first of three quarters of these; "cifar" 3x3 at stride 1, no pooling. stem_filters: its
+        channels; None: num_filters. stem_pool: "max" | "conv" a convolution, norm and activation (ResNet-RS) |
+        "zero_padded_max" (BiT, Keras' V2). anti_alias takes the place of max and conv's stride, too.
       output_stride: input pixels to one of the last stage; None: as the strides give it, 32, or 4 of three stages
         behind a CIFAR stem. Stages that would exceed it are dilated instead of strided (arXiv:1606.00915), with the
         same weights: 8 and 16 are torchvision's replace_stride_with_dilation [False, True, True] and [False, False,
@@ -115,6 +97,11 @@ class ResNet(nn.Module):
         first (arXiv:1603.09382). dropout: rate in [0, 1), dropout_in "head" before the head or "block" before each
         block's last convolution (Wide ResNet). Both need a "dropout" rng in training.
       conv_bias: convolutions have a bias.
+      weight_standardization: kernels are used with mean 0 and variance 1 (arXiv:1903.10520).
+      activation: "relu" | "silu" | "gelu" | "leaky_relu" | "hard_swish".
+      norm_layer: "batch" | "group" of 32 groups (arXiv:1803.08494) | "evonorm_s0" (arXiv:2004.02967) and "frn"
+        (arXiv:1911.09737), which hold their activation. All but the first look at one image alone, have no batch_stats,
+        and need batch_norm="global".
       kernel_init: "fan_out" He-normal convolutions and torch's linear head, as torchvision does; "fan_in" He-normal
         everywhere, as the paper does for CIFAR.
       norm_momentum: the share of the old running statistics that stays, in [0, 1): torch's 0.1 is 0.9 here.
@@ -141,16 +128,25 @@ class ResNet(nn.Module):
     """
 
     stage_sizes: tuple[int, ...]
-    block_cls: str = "basic"
+    block_cls: str | tuple[str, ...] = "basic"
     num_filters: int = 64
     widen_factor: int = 1
     num_classes: int | None = 1000
     groups: int = 1
     width_per_group: int = 64
+    stage_filters: tuple[int, ...] | None = None
+    block_widths: tuple[tuple[int, ...], ...] | None = None
+    reduce_first: int = 1
     stem: str = "imagenet"
+    stem_filters: int | None = None
+    stem_pool: str = "max"
     stride_in: str = "3x3"
+    anti_alias: str = "none"
     shortcut: str = "B"
+    shortcut_kernel_size: int = 1
     squeeze_excite: bool = False
+    squeeze_excite_ratio: float = 1 / 16
+    channel_attention: bool = False
     zero_init_residual: bool = False
     output_stride: int | None = None
     stochastic_depth: float = 0.0
@@ -158,6 +154,9 @@ class ResNet(nn.Module):
     dropout_in: str = "head"
     conv_bias: bool = False
     kernel_init: str = "fan_out"
+    weight_standardization: bool = False
+    activation: str = "relu"
+    norm_layer: str = "batch"
     norm_epsilon: float = 1e-5
     norm_momentum: float = 0.9
     batch_norm: str = "global"
@@ -170,65 +169,8 @@ class ResNet(nn.Module):
 
     def __post_init__(self) -> None:
         self.dtype = dtype_name(self.dtype)
-        self._check_arguments()
+        check_arguments(self)
         super().__post_init__()
-
-    @nn.nowrap  # tabulate would take it for a layer that is called
-    def _check_arguments(self) -> None:
-        check_choice("block_cls", self.block_cls, BLOCKS)
-        check_choice("stem", self.stem, STEMS)
-        check_choice("stride_in", self.stride_in, ("3x3", "1x1"))
-        check_choice("shortcut", self.shortcut, SHORTCUTS)
-        check_choice("dropout_in", self.dropout_in, ("head", "block"))
-        check_choice("kernel_init", self.kernel_init, KERNEL_INITS)
-        self._check_batch_norm()
-        check_choice("dtype", self.dtype, DTYPES)
-        check_choice("conv_impl", self.conv_impl, CONV_IMPLS)
-        if self.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
-            raise UserError("dtype='float64' needs 64-bit jax: set the environment variable JAX_ENABLE_X64=1")
-        if not self.stage_sizes or min(self.stage_sizes) < 1:
-            raise UserError(f"stage_sizes={self.stage_sizes} must name at least one stage, each of at least one block")
-        check_choice(
-            "trainable", self.trainable, ("all", *(f"stage{i + 1}" for i in range(len(self.stage_sizes))), "head")
-        )
-        if self.num_classes is not None and self.num_classes < 1:
-            raise UserError(f"num_classes={self.num_classes} must be at least 1, or None for a headless model")
-        if self.base_classes is not None and (self.base_classes < 1 or self.num_classes is None):
-            raise UserError(
-                f"base_classes={self.base_classes} must be at least 1, or None, which a headless model needs"
-            )
-        for field in ("num_filters", "widen_factor", "groups", "width_per_group"):
-            if getattr(self, field) < 1:
-                raise UserError(f"{field}={getattr(self, field)} must be at least 1")
-        if "bottleneck" not in self.block_cls and (self.groups, self.width_per_group) != (1, 64):
-            raise UserError("groups and width_per_group belong to block_cls='bottleneck'")
-        strides = [self.stem_stride * 2**i for i in range(len(self.stage_sizes))]
-        if self.output_stride not in (None, *strides):
-            raise UserError(f"output_stride={self.output_stride} must be one of {', '.join(map(str, strides))}")
-        if self.shortcut == "D" and self.output_stride not in (None, strides[-1]):
-            raise UserError(
-                f"output_stride={self.output_stride} needs another shortcut than 'D', which pools by stride"
-            )
-        if self.stem == "deep" and self.num_filters % 2:
-            raise UserError(f"num_filters={self.num_filters} must be even with stem='deep'")
-        if self.shortcut == "none" and self.stochastic_depth:
-            raise UserError("stochastic_depth skips a block by its shortcut: with shortcut='none' it must be 0")
-        if self.num_filters * self.width_per_group < 64:
-            raise UserError(
-                f"num_filters={self.num_filters} * width_per_group={self.width_per_group} must be at least 64"
-            )
-        for field in ("stochastic_depth", "dropout", "norm_momentum"):
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise UserError(f"{field}={getattr(self, field)} must be in [0, 1)")
-        if not 0.0 < self.norm_epsilon < float("inf"):
-            raise UserError(f"norm_epsilon={self.norm_epsilon} must be positive and finite")
-
-    @nn.nowrap
-    def _check_batch_norm(self) -> None:
-        if not GHOST.fullmatch(self.batch_norm):
-            check_choice("batch_norm", self.batch_norm, ("global", "local", "ghost:N", "frozen", "folded"))
-        if self.batch_norm == "ghost:N":
-            raise UserError("batch_norm='ghost:N' needs a number of rows, for example ghost:32")
 
     @nn.nowrap
     def _check_images(self, images: Array) -> None:
@@ -287,12 +229,35 @@ class ResNet(nn.Module):
     @property
     def preact(self) -> bool:
         """True if the blocks are pre-activation (v2)."""
-        return self.block_cls.startswith("preact")
+        return self._block_classes[0].startswith("preact")
+
+    @property
+    def _block_classes(self) -> tuple[str, ...]:
+        """The class of each stage's blocks."""
+        return (self.block_cls,) * len(self.stage_sizes) if isinstance(self.block_cls, str) else self.block_cls
+
+    @property
+    def bottlenecks(self) -> tuple[bool, ...]:
+        """True for each stage whose blocks are bottlenecks."""
+        return tuple(name.endswith("bottleneck") for name in self._block_classes)
+
+    @property
+    def filters_of_stages(self) -> tuple[int, ...]:
+        """The filters of each stage's blocks."""
+        rule = tuple(self.num_filters * self.widen_factor * 2**i for i in range(len(self.stage_sizes)))
+        return self.stage_filters or rule
+
+    @property
+    def stem_features(self) -> int:
+        """The channels of the stem's result."""
+        return self.stem_filters or self.num_filters
 
     @property
     def layer_groups(self) -> tuple[tuple[str, ...], ...]:
         """The names of the layers, in the order of the computation: those of the stem, of each stage, of the head."""
         stem: tuple[str, ...] = ("conv1",) if self.preact else ("conv1", "bn1")
+        if self.stem_pool == "conv" and self.stem != "cifar":
+            stem = (*stem, MAXPOOL)
         stages: list[tuple[str, ...]] = [(f"layer{i + 1}",) for i in range(len(self.stage_sizes))]
         if self.preact:
             stages[-1] = (*stages[-1], "norm")
@@ -357,34 +322,50 @@ class ResNet(nn.Module):
         frozen, param_dtype = self.frozen_layers, DTYPES[self.dtype][1]
         shares = self._shares(images) if train and not self.is_initializing() else {}
         layers = {trainable: self._constructors(shares, trainable=trainable) for trainable in (True, False)}
-        conv, norm, _, _ = layers["conv1" not in frozen]
-        if self.stem == "deep":
-            x = DeepStem(self.num_filters, conv, norm, name="conv1")(images, train=train and "conv1" not in frozen)
-        else:
-            kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
-            x = conv(self.num_filters, kernel_size=kernel_size, stride=stride, name="conv1")(images)
-        if not self.preact:
-            x = nn.relu(norm(name="bn1")(x, train=train and "bn1" not in frozen))
+        x = self._stem(images, layers, train)
         outputs = {"stem": x}
-        if self.stem != "cifar":
-            x = max_pool(x)
-        drop_branches, strides = self._drop_branches(), self._strides()
+        if self.stem_pool == "conv" and self.stem != "cifar":
+            conv, norm, _, _ = layers[MAXPOOL not in frozen]
+            pool = ConvPool(self.anti_alias, self.activation, conv, norm, name=MAXPOOL)
+            x = pool(x, train=train and MAXPOOL not in frozen)
+        elif self.stem != "cifar":
+            x = pool_stem(x, self.stem_pool, self.anti_alias)
+        drop_branches, strides, all_widths = self._drop_branches(), self._strides(), self.block_widths or ()
         for i, num_blocks in enumerate(self.stage_sizes):
             name = f"layer{i + 1}"
-            stage_block = partial(layers[name not in frozen][3], filters=self.num_filters * self.widen_factor * 2**i)
+            stage_block = partial(
+                layers[name not in frozen][3], bottleneck=self.bottlenecks[i], filters=self.filters_of_stages[i]
+            )
             rates, drop_branches = drop_branches[:num_blocks], drop_branches[num_blocks:]
+            widths, all_widths = all_widths[:num_blocks], all_widths[num_blocks:]
             (stride, dilation), previous = strides[i], strides[max(i - 1, 0)][1]
-            stage = Stage(rates, stride, dilation, previous, stage_block, self.remat, name=name)
+            stage = Stage(rates, widths, stride, dilation, previous, stage_block, self.remat, name=name)
             x = stage(x, train=train and name not in frozen)
             outputs[f"stage{i + 1}"] = x
         if self.preact:
             input_norm = layers["norm" not in frozen][2]
-            x = nn.relu(input_norm(name="norm")(x, train=train and "norm" not in frozen))
+            x = activate_norm(input_norm(name="norm"), x, self.activation, train=train and "norm" not in frozen)
         pooled = global_average_pool(x, param_dtype)  # (B, C)
         outputs["pooled"] = pooled
 
         result = self._logits(pooled, train)
         return outputs if features else result
+
+    @nn.nowrap
+    def _stem(self, images: Array, layers: Mapping[bool, tuple[Layer, ...]], train: bool) -> Array:
+        """Returns the stem's result before its pooling; layers: constructors, by whether what they make is trained."""
+        frozen, features = self.frozen_layers, self.stem_features
+        conv, norm = layers["conv1" not in frozen][:2]
+        if self.stem.startswith("deep"):
+            widths = deep_stem_widths(self.stem, features)
+            stem = DeepStem(features, widths, self.activation, conv, norm, name="conv1")
+            x = stem(images, train=train and "conv1" not in frozen)
+        else:
+            kernel_size, stride = (7, 2) if self.stem == "imagenet" else (3, 1)
+            x = conv(features, kernel_size=kernel_size, stride=stride, name="conv1")(images)
+        if self.preact:
+            return x
+        return activate_norm(norm(name="bn1"), x, self.activation, train=train and "bn1" not in frozen)
 
     @nn.nowrap
     def _constructors(self, shares: dict[str, Any], *, trainable: bool) -> tuple[Layer, Layer, Layer, Layer]:
@@ -396,10 +377,19 @@ class ResNet(nn.Module):
         dtype, param_dtype = DTYPES[self.dtype]
         options = {"trainable": trainable, "dtype": dtype, "param_dtype": param_dtype}
         kernel_init = KERNEL_INITS[self.kernel_init][0]
-        conv = partial(Conv, use_bias=self.conv_bias, kernel_init=kernel_init, impl=self.conv_impl, **options)
+        conv = partial(
+            Conv,
+            use_bias=self.conv_bias,
+            standardized=self.weight_standardization,
+            kernel_init=kernel_init,
+            impl=self.conv_impl,
+            **options,
+        )
         norm: Layer
         input_norm: Layer
-        if self.batch_norm == "folded":
+        if self.norm_layer != "batch":
+            norm = input_norm = partial(NORMS[self.norm_layer], epsilon=self.norm_epsilon, **options)
+        elif self.batch_norm == "folded":
             norm = partial(FoldedBatchNorm, **options)
             input_norm = partial(norm, scaled=True)
         else:
@@ -412,12 +402,19 @@ class ResNet(nn.Module):
                 **options,
             )
         block = partial(
-            BLOCKS[self.block_cls],
+            ResidualBlock,
+            preact=self.preact,
             shortcut=self.shortcut,
+            shortcut_kernel_size=self.shortcut_kernel_size,
+            reduce_first=self.reduce_first,
+            anti_alias=self.anti_alias,
+            activation=self.activation,
             stride_in=self.stride_in,
             groups=self.groups,
             width_per_group=self.width_per_group,
             squeeze_excite=self.squeeze_excite,
+            squeeze_excite_ratio=self.squeeze_excite_ratio,
+            channel_attention=partial(EfficientChannelAttention, **options) if self.channel_attention else None,
             zero_init_residual=self.zero_init_residual,
             dropout=self.dropout if self.dropout_in == "block" else 0.0,
             conv=conv,
@@ -434,11 +431,6 @@ class ResNet(nn.Module):
         for name, num_outputs in self.head_layers:
             result = make_dense(self, name, num_outputs)(result)
         return result
-
-
-def dtype_name(dtype: Any) -> Any:
-    """Returns the name of a dtype that is given as one of JAX's or NumPy's; anything else as it is."""
-    return np.dtype(dtype).name if isinstance(dtype, np.dtype | type) else dtype
 
 
 def _looks_channels_first(shape: tuple[int, ...]) -> bool:

@@ -18,7 +18,7 @@ def stem_kernel(model: ResNet) -> tuple[str, ...]:
     """Returns the path, within the parameters, of the one kernel (kh, kw, C, F) whose shape depends on the images'
     channels.
     """
-    return ("conv1", "0", "kernel") if model.stem == "deep" else ("conv1", "kernel")
+    return ("conv1", "0", "kernel") if model.stem.startswith("deep") else ("conv1", "kernel")
 
 
 def num_input_channels(model: ResNet, variables: Mapping[str, Any]) -> int:
@@ -32,7 +32,7 @@ def num_input_channels(model: ResNet, variables: Mapping[str, Any]) -> int:
     return shape[2] if len(shape) == 4 else RGB
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=256)
 def variable_shapes(model: ResNet, num_channels: int = RGB) -> dict[str, Any]:
     """Returns what `model.init` returns, with a jax.ShapeDtypeStruct for each array: {"params": ..., "batch_stats":
     ...}.
@@ -51,13 +51,14 @@ def variable_shapes(model: ResNet, num_channels: int = RGB) -> dict[str, Any]:
         height, width, _, features = layer[name].shape
         layer[name] = layer[name].update(shape=(height, width, num_channels, features))
         return shapes
-    short = model.clone(stage_sizes=tuple(min(num_blocks, DISTINCT_BLOCKS) for num_blocks in model.stage_sizes))
+    distinct = max(model.stage_sizes) if model.block_widths else DISTINCT_BLOCKS
+    short = model.clone(stage_sizes=tuple(min(num_blocks, distinct) for num_blocks in model.stage_sizes))
     images = jax.ShapeDtypeStruct((1, 32, 32, RGB), jnp.float32)
     key = jax.eval_shape(jax.random.key, 0)  # nothing is compiled
     shapes = jax.eval_shape(lambda key, x: short.init(key, x, train=False), key, images)
     for tree in shapes.values():
         for i, num_blocks in enumerate(model.stage_sizes, 1):
             blocks = tree[f"layer{i}"]
-            for j in range(DISTINCT_BLOCKS, num_blocks):
-                blocks[str(j)] = blocks[str(DISTINCT_BLOCKS - 1)]
+            for j in range(distinct, num_blocks):
+                blocks[str(j)] = blocks[str(distinct - 1)]
     return shapes

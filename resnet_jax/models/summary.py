@@ -48,7 +48,7 @@ def summarize_model(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, An
     return {
         "shapes": shapes,
         "parameters": num_elements(variables["params"]),
-        "statistics": num_elements(variables["batch_stats"]),
+        "statistics": num_elements(variables.get("batch_stats", {})),
         "macs": _jaxpr_macs(traced.jaxpr),
     }
 

@@ -93,14 +93,15 @@ def _activation_bytes(
 ) -> int:
     """Returns what the backward pass needs, and at least what passes through the widest layer.
 
-    A long stage's blocks are alike from its second one on, and so is what is kept for each.
+    A long stage's blocks are alike from its second one on, but in a pruned network, and so is what is kept for each.
     """
 
     def of_length(stage_sizes: tuple[int, ...]) -> TrainState:
         short = model.clone(stage_sizes=stage_sizes)
         return state.replace(apply_fn=short.apply, **variable_shapes(short, images.shape[-1]))
 
-    base = tuple(DISTINCT_BLOCKS if length > LONG_STAGE else length for length in model.stage_sizes)
+    shortened = tuple(DISTINCT_BLOCKS if length > LONG_STAGE else length for length in model.stage_sizes)
+    base = model.stage_sizes if model.block_widths else shortened
     kept = in_base = _kept_bytes(of_length(base), images, labels)
     for i, (length, traced) in enumerate(zip(model.stage_sizes, base, strict=True)):
         if length > traced:

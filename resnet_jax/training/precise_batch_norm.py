@@ -40,10 +40,10 @@ def precise_batch_stats(model: ResNet, variables: Mapping[str, Any], batches: It
     if total is None:
         raise UserError("precise batch-norm statistics need at least one batch of images")
     mean = jax.tree.map(lambda array: array / num_batches, total)
-    return {**mean, **{name: variables["batch_stats"][name] for name in model.frozen_layers if name in mean}}
+    return {**mean, **{name: variables.get("batch_stats", {})[name] for name in model.frozen_layers if name in mean}}
 
 
 @partial(jax.jit, static_argnums=0)
 def _batch_statistics(model: ResNet, variables: Mapping[str, Any], images: Array, dropout_key: Array) -> Any:
     _, updated = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key})
-    return updated["batch_stats"]
+    return updated.get("batch_stats", {})

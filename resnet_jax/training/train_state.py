@@ -153,7 +153,7 @@ def create_train_state(
       UserError: for values outside their ranges.
     """
     averaging = None if ema_decay is None else Averaging(ema_decay, ema_every_steps, ema_warmup_steps)
-    params, batch_stats = variables["params"], variables["batch_stats"]
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
     # Copies: a donated state must not hold one buffer twice.
     ema_params, ema_batch_stats = jax.tree.map(jnp.copy, (params, batch_stats)) if averaging else (None, None)
     state = TrainState(

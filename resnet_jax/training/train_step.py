@@ -229,7 +229,7 @@ def _share_of_gradients(
         )
         check_labels(labels, logits.shape[-1], mask)
         weights = state.loss.row_weights(logits, labels)
-        return masked_mean(state.loss(logits, labels), mask, axes, weights), (logits, updated["batch_stats"])
+        return masked_mean(state.loss(logits, labels), mask, axes, weights), (logits, updated.get("batch_stats", {}))
 
     (loss, (logits, moved)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))
     accuracy = masked_mean(state.loss.accuracy(logits, labels).astype(loss.dtype), mask, axes)

@@ -15,6 +15,7 @@ from resnet_jax.weights.info import WeightsInfo, names_for
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.names import LAYOUTS
 from resnet_jax.weights.save import SUFFIXES, TORCH_SUFFIXES, check_target, save_weights
+from resnet_jax.weights.state_dict import Choice
 
 # What ends a folder's name, if anything does: a version.
 FOLDER_SUFFIX = re.compile(r"(\.\d.*)?")
@@ -31,6 +32,7 @@ def convert(
     preprocess: Preprocess | str | None = None,
     which: str | None = None,
     average: bool = True,
+    choice: Choice | None = None,
 ) -> dict[str, Any]:
     """Writes the weights of `source` as `target` and returns the report on it, of plain values.
 
@@ -41,6 +43,7 @@ def convert(
       preprocess: a name in PREPROCESS; None keeps what is known of `source`.
       which: of a run's folder the "newest" checkpoint, as None, or the "best".
       average: take the moving average of the weights, if it keeps one.
+      choice: which network of a file is meant.
 
     Raises:
       UserError: before anything is written.
@@ -57,7 +60,7 @@ def convert(
         raise UserError(f"{target} must end in one of {', '.join(SUFFIXES)}, or be the name of a folder")
     else:
         check_replaceable(target)
-    state, model, info = describe_weights(source, model_name, model_args or {}, which, average=average)
+    state, model, info = describe_weights(source, model_name, model_args or {}, which, average=average, choice=choice)
     variables, report = import_state_dict(source, state, model, head)
     info = _prepared(info, model, preprocess, head)
     if info.preprocess is not None and info.preprocess.num_channels != report.num_channels:

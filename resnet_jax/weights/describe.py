@@ -17,11 +17,17 @@ from resnet_jax.weights.infer_architecture import has_conv_bias
 from resnet_jax.weights.info import WeightsInfo, read_info
 from resnet_jax.weights.nearest_network import describe_options
 from resnet_jax.weights.open_weights import open_weights
-from resnet_jax.weights.state_dict import StateDict
+from resnet_jax.weights.state_dict import Choice, StateDict
 
 
 def describe_weights(
-    path: Path, name: str | None, arguments: Mapping[str, Any], which: str | None = None, *, average: bool = True
+    path: Path,
+    name: str | None,
+    arguments: Mapping[str, Any],
+    which: str | None = None,
+    *,
+    average: bool = True,
+    choice: Choice | None = None,
 ) -> tuple[StateDict, ResNet, WeightsInfo]:
     """Returns the weights at `path`, not read yet, their model, and what else is known of them.
 
@@ -30,13 +36,13 @@ def describe_weights(
     Args:
       name: the model's, None if the weights tell it.
       arguments: over those that the weights tell.
-      which, average: of a run, as `open_weights` takes them.
+      which, average, choice: of a run and of a file, as `open_weights` takes them.
 
     Raises:
       UserError: if the name is neither given nor told, or contradicts.
     """
     info = told_info(path)
-    state = open_weights(path, which, average=average)
+    state = open_weights(path, which, average=average, choice=choice)
     if name is None and info.model is None:
         likely = describe_options(state.shapes)
         advice = f"; it looks like {likely}" if likely else " (python -m resnet_jax list shows all)"

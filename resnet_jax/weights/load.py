@@ -12,7 +12,8 @@ from flax.traverse_util import unflatten_dict
 
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.filesystem import expand
-from resnet_jax.models.resnet import DTYPES, ResNet, make_dense
+from resnet_jax.models.arguments import DTYPES
+from resnet_jax.models.resnet import ResNet, make_dense
 from resnet_jax.models.shapes import stem_kernel, variable_shapes
 from resnet_jax.models.variants import create_model
 from resnet_jax.weights.adapt_stem import adapt_kernel
@@ -21,7 +22,8 @@ from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.pretrained import fetch_pretrained
 from resnet_jax.weights.report import Report, compare, complaint
-from resnet_jax.weights.state_dict import StateDict, Tensor
+from resnet_jax.weights.state_dict import STRUCTURE, Choice, StateDict, Tensor
+from resnet_jax.weights.structure import by_structure
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,15 @@ ALIGNMENT = 64  # bytes
 
 
 def load_weights(
-    path: str | Path, model: ResNet, head: str = "strict", num_channels: int | None = None
+    path: str | Path,
+    model: ResNet,
+    head: str = "strict",
+    num_channels: int | None = None,
+    *,
+    prefix: str | None = None,
+    use: str | None = None,
+    bgr: bool = False,
+    layout: str | None = None,
 ) -> dict[str, Any]:
     """Returns the model's variables {"params": ..., "batch_stats": ...}, read from `path`.
 
@@ -42,15 +52,26 @@ def load_weights(
         file has: of a model with base_classes the layer on top of the head.
       num_channels: of the images. Where the file's first convolution is for three, it is adapted to them as timm does
         (`adapt_kernel`), with a warning. None: as many as the file's.
+      prefix: of the names of the network that is meant, where the file holds several: "encoder_q", "teacher.backbone".
+        What else the file holds is left, with a warning.
+      use: "weights", or "ema" for their moving average, where a file holds both. None: the weights, and a line says so.
+      bgr: the network takes colours in OpenCV's order, blue first, as detectron2's and Caffe's do; it is made one for
+        red first.
+      layout: "structure" matches modules by their order in the file and their shapes, whatever their names. None: by
+        the names of the layouts that are known.
 
     Raises:
       UserError: unless every tensor finds its place, telling which do not.
     """
     check_choice("head", head, HEAD_CHOICES)
     path = expand(path)
-    variables, report = import_state_dict(path, open_weights(path), model, head, num_channels, adapt_stem=True)
-    if report.adapted:
-        logger.warning(report.adapted)
+    if layout is not None:
+        check_choice("layout", layout, (STRUCTURE,))
+    state = open_weights(path, choice=Choice(prefix, use, bgr, layout))
+    variables, report = import_state_dict(path, state, model, head, num_channels, adapt_stem=True)
+    for line in (report.adapted, report.describe_left()):
+        if line:
+            logger.warning(line)
     return variables
 
 
@@ -77,6 +98,8 @@ def import_state_dict(
       adapt_stem: a first convolution for three channels becomes one for num_channels, as the report says; otherwise
         such weights are refused.
     """
+    if state.layout == STRUCTURE:
+        state = by_structure(path, state, model)
     report = compare(path, state, model, head, num_channels, adapt_stem=adapt_stem)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))

@@ -13,62 +13,34 @@ from flax.traverse_util import flatten_dict
 
 from resnet_jax.errors import UserError
 from resnet_jax.models.head_names import HEAD, TOP
+from resnet_jax.weights.layouts import (
+    AKAMASTER,
+    ALIASES,
+    OTHERS,
+    SEQUENTIAL,
+    TIMM_V2,
+    TRANSFORMERS,
+    TUTORIAL,
+    WIDE,
+    Rule,
+    from_one,
+    rename,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from resnet_jax.models.resnet import ResNet
 
 Path = tuple[str, ...]  # the collection, the modules, the variable: ("params", "layer1", "0", "conv1", "kernel")
-Rule = tuple[str, str]  # the module's name there, and here
-
-TIMM_V2: tuple[Rule, ...] = (
-    ("stem.conv", "conv1"),
-    ("stages.{s}.blocks.{b}.norm{k}", "layer{s+1}.{b}.bn{k}"),
-    ("stages.{s}.blocks.{b}.conv{k}", "layer{s+1}.{b}.conv{k}"),
-    ("stages.{s}.blocks.{b}.downsample.conv", "layer{s+1}.{b}.downsample.0"),
-    ("norm", "norm"),
-    ("head.fc", "fc"),
-)
-TRANSFORMERS: tuple[Rule, ...] = (
-    ("resnet.embedder.embedder.convolution", "conv1"),
-    ("resnet.embedder.embedder.normalization", "bn1"),
-    ("resnet.encoder.stages.{s}.layers.{b}.layer.{k}.convolution", "layer{s+1}.{b}.conv{k+1}"),
-    ("resnet.encoder.stages.{s}.layers.{b}.layer.{k}.normalization", "layer{s+1}.{b}.bn{k+1}"),
-    ("resnet.encoder.stages.{s}.layers.{b}.shortcut.convolution", "layer{s+1}.{b}.downsample.0"),
-    ("resnet.encoder.stages.{s}.layers.{b}.shortcut.normalization", "layer{s+1}.{b}.downsample.1"),
-    ("classifier.1", "fc"),
-)
-TUTORIAL: tuple[Rule, ...] = (("layer{s}.{b}.shortcut.{k}", "layer{s}.{b}.downsample.{k}"),)
-AKAMASTER: tuple[Rule, ...] = (*TUTORIAL, ("linear", "fc"))
-# Tutorials that write conv, batch norm and ReLU as one nn.Sequential and count stages from zero.
-SEQUENTIAL: tuple[Rule, ...] = (
-    ("conv1.0", "conv1"),
-    ("conv1.1", "bn1"),
-    ("layer{s}.{b}.conv{k}.0", "layer{s+1}.{b}.conv{k}"),
-    ("layer{s}.{b}.conv{k}.1", "layer{s+1}.{b}.bn{k}"),
-    ("layer{s}.{b}.downsample.{k}", "layer{s+1}.{b}.downsample.{k}"),
-)
-# The Wide ResNets for CIFAR that most repositories have; understood, never written.
-WIDE: tuple[Rule, ...] = (
-    ("block{s}.layer.{b}.bn{k}", "layer{s}.{b}.bn{k}"),
-    ("block{s}.layer.{b}.conv{k}", "layer{s}.{b}.conv{k}"),
-    ("block{s}.layer.{b}.convShortcut", "layer{s}.{b}.downsample.0"),
-    ("bn1", "norm"),
-)
-# More names that tutorials give to the same modules; understood, never written.
-ALIASES: tuple[Rule, ...] = (
-    *AKAMASTER,
-    ("layer{s}.{b}.identity_downsample.{k}", "layer{s}.{b}.downsample.{k}"),
-    ("layer{s}.{b}.downsample.conv", "layer{s}.{b}.downsample.0"),
-    ("layer{s}.{b}.downsample.bn", "layer{s}.{b}.downsample.1"),
-    ("classifier", "fc"),
-)
 
 LAYOUTS = ("torchvision", "timm", "transformers", "akamaster", "tutorial")
 # The layers of a head; the last one that a model has is the one that gives its classes.
 HEADS = (HEAD, TOP)
 
 # torch's names of a module's variables, by ours; which of the two a "weight" is, its rank tells.
-TORCH_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+TORCH_LEAVES = {
+    "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
+    "v": "v", "tau": "tau",  # EvoNorm's and filter response norm's
+}  # fmt: skip
 # What a state_dict holds besides weights: counters of batch norm, and of torch's averaged models.
 COUNTERS = ("num_batches_tracked", "n_averaged")
 
@@ -80,13 +52,13 @@ def torch_name(path: Path) -> str:
 
 
 def torch_axes(ndim: int) -> tuple[int, ...]:
-    """Returns the axes of one of our arrays in torch's order: HWIO -> OIHW, (in, out) -> (out, in)."""
-    return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
+    """Returns the axes of one of our arrays in torch's order: HWIO -> OIHW, WIO -> OIW, (in, out) -> (out, in)."""
+    return {4: (3, 2, 0, 1), 3: (2, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
 def jax_axes(ndim: int) -> tuple[int, ...]:
-    """Returns the axes of one of torch's arrays in our order: OIHW -> HWIO, (out, in) -> (in, out)."""
-    return {4: (2, 3, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
+    """Returns the axes of one of torch's arrays in our order: OIHW -> HWIO, OIW -> WIO, (out, in) -> (in, out)."""
+    return {4: (2, 3, 1, 0), 3: (2, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
 def torch_shapes(variables: Mapping[str, Any]) -> dict[str, tuple[Path, tuple[int, ...]]]:
@@ -109,18 +81,18 @@ def _flat(variables: Mapping[str, Any]) -> dict[Path, Any]:
     return dict(sorted(flat.items(), key=lambda item: item[0][0] != "params"))
 
 
-def recognize_layout(names: Iterable[str]) -> tuple[str, dict[str, str]]:
+def recognize_layout(names: Iterable[str], *, has_prefix: bool = True) -> tuple[str, dict[str, str]]:
     """Returns the layout of a state_dict with these names, and torchvision's name for each of them.
 
     A prefix that all share (`module.`, `_orig_mod.`, `model.`) is dropped; a name of no layout stays as it is.
     """
     names = list(names)
-    prefix = _shared_prefix(names) or _prefix_of_stem(names)
+    prefix = (_shared_prefix(names) or _prefix_of_stem(names)) if has_prefix else ""
     modules = {name: name.removeprefix(prefix) for name in names}
     layout, rules = _recognize(modules.values())
     if layout == "transformers":  # a headless network has no `resnet.` before its names
         modules = {name: f"resnet.{m}" if m.startswith(("embedder.", "encoder.")) else m for name, m in modules.items()}
-    renamed = {name: _rename(module, rules) or module for name, module in modules.items()}
+    renamed = {name: rename(module, rules) or module for name, module in modules.items()}
     if layout == "torchvision" and renamed != modules:
         layout = "akamaster" if any(module.startswith("linear.") for module in modules.values()) else "tutorial"
     return layout, renamed
@@ -134,9 +106,12 @@ def _recognize(names: Iterable[str]) -> tuple[str, tuple[Rule, ...]]:
         return "timm", TIMM_V2
     if any(re.match(r"block\d+\.layer\.\d+\.", name) for name in names):
         return "tutorial", WIDE
+    for pattern, rules in OTHERS:
+        if any(pattern.match(name) for name in names):
+            return "tutorial", rules
     if any(re.match(r"layer\d+\.\d+\.conv\d+\.0\.", name) for name in names):
         from_zero = any(name.startswith("layer0.") for name in names)
-        return "tutorial", SEQUENTIAL if from_zero else _from_one(SEQUENTIAL)
+        return "tutorial", SEQUENTIAL if from_zero else from_one(SEQUENTIAL)
     return "torchvision", ALIASES
 
 
@@ -157,7 +132,7 @@ def layout_names(layout: str, model: "ResNet", names: Iterable[str]) -> dict[str
     complete = layout == "transformers" or (layout == "timm" and model.preact)  # its rules name all that it has
     renamed = {}
     for here in names:
-        there = _rename(here, inverse)
+        there = rename(here, inverse)
         if there is None and complete:
             raise UserError(f"layout={layout!r} has no name for {here}; use layout='torchvision'")
         renamed[here] = there or here
@@ -184,35 +159,3 @@ def _prefix_of_stem(names: list[str]) -> str:
     """
     stems = [name.removesuffix("conv1.weight") for name in names if name.endswith(".conv1.weight")]
     return min(stems, key=len, default="") if not any(name.startswith(("conv1.", "stem.")) for name in names) else ""
-
-
-def _rename(name: str, rules: tuple[Rule, ...]) -> str | None:
-    """Returns `name` by the first rule that fits its module; None if none does."""
-    module, dot, leaf = name.rpartition(".")
-    for pattern, replacement in rules:
-        match = re.fullmatch(_NUMBER.sub(_capture, pattern.replace(".", r"\.")), module)
-        if match is None:
-            continue
-        numbers = {field[1]: int(match[field[1]]) - bool(field[2]) for field in _NUMBER.finditer(pattern)}
-        if min(numbers.values(), default=0) >= 0:
-            return replacement.format_map(_Numbers(numbers)) + dot + leaf
-    return None
-
-
-_NUMBER = re.compile(r"\{(\w)(\+1)?\}")
-
-
-class _Numbers(dict[str, int]):
-    """What {x} and {x+1} stand for."""
-
-    def __missing__(self, key: str) -> int:
-        return self[key.removesuffix("+1")] + 1
-
-
-def _capture(field: re.Match[str]) -> str:
-    return rf"(?P<{field.group(1)}>0|[1-9]\d{{0,4}})"
-
-
-def _from_one(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """Returns the rules for a tutorial that counts its stages from one, as we do."""
-    return tuple((there, here.replace("{s+1}", "{s}")) for there, here in rules)

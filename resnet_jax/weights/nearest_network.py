@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from resnet_jax.errors import abridge
 from resnet_jax.models.variants import create_model, list_models
 from resnet_jax.weights.infer_architecture import Shape, agrees, architecture
 
@@ -18,11 +19,12 @@ def describe_network(shapes: Mapping[str, Shape]) -> str | None:
     Args:
       shapes: by torchvision's names, in torch's order.
     """
-    found = likely_network(shapes)
-    if found is None:
+    found = likely_networks(shapes)
+    if not found:
         return None
-    name, differing = found
-    return f"create_model({', '.join([repr(name), *(f'{field}={value!r}' for field, value in differing.items())])})"
+    (name, differing), *others = found
+    arguments = (f"{field}={value!r}" for field, value in differing.items())
+    return f"create_model({', '.join([repr(name), *arguments])}){_or_else(others)}"
 
 
 def describe_options(shapes: Mapping[str, Shape]) -> str | None:
@@ -30,30 +32,41 @@ def describe_options(shapes: Mapping[str, Shape]) -> str | None:
 
     Biased convolutions are left out: the commands see them by themselves.
     """
-    found = likely_network(shapes)
-    if found is None:
+    found = likely_networks(shapes)
+    if not found:
         return None
-    name, differing = found
+    (name, differing), *others = found
     arguments = [f"{field}={_shell_word(value)}" for field, value in differing.items() if field != "conv_bias"]
-    return " ".join([f"--model {name}", *(["--model_args"] if arguments else []), *arguments])
+    return " ".join([f"--model {name}", *(["--model_args"] if arguments else []), *arguments]) + _or_else(others)
 
 
-def likely_network(shapes: Mapping[str, Shape]) -> tuple[str, dict[str, Any]] | None:
-    """Returns the listed network that has these tensors, with the arguments in which it differs; None if none is
+def _or_else(others: list[tuple[str, dict[str, Any]]]) -> str:
+    names = [name for name, _ in others]
+    return f" (or {abridge(names, 4)}: their tensors have the same names and shapes)" if names else ""
+
+
+def likely_networks(shapes: Mapping[str, Shape]) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the listed networks that have these tensors, with the arguments in which they differ; none if none is
     near.
+
+    The first is that of which most is known; others differ from it in what leaves no trace.
     """
     seen = architecture(shapes)
     if not seen:
-        return None
-    candidates = []
+        return []
+    candidates: dict[str, dict[str, Any]] = {}
     for name in list_models():
         model = create_model(name)
-        differing = {field: value for field, value in seen.items() if not agrees(model, field, value)}
-        candidates.append((sum(field not in ("num_classes", "conv_bias") for field in differing), name, differing))
-    num_differences, name, differing = min(candidates, key=lambda candidate: candidate[0])
-    if num_differences > MAX_DIFFERENCES:
-        return None
-    return name, differing
+        candidates[name] = {field: value for field, value in seen.items() if not agrees(model, field, value)}
+    counts = {
+        name: sum(field not in ("num_classes", "conv_bias") for field in fields) for name, fields in candidates.items()
+    }
+    fewest = min(counts.values())
+    if fewest > MAX_DIFFERENCES:
+        return []
+    nearest = [name for name, count in counts.items() if count == fewest]
+    exact = [name for name in nearest if fewest == 0 or name == nearest[0]]
+    return [(name, candidates[name]) for name in exact]
 
 
 def _shell_word(value: Any) -> str:

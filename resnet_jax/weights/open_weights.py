@@ -11,7 +11,7 @@ from resnet_jax.checkpoint.serialization import read_item
 from resnet_jax.checkpoint.weights_directory import find_checkpoint
 from resnet_jax.errors import DamagedCheckpointError, UserError
 from resnet_jax.weights.names import torch_arrays
-from resnet_jax.weights.state_dict import RunCheckpoint, StateDict, name_tensors, read_state_dict
+from resnet_jax.weights.state_dict import Choice, RunCheckpoint, StateDict, name_tensors, read_state_dict
 
 # What the moving average's names of a run begin with.
 OF_AVERAGE = "ema_"
@@ -38,20 +38,25 @@ class ArrayTensor:
         return self.array
 
 
-def open_weights(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:
+def open_weights(
+    path: Path, which: str | None = None, *, average: bool = True, choice: Choice | None = None
+) -> StateDict:
     """Returns the tensors in a weights file or checkpoint directory.
 
     Args:
       which, average: of a run, as `read_directory` takes them.
+      choice: of a file, which network is meant.
 
     Raises:
       UserError: if it is neither.
     """
     if path.is_dir():
+        if choice is not None and choice != Choice():
+            raise UserError(f"{path} is a folder of ours, of one network: leave out prefix= and use=")
         return read_directory(path, which, average=average)
     if which is not None or not average:
         raise UserError(f"--checkpoint and --no_average belong to a run's folder, and {path} is none: leave them out")
-    return read_state_dict(path)
+    return read_state_dict(path, choice)
 
 
 def read_directory(path: Path, which: str | None = None, *, average: bool = True) -> StateDict:

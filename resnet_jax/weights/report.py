@@ -8,7 +8,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.errors import UserError, truncate
+from resnet_jax.errors import UserError, abridge, truncate
 from resnet_jax.models.head_names import HEAD
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
@@ -37,6 +37,7 @@ class Report:
       dropped: what else the file holds.
       counters: how many of its entries count something, batches or steps.
       num_channels: of the images that the network takes.
+      left: names in the file of what is no part of the network.
       adapted: what was done to the stem of a file for images of other channels, in words; "" if nothing was.
     """
 
@@ -54,6 +55,13 @@ class Report:
     counters: int = 0
     num_channels: int = RGB
     adapted: str = ""
+    left: list[str] = field(default_factory=list)
+
+    def describe_left(self) -> str:
+        """Returns a line on what the file holds beside the network; "" if nothing."""
+        if not self.left:
+            return ""
+        return f"{self.path}: left {abridge([*map(truncate, self.left)], 4)}: {len(self.left)} beside the network"
 
 
 def compare(
@@ -82,6 +90,7 @@ def compare(
             f"for images of {num_channels}"
         )
     report = Report(str(path), state.format, state.layout, counters=state.num_counters, num_channels=there)
+    report.left = state.left
     if not fits and num_channels is not None:
         report.adapted = adaptation(path, num_channels)
     expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model, there)).items()}
@@ -177,12 +186,14 @@ def complaint(report: Report, state: StateDict, model: ResNet) -> str:
         *_named("differs in", {name: f"{a} there and {b} here" for name, (a, b) in report.misshapen.items()}),
     ]
     from resnet_jax.weights.nearest_network import describe_network  # makes every listed network: for this line alone
+    from resnet_jax.weights.structure import describe_structure
 
+    by_structure = describe_structure(Path(report.path), state, model)
     network = describe_network(state.shapes)
     advice = f"it looks like {network}" if network else "its names and shapes are those of no network known here"
     if network and _tells_same(state, model):
         advice = "the rest is that of this network"
-    return f"{report.path} does not fit the model: it {'; '.join(parts)}; {advice}"
+    return f"{report.path} does not fit the model: it {'; '.join(parts)}; {advice}{by_structure}"
 
 
 def _named(verb: str, tensors: dict[str, str]) -> list[str]:

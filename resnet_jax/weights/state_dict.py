@@ -1,20 +1,28 @@
 """The state_dict in what a weights file holds: found, unwrapped, and its tensors named as torchvision names them."""
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from resnet_jax.errors import UserError, truncate
+from resnet_jax.errors import UserError, check_choice, truncate
 from resnet_jax.weights.files import open_weights_file
+from resnet_jax.weights.find_network import beside_network, find_network, name_head
 from resnet_jax.weights.lazy_tensor import StoredTensor, Unreadable
 from resnet_jax.weights.names import COUNTERS, recognize_layout
 from resnet_jax.weights.safetensors_file import SafetensorsTensor
 
 # Under which names training scripts put the state_dict beside the optimizer's state, in order of preference.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
+# Under which they put a moving average of the weights.
+AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "averaged")
+USES = ("weights", "ema")
+STRUCTURE = "structure"  # the layout that has no names
+NUM_COLORS = 3
+logger = logging.getLogger(__name__)
 STORED = (StoredTensor, SafetensorsTensor)
 
 
@@ -59,6 +67,9 @@ class StateDict:
       tensors: also what is no tensor, should a weight be expected in its place.
       originals: the names in the file, by torchvision's.
       num_counters: how many entries count batches or steps.
+      prefix: what stood before all of their names in the file.
+      left: the names in the file of tensors that are no part of the network.
+      entries: all but the counters, by their names in the file and in its order.
       taken: None if they are of no run.
     """
 
@@ -67,25 +78,47 @@ class StateDict:
     num_counters: int
     format: str
     layout: str
+    prefix: str = ""
+    left: list[str] = field(default_factory=list)
+    entries: dict[str, Tensor | Unreadable] = field(default_factory=dict)
     taken: RunCheckpoint | None = None
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the tensors that can be read."""
-        return {name: tensor.shape for name, tensor in self.tensors.items() if not isinstance(tensor, Unreadable)}
+        return _shapes(self.tensors)
 
 
-def read_state_dict(path: Path) -> StateDict:
+@dataclass(frozen=True)
+class Choice:
+    """Which network of a file is meant, where it holds several.
+
+    Attributes:
+      prefix: of its names; None: it is the only one.
+      use: "weights" or "ema", their moving average; None: the weights, if both are there.
+      layout: "structure" to match tensors whatever their names (`match_structure`); None: by the names that are known.
+      bgr: the network takes blue, green and red in this order, as OpenCV reads them: it is made one for red first.
+    """
+
+    prefix: str | None = None
+    use: str | None = None
+    bgr: bool = False
+    layout: str | None = None
+
+
+def read_state_dict(path: Path, choice: Choice | None = None) -> StateDict:
     """Returns the state_dict in a torch or safetensors file; no tensor is read yet.
 
     Raises:
       UserError: if the file is none, is damaged, or holds no state_dict.
     """
+    choice = choice or Choice()
+    check_choice("use", choice.use or USES[0], USES)
     file = open_weights_file(path)
-    return name_tensors(path, _unwrap(path, file.root), file.format)
+    return name_tensors(path, _unwrap(path, file.root, choice.use), file.format, choice)
 
 
-def name_tensors(path: Path, entries: Mapping[str, Any], kind: str) -> StateDict:
+def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, choice: Choice | None = None) -> StateDict:
     """Returns the StateDict of a file's entries by their own names.
 
     `kind` is the file's format.
@@ -93,17 +126,80 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str) -> StateDict
     Raises:
       UserError: if two of them have the same meaning.
     """
+    choice = choice or Choice()
     kept = {name: _tensor(entry) for name, entry in entries.items() if not _is_counter(name, entry)}
-    layout, renamed = recognize_layout(kept)
+    if choice.layout == STRUCTURE:
+        prefix = f"{choice.prefix.strip('.')}." if choice.prefix else ""
+        inside = {name: tensor for name, tensor in kept.items() if name.startswith(prefix)}
+        left = [name for name in kept if name not in inside]
+        names = dict.fromkeys(inside)
+        return StateDict(
+            inside, {name: name for name in names}, len(entries) - len(kept), kind, STRUCTURE, prefix, left, inside
+        )
+    found = find_network(str(path), kept, choice.prefix)
+    inner = found.names if found else {name: name for name in kept}
+    layout, renamed = recognize_layout(inner, has_prefix=found is None)
     tensors: dict[str, Tensor | Unreadable] = {}
     originals: dict[str, str] = {}
-    for original, name in renamed.items():
+    for short, name in renamed.items():
         if name in tensors:
-            raise UserError(
-                f"{path} holds {truncate(name)} twice, as {truncate(originals[name])!r} and as {truncate(original)!r}"
-            )
-        tensors[name], originals[name] = kept[original], original
-    return StateDict(tensors, originals, len(entries) - len(kept), kind, layout)
+            first, second = truncate(originals[name]), truncate(inner[short])
+            raise UserError(f"{path} holds {truncate(name)} twice, as {first!r} and as {second!r}")
+        tensors[name], originals[name] = kept[inner[short]], inner[short]
+    if choice.bgr:
+        _reverse_channels(path, tensors)
+    left = found.left if found else []
+    if found:
+        _name_head(tensors, originals, {name: kept[name] for name in left})
+        left = [name for name in left if name not in {*originals.values()}]
+        for name in beside_network(_shapes(tensors)):
+            left.append(originals.pop(name))
+            del tensors[name]
+    num_counters, prefix = len(entries) - len(kept), found.prefix if found else ""
+    return StateDict(tensors, originals, num_counters, kind, layout, prefix, left, kept)
+
+
+def _reverse_channels(path: Path, tensors: dict[str, Any]) -> None:
+    """Puts the stem's kernel for the other order of colours in place of the file's."""
+    name = next((name for name in ("conv1.weight", "conv1.0.weight") if name in tensors), None)
+    stem = tensors.get(name or "")
+    if name is None or stem is None or isinstance(stem, Unreadable) or stem.shape[1:2] != (NUM_COLORS,):
+        raise UserError(f"{path} has no first convolution of three channels to reverse: leave out bgr=True (--bgr)")
+    tensors[name] = ReversedChannels(stem)
+
+
+@dataclass(frozen=True)
+class ReversedChannels:
+    """A kernel of torch's order whose input channels are in the other order."""
+
+    kernel: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.kernel.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its elements."""
+        return self.kernel.dtype
+
+    def read(self) -> np.ndarray:
+        """Returns its elements."""
+        return self.kernel.read()[:, ::-1]
+
+
+def _name_head(tensors: dict[str, Any], originals: dict[str, str], others: Mapping[str, Any]) -> None:
+    """Renames the head to fc, wherever it was: among the network's `tensors`, or among `others` of the file."""
+    for name, there in name_head(_shapes(tensors), _shapes(others)).items():
+        if there in tensors:
+            tensors[name], originals[name] = tensors.pop(there), originals.pop(there)
+        else:
+            tensors[name], originals[name] = others[there], there
+
+
+def _shapes(tensors: Mapping[str, Tensor | Unreadable]) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in tensors.items() if not isinstance(tensor, Unreadable)}
 
 
 def _is_counter(name: Any, entry: Any) -> bool:
@@ -122,14 +218,22 @@ def _tensor(entry: Any) -> Tensor | Unreadable:
     return Unreadable(f"a {type(entry).__name__}")
 
 
-def _unwrap(path: Path, root: Any) -> dict[str, Any]:
+def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
     seen: set[int] = set()  # a damaged file may contain itself
     while isinstance(root, dict) and id(root) not in seen:
         seen.add(id(root))
-        inner = next((root[name] for name in WRAPPERS if _holds_weights(root.get(name))), None)
-        if inner is None:
+        weights = next((name for name in WRAPPERS if _holds_weights(root.get(name))), None)
+        average = next((name for name in AVERAGES if _holds_weights(root.get(name))), None)
+        if average is not None and (use == "ema" or weights is None):
+            logger.info(f"{path}: the moving average of the weights is taken, {average}")
+            weights, use = average, None
+        elif average is not None and use is None:
+            logger.info(f"{path}: the weights themselves are taken, {weights}; use='ema' (--use ema) takes {average}")
+        if weights is None:
             break
-        root = inner
+        root = root[weights]
+    if use == "ema":
+        raise UserError(f"{path} holds no moving average of its weights: leave out use='ema' (--use ema)")
     if isinstance(root, Unreadable):
         raise UserError(f"{path} holds {root.what}, not a state_dict: save model.state_dict() instead")
     if not isinstance(root, dict):

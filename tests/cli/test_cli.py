@@ -13,9 +13,11 @@ from resnet_jax.models import list_models
 COMMANDS = make_parser().commands
 
 
-def test_list_prints_every_model(capsys):
+def test_list_prints_every_model_by_families(capsys):
     assert main(["list"]) == 0
-    assert capsys.readouterr().out.split() == list_models()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line and not line.startswith("# ")] == list_models()
+    assert lines.index("resnetrs50") == lines.index("# ResNet-RS (arXiv:2103.07579)") + 1
 
 
 def test_summary_prints_a_table_or_one_object(capsys):

@@ -19,13 +19,21 @@ NETWORKS = {
     "timm-resnet50d": ("resnet50d", {}),
     "timm-seresnet50": ("seresnet50", {}),
     "timm-resnetv2_50": ("resnetv2_50", {}),
+    **{
+        f"timm-{name}": (name, {})
+        for name in (
+            "resnet10t", "resnet50s", "resnet50_gn", "resnetaa50", "resnetblur50", "resnetrs50", "ecaresnet50t",
+            "seresnext26d_32x4d", "resnetv2_18d", "resnetv2_50d_gn", "resnetv2_50x1_bit",
+        )
+    },
     "hf-resnet-18": ("resnet18", {}),
     "hf-resnet-50": ("resnet50", {}),
     "hf-resnet-50-v1": ("resnet50", {"stride_in": "1x1"}),  # downsample_in_bottleneck
-}
+}  # fmt: skip
 
 # One of each kind of block: the others are slow, and float32 is of these alone.
 FAMILIES = [
+    "timm-resnet50_gn", "timm-resnetblur50", "timm-resnetrs50", "timm-ecaresnet50t", "timm-resnetv2_50x1_bit",
     "torchvision-resnet18", "torchvision-resnext50_32x4d", "timm-resnet50d", "timm-seresnet50", "timm-resnetv2_50",
     "hf-resnet-50-v1",
 ]  # fmt: skip

@@ -1,6 +1,9 @@
 """The networks against the published parameter counts, and hand-computed layers; logits are in test_golden_logits."""
 
+import hashlib
+import json
 from functools import partial
+from pathlib import Path
 
 import golden_files
 import jax
@@ -24,6 +27,8 @@ from resnet_jax.models import (
     variable_shapes,
     zero_padding_shortcut,
 )  # fmt: skip
+from resnet_jax.weights.infer_architecture import agrees, architecture
+from resnet_jax.weights.names import layout_names, torch_shapes
 
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -81,6 +86,7 @@ PARAMETERS = {
     "cifar_resnet50": 25_557_032 - 64 * 120 - 990 * 2049,
 }
 
+TIMM = json.loads(Path(golden_files.__file__).with_name("golden").joinpath("timm-architectures.json").read_text())
 TINY = {"stage_sizes": (1, 1), "num_filters": 4, "stem": "cifar", "num_classes": 3}
 
 
@@ -98,7 +104,23 @@ def count(tree):
 
 def test_every_model_has_the_published_number_of_parameters():
     models = {name: create_model(name) for name in list_models()}
-    assert {name: count(variable_shapes(model)["params"]) for name, model in models.items()} == PARAMETERS
+    timms = {name: facts["parameters"] for name, facts in TIMM["networks"].items()}
+    assert {name: count(variable_shapes(model)["params"]) for name, model in models.items()} == {**PARAMETERS, **timms}
+    assert {name: PARAMETERS[name] for name in PARAMETERS.keys() & timms} == {
+        name: timms[name] for name in PARAMETERS.keys() & timms
+    }
+
+
+@pytest.mark.parametrize("name", TIMM["networks"])
+def test_names_and_shapes_are_those_of_timms_network_of_the_name(name):
+    model = create_model(name)
+    tensors = {here: shape for here, (_, shape) in torch_shapes(variable_shapes(model)).items()}
+    names = layout_names("timm", model, tensors)
+    shapes_there = {names[here]: shape for here, shape in tensors.items()}
+    if model.preact:  # whose head is a 1x1 convolution there
+        shapes_there["head.fc.weight"] += (1, 1)
+    lines = sorted(f"{there} {shape}" for there, shape in shapes_there.items())
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == TIMM["networks"][name]["sha256"]
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet110", "resnet26d", "seresnet34", "resnetv2_50", "wrn40_4"])
@@ -114,7 +136,16 @@ def test_every_name_of_the_design_is_there():
         resnet56 resnet110 resnet1202 preact_resnet20 preact_resnet56 preact_resnet110 preact_resnet164
         preact_resnet1001 wrn16_8 wrn28_10 wrn40_4 cifar_resnet18 cifar_resnet34 cifar_resnet50 plain18 plain34 plain20
         plain32 plain44 plain56"""
-    assert set(list_models()) == set(names.split()) == set(PARAMETERS)
+    assert {*names.split()} == {*PARAMETERS}
+    assert {*list_models()} == {*PARAMETERS, *TIMM["networks"]}
+
+
+def test_every_listed_network_is_recognised_by_its_tensors():
+    for name in list_models():
+        model = create_model(name)
+        seen = architecture({here: shape for here, (_, shape) in torch_shapes(variable_shapes(model)).items()})
+        assert seen, name
+        assert [field for field, value in seen.items() if not agrees(model, field, value)] == [], name
 
 
 def test_parameter_names_and_shapes_are_torchvisions():

@@ -113,7 +113,7 @@ def test_information_that_cannot_be_read_is_one_line(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("arguments", [{"stem": "deep"}, {"squeeze_excite": True}, {"shortcut": "D"}])
+@pytest.mark.parametrize("arguments", [{"stem_pool": "conv"}, {"squeeze_excite": True}, {"channel_attention": True}])
 def test_timms_names_are_refused_for_pre_activation_networks_it_does_not_have(tmp_path, arguments):
     model = small("resnetv2_50", **arguments)
     with pytest.raises(UserError, match="layout='timm' has no name for"):

@@ -1,0 +1,24 @@
+"""What stands for ReLU, and where norms are followed by it."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# What stands for ReLU, by the name of ResNet's argument `activation`.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.5**0.5)),
+    "leaky_relu": lambda x: jnp.maximum(x, 0.0) + 0.01 * jnp.minimum(x, 0.0),
+    "hard_swish": nn.hard_swish,
+}
+
+
+def activate_norm(norm: nn.Module, x: Array, activation: str, *, train: bool) -> Array:
+    """Returns `x` normalised and activated; norms that hold their activation need none."""
+    y = norm(x, train=train)
+    return y if getattr(norm, "activates", False) else ACTIVATIONS[activation](y)

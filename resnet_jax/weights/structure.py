@@ -1,0 +1,35 @@
+"""Gives a state_dict the network's names by its structure, where its own are unknown."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from resnet_jax.errors import UserError
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.shapes import variable_shapes
+from resnet_jax.weights.lazy_tensor import Unreadable
+from resnet_jax.weights.match_structure import match_structure
+from resnet_jax.weights.names import torch_shapes
+from resnet_jax.weights.state_dict import StateDict
+
+
+def by_structure(path: Path, state: StateDict, model: ResNet) -> StateDict:
+    """Returns the same tensors by the names of the model's, matched by `match_structure`.
+
+    Raises:
+      UserError: if they do not fit, or two could stand for one another.
+    """
+    shapes = {name: tensor.shape for name, tensor in state.entries.items() if not isinstance(tensor, Unreadable)}
+    expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model)).items()}
+    found = match_structure(str(path), shapes, expected, is_ordered=state.format != "safetensors")
+    tensors = {here: state.entries[there] for here, there in found.items()}
+    return replace(state, tensors=tensors, originals=found)
+
+
+def describe_structure(path: Path, state: StateDict, model: ResNet) -> str:
+    """Returns what matching by structure would do, for a message; "" if it cannot."""
+    try:
+        found = by_structure(path, state, model).originals
+    except UserError:
+        return ""
+    first = [f"{there} as {here}" for here, there in found.items() if here.endswith(".weight")][:3]
+    return f"; layout='structure' (--layout structure) would load {', '.join(first)} …"

@@ -1,0 +1,211 @@
+"""Checkpoints as people and projects save them: the network in them is found, and what is left is said."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+from torch_files import tensor, zip_file
+
+from resnet_jax import create_model, load_weights
+from resnet_jax.errors import UserError
+from resnet_jax.models import variable_shapes
+from resnet_jax.weights.names import torch_arrays
+from resnet_jax.weights.safetensors_file import write_safetensors
+
+SMALL = {"stage_sizes": (1, 1, 1, 1), "num_filters": 8, "num_classes": 5}
+
+
+def network(name="resnet18", seed=0, **arguments):
+    """(model, its variables, the same as torchvision's state_dict), random."""
+    model = create_model(name, **{**SMALL, **arguments})
+    random = np.random.default_rng(seed)
+    variables = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape).astype(leaf.dtype), variable_shapes(model))
+    return model, variables, torch_arrays(variables)
+
+
+def renamed(state, rules):
+    """The state_dict with these beginnings of names replaced, in the rules' order."""
+    found = {}
+    for name, array in state.items():
+        for old, new in rules:
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+                break
+        found[name] = array
+    return found
+
+
+def prefixed(state, prefix):
+    return {prefix + name: array for name, array in state.items()}
+
+
+def linear(name, outputs, inputs, *, bias=True):
+    arrays = {f"{name}.weight": np.ones((outputs, inputs), np.float32)}
+    return {**arrays, f"{name}.bias": np.ones(outputs, np.float32)} if bias else arrays
+
+
+def without_head(state):
+    return {name: array for name, array in state.items() if not name.startswith("fc.")}
+
+
+def head_as(state, name):
+    return renamed(state, [("fc.", f"{name}.")])
+
+
+def torch_file(path, tree):
+    """Writes nested dicts of arrays as torch.save would; the same array is stored once."""
+    storages, keys = {}, {}
+
+    def of(value):
+        if isinstance(value, dict):
+            return {key: of(item) for key, item in value.items()}
+        key = keys.setdefault(id(value), str(len(keys)))
+        storages[key] = np.ascontiguousarray(value).tobytes()
+        return tensor(key, "float32", value.shape)
+
+    path.write_bytes(zip_file(of(tree), storages))
+    return path
+
+
+C = 64  # channels of the last stage
+# What the file holds, made of a state_dict; what is left of it; None for the head: it has none.
+STYLES = {
+    "DataParallel": (lambda s: prefixed(s, "module."), 0, True),
+    "mmpretrain": (
+        lambda s: {**prefixed(without_head(s), "backbone."), "head.fc.weight": s["fc.weight"],
+                   "head.fc.bias": s["fc.bias"]}, 0, True,
+    ),
+    "Lightning": (lambda s: {**prefixed(s, "model."), "criterion.weight": np.ones(5, np.float32)}, 1, True),
+    "Barlow Twins": (
+        lambda s: {**prefixed(without_head(s), "module.backbone."), **linear("module.projector.0", 32, C, bias=False),
+                   **linear("module.projector.3", 32, 32, bias=False)}, 2, False,
+    ),
+    "SimSiam": (
+        lambda s: {**prefixed(without_head(s), "module.encoder."), **linear("module.encoder.fc.0", C, C, bias=False),
+                   **linear("module.encoder.fc.3", C, C, bias=False), **linear("module.predictor.0", 8, C)}, 4, False,
+    ),
+    "SwAV": (
+        lambda s: {**prefixed(without_head(s), "module."), **linear("module.projection_head.0", C, C),
+                   **linear("module.projection_head.3", 8, C), **linear("module.prototypes", 30, 8, bias=False)},
+        5, False,
+    ),
+    "SupContrast": (
+        lambda s: {**prefixed(without_head(s), "encoder."), **linear("head.0", C, C), **linear("head.2", 8, C)},
+        4, False,
+    ),
+    "normalized inside": (
+        lambda s: {**prefixed(s, "1."), "0.mean": np.ones(3, np.float32), "0.std": np.ones(3, np.float32)}, 2, True,
+    ),
+    "a head behind dropout": (lambda s: head_as(s, "fc.1"), 0, True),
+    "last_linear": (lambda s: head_as(s, "last_linear"), 0, True),
+    "classifier.1": (lambda s: head_as(s, "classifier.1"), 0, True),
+    "fc_out": (lambda s: head_as(s, "fc_out"), 0, True),
+    "a queue beside": (lambda s: {**s, "queue": np.ones((8, 32), np.float32)}, 1, True),
+    "children of a Sequential": (
+        lambda s: renamed(s, [("conv1.", "0."), ("bn1.", "1."), *((f"layer{i}.", f"{i + 3}.") for i in range(1, 5)),
+                              ("fc.", "9.")]), 0, True,
+    ),
+    "fastai": (
+        lambda s: {**prefixed(renamed(without_head(s), [("conv1.", "0."), ("bn1.", "1."),
+                                                        *((f"layer{i}.", f"{i + 3}.") for i in range(1, 5))]), "0."),
+                   **linear("1.4", 16, 2 * C, bias=False), **linear("1.8", 5, 16, bias=False)}, 2, False,
+    ),
+    "detectron2": (
+        lambda s: {
+            name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+            .replace("bn1", "conv1.norm").replace("bn2", "conv2.norm"): array
+            for name, array in prefixed(
+                renamed(without_head(s), [("conv1.", "stem.conv1."), ("bn1.", "stem.bn1."),
+                                          *((f"layer{i}.", f"res{i + 1}.") for i in range(1, 5))]),
+                "backbone.bottom_up.",
+            ).items()
+        }, 0, False,
+    ),
+    "pytorch-cifar100": (
+        lambda s: {
+            name.replace("conv1.w", "residual_function.0.w").replace(".bn1", ".residual_function.1")
+            .replace("conv2.w", "residual_function.3.w").replace(".bn2", ".residual_function.4")
+            .replace("downsample", "shortcut"): array
+            for name, array in renamed(s, [("conv1.", "conv1.0."), ("bn1.", "conv1.1."),
+                                           *((f"layer{i}.", f"conv{i + 1}_x.") for i in range(1, 5))]).items()
+        }, 0, True,
+    ),
+    "NVIDIA": (lambda s: renamed(s, [(f"layer{i}.", f"layers.{i - 1}.") for i in range(1, 5)]), 0, True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_network_is_found_in_the_style_of(style, tmp_path, caplog):
+    model, variables, state = network()
+    make, num_left, has_head = STYLES[style]
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, make(state), {})
+    with caplog.at_level(logging.INFO, logger="resnet_jax"):
+        if not has_head:
+            with pytest.raises(UserError, match="has no head"):
+                load_weights(path, model)
+            caplog.clear()
+        loaded = load_weights(path, model, head="strict" if has_head else "reset")
+    expected, actual = ({**tree, "params": dict(tree["params"])} for tree in (variables, loaded))
+    if not has_head:
+        expected["params"].pop("fc"), actual["params"].pop("fc")
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+    if num_left is not None:
+        assert (f": {num_left} beside the network" in caplog.text) == bool(num_left), caplog.text
+
+
+def test_which_of_several_networks_is_asked_and_chosen_by_prefix(tmp_path):
+    model, variables, query = network()
+    _, _, key = network(seed=1)
+    path = tmp_path / "moco.safetensors"
+    write_safetensors(path, {**prefixed(query, "module.encoder_q."), **prefixed(key, "module.encoder_k."),
+                             "module.queue": np.ones((8, 16), np.float32)}, {})  # fmt: skip
+    with pytest.raises(UserError, match=r"holds 2 networks, under module\.encoder_k, module\.encoder_q: choose by"):
+        load_weights(path, model)
+    for prefix in ("encoder_q", "module.encoder_q", "module.encoder_q."):
+        jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, prefix=prefix), variables)
+    with pytest.raises(UserError, match=r"no network under prefix='teacher': there are module\.encoder_k"):
+        load_weights(path, model, prefix="teacher")
+
+
+def test_one_network_under_two_names_is_one(tmp_path):
+    model, variables, state = network()
+    twice = {**prefixed(state, "module.model."), **prefixed(state, "module.attacker.model.")}
+    path = torch_file(tmp_path / "robust.pt", {"model": twice})
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+
+
+def test_moving_average_is_taken_if_asked_for_and_what_is_taken_is_said(tmp_path, caplog):
+    model, variables, state = network()
+    _, averaged, ema = network(seed=1)
+    path = torch_file(tmp_path / "train.pth", {"state_dict": state, "state_dict_ema": ema})
+    with caplog.at_level(logging.INFO, logger="resnet_jax"):
+        jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+        assert "the weights themselves are taken, state_dict; use='ema' (--use ema) takes state_dict_ema" in caplog.text
+        jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, use="ema"), averaged)
+        assert "the moving average of the weights is taken, state_dict_ema" in caplog.text
+    alone = torch_file(tmp_path / "alone.pth", {"state_dict": state})
+    with pytest.raises(UserError, match="holds no moving average"):
+        load_weights(alone, model, use="ema")
+    with pytest.raises(UserError, match="use='average' must be one of weights, ema"):
+        load_weights(path, model, use="average")
+
+
+def test_network_for_blue_first_becomes_one_for_red_first(tmp_path):
+    model, variables, state = network()
+    path = tmp_path / "caffe.safetensors"
+    write_safetensors(path, {**state, "conv1.weight": np.ascontiguousarray(state["conv1.weight"][:, ::-1])}, {})
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, bgr=True), variables)
+
+
+def test_what_may_be_a_part_of_the_network_is_not_left_in_silence(tmp_path):
+    model, _, state = network()
+    for more in (
+        {"conv2.weight": np.ones((8, 8, 3, 3), np.float32)},
+        {"bn2.weight": np.ones(64, np.float32), "bn2.running_mean": np.ones(64, np.float32)},
+        {"layer4.0.extra.weight": np.ones((64, 64), np.float32)},
+    ):
+        write_safetensors(tmp_path / "weights.safetensors", {**state, **more}, {})
+        with pytest.raises(UserError, match=f"has beyond the model {next(iter(more)).rpartition('.')[0]}"):
+            load_weights(tmp_path / "weights.safetensors", model)
