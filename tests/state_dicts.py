@@ -11,6 +11,7 @@ from resnet_jax.weights.names import torch_arrays
 
 # The smallest networks that still have every kind of layer.
 SMALL = {"stage_sizes": (2, 1), "num_filters": 8, "num_classes": 5}
+ONE_BLOCK = {"stage_sizes": (1, 1, 1, 1), "num_filters": 8, "num_classes": 5}
 
 
 def small(name="resnet18", **arguments):
@@ -57,3 +58,13 @@ def assert_equal(actual, expected):
     """The same tree, bit for bit."""
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def network(name="resnet18", seed=0, **arguments):
+    """(model, its variables, the same as torchvision's state_dict): random, of one block a stage."""
+    from resnet_jax import create_model
+
+    model = create_model(name, **{**ONE_BLOCK, **arguments})
+    random = np.random.default_rng(seed)
+    variables = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape).astype(leaf.dtype), variable_shapes(model))
+    return model, variables, torch_arrays(variables)

@@ -125,3 +125,18 @@ def legacy_file(root, storages, *, system=None) -> bytes:
     system = {"protocol_version": 1001, "little_endian": True} if system is None else system
     head = b"".join(map(pickled, (LEGACY_MAGIC, 1001, system, root, list(storages))))
     return head + b"".join(struct.pack("<q", count) + data for count, data in storages.values())
+
+
+def torch_file(path, tree):
+    """Writes nested dicts of arrays as torch.save would; the same array is stored once."""
+    storages, keys = {}, {}
+
+    def of(value):
+        if isinstance(value, dict):
+            return {key: of(item) for key, item in value.items()}
+        key = keys.setdefault(id(value), str(len(keys)))
+        storages[key] = np.ascontiguousarray(value).tobytes()
+        return tensor(key, "float32", value.shape)
+
+    path.write_bytes(zip_file(of(tree), storages))
+    return path

@@ -57,7 +57,10 @@ def test_logits_are_timms(kind, tmp_path):
         np.testing.assert_allclose(again, LOGITS[kind], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=() if kind in ("senet", "v2_evonorm") else pytest.mark.slow) for kind in NETWORKS],
+)
 def test_every_parameter_is_trained_unless_it_is_frozen(kind):
     smaller = {"stage_sizes": (1, 1), "num_filters": 32}
     if kind == "mixed_blocks":

@@ -5,23 +5,12 @@ import logging
 import jax
 import numpy as np
 import pytest
-from torch_files import tensor, zip_file
+from state_dicts import network
+from torch_files import torch_file
 
-from resnet_jax import create_model, load_weights
+from resnet_jax import load_weights
 from resnet_jax.errors import UserError
-from resnet_jax.models import variable_shapes
-from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.safetensors_file import write_safetensors
-
-SMALL = {"stage_sizes": (1, 1, 1, 1), "num_filters": 8, "num_classes": 5}
-
-
-def network(name="resnet18", seed=0, **arguments):
-    """(model, its variables, the same as torchvision's state_dict), random."""
-    model = create_model(name, **{**SMALL, **arguments})
-    random = np.random.default_rng(seed)
-    variables = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape).astype(leaf.dtype), variable_shapes(model))
-    return model, variables, torch_arrays(variables)
 
 
 def renamed(state, rules):
@@ -51,21 +40,6 @@ def without_head(state):
 
 def head_as(state, name):
     return renamed(state, [("fc.", f"{name}.")])
-
-
-def torch_file(path, tree):
-    """Writes nested dicts of arrays as torch.save would; the same array is stored once."""
-    storages, keys = {}, {}
-
-    def of(value):
-        if isinstance(value, dict):
-            return {key: of(item) for key, item in value.items()}
-        key = keys.setdefault(id(value), str(len(keys)))
-        storages[key] = np.ascontiguousarray(value).tobytes()
-        return tensor(key, "float32", value.shape)
-
-    path.write_bytes(zip_file(of(tree), storages))
-    return path
 
 
 C = 64  # channels of the last stage

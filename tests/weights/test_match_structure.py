@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from test_checkpoint_styles import network, torch_file
+from state_dicts import network
+from torch_files import torch_file
 
 from resnet_jax import create_model, load_weights
 from resnet_jax.errors import UserError
