@@ -46,6 +46,14 @@ class Persistent:
 
 
 @dataclass(frozen=True)
+class Built:
+    """An object of a class with a state (NEWOBJ and BUILD opcodes)."""
+
+    name: Name
+    state: Any
+
+
+@dataclass(frozen=True)
 class Raw:
     """Opcodes that push one object."""
 
@@ -62,6 +70,8 @@ def opcodes(value) -> bytes:
             return f"c{module}\n{name}\n".encode()
         case Call():
             return opcodes(value.function) + opcodes(value.args) + b"R"
+        case Built():
+            return opcodes(value.name) + opcodes(()) + b"\x81" + opcodes(value.state) + b"b"
         case Persistent():
             return opcodes(value.id) + b"Q"
         case None | True | False:
@@ -134,6 +144,10 @@ def torch_file(path, tree):
     def of(value):
         if isinstance(value, dict):
             return {key: of(item) for key, item in value.items()}
+        if isinstance(value, Built):
+            return Built(value.name, of(value.state))
+        if not isinstance(value, np.ndarray):
+            return value
         key = keys.setdefault(id(value), str(len(keys)))
         storages[key] = np.ascontiguousarray(value).tobytes()
         return tensor(key, "float32", value.shape)

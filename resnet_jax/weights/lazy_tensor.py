@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -39,6 +39,26 @@ class Unreadable:
     """What stands in place of an object that is neither a strided tensor nor a plain container, number or string."""
 
     what: str  # as in "an object of class torchvision.models.resnet.ResNet"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PickledObject(Unreadable):
+    """What stands for one object of a class.
+
+    Attributes:
+      state: of a torch module that was pickled whole, its parameters, buffers and modules, which are plain data; empty
+        for others.
+    """
+
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """Returns whether both stand for objects of one class."""
+        return isinstance(other, Unreadable) and self.what == other.what
+
+    def __hash__(self) -> int:
+        """Returns its identity: the state may hold anything."""
+        return id(self)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,8 @@ import numpy as np
 from resnet_jax.errors import UserError, check_choice, truncate
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.find_network import beside_network, find_network, name_head
-from resnet_jax.weights.lazy_tensor import StoredTensor, Unreadable
+from resnet_jax.weights.lazy_tensor import PickledObject, StoredTensor, Unreadable
+from resnet_jax.weights.module_tensors import module_tensors
 from resnet_jax.weights.names import COUNTERS, recognize_layout
 from resnet_jax.weights.safetensors_file import SafetensorsTensor
 
@@ -220,8 +221,13 @@ def _tensor(entry: Any) -> Tensor | Unreadable:
 
 def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
     seen: set[int] = set()  # a damaged file may contain itself
-    while isinstance(root, dict) and id(root) not in seen:
+    while isinstance(root, dict | PickledObject) and id(root) not in seen:
         seen.add(id(root))
+        if isinstance(root, PickledObject):
+            if root.state:
+                logger.info(f"{path} holds {root.what}, whole: its tensors are taken, and nothing of it is executed")
+                root = module_tensors(path, root)
+            break
         weights = next((name for name in WRAPPERS if _holds_weights(root.get(name))), None)
         average = next((name for name in AVERAGES if _holds_weights(root.get(name))), None)
         if average is not None and (use == "ema" or weights is None):
@@ -255,6 +261,8 @@ def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
 
 def _holds_weights(value: Any) -> bool:
     """Returns whether this may be the state_dict, or be around it: a dict with a tensor, or with another known name."""
+    if isinstance(value, PickledObject):
+        return bool(value.state)
     if not isinstance(value, dict):
         return False
     return any(isinstance(entry, STORED) for entry in value.values()) or not value.keys().isdisjoint(WRAPPERS)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from state_dicts import network
-from torch_files import torch_file
+from torch_files import Built, Call, Name, Raw, torch_file, zip_file
 
 from resnet_jax import load_weights
 from resnet_jax.errors import UserError
@@ -164,6 +164,49 @@ def test_moving_average_is_taken_if_asked_for_and_what_is_taken_is_said(tmp_path
         load_weights(alone, model, use="ema")
     with pytest.raises(UserError, match="use='average' must be one of weights, ema"):
         load_weights(path, model, use="average")
+
+
+def whole_module(state, name="someones.project.models.Net"):
+    """The module that has this state_dict, pickled whole, with a buffer that no state_dict has."""
+    parts, own = {}, {}
+    for key, array in state.items():
+        first, dot, rest = key.partition(".")
+        (parts.setdefault(first, {}) if dot else own)[rest if dot else key] = array
+    buffers = {key: array for key, array in own.items() if key.startswith("running_")}
+    scratch = {"scratch": np.ones(3, np.float32)}
+    return Built(Name(name), {
+        "training": False,
+        "_parameters": {**{key: array for key, array in own.items() if key not in buffers}, "unset": None},
+        "_buffers": {**buffers, **scratch},
+        "_non_persistent_buffers_set": Call(Name("builtins.set"), (["scratch"],)),
+        "_modules": {key: whole_module(inner, "torch.nn.modules.Module") for key, inner in parts.items()},
+    })  # fmt: skip
+
+
+def test_module_that_was_pickled_whole_gives_its_tensors_without_its_code(tmp_path, caplog):
+    model, variables, state = network()
+    for tree in (whole_module(state), {"model": whole_module(prefixed(state, "module.")), "epoch": 3}):
+        path = torch_file(tmp_path / "whole.pth", tree)
+        with caplog.at_level(logging.INFO, logger="resnet_jax"):
+            jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+        assert "holds an object of class someones.project.models.Net, whole: its tensors are taken" in caplog.text
+
+
+def test_modules_that_hold_one_another_end(tmp_path):
+    inner = Built(Name("a.B"), {"_modules": {}})
+    for _ in range(100):
+        inner = Built(Name("a.B"), {"_modules": {"x": inner}})
+    with pytest.raises(UserError, match="its modules hold one another"):
+        load_weights(torch_file(tmp_path / "deep.pth", inner), network()[0])
+    # Each module holds the one before it twice, which is pickled once: 2 ** 40 in all.
+    memo = b"".join(
+        b"ca\nB\n)\x81}X\x08\x00\x00\x00_modules}(X\x01\x00\x00\x00xh" + bytes([i]) + b"X\x01\x00\x00\x00yh"
+        + bytes([i]) + b"usbq" + bytes([i + 1]) + b"0" for i in range(40)
+    )  # fmt: skip
+    first = b"ca\nB\n)\x81}b" + b"q\x00" + b"0"
+    (tmp_path / "wide.pth").write_bytes(zip_file(Raw(first + memo + b"h\x28"), {}))
+    with pytest.raises(UserError, match="its module has more than 100,000 modules"):
+        load_weights(tmp_path / "wide.pth", network()[0])
 
 
 def test_network_for_blue_first_becomes_one_for_red_first(tmp_path):

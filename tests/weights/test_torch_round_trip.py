@@ -78,10 +78,13 @@ def test_whatever_is_around_the_weights(tmp_path, wrapper, legacy):
     assert_equal(load_weights(tmp_path / "wrapped.pth", model), load_weights(tmp_path / "plain.pth", model))
 
 
-def test_a_whole_module_is_refused_by_its_class(tmp_path):
-    torch.save(Network((1, 1)), tmp_path / "module.pth")
-    with pytest.raises(ValueError, match=r"an object of class torch_networks.Network.*model.state_dict\(\)"):
-        load_weights(tmp_path / "module.pth", create_model("resnet20"))
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_whole_module_gives_its_tensors(tmp_path, legacy):
+    network = randomize(Network((1, 1)))
+    model = create_model("resnet20", stage_sizes=(1, 1))
+    torch.save(network.state_dict(), tmp_path / "plain.pth")
+    torch.save(network, tmp_path / "module.pth", _use_new_zipfile_serialization=not legacy)
+    assert_equal(load_weights(tmp_path / "module.pth", model), load_weights(tmp_path / "plain.pth", model))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from resnet_jax.weights.lazy_tensor import Unreadable
+from resnet_jax.weights.lazy_tensor import PickledObject, Unreadable
 
 MAX_OPCODES = 2_000_000
 MAX_BYTES = 64 * 2**20
@@ -14,6 +14,9 @@ MAX_NAMES = 10_000
 MAX_NAME_LENGTH = 200
 MAX_MEMO_INDEX = 2**32
 MAX_KEY_LENGTH = 4096  # comparing long keys again and again would take forever
+OPCODES_PER_OBJECT = 8  # what standing for an object costs, in opcodes
+# What the state of a torch module holds of tensors.
+MODULE_STATE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 CHARACTERS_PER_OPCODE = 32  # what copying text costs, in opcodes
 
 Functions = Mapping[str, Callable[..., Any]]
@@ -224,11 +227,23 @@ class _Machine:
                     self.spend(len(argument))
             self.stack.append(function(*arguments))
         else:
-            self.stack.append(callee.instance)
+            self.push_object(callee)
+
+    def push_object(self, callee: Any) -> None:
+        """Pushes what stands for an object of the class: each its own, as one may get a state."""
+        self.spend(OPCODES_PER_OBJECT)
+        self.stack.append(PickledObject(callee.instance.what) if isinstance(callee, Name) else RESULT_OF_UNNAMED_CALL)
 
     def push_instance(self, _: None) -> None:
         callee, _arguments, _keywords = self.pop_last(3)
-        self.stack.append(callee.instance if isinstance(callee, Name) else RESULT_OF_UNNAMED_CALL)
+        self.push_object(callee)
+
+    def build(self, _: None) -> None:
+        """Keeps of an object's state what a torch module has: its parameters, buffers and modules."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, PickledObject) and isinstance(state, dict) and not target.state:
+            target.state.update({key: state[key] for key in MODULE_STATE if key in state})
 
     def call_instance(self, name: str) -> None:
         arguments = tuple(self.pop_to_mark())
@@ -289,7 +304,7 @@ OPCODES: dict[str, Callable[[_Machine, Any], Any]] = {
     "NEWOBJ_EX": _Machine.push_instance,
     "INST": _Machine.call_instance,
     "OBJ": _Machine.call_object,
-    "BUILD": lambda machine, _: machine.stack.pop(),  # a state: nothing here has one
+    "BUILD": _Machine.build,
     "PERSID": _Machine.persistent,
     "BINPERSID": lambda machine, _: machine.persistent(machine.stack.pop()),
 }
