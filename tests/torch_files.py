@@ -154,3 +154,19 @@ def torch_file(path, tree):
 
     path.write_bytes(zip_file(of(tree), storages))
     return path
+
+
+def whole_module(state, name="someones.project.models.Net", hidden=None):
+    """The module that has this state_dict, pickled whole. hidden: buffers that its state_dict would not have."""
+    parts, own = {}, {}
+    for key, value in state.items():
+        first, dot, rest = key.partition(".")
+        (parts.setdefault(first, {}) if dot else own)[rest if dot else key] = value
+    buffers = {key: value for key, value in own.items() if key.startswith("running_")}
+    return Built(Name(name), {
+        "training": False,
+        "_parameters": {**{key: value for key, value in own.items() if key not in buffers}, "unset": None},
+        "_buffers": {**buffers, **(hidden or {})},
+        "_non_persistent_buffers_set": Call(Name("builtins.set"), ([*(hidden or {})],)),
+        "_modules": {key: whole_module(inner, "torch.nn.modules.Module") for key, inner in parts.items()},
+    })  # fmt: skip

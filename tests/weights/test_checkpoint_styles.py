@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from state_dicts import network
-from torch_files import Built, Call, Name, Raw, torch_file, zip_file
+from torch_files import Built, Name, Raw, torch_file, whole_module, zip_file
 
 from resnet_jax import load_weights
 from resnet_jax.errors import UserError
@@ -166,26 +166,10 @@ def test_moving_average_is_taken_if_asked_for_and_what_is_taken_is_said(tmp_path
         load_weights(path, model, use="average")
 
 
-def whole_module(state, name="someones.project.models.Net"):
-    """The module that has this state_dict, pickled whole, with a buffer that no state_dict has."""
-    parts, own = {}, {}
-    for key, array in state.items():
-        first, dot, rest = key.partition(".")
-        (parts.setdefault(first, {}) if dot else own)[rest if dot else key] = array
-    buffers = {key: array for key, array in own.items() if key.startswith("running_")}
-    scratch = {"scratch": np.ones(3, np.float32)}
-    return Built(Name(name), {
-        "training": False,
-        "_parameters": {**{key: array for key, array in own.items() if key not in buffers}, "unset": None},
-        "_buffers": {**buffers, **scratch},
-        "_non_persistent_buffers_set": Call(Name("builtins.set"), (["scratch"],)),
-        "_modules": {key: whole_module(inner, "torch.nn.modules.Module") for key, inner in parts.items()},
-    })  # fmt: skip
-
-
 def test_module_that_was_pickled_whole_gives_its_tensors_without_its_code(tmp_path, caplog):
     model, variables, state = network()
-    for tree in (whole_module(state), {"model": whole_module(prefixed(state, "module.")), "epoch": 3}):
+    scratch = {"scratch": np.ones(3, np.float32)}
+    for tree in (whole_module(state, hidden=scratch), {"model": whole_module(prefixed(state, "module.")), "epoch": 3}):
         path = torch_file(tmp_path / "whole.pth", tree)
         with caplog.at_level(logging.INFO, logger="resnet_jax"):
             jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from state_dicts import assert_equal, random_variables, small, state_dict
-from torch_files import Call, Name, Raw, legacy_file, opcodes, tensor, zip_file
+from torch_files import Call, Name, Raw, legacy_file, opcodes, tensor, whole_module, zip_file
 
 from resnet_jax import load_weights
 from resnet_jax.errors import UserError
@@ -135,20 +135,28 @@ def sound_weights(folder):
     storages = {str(i): array for i, array in enumerate(arrays.values())}
     tensors = {name: tensor(str(i), "float32", array.shape) for i, (name, array) in enumerate(arrays.items())}
     root = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in tensors.items()}}
+    module = {"model": whole_module({f"module.{name}": value for name, value in tensors.items()}), "epoch": 3}
+    beside = {f"encoder_q.{name}": value for name, value in tensors.items()}
+    beside |= {f"encoder_k.{name}": value for name, value in tensors.items()} | {
+        "queue": tensor("0", "float32", (1,))
+    }
     write_safetensors(folder / "weights", arrays, {})
     in_zip = {key: array.tobytes() for key, array in storages.items()}
     return [
         (zip_file(root, in_zip), bytes),
         (legacy_file(root, {key: (array.size, array.tobytes()) for key, array in storages.items()}), bytes),
         ((folder / "weights").read_bytes(), bytes),
-        (opcodes(root), lambda pickled: zip_file(Raw(pickled), in_zip)),
+        *(
+            (opcodes(tree), lambda pickled: zip_file(Raw(pickled), in_zip))
+            for tree in (root, module, {"state_dict": beside, "model_ema": root["state_dict"]})
+        ),
     ]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
 @settings(max_examples=NUM_EXAMPLES, derandomize=True, deadline=None, database=None)
-@given(kind=st.integers(0, 3), edits=EDITS)
+@given(kind=st.integers(0, 5), edits=EDITS)
 def test_a_damaged_file_gives_the_models_weights_or_is_refused_in_one_line(folder, sound_weights, kind, edits):
     path = folder / "damaged-weights"
     content, make_file = sound_weights[kind]
