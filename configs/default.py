@@ -99,11 +99,12 @@ def get_config() -> ConfigDict:
     config.seed = 0
 
     # Optimizer.
-    config.optimizer = "sgd"  # "sgd" | "lars" | "lamb"
+    config.optimizer = "sgd"  # "sgd" | "lars" | "lamb" | "adamw" | "adam" | "rmsprop" | "lion"
     config.learning_rate = 0.1  # the peak that the optimizer sees
-    config.momentum = 0.9  # of LAMB: its first
+    config.momentum = 0.9  # of LAMB, Adam, AdamW and Lion: beta_1
+    config.second_momentum = 0.0  # beta_2 of these, RMSprop's alpha; 0: 0.999, of Lion and RMSprop 0.99
     config.nesterov = False
-    config.weight_decay = 1e-4  # coupled, as in torch
+    config.weight_decay = 1e-4  # coupled, as in torch; of AdamW, Lion and LAMB decoupled
     config.decay_norm_and_bias = True
     config.decay_bias = False  # without decay_norm_and_bias: biases outside of batch norms decay all the same
     config.l1 = 0.0  # strength of an L1 penalty on what decays

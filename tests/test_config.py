@@ -64,7 +64,7 @@ def test_overrides_take_the_fields_type():
         ("--config.validation_fraction=1", r"config.validation_fraction=1.0 must be in \[0, 1\)"),
         ("--config.learning_rate=nan", "config.learning_rate=nan must be finite"),
         ("--config.warmup_epochs=inf", "config.warmup_epochs=inf must be finite"),
-        ("--config.optimizer=adam", "config.optimizer='adam' must be one of sgd, lars, lamb"),
+        ("--config.optimizer=adagrad", "config.optimizer='adagrad' must be one of sgd, lars, lamb"),
         ("--config.seed", "--config.seed needs a value"),
         ("--confg.seed=1", "'--confg.seed=1' is not understood here"),
     ],

@@ -137,6 +137,11 @@ CONDITIONS = (
     Condition(("num_epochs",), lambda config, _: not config.num_steps, "config.num_steps=0"),
     Condition(("nesterov",), lambda config, _: config.optimizer in ("sgd", "lars"), "config.optimizer='sgd' or 'lars'"),
     Condition(
+        ("second_momentum",),
+        lambda config, _: config.optimizer not in ("sgd", "lars"),
+        "another config.optimizer than 'sgd' and 'lars'",
+    ),
+    Condition(
         ("trust_coefficient",),
         lambda config, _: config.optimizer == "lars" and config.weight_decay > 0,
         "config.optimizer='lars' and config.weight_decay > 0",

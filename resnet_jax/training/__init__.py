@@ -1,5 +1,6 @@
 """Training: the state and step, the optimizer, and the loop around them."""
 
+from resnet_jax.training.adam import adam, adamw, lion, rmsprop
 from resnet_jax.training.average_precision import average_precision, mean_average_precision
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
@@ -18,6 +19,8 @@ from resnet_jax.training.train_step import (
 __all__ = [
     "TrainState",
     "accumulate",
+    "adam",
+    "adamw",
     "add_l1",
     "average_precision",
     "begin_accumulation",
@@ -28,10 +31,12 @@ __all__ = [
     "finish_accumulation",
     "lamb",
     "lars",
+    "lion",
     "make_schedule",
     "mean_average_precision",
     "multi_label_eval_step",
     "precise_batch_stats",
+    "rmsprop",
     "scale_by_layer",
     "sgd",
     "train_step",

@@ -1,4 +1,4 @@
-"""SGD, LARS and LAMB as torch.optim and timm compute them, and what may be chained around them."""
+"""SGD, LARS and LAMB as torch.optim and timm compute them, the choice of one, and what may be chained around them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,18 +11,21 @@ import optax
 
 from resnet_jax.errors import UserError
 from resnet_jax.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, OneOf
+from resnet_jax.training.adam import adam, adamw, lion, rmsprop
 from resnet_jax.training.schedule import Schedule
+from resnet_jax.training.weight_decay import begins_with, check_hyperparameters, decayed, dotted, on_decayed
 
-Mask = Callable[[optax.Params], Any]
+OPTIMIZERS = ("sgd", "lars", "lamb", "adamw", "adam", "rmsprop", "lion")
 
 
 @dataclass(frozen=True)
 class OptimizerOptions:
     """What updates the weights, and how fast."""
 
-    optimizer: Annotated[str, OneOf(("sgd", "lars", "lamb"))]
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)]
     learning_rate: Annotated[float, NOT_NEGATIVE]  # the peak
     momentum: Annotated[float, FRACTION]
+    second_momentum: Annotated[float, FRACTION]  # 0: the optimizer's own
     nesterov: bool
     weight_decay: Annotated[float, NOT_NEGATIVE]
     decay_norm_and_bias: bool
@@ -43,8 +46,9 @@ def make_optimizer(
     """
     exempt: dict[str, Any] = {"decay_norm_and_bias": options.decay_norm_and_bias, "decay_bias": options.decay_bias}
     arguments: dict[str, Any] = {"momentum": options.momentum, "weight_decay": options.weight_decay, **exempt}
-    if options.optimizer == "lamb":
-        tx = lamb(schedule, **arguments)
+    if options.optimizer in ADAPTIVE:
+        second: dict[str, Any] = {"second_momentum": options.second_momentum} if options.second_momentum else {}
+        tx = ADAPTIVE[options.optimizer](schedule, **arguments, **second)
     elif options.optimizer == "lars":
         tx = lars(schedule, nesterov=options.nesterov, trust_coefficient=options.trust_coefficient, **arguments)
     else:
@@ -76,9 +80,9 @@ def sgd(
     Raises:
       UserError: for numbers outside these ranges.
     """
-    _check(learning_rate, momentum, weight_decay)
+    check_hyperparameters(learning_rate, momentum, weight_decay)
     return optax.chain(
-        optax.add_decayed_weights(weight_decay, _decayed(decay_norm_and_bias, decay_bias)),
+        optax.add_decayed_weights(weight_decay, decayed(decay_norm_and_bias, decay_bias)),
         _descend(learning_rate, momentum, nesterov),
     )
 
@@ -100,7 +104,7 @@ def lars(
     |parameter| / (|gradient| + weight_decay * |parameter| + epsilon), or 1 where either norm is 0; what does not decay
     keeps its gradient. The other arguments and errors are those of `sgd`.
     """
-    _check(learning_rate, momentum, weight_decay)
+    check_hyperparameters(learning_rate, momentum, weight_decay)
     if trust_coefficient <= 0.0:
         raise UserError(f"trust_coefficient={trust_coefficient} must be positive")
 
@@ -112,7 +116,7 @@ def lars(
 
     by_layer = optax.stateless(lambda gradients, params: jax.tree.map(scale, gradients, params))
     return optax.chain(
-        _on_decayed(by_layer, weight_decay, decay_norm_and_bias, decay_bias),
+        on_decayed(by_layer, weight_decay, decay_norm_and_bias, decay_bias),
         _descend(learning_rate, momentum, nesterov),
     )
 
@@ -135,7 +139,7 @@ def lamb(
     |parameter| / |update|, or 1 where either norm is 0. What does not decay gets Adam's update as it is.
     decay_norm_and_bias, decay_bias: see `sgd`. Raises UserError (a ValueError) for numbers outside their ranges.
     """
-    _check(learning_rate, momentum, weight_decay)
+    check_hyperparameters(learning_rate, momentum, weight_decay)
     if not 0.0 <= second_momentum < 1.0:
         raise UserError(f"second_momentum={second_momentum} must be in [0, 1)")
     if max_gradient_norm < 0.0:
@@ -144,7 +148,7 @@ def lamb(
     return optax.chain(
         optax.clip_by_global_norm(max_gradient_norm) if max_gradient_norm else optax.identity(),
         optax.scale_by_adam(momentum, second_momentum, epsilon),
-        _on_decayed(by_layer, weight_decay, decay_norm_and_bias, decay_bias),
+        on_decayed(by_layer, weight_decay, decay_norm_and_bias, decay_bias),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -178,7 +182,7 @@ def add_l1(strength: float, decay_norm_and_bias: bool = True, *, decay_bias: boo
     penalty = optax.stateless(
         lambda gradients, params: jax.tree.map(lambda g, p: g + strength * jnp.sign(p), gradients, params)
     )
-    return _on_decayed(penalty, strength, decay_norm_and_bias, decay_bias)
+    return on_decayed(penalty, strength, decay_norm_and_bias, decay_bias)
 
 
 def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation:
@@ -196,15 +200,15 @@ def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation
             raise UserError(f"the learning-rate factor of {name!r}, {factor}, must be at least 0 and finite")
 
     def check_names(params: optax.Params) -> optax.EmptyState:
-        paths = [_dotted(path) for path, _ in jax.tree.leaves_with_path(params)]
+        paths = [dotted(path) for path, _ in jax.tree.leaves_with_path(params)]
         for name in factors:
-            if not any(_begins_with(path, name) for path in paths):
+            if not any(begins_with(path, name) for path in paths):
                 layers = sorted({path.split(".")[0] for path in paths})
                 raise UserError(f"no layer {name!r} is trained, to be given a learning rate: use {', '.join(layers)}")
         return optax.EmptyState()
 
     def scale_one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
-        names = [name for name in factors if _begins_with(_dotted(path), name)]
+        names = [name for name in factors if begins_with(dotted(path), name)]
         return update * factors[max(names, key=len)] if names else update
 
     def scale(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None) -> Any:
@@ -212,15 +216,6 @@ def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation
         return jax.tree.map_with_path(scale_one, updates), state
 
     return optax.GradientTransformation(check_names, scale)
-
-
-def _check(learning_rate: float | Schedule, momentum: float, weight_decay: float) -> None:
-    if not callable(learning_rate) and learning_rate < 0.0:
-        raise UserError(f"learning_rate={learning_rate} must be at least 0")
-    if not 0.0 <= momentum < 1.0:
-        raise UserError(f"momentum={momentum} must be in [0, 1)")
-    if weight_decay < 0.0:
-        raise UserError(f"weight_decay={weight_decay} must be at least 0")
 
 
 def _descend(learning_rate: float | Schedule, momentum: float, nesterov: bool) -> optax.GradientTransformation:
@@ -233,37 +228,11 @@ def _descend(learning_rate: float | Schedule, momentum: float, nesterov: bool) -
     )
 
 
-def _on_decayed(
-    transformation: optax.GradientTransformation, strength: float, decay_norm_and_bias: bool, decay_bias: bool
-) -> optax.GradientTransformation:
-    """Returns `transformation` on the parameters that decay; nothing where the decay's strength is 0."""
-    if strength == 0.0:
-        return optax.identity()
-    mask = _decayed(decay_norm_and_bias, decay_bias)
-    return transformation if mask is None else optax.masked(transformation, mask)
-
-
-def _decayed(decay_norm_and_bias: bool, decay_bias: bool) -> Mask | None:
-    """Returns which parameters decay, as a tree of bools; None for all."""
-    if decay_norm_and_bias:
-        return None
-
-    def mask(params: optax.Params) -> Any:
-        # A batch norm is what has a scale.
-        names = {_dotted(path) for path, _ in jax.tree.leaves_with_path(params)}
-
-        def decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:
-            module, _, name = _dotted(path).rpartition(".")
-            return leaf.ndim > 1 or (decay_bias and name == "bias" and f"{module}.scale" not in names)
-
-        return jax.tree.map_with_path(decays, params)
-
-    return mask
-
-
-def _dotted(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _begins_with(path: str, name: str) -> bool:
-    return f"{path}.".startswith(f"{name}.")
+# Those that keep a mean of squares or a second momentum.
+ADAPTIVE: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "lamb": lamb,
+    "adamw": adamw,
+    "adam": adam,
+    "rmsprop": rmsprop,
+    "lion": lion,
+}

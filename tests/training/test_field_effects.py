@@ -97,6 +97,7 @@ CASES = {
     "learning_rate": ("update", 0.2, (), None),
     "momentum": ("update", 0.5, (), None),
     "nesterov": ("update", True, (), ("optimizer=lamb",)),
+    "second_momentum": ("update", 0.5, ("optimizer=adamw",), ()),
     "weight_decay": ("update", 0.1, (), None),
     "decay_norm_and_bias": ("update", False, (), ("weight_decay=0",)),
     "decay_bias": ("update", True, ("decay_norm_and_bias=False",), ()),

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from resnet_jax.training.adam import adam, adamw, lion, rmsprop
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
 
 PARAMS = {"kernel": jnp.array([[2.0]]), "bias": jnp.array([2.0])}
@@ -106,6 +107,20 @@ def test_lamb_by_hand():
     )
 
 
+def test_adaptive_optimizers_by_hand():
+    # Of gradient 1 and parameter 2, of which the kernel alone decays: Adam's first update is 1 whatever the momenta.
+    half = {"weight_decay": 0.5, "decay_norm_and_bias": False}
+    others = {"bn1.scale": 1.9, "bn1.bias": 1.9, "fc.bias": 1.9}
+    # Decoupled, the kernel's step is 1 + 0.5 * 2; coupled, the gradient is 2 and its update 1 again.
+    assert after_one_step(adamw(0.1, **half)) == pytest.approx({**others, "fc.kernel": 1.8}, rel=1e-6)
+    assert after_one_step(adam(0.1, **half)) == pytest.approx({**others, "fc.kernel": 1.9}, rel=1e-6)
+    assert after_one_step(lion(0.1, **half)) == pytest.approx({**others, "fc.kernel": 1.8}, rel=1e-6)
+    # The first mean square is (1 - 0.75) times the square, its root half of the gradient; epsilon stands beside it.
+    update = 1 / (0.5 + 0.5)
+    result = after_one_step(rmsprop(0.1, second_momentum=0.75, epsilon=0.5))
+    assert result == pytest.approx(dict.fromkeys(result, 2 - 0.1 * update), rel=1e-6)
+
+
 def test_clipping_scales_all_gradients_to_the_norm_and_leaves_small_ones():
     assert after_one_step(optax.chain(clip_gradient_norm(1.0), sgd(1.0)))["fc.bias"] == pytest.approx(1.5)
     assert after_one_step(optax.chain(clip_gradient_norm(1.0), sgd(1.0)), 0.25)["fc.bias"] == pytest.approx(1.75)
@@ -136,6 +151,9 @@ def test_layers_have_their_own_rates_by_the_longest_name():
         (lambda: lamb(0.1, second_momentum=1.0), r"second_momentum=1.0 must be in \[0, 1\)"),
         (lambda: lamb(0.1, max_gradient_norm=-1.0), "max_gradient_norm=-1.0 must be at least 0"),
         (lambda: lamb(-0.1), "learning_rate=-0.1 must be at least 0"),
+        (lambda: adamw(0.1, second_momentum=-0.1), r"second_momentum=-0.1 must be in \[0, 1\)"),
+        (lambda: rmsprop(0.1, momentum=1.0), r"momentum=1.0 must be in \[0, 1\)"),
+        (lambda: lion(0.1, weight_decay=-1.0), "weight_decay=-1.0 must be at least 0"),
         (lambda: clip_gradient_norm(0.0), "max_norm=0.0 must be positive"),
         (lambda: add_l1(-1.0), "l1=-1.0 must be at least 0"),
         (lambda: scale_by_layer({"fc": -1.0}), "factor of 'fc', -1.0, must be at least 0"),

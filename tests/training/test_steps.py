@@ -14,6 +14,8 @@ from resnet_jax.errors import UserError
 from resnet_jax.models import ResNet, batch_norm
 from resnet_jax.training import (
     accumulate,
+    adam,
+    adamw,
     begin_accumulation,
     clip_gradient_norm,
     create_train_state,
@@ -22,6 +24,7 @@ from resnet_jax.training import (
     lamb,
     lars,
     make_schedule,
+    rmsprop,
     sgd,
     train_step,
 )
@@ -48,7 +51,7 @@ def tiny_state(tx=SGD, **options):
     return create_train_state(TINY, tiny_variables(), tx, **options)
 
 
-OPTIMIZERS = {"sgd": sgd, "lars": lars, "lamb": lamb}
+OPTIMIZERS = {"sgd": sgd, "lars": lars, "lamb": lamb, "adamw": adamw, "adam": adam, "rmsprop": rmsprop}
 
 
 def golden_run(name, dtype):
@@ -63,6 +66,8 @@ def golden_run(name, dtype):
     decay = {"weight_decay": facts["weight_decay"], "decay_norm_and_bias": facts["decay_norm_and_bias"]}
     if "nesterov" in facts:
         decay["nesterov"] = facts["nesterov"]
+    if "second_momentum" in facts:
+        decay["second_momentum"] = facts["second_momentum"]
     tx = OPTIMIZERS[facts.get("optimizer", "sgd")](schedule, facts["momentum"], **decay)
     if clip := facts.get("clip_gradient_norm"):
         tx = optax.chain(clip_gradient_norm(clip), tx)
@@ -104,8 +109,11 @@ def batch_statistics(request, monkeypatch):
 IN_ONE_PASS = [(name, "in one pass") for name in ("train-sgd", "train-nesterov-smoothing")]
 OTHERS = [
     (name, "as on the CPU")
-    for name in ("train-nesterov-smoothing", "train-lamb-bce", "train-lars-mixup", "train-ema-clip")
-]
+    for name in (
+        "train-nesterov-smoothing", "train-lamb-bce", "train-lars-mixup", "train-ema-clip", "train-adamw", "train-adam",
+        "train-rmsprop",
+    )
+]  # fmt: skip
 
 
 def golden_runs(*slow):

@@ -137,9 +137,7 @@ def sound_weights(folder):
     root = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in tensors.items()}}
     module = {"model": whole_module({f"module.{name}": value for name, value in tensors.items()}), "epoch": 3}
     beside = {f"encoder_q.{name}": value for name, value in tensors.items()}
-    beside |= {f"encoder_k.{name}": value for name, value in tensors.items()} | {
-        "queue": tensor("0", "float32", (1,))
-    }
+    beside |= {f"encoder_k.{name}": value for name, value in tensors.items()} | {"queue": tensor("0", "float32", (1,))}
     write_safetensors(folder / "weights", arrays, {})
     in_zip = {key: array.tobytes() for key, array in storages.items()}
     return [
