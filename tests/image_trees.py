@@ -1,9 +1,13 @@
-"""Trees of small images for tests: folders, tars, tables."""
+"""Trees of small images for tests: folders, tars, tables; and how they are understood."""
 
 import io
 import tarfile
 
+import pytest
 from PIL import Image
+
+from resnet_jax.data.image_set import open_image_set
+from resnet_jax.errors import UserError
 
 
 def image_bytes(value=0, kind="PNG", size=(6, 5)):
@@ -35,3 +39,18 @@ def tar_of(entries):
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return file.getvalue()
+
+
+def understood(root, **how):
+    """(the images of each class by split, what is said, ImageSet.describe's) of the set there; root is called ROOT."""
+    described = open_image_set(root, **how).describe()
+    counts = {split: tuple(part["classes"].values()) for split, part in described["splits"].items()}
+    return counts, " | ".join(described["notes"]).replace(str(root), "ROOT"), described
+
+
+def assert_refused(root, line, open_set=open_image_set):
+    """The set is refused in one line with these words, in which root is called ROOT."""
+    with pytest.raises(UserError) as info:
+        open_set(root)
+    assert line in str(info.value).replace(str(root), "ROOT")
+    assert "\n" not in str(info.value)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from image_trees import image_bytes, images, make_tree, tar_of
+from image_trees import assert_refused, image_bytes, images, make_tree, tar_of, understood
 
 from resnet_jax.data.image_set import describe_lines, open_image_set
 from resnet_jax.data.layout import SplitFolders
@@ -278,13 +278,6 @@ REFUSED = {
 }  # fmt: skip
 
 
-def understood(root, **how):
-    found = open_image_set(root, **how)
-    described = found.describe()
-    counts = {split: tuple(part["classes"].values()) for split, part in described["splits"].items()}
-    return counts, " | ".join(described["notes"]).replace(str(root), "ROOT"), described
-
-
 @pytest.mark.parametrize(("files", "expected", "said"), UNDERSTOOD.values(), ids=UNDERSTOOD)
 def test_layout_is_understood_and_said(tmp_path, files, expected, said):
     root = make_tree(tmp_path, files)
@@ -306,10 +299,7 @@ def test_layout_is_refused_in_one_line(tmp_path, files, line):
     if line is None:  # a class's own folders, which may be called anything beside others
         assert load_splits("folder", DatasetOptions(str(root))).train.num_classes == 4
         return
-    with pytest.raises(UserError) as info:
-        load_splits("folder", DatasetOptions(str(root)))
-    assert line in str(info.value).replace(str(root), "ROOT")
-    assert "\n" not in str(info.value)
+    assert_refused(root, line, lambda root: load_splits("folder", DatasetOptions(str(root))))
 
 
 def test_splits_are_the_folders_that_are_named(tmp_path):
