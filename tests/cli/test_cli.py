@@ -87,7 +87,7 @@ def test_summary_prints_a_table_or_one_object(capsys):
         (["train", "--config", "digits", "--config.model_args.shortct=B"], "did you mean 'shortcut'"),
         (["train", "--config", "digits", "--config.image_size=20"], "image_size=20 must be a multiple of 8"),
         (["train", "--config", "digits", "--config.dtype=float64"], "JAX_ENABLE_X64=1"),
-        (["train", "--config", "digits", "--config.optimizer=sdg"], "one of sgd, lars, lamb; did you mean 'sgd'?"),
+        (["train", "--config", "digits", "--config.optimizer=sdg"], "did you mean 'sgd'?"),
     ],
 )
 def test_bad_usage_is_one_line_and_writes_nothing(capsys, tmp_path, monkeypatch, words, message):

@@ -41,7 +41,9 @@ NETWORKS = {
 FACTS, LOGITS = golden_files.load("timm-kinds")
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "v2_bit_wide" else ()) for kind in NETWORKS]
+)
 def test_logits_are_timms(kind, tmp_path):
     shapes = FACTS["networks"][kind]
     tensors = {name: weights.tensor(name, tuple(shape)) for name, shape in shapes.items()}
