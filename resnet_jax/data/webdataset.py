@@ -26,7 +26,6 @@ NAMES_FILES = ("classes.txt", "class_names.txt", "classnames.txt", "labels.txt",
 _JSON_NUMBERS = ("label", "cls", "class", "class_id", "class_idx", "target", "category")
 _JSON_NAMES = ("label_name", "class_name", "classname", "category_name", "name")
 _MOST_DIGITS = 18  # of a number that counts classes
-_MOST_CLASSES_BY_TEXT = 0.5  # of the samples: a text for more of them is a caption and no class
 
 
 def open_shards(listing: Listing, options: TableOptions) -> tuple[dict[str, LabelledFiles], list[str]]:
@@ -172,11 +171,6 @@ def _names(listing: Listing, options: TableOptions, texts: list[str]) -> tuple[t
     distinct = {*texts}
     numbers = all(text.isdecimal() for text in distinct)
     if not numbers:
-        if len(distinct) > max(_MOST_CLASSES_BY_TEXT * len(texts), 1000):
-            raise UserError(
-                f"{listing.root}: the texts beside the images are no classes, {len(distinct):,} of {len(texts):,} "
-                "differ"
-            )
         return None, []
     inside = [f.path for f in listing.others if f.tar < 0 and f.path.rpartition("/")[2].lower() in NAMES_FILES]
     if len(inside) == 1:

@@ -1,4 +1,4 @@
-"""What stands for ReLU, and where norms are followed by it."""
+"""Activates: ReLU and what may stand for it, after norms that do not hold an activation themselves."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What the arguments of `ResNet` may be."""
+"""Checks the arguments of `ResNet`."""
 
 import re
 from typing import TYPE_CHECKING, Any

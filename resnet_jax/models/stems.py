@@ -1,4 +1,4 @@
-"""What stands before the stages: one convolution or three, and a pooling."""
+"""Computes what comes before the stages: one convolution or three, and a pooling."""
 
 from collections.abc import Callable
 

@@ -74,9 +74,8 @@ def find_network(where: str, entries: Mapping[str, Any], prefix: str | None = No
                 f"{where} holds {len(networks)} networks, under {_shown(networks)}: choose by prefix= (--prefix)"
             )
     names = networks[first]
-    taken = {*names.values()}
-    same = {name for other in others for name in networks[other].values()}
-    return FoundNetwork(first, names, [name for name in entries if name not in taken | same])
+    taken = {name for one in networks.values() for name in one.values()}
+    return FoundNetwork(first, names, [name for name in entries if name not in taken])
 
 
 def _names_under(entries: Iterable[str], prefix: str, prefixes: set[str]) -> dict[str, str]:
@@ -112,8 +111,7 @@ def name_head(shapes: Mapping[str, Shape], others: Mapping[str, Shape]) -> dict[
     if last is None:
         return {}
     features = shapes[last[2]][0]
-    unknown = {name: shape for name, shape in shapes.items() if not _PARTS.match(name) or re.match(r"fc\.\d+\.", name)}
-    candidates = {**unknown, **others}
+    candidates = {**{name: shape for name, shape in shapes.items() if not _is_part(name)}, **others}
     found = [
         name.removesuffix(".weight")
         for name, shape in candidates.items()
@@ -127,6 +125,11 @@ def name_head(shapes: Mapping[str, Shape], others: Mapping[str, Shape]) -> dict[
     modules = [name.rpartition(".")[0].rpartition(".")[0] for name, shape in candidates.items() if len(shape) == 2]
     found = [name for name in found if "." not in name or modules.count(name.rpartition(".")[0]) == 1]
     return {f"fc.{leaf}": f"{found[0]}.{leaf}" for leaf in ("weight", "bias")} if len(found) == 1 else {}
+
+
+def _is_part(name: str) -> bool:
+    """Returns whether a tensor is of a module of the network; a head of several layers is none."""
+    return _PARTS.match(name) is not None and re.match(r"fc\.\d+\.", name) is None
 
 
 def _place_in_blocks(name: str) -> tuple[int, int, str] | None:
@@ -143,7 +146,7 @@ def beside_network(shapes: Mapping[str, Shape]) -> list[str]:
     """
     groups: dict[str, list[str]] = {}
     for name in shapes:
-        if not _PARTS.match(name) or re.match(r"fc\.\d+\.", name):  # several layers are no head
+        if not _is_part(name):
             groups.setdefault(name.partition(".")[0], []).append(name)
     beside = []
     for module, names in groups.items():
