@@ -14,7 +14,7 @@ from resnet_jax.errors import UserError, check_choice
 from resnet_jax.filesystem import expand
 from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.resnet import ResNet, make_dense
-from resnet_jax.models.shapes import stem_kernel, variable_shapes
+from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
 from resnet_jax.models.variants import create_model
 from resnet_jax.weights.adapt_stem import adapt_kernel
 from resnet_jax.weights.lazy_tensor import Unreadable
@@ -110,8 +110,12 @@ def import_state_dict(
             flat[leaf_path] = _in_our_order(path, name, state.tensors[name], shape, dtype)
         elif name in report.zeroed:
             flat[leaf_path] = np.zeros(shape, dtype)
+    stem = ("params", *stem_kernel(model))
+    if state.bgr:
+        if report.num_channels != RGB:
+            raise UserError(f"{path} has no first convolution of three channels to reverse: leave out bgr=True (--bgr)")
+        flat[stem] = np.ascontiguousarray(flat[stem][:, :, ::-1])
     if report.adapted and num_channels is not None:
-        stem = ("params", *stem_kernel(model))
         flat[stem], report.num_channels = adapt_kernel(flat[stem], num_channels), num_channels
     variables = unflatten_dict(jax.device_put(flat))
     if report.reset:

@@ -22,7 +22,6 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module
 AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "averaged")
 USES = ("weights", "ema")
 STRUCTURE = "structure"  # the layout that has no names
-NUM_COLORS = 3
 logger = logging.getLogger(__name__)
 STORED = (StoredTensor, SafetensorsTensor)
 
@@ -71,6 +70,7 @@ class StateDict:
       prefix: what stood before all of their names in the file.
       left: the names in the file of tensors that are no part of the network.
       entries: all but the counters, by their names in the file and in its order.
+      bgr: the network takes blue first, and is to be made one for red first.
       taken: None if they are of no run.
     """
 
@@ -82,6 +82,7 @@ class StateDict:
     prefix: str = ""
     left: list[str] = field(default_factory=list)
     entries: dict[str, Tensor | Unreadable] = field(default_factory=dict)
+    bgr: bool = False
     taken: RunCheckpoint | None = None
 
     @property
@@ -129,65 +130,33 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, choice: Choi
     """
     choice = choice or Choice()
     kept = {name: _tensor(entry) for name, entry in entries.items() if not _is_counter(name, entry)}
+    num_counters = len(entries) - len(kept)
     if choice.layout == STRUCTURE:
         prefix = f"{choice.prefix.strip('.')}." if choice.prefix else ""
         inside = {name: tensor for name, tensor in kept.items() if name.startswith(prefix)}
         left = [name for name in kept if name not in inside]
-        names = dict.fromkeys(inside)
-        return StateDict(
-            inside, {name: name for name in names}, len(entries) - len(kept), kind, STRUCTURE, prefix, left, inside
-        )
+        originals = {name: name for name in inside}
+        return StateDict(inside, originals, num_counters, kind, STRUCTURE, prefix, left, inside, choice.bgr)
     found = find_network(str(path), kept, choice.prefix)
     inner = found.names if found else {name: name for name in kept}
     layout, renamed = recognize_layout(inner, has_prefix=found is None)
     tensors: dict[str, Tensor | Unreadable] = {}
-    originals: dict[str, str] = {}
+    originals = {}
     for short, name in renamed.items():
         if name in tensors:
             first, second = truncate(originals[name]), truncate(inner[short])
             raise UserError(f"{path} holds {truncate(name)} twice, as {first!r} and as {second!r}")
         tensors[name], originals[name] = kept[inner[short]], inner[short]
-    if choice.bgr:
-        _reverse_channels(path, tensors)
     left = found.left if found else []
     if found:
         _name_head(tensors, originals, {name: kept[name] for name in left})
-        left = [name for name in left if name not in {*originals.values()}]
+        taken = {*originals.values()}
+        left = [name for name in left if name not in taken]
         for name in beside_network(_shapes(tensors)):
             left.append(originals.pop(name))
             del tensors[name]
-    num_counters, prefix = len(entries) - len(kept), found.prefix if found else ""
-    return StateDict(tensors, originals, num_counters, kind, layout, prefix, left, kept)
-
-
-def _reverse_channels(path: Path, tensors: dict[str, Any]) -> None:
-    """Puts the stem's kernel for the other order of colours in place of the file's."""
-    name = next((name for name in ("conv1.weight", "conv1.0.weight") if name in tensors), None)
-    stem = tensors.get(name or "")
-    if name is None or stem is None or isinstance(stem, Unreadable) or stem.shape[1:2] != (NUM_COLORS,):
-        raise UserError(f"{path} has no first convolution of three channels to reverse: leave out bgr=True (--bgr)")
-    tensors[name] = ReversedChannels(stem)
-
-
-@dataclass(frozen=True)
-class ReversedChannels:
-    """A kernel of torch's order whose input channels are in the other order."""
-
-    kernel: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self.kernel.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type of its elements."""
-        return self.kernel.dtype
-
-    def read(self) -> np.ndarray:
-        """Returns its elements."""
-        return self.kernel.read()[:, ::-1]
+    prefix = found.prefix if found else ""
+    return StateDict(tensors, originals, num_counters, kind, layout, prefix, left, kept, choice.bgr)
 
 
 def _name_head(tensors: dict[str, Any], originals: dict[str, str], others: Mapping[str, Any]) -> None:

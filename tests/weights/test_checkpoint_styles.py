@@ -197,7 +197,12 @@ def test_network_for_blue_first_becomes_one_for_red_first(tmp_path):
     model, variables, state = network()
     path = tmp_path / "caffe.safetensors"
     write_safetensors(path, {**state, "conv1.weight": np.ascontiguousarray(state["conv1.weight"][:, ::-1])}, {})
-    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, bgr=True), variables)
+    for layout in (None, "structure"):
+        loaded = load_weights(path, model, bgr=True, layout=layout)
+        jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    grey = torch_file(tmp_path / "grey.pth", {**state, "conv1.weight": state["conv1.weight"][:, :1].copy()})
+    with pytest.raises(UserError, match="no first convolution of three channels to reverse"):
+        load_weights(grey, model, bgr=True)
 
 
 def test_what_may_be_a_part_of_the_network_is_not_left_in_silence(tmp_path):
