@@ -63,8 +63,23 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
 
     An earlier one at `path` is replaced; anything else there is a UserError (a ValueError), as is a full disk.
     """
-    path = path.resolve()
     check_replaceable(path)
+    with replacing_folder(path) as new:
+        arrays = jax.tree.map(np.asarray, dict(variables))
+        write_item(new / VARIABLES, arrays)
+        (new / INFO_FILE).write_bytes(info.encode())
+        files = {INFO_FILE: hashlib.sha256(info.encode()).hexdigest()}
+        write_manifest(new, {"files": files}, {VARIABLES: leaf_digests(arrays)})
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder that takes the place of the one at `path`, if any, when the context ends without error.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    path = path.resolve()
     with (
         _one_line(path),
         making_parents(path),
@@ -73,12 +88,8 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
         ) as scratch,
     ):
         new, old = Path(scratch) / "new", Path(scratch) / "old"
-        arrays = jax.tree.map(np.asarray, dict(variables))
         new.mkdir()
-        write_item(new / VARIABLES, arrays)
-        (new / INFO_FILE).write_bytes(info.encode())
-        files = {INFO_FILE: hashlib.sha256(info.encode()).hexdigest()}
-        write_manifest(new, {"files": files}, {VARIABLES: leaf_digests(arrays)})
+        yield new
         sync_folder(new)
         if path.exists():
             path.replace(old)
@@ -89,12 +100,16 @@ def write_directory(path: Path, variables: Mapping[str, Any], info: str) -> None
             raise
 
 
-def check_replaceable(path: Path) -> None:
-    """Raises UserError (a ValueError) if something other than converted weights is at `path`, or it cannot be made."""
+def check_replaceable(path: Path, files: tuple[str, ...] = (VARIABLES, INFO_FILE, MANIFEST_FILE)) -> None:
+    """Raises UserError (a ValueError) if something other than converted weights is at `path`, or it cannot be made.
+
+    Args:
+      files: all that a folder of converted weights may hold.
+    """
     check_parents(path)
     if path.is_dir():
         names = {entry.name for entry in path.iterdir()}
-        others = sorted(names - {VARIABLES, INFO_FILE, MANIFEST_FILE})
+        others = sorted(names - {*files})
         if others or len(names) == 1:
             raise UserError(
                 f"{path} holds {(others or sorted(names))[0]!r}, no converted weights: choose another folder"

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
-from resnet_jax.cli.options import AddCommand, add_checkpoint_options, add_model_options, given_model_args
+from resnet_jax.cli.options import (
+    AddCommand,
+    add_checkpoint_options,
+    add_model_options,
+    given_adjustment,
+    given_model_args,
+)
 from resnet_jax.cli.printing import print_result, print_table
 from resnet_jax.errors import UserError, abridge, truncate
 from resnet_jax.filesystem import expand
@@ -21,14 +27,20 @@ def add_command(add: AddCommand) -> None:
     """Adds the command with its options."""
     convert = add("convert", run_convert, "weights of torch, timm, transformers to ours and back",
                   "python -m resnet_jax convert --model resnet18 --from resnet18.pth --to weights/r18")  # fmt: skip
+    convert.usage = "%(prog)s --from PATH --to PATH [options]\n   or: %(prog)s --pretrained TAG --to PATH [options]"
     convert.add_argument(
-        "--from", dest="source", metavar="PATH", help=".pth .th .pt .safetensors, or a checkpoint directory"
+        "--from", dest="source", metavar="PATH", help="a file, a folder, or timm/NAME, microsoft/NAME of the hub"
     )
     convert.add_argument(
         "--pretrained", metavar="TAG", help="instead: torchvision's, IMAGENET1K_V1 or _V2, downloaded once"
     )
     add_checkpoint_options(convert)
-    convert.add_argument("--to", required=True, metavar="PATH", help=".safetensors, .pth (needs torch), or a folder")
+    convert.add_argument(
+        "--to",
+        required=True,
+        metavar="PATH",
+        help=".safetensors, .pth (needs torch), or a folder, of --layout timm or transformers for them",
+    )
     convert.add_argument("--prefix", metavar="NAME", help="of the network meant, where there are several")
     convert.add_argument("--use", choices=("weights", "ema"), help="where there are both (default: weights)")
     convert.add_argument("--bgr", action="store_true", help="the network takes blue first, as detectron2's do")
@@ -49,7 +61,6 @@ def add_command(add: AddCommand) -> None:
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Brings weights from one format into another."""
-    from resnet_jax.data.transforms.preprocess import Preprocess
     from resnet_jax.weights.convert import convert
     from resnet_jax.weights.state_dict import STRUCTURE, Choice
 
@@ -59,8 +70,6 @@ def run_convert(arguments: argparse.Namespace) -> int:
         raise UserError("--checkpoint and --no_average belong to a run's folder: leave them out with --pretrained")
     if (arguments.mean is None) != (arguments.std is None):
         raise UserError("--mean and --std belong together: give both")
-    if arguments.preprocess is not None and arguments.mean is not None:
-        raise UserError("--preprocess tells the mean and std: leave out --mean and --std")
     source, by_structure = _source(arguments), arguments.layout == STRUCTURE
     result = convert(
         source,
@@ -69,8 +78,8 @@ def run_convert(arguments: argparse.Namespace) -> int:
         model_args=given_model_args(arguments),
         head=arguments.head,
         layout="torchvision" if by_structure else arguments.layout,
-        preprocess=arguments.preprocess
-        or (Preprocess(None, None, "bilinear", arguments.mean, arguments.std) if arguments.mean else None),
+        preprocess=arguments.preprocess,
+        adjustment=given_adjustment(arguments),
         which=arguments.checkpoint,
         average=not arguments.no_average,
         choice=Choice(arguments.prefix, arguments.use, arguments.bgr, STRUCTURE if by_structure else None),
@@ -82,10 +91,10 @@ def run_convert(arguments: argparse.Namespace) -> int:
 
 
 def _source(arguments: argparse.Namespace) -> Path:
-    from resnet_jax.weights import fetch_pretrained
+    from resnet_jax.weights.pretrained import fetch_pretrained, find_weights
 
     if arguments.pretrained is None:
-        return expand(arguments.source)
+        return find_weights(arguments.source, arguments.model)
     if arguments.model is None:
         raise UserError("--pretrained needs --model, the name of a published network")
     return fetch_pretrained(arguments.model, arguments.pretrained)

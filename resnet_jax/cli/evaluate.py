@@ -12,6 +12,7 @@ from resnet_jax.cli.options import (
     add_process_options,
     add_trained_options,
     check_model_options,
+    given_adjustment,
     given_model_args,
 )
 from resnet_jax.cli.printing import print_result
@@ -65,8 +66,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         model_name=arguments.model,
         model_args=given_model_args(arguments),
         preprocess=arguments.preprocess,
-        mean=arguments.mean,
-        std=arguments.std,
+        adjustment=given_adjustment(arguments),
         batch_size=arguments.batch_size,
         data_dir=arguments.data_dir,
         ten_crop=arguments.ten_crop,

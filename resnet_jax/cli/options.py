@@ -11,11 +11,14 @@ from resnet_jax.errors import UserError
 from resnet_jax.filesystem import expand
 
 if TYPE_CHECKING:
+    from resnet_jax.data.transforms.adjustment import Adjustment
     from resnet_jax.inference.predictor import TrainedModel
 
 # Words behind an option that takes several, and that are images all the same.
 GIVEN_BACK = "given_back"
 MOST_WORDS = 3  # that are numbers of channels, where images may follow
+# The options by which hands adjust how images are prepared.
+OF_PREPROCESS = ("mean", "std", "resize", "crop", "crop_pct", "interpolation")
 # (name, function, summary, example) -> the command's parser.
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str, str], argparse.ArgumentParser]
 
@@ -24,7 +27,7 @@ def add_trained_options(command: argparse.ArgumentParser) -> None:
     """Adds a run or weights, and what belongs to either."""
     command.add_argument("--workdir", metavar="DIR", help="the run's folder")
     add_checkpoint_options(command)
-    command.add_argument("--weights", metavar="PATH", help="instead: a file, a checkpoint directory, or IMAGENET1K_V2")
+    command.add_argument("--weights", metavar="PATH", help="instead: a file, folder, hub's timm/NAME or IMAGENET1K_V2")
     add_model_options(command)
     command.add_argument("--preprocess", metavar="NAME", help="images as for IMAGENET1K_V1, IMAGENET1K_V2 or CIFAR")
 
@@ -44,6 +47,10 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--mean", nargs="+", action=_Channels, metavar="X", help="of red, green, blue, in [0, 1]")
     command.add_argument("--std", nargs="+", action=_Channels, metavar="X", help="likewise")
+    command.add_argument("--resize", type=image_size, metavar="N", help="the shorter side before the crop")
+    command.add_argument("--crop", type=image_size, metavar="N", help="side of the centre crop, or 64x96")
+    command.add_argument("--crop_pct", type=float, metavar="SHARE", help="instead of --resize: crop by resized")
+    command.add_argument("--interpolation", metavar="NAME", help="bilinear, bicubic, lanczos ...")
 
 
 def add_process_options(command: argparse.ArgumentParser) -> None:
@@ -89,6 +96,13 @@ def given_model_args(arguments: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
+def given_adjustment(arguments: argparse.Namespace) -> "Adjustment":
+    """Returns what the options say by hand of how images are prepared."""
+    from resnet_jax.data.transforms.adjustment import Adjustment
+
+    return Adjustment(**{name: getattr(arguments, name) for name in OF_PREPROCESS})
+
+
 def check_model_options(arguments: argparse.Namespace, *more: str) -> None:
     """Raises UserError (a ValueError) unless the options name either a run or weights, and belong to which they name.
 
@@ -97,7 +111,7 @@ def check_model_options(arguments: argparse.Namespace, *more: str) -> None:
     if (arguments.workdir is None) == (arguments.weights is None):
         raise UserError("give either --workdir, a run's folder, or --weights, a file or checkpoint directory")
     if arguments.workdir is not None:
-        for option in ("model", "model_args", "num_classes", "preprocess", "mean", "std", *more):
+        for option in ("model", "model_args", "num_classes", "preprocess", *OF_PREPROCESS, *more):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option} belongs to --weights; a run tells its own")
         return
@@ -120,8 +134,7 @@ def open_trained(arguments: argparse.Namespace, *, judges: bool = True) -> "Trai
         model_name=arguments.model,
         model_args=given_model_args(arguments),
         preprocess=arguments.preprocess,
-        mean=arguments.mean,
-        std=arguments.std,
+        adjustment=given_adjustment(arguments),
         judges=judges,
     )
 

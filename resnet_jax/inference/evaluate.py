@@ -14,6 +14,7 @@ from resnet_jax.data.encoded import BadImages, EncodedSource
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import DatasetOptions, load_source, split_names
+from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import TenCrop
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import warn
@@ -22,11 +23,11 @@ from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.filesystem import check_folder, expand
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.multi_label_metrics import THRESHOLD, MultiLabelMetrics, check_threshold
-from resnet_jax.inference.predictor import Channels, TrainedModel, open_run, open_weights
+from resnet_jax.inference.predictor import TrainedModel, open_run, open_weights
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.images import load_judging_images
 from resnet_jax.training.jit_steps import jit_per_example_eval_step
-from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids
+from resnet_jax.weights.class_names import imagenet_names, imagenet_wordnet_ids
 
 # Sets that --data knows without tfds: before their names.
 PLAIN_NAMES = ("digits", "cifar10", "cifar100")
@@ -99,8 +100,7 @@ def evaluate_weights(
     model_name: str | None = None,
     model_args: Mapping[str, Any] | None = None,
     preprocess: str | None = None,
-    mean: Channels | None = None,
-    std: Channels | None = None,
+    adjustment: Adjustment | None = None,
     batch_size: int | None = None,
     data_dir: str | None = None,
     ten_crop: bool = False,
@@ -110,7 +110,7 @@ def evaluate_weights(
     """Returns {"model", "weights", "data", ...} and what `ClassificationMetrics.summary` tells of imported weights.
 
     Args:
-      weights, model_name, model_args, preprocess, mean, std: as for `open_weights`.
+      weights, model_name, model_args, preprocess, adjustment: as for `open_weights`.
       data: as for `evaluate_run`.
       batch_size: 128 if None.
       data_dir: where TFDS's sets are, None: its own default.
@@ -127,7 +127,7 @@ def evaluate_weights(
     _check_report(report)
     check_threshold(threshold)
     trained = open_weights(
-        weights, model_name=model_name, model_args=model_args, preprocess=preprocess, mean=mean, std=std
+        weights, model_name=model_name, model_args=model_args, preprocess=preprocess, adjustment=adjustment
     )
     prepared = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
     reading = DatasetOptions(

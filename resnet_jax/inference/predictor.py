@@ -16,8 +16,17 @@ from resnet_jax.checkpoint.fallback import read_latest
 from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.items import NUM_LOOKS
 from resnet_jax.data.decoding import DecodeOptions
+from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
-from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess, Side, as_side, height_and_width
+from resnet_jax.data.transforms.preprocess import (
+    AS_THEY_ARE,
+    PREPROCESS,
+    Preprocess,
+    Side,
+    as_side,
+    as_they_are,
+    height_and_width,
+)
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
@@ -30,18 +39,9 @@ from resnet_jax.training.images import Normalization
 from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.train_state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
+from resnet_jax.weights.class_names import names_for
 from resnet_jax.weights.describe import describe_weights
-from resnet_jax.weights.info import WeightsInfo, names_for
 from resnet_jax.weights.load import import_state_dict
-
-Channels = tuple[float, ...]
-# Images as they are: nothing but the normalisation, which happens on the device, is left to do.
-AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
-
-def as_they_are(num_channels: int) -> Preprocess:
-    """Returns AS_THEY_ARE of so many channels."""
-    return replace(AS_THEY_ARE, mean=(0.0,) * num_channels, std=(1.0,) * num_channels)
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,7 @@ def open_weights(
     model_name: str | None = None,
     model_args: Mapping[str, Any] | None = None,
     preprocess: str | None = None,
-    mean: Channels | None = None,
-    std: Channels | None = None,
+    adjustment: Adjustment | None = None,
     judges: bool = True,
 ) -> TrainedModel:
     """Returns the network of imported weights: a file or checkpoint directory, as `load_weights` takes it.
@@ -187,7 +186,7 @@ def open_weights(
       model_name, model_args: what the weights do not tell.
       preprocess: a name in PREPROCESS, instead of what travels with the weights; it brings its data set's class names
         where the weights tell none.
-      mean, std: of the channels, in [0, 1], over either.
+      adjustment: of either, by hand; with mean and std it is enough where nothing else is known.
       judges: False where nobody needs to know how images are prepared.
 
     Raises:
@@ -202,8 +201,9 @@ def open_weights(
     if preprocess is not None:
         info = replace(info, preprocess=PREPROCESS[preprocess])
         class_names = class_names or names_for(preprocess, model.num_classes)
-    is_known = info.preprocess is not None or (mean is not None and std is not None)
-    prepared = _preprocess(weights, info, mean, std) if judges or is_known else AS_THEY_ARE
+    adjustment = adjustment or Adjustment()
+    is_known = info.preprocess is not None or bool(adjustment.mean and adjustment.std)
+    prepared = adjustment.prepare(weights, info.preprocess) if judges or is_known else AS_THEY_ARE
     num_channels = prepared.num_channels if judges else None
     mesh = make_mesh()
 
@@ -317,15 +317,3 @@ def _restore_variables(
     restored = restore_variables(checkpoints, template, step)
     start = np.zeros((), shapes.step.dtype)
     return restored.replace(step=jax.make_array_from_callback((), whole, lambda index: start[index]))
-
-
-def _preprocess(weights: Path, info: WeightsInfo, mean: Channels | None, std: Channels | None) -> Preprocess:
-    """Returns how images are prepared for the weights: as they tell, with `mean` and `std` where those are given."""
-    if info.preprocess is not None:
-        return replace(info.preprocess, mean=mean or info.preprocess.mean, std=std or info.preprocess.std)
-    if mean is None or std is None:
-        raise UserError(
-            f"{weights} does not tell how its images were prepared: give --mean and --std, or --preprocess "
-            f"{'|'.join(PREPROCESS)}"
-        )
-    return replace(AS_THEY_ARE, mean=mean, std=std)

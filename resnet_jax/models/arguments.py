@@ -27,6 +27,11 @@ DTYPES = {
 GHOST = re.compile(r"ghost:([1-9][0-9]*)")
 # By name: initializers of the convolutions and of the head.
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
+# The arguments in which a network may differ from that of the weights it begins from: they decide how it is trained.
+OF_TRAINING = (
+    "num_classes", "base_classes", "trainable", "dtype", "batch_norm", "norm_momentum", "dropout", "dropout_in",
+    "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl", "output_stride", "axis_name",
+)  # fmt: skip
 BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
 SHORTCUTS = ("A", "B", "C", "D", "none")
 NORM_LAYERS = ("batch", *NORMS)

@@ -12,9 +12,11 @@ import numpy as np
 from resnet_jax.data.sources import ImageOptions
 from resnet_jax.distributed.processes import warn
 from resnet_jax.errors import UserError
+from resnet_jax.models.arguments import OF_TRAINING
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.weights.class_names import same_classes
 from resnet_jax.weights.describe import describe_weights, told_info
-from resnet_jax.weights.info import WeightsInfo, same_classes
+from resnet_jax.weights.info import WeightsInfo
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.names import HEADS, torch_arrays
 from resnet_jax.weights.pretrained import find_weights
@@ -24,11 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The arguments of a model in which the weights' own may differ from the config's: they decide how it is trained.
-OF_TRAINING = (
-    "num_classes", "base_classes", "trainable", "dtype", "batch_norm", "norm_momentum", "dropout", "dropout_in",
-    "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl", "output_stride", "axis_name",
-)  # fmt: skip
 Variables = dict[str, Any]
 NEAR = 2e-3  # so far recipes round the same mean and std
 

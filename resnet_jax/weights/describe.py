@@ -14,9 +14,10 @@ from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import create_model
 from resnet_jax.weights.infer_architecture import has_conv_bias
-from resnet_jax.weights.info import WeightsInfo, read_info
+from resnet_jax.weights.info import WeightsInfo
 from resnet_jax.weights.nearest_network import describe_options
 from resnet_jax.weights.open_weights import open_weights
+from resnet_jax.weights.read_info import read_info
 from resnet_jax.weights.state_dict import Choice, StateDict
 
 

@@ -3,25 +3,15 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-from resnet_jax.checkpoint.manifest import INFO_FILE
-from resnet_jax.checkpoint.weights_directory import read_info_text
-from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
+from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
-from resnet_jax.filesystem import expand
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import create_model
-from resnet_jax.weights.files import open_weights_file
-from resnet_jax.weights.lazy_tensor import reading
-from resnet_jax.weights.pretrained import PRETRAINED, recipe_of
 
 METADATA_KEY = "resnet_jax"  # of a safetensors file
 FORMAT = 1
-CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -78,74 +68,3 @@ class WeightsInfo:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise UserError(f"{where} does not tell what its weights are of ({error}): convert them again") from None
         return dataclasses.replace(info, class_names=tuple(names))
-
-
-def read_info(path: str | Path) -> WeightsInfo:
-    """Returns what is known of the weights at `path`: written there by the convert command, or by the name torchvision
-    gave.
-
-    Raises:
-      UserError: if what is written there cannot be read.
-    """
-    path = expand(path)
-    if path.is_dir():
-        file = path / INFO_FILE
-        with reading(file):
-            text = read_info_text(path)
-        return WeightsInfo() if text is None else WeightsInfo.from_json(str(file), text)
-    metadata = open_weights_file(path).metadata
-    published = {file: name for (name, _), file in PRETRAINED.items()}
-    if path.name in published:
-        recipe = PREPROCESS[recipe_of(path.name)]
-        return WeightsInfo(published[path.name], {}, imagenet_names(), recipe, path.name)
-    return WeightsInfo.from_json(str(path), metadata[METADATA_KEY]) if METADATA_KEY in metadata else WeightsInfo()
-
-
-def load_preprocess(path: str | Path) -> Preprocess:
-    """Returns how images are prepared for the weights at `path`, a file or checkpoint directory of the convert
-    command's.
-
-    Also for a file that has the name under which torchvision publishes it. Called with a Pillow image, it returns the
-    network's input (H, W, 3) float32.
-
-    Raises:
-      UserError: if nothing is known.
-    """
-    preprocess = read_info(path).preprocess
-    if preprocess is None:
-        raise UserError(
-            f"{path} does not tell how its images were prepared: convert it with --preprocess {'|'.join(PREPROCESS)} "
-            "or --mean and --std"
-        )
-    return preprocess
-
-
-def names_for(preprocess: str, num_classes: int | None) -> tuple[str, ...]:
-    """Returns the class names that belong to a recipe of PREPROCESS, where there are as many classes; otherwise
-    none.
-    """
-    names = CIFAR10_NAMES if preprocess == "CIFAR" else imagenet_names()
-    return names if len(names) == num_classes else ()
-
-
-def same_classes(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Returns whether the names are those of the same classes in the same order; ImageNet's are named in two ways."""
-    return one == other or {one, other} == {imagenet_names(), imagenet_wordnet_ids()}
-
-
-@cache
-def imagenet_names() -> tuple[str, ...]:
-    """Returns the names of ImageNet's 1,000 classes, as torchvision gives them, by label."""
-    return tuple(name for _, name in _imagenet_classes())
-
-
-@cache
-def imagenet_wordnet_ids() -> tuple[str, ...]:
-    """Returns the WordNet ids of ImageNet's 1,000 classes, which name its folders ("n01440764"), by label."""
-    return tuple(wordnet_id for wordnet_id, _ in _imagenet_classes())
-
-
-def _imagenet_classes() -> list[tuple[str, str]]:
-    text = resources.files("resnet_jax.weights").joinpath("imagenet_classes.txt").read_text()
-    pairs = (line.split(" ", 1) for line in text.splitlines())
-    return [(wordnet_id, name) for wordnet_id, name in pairs]

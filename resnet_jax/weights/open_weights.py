@@ -10,6 +10,7 @@ from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.checkpoint.serialization import read_item
 from resnet_jax.checkpoint.weights_directory import find_checkpoint
 from resnet_jax.errors import DamagedCheckpointError, UserError
+from resnet_jax.weights.model_folder import is_model_folder
 from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.state_dict import Choice, RunCheckpoint, StateDict, name_tensors, read_state_dict
 
@@ -50,7 +51,7 @@ def open_weights(
     Raises:
       UserError: if it is neither.
     """
-    if path.is_dir():
+    if path.is_dir() and not is_model_folder(path):
         if choice is not None and choice != Choice():
             raise UserError(f"{path} is a folder of ours, of one network: leave out prefix= and use=")
         return read_directory(path, which, average=average)

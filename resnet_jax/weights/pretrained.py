@@ -12,6 +12,7 @@ from resnet_jax.errors import UserError, suggestion
 from resnet_jax.filesystem import expand, lock, try_lock, unlock
 from resnet_jax.runtime import home
 from resnet_jax.weights.download import download, forget_partial, partial_of
+from resnet_jax.weights.hub import cached_hub_model, fetch_hub_model, parse_hub_model
 
 logger = logging.getLogger(__name__)
 
@@ -84,15 +85,19 @@ def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:
 
 
 def find_weights(text: str, name: str | None, *, download: bool = True) -> Path:
-    """Returns where weights lie that are named by a path, or by a tag in TAGS as the published ones of the model
-    `name`.
+    """Returns where weights lie that are named by a path, by a tag in TAGS as the published ones of the model `name`,
+    or by the owner/name of a model on the hub.
 
-    Those are downloaded if need be; download=False only tells where they would lie.
+    These are downloaded if need be; download=False only tells where they would lie. What is there is a path.
 
-    Errors are those of `fetch_pretrained`, and of an empty path.
+    Errors are those of `fetch_pretrained` and `fetch_hub_model`, and of an empty path.
     """
     if text not in TAGS:
-        return expand(text)
+        path = expand(text)
+        hub_model = None if path.exists() else parse_hub_model(text)
+        if hub_model is None:
+            return path
+        return fetch_hub_model(hub_model) if download else cached_hub_model(hub_model) or path
     if name is None:
         raise UserError(f"{text} is published of many networks: name the model too (--model resnet50)")
     return fetch_pretrained(name, text) if download else published_path(name, text)

@@ -121,7 +121,7 @@ def images(scratch):
 def weights(scratch):
     """(sound inputs, what reads one): the weight files of torch and safetensors, into the model they are of."""
     from resnet_jax import create_model, load_weights
-    from resnet_jax.weights.info import read_info
+    from resnet_jax.weights.read_info import read_info
 
     golden = Path(__file__).parent.parent / "golden"
     names = ("digits-resnet20.pth", "digits-resnet20-wrapped-legacy.th", "digits-resnet20-fp16.pth",

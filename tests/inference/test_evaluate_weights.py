@@ -14,8 +14,8 @@ from resnet_jax import create_model, load_weights
 from resnet_jax.cli.main import main
 from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess
 from resnet_jax.inference.evaluate import evaluate_weights
+from resnet_jax.weights.class_names import CIFAR10_NAMES
 from resnet_jax.weights.convert import convert
-from resnet_jax.weights.info import CIFAR10_NAMES
 from resnet_jax.weights.safetensors_file import write_safetensors
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"

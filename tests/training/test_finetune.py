@@ -38,7 +38,8 @@ from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 from resnet_jax.training.optimizer import scale_by_layer
 from resnet_jax.training.run import train
-from resnet_jax.weights.info import WeightsInfo, imagenet_names, imagenet_wordnet_ids
+from resnet_jax.weights.class_names import imagenet_names, imagenet_wordnet_ids
+from resnet_jax.weights.info import WeightsInfo
 
 ARGUMENTS = {"stage_sizes": (1, 1), "num_filters": 4}
 WORDS = [

@@ -10,7 +10,7 @@ from processes import records, run, without_tensorflow
 from resnet_jax.data.sources import DatasetOptions, load_splits
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.prepare import manual_dir
-from resnet_jax.weights.info import imagenet_wordnet_ids
+from resnet_jax.weights.class_names import imagenet_wordnet_ids
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 

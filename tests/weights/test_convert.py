@@ -12,8 +12,9 @@ from resnet_jax.cli.main import main
 from resnet_jax.data.transforms.preprocess import PREPROCESS
 from resnet_jax.errors import UserError
 from resnet_jax.training.experiment import options_of
+from resnet_jax.weights.class_names import imagenet_names, imagenet_wordnet_ids
 from resnet_jax.weights.convert import convert
-from resnet_jax.weights.info import imagenet_names, imagenet_wordnet_ids, read_info
+from resnet_jax.weights.read_info import read_info
 from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors
 
 

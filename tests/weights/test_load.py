@@ -16,7 +16,8 @@ from resnet_jax.checkpoint.weights_directory import write_directory
 from resnet_jax.data.sources import load_source
 from resnet_jax.errors import UserError
 from resnet_jax.weights import import_weights
-from resnet_jax.weights.info import WeightsInfo, read_info
+from resnet_jax.weights.info import WeightsInfo
+from resnet_jax.weights.read_info import read_info
 from resnet_jax.weights.safetensors_file import write_safetensors
 
 

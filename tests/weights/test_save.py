@@ -11,7 +11,8 @@ from state_dicts import assert_equal, random_variables, small, state_dict
 from resnet_jax import load_preprocess, load_weights, save_weights
 from resnet_jax.data.transforms.preprocess import PREPROCESS
 from resnet_jax.errors import UserError
-from resnet_jax.weights.info import WeightsInfo, read_info
+from resnet_jax.weights.info import WeightsInfo
+from resnet_jax.weights.read_info import read_info
 from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors
 from resnet_jax.weights.save import state_dict_arrays
 

@@ -1,6 +1,7 @@
 """What happens to a decoded image on the host before a network sees it, as torchvision does it on Pillow's images."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,18 @@ from resnet_jax.data.high_bit_depth import HIGH_BIT_DEPTH
 from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
 from resnet_jax.errors import UserError, check_choice
 
-# Pillow's filters always antialias.
+# Pillow's filters always antialias, but for nearest.
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-
-
+# All that an image is resized with for evaluation; training draws among INTERPOLATIONS.
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    **INTERPOLATIONS,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
 LATER_FIELDS = {"fit": "crop", "high_bit_depth": "error"}  # that older files lack, which mean this
-FITS = ("crop", "squash", "pad")
+FITS = ("crop", "squash", "pad", "border")
 # (height, width) in pixels, or one number for both.
 Side = int | tuple[int, int]
 
@@ -39,11 +46,12 @@ class Preprocess:
       resize: length in pixels of the shorter side, or (height, width) that the resized image just covers; None: no
         resize.
       crop: of what comes out, in pixels, one side or (height, width); None: the whole image.
-      interpolation: "bilinear" or "bicubic", both antialiased.
+      interpolation: a name in RESAMPLING.
       mean, std: of each channel, in units of [0, 1]; as many as the image has channels.
       fit: how an image of another shape becomes one of `crop`: "crop" its centre, after `resize`; "squash" all of it,
-        resized to exactly that; "pad" all of it, resized to fit into that, centred, with zeros (black) around it. The
-        last two need no `resize`.
+        resized to exactly that; "pad" all of it, resized to fit into that, centred, with zeros (black) around it;
+        "border" likewise with the mean colour around it, by timm's rounding. "pad" takes no `resize`; "squash" and
+        "border" resize to `resize` where it is given, and crop what comes out.
       high_bit_depth: "error" | "scale": what is done with more than 8 bits a channel, see `to_eight_bits`.
 
     Raises:
@@ -63,11 +71,13 @@ class Preprocess:
             value = getattr(self, name)
             if value is not None and not _is_side(value):
                 raise UserError(f"{name}={value!r} must be a number of pixels from 1 on, two of them, or None")
-        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_choice("interpolation", self.interpolation, RESAMPLING)
         check_choice("fit", self.fit, FITS)
         check_choice("high_bit_depth", self.high_bit_depth, HIGH_BIT_DEPTH)
-        if self.fit != "crop" and (self.crop is None or self.resize is not None):
-            raise UserError(f"fit={self.fit!r} needs a crop, and resize=None: it resizes to the crop itself")
+        if self.fit != "crop" and self.crop is None:
+            raise UserError(f"fit={self.fit!r} needs a crop, the size that images become")
+        if self.fit == "pad" and self.resize is not None:
+            raise UserError("fit='pad' needs resize=None: it resizes to the crop itself")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if not _are_fractions(values) or (name == "std" and 0 in values):
@@ -104,8 +114,15 @@ class Preprocess:
         if self.crop is not None:
             height, width = height_and_width(self.crop)
             left, top = _crop_start(pictures[0].width, width), _crop_start(pictures[0].height, height)
-            pictures = [picture.crop((left, top, left + width, top + height)) for picture in pictures]
+            box = (left, top, left + width, top + height)
+            fills = self._fills(pictures)
+            pictures = [_cropped(picture, box, fill) for picture, fill in zip(pictures, fills, strict=True)]
         return to_pixels(pictures)
+
+    def _fills(self, pictures: Sequence[Image.Image]) -> list[tuple[int, ...]]:
+        """Returns the colour around each picture, where it is smaller than the crop."""
+        colour = tuple(round(255 * share) if self.fit == "border" else 0 for share in self.mean)
+        return [colour] if len(pictures) == 1 else [(value,) for value in colour]
 
     def resized(self, image: Image.Image | np.ndarray) -> list[Image.Image]:
         """Returns `image` resized before the crop, as `to_pictures` has it."""
@@ -113,16 +130,19 @@ class Preprocess:
         size = self._size_before_crop(*pictures[0].size)
         if size is None:
             return pictures
-        return [picture.resize(size, INTERPOLATIONS[self.interpolation]) for picture in pictures]
+        return [picture.resize(size, RESAMPLING[self.interpolation]) for picture in pictures]
 
     def _size_before_crop(self, width: int, height: int) -> tuple[int, int] | None:
         """Returns (width, height) to which an image is resized; None: it is not."""
         if self.fit == "crop" or self.crop is None:
             return None if self.resize is None else _covering(width, height, *height_and_width(self.resize))
-        crop_height, crop_width = height_and_width(self.crop)
+        to_height, to_width = height_and_width(self.resize or self.crop)
         if self.fit == "squash":
-            return crop_width, crop_height
-        return _inside(width, height, crop_height, crop_width)
+            return to_width, to_height
+        if self.fit == "border":
+            ratio = max(height / to_height, width / to_width)
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
+        return _inside(width, height, to_height, to_width)
 
     def __call__(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Returns (pixels / 255 - mean) / std: (H, W, C) float32."""
@@ -206,6 +226,17 @@ class TenCrop:
         )
 
 
+def _cropped(picture: Image.Image, box: tuple[int, int, int, int], fill: tuple[int, ...]) -> Image.Image:
+    """Returns the part of the picture within the box (left, top, right, bottom), with `fill` outside of the picture."""
+    cropped = picture.crop(box)  # with zeros outside
+    left, top, right, bottom = box
+    if not any(fill) or (left >= 0 and top >= 0 and right <= picture.width and bottom <= picture.height):
+        return cropped
+    canvas = Image.new(picture.mode, cropped.size, fill if len(fill) > 1 else fill[0])
+    canvas.paste(picture, (-left, -top))
+    return canvas
+
+
 def _is_side(value: Any) -> bool:
     numbers = value if isinstance(value, tuple) else (value, value)
     return len(numbers) == 2 and all(type(number) is int and number >= 1 for number in numbers)
@@ -244,3 +275,10 @@ PREPROCESS = {
     "IMAGENET1K_V2": Preprocess(232, 224, "bilinear", IMAGENET_MEAN, IMAGENET_STD),
     "CIFAR": Preprocess(None, None, "bilinear", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
+# Images as they are: nothing but the normalisation, which happens on the device, is left to do.
+AS_THEY_ARE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def as_they_are(num_channels: int) -> Preprocess:
+    """Returns AS_THEY_ARE of so many channels."""
+    return dataclasses.replace(AS_THEY_ARE, mean=(0.0,) * num_channels, std=(1.0,) * num_channels)

@@ -1,0 +1,50 @@
+"""The names of the classes of the data sets that published weights are of."""
+
+from functools import cache
+from importlib import resources
+
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# Of torchvision's 1,000 names for ImageNet's classes WordNet's first words are 998: so many are enough.
+MOST_NAMES = 950
+
+
+def names_for(preprocess: str, num_classes: int | None) -> tuple[str, ...]:
+    """Returns the class names that belong to a recipe of PREPROCESS, where there are as many classes; otherwise
+    none.
+    """
+    names = CIFAR10_NAMES if preprocess == "CIFAR" else imagenet_names()
+    return names if len(names) == num_classes else ()
+
+
+def same_classes(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Returns whether the names are those of the same classes in the same order; ImageNet's are named in two ways."""
+    return one == other or {one, other} == {imagenet_names(), imagenet_wordnet_ids()}
+
+
+@cache
+def imagenet_names() -> tuple[str, ...]:
+    """Returns the names of ImageNet's 1,000 classes, as torchvision gives them, by label."""
+    return tuple(name for _, name in _imagenet_classes())
+
+
+@cache
+def imagenet_wordnet_ids() -> tuple[str, ...]:
+    """Returns the WordNet ids of ImageNet's 1,000 classes, which name its folders ("n01440764"), by label."""
+    return tuple(wordnet_id for wordnet_id, _ in _imagenet_classes())
+
+
+def _imagenet_classes() -> list[tuple[str, str]]:
+    text = resources.files("resnet_jax.weights").joinpath("imagenet_classes.txt").read_text()
+    pairs = (line.split(" ", 1) for line in text.splitlines())
+    return [(wordnet_id, name) for wordnet_id, name in pairs]
+
+
+def is_imagenet(names: tuple[str, ...]) -> bool:
+    """Returns whether these are ImageNet's 1,000 classes by label: its WordNet ids, or the words that WordNet has for
+    them ("tench, Tinca tinca").
+    """
+    ours = imagenet_names()
+    if len(names) != len(ours):
+        return False
+    first = (name.partition(",")[0].strip() for name in names)
+    return names == imagenet_wordnet_ids() or sum(map(str.__eq__, first, ours)) >= MOST_NAMES

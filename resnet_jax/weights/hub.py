@@ -1,0 +1,137 @@
+"""Models on the Hugging Face Hub, by owner/name: brought into the hub's own cache by the library huggingface_hub."""
+
+import hashlib
+import logging
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from resnet_jax.errors import UserError, first_line
+from resnet_jax.weights.model_folder import CONFIG, INDEX_SUFFIX, PROCESSOR, WEIGHTS, index_files, read_json
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"(?:hf[-_]hub:|hf://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+# How the names of files end: a path like weights/model.pth is no name of a model, whether it exists or not.
+_FILE_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin", ".pkl", ".safetensors", ".npz", ".h5", ".keras", ".msgpack")
+_LOG_IN = "log in by hf auth login, or set HF_TOKEN"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model on the hub: its owner/name, and a branch, tag or commit, where None is the main branch."""
+
+    name: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+def parse_hub_model(text: str) -> HubModel | None:
+    """Returns the model that `text` names, as "timm/resnet50.a1_in1k" or "microsoft/resnet-50@main" do; None if it
+    has another form.
+    """
+    match = _NAME.fullmatch(text)
+    if match is None or match["name"].lower().endswith(_FILE_SUFFIXES):
+        return None
+    return HubModel(match["name"], match["revision"])
+
+
+def fetch_hub_model(model: HubModel) -> Path:
+    """Returns the folder in the hub's cache with the model's config and weights, which are downloaded if need be.
+
+    HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE act as huggingface_hub has them. The SHA-256 of the weights is
+    compared each time.
+
+    Raises:
+      UserError: if there is no such model or revision, it may not be read, the network fails, or a file is damaged.
+    """
+    config = _fetch(model, CONFIG)
+    if config is not None:
+        model = HubModel(model.name, config.parent.name)  # the same commit for all
+        if "architecture" not in read_json(config):  # timm's config says all
+            _fetch(model, PROCESSOR)
+    for name in WEIGHTS:
+        path = _fetch(model, name)
+        if path is None:
+            continue
+        parts = [_fetch(model, part) for part in index_files(path)] if name.endswith(INDEX_SUFFIX) else [path]
+        for part in parts:
+            if part is None:
+                raise UserError(f"{model} lacks a file that its {name} names")
+            _check_digest(part)
+        return path.parent
+    if _is_offline():
+        raise UserError(_not_cached(model, "HF_HUB_OFFLINE is set"))
+    raise UserError(f"{model} holds none of {', '.join(WEIGHTS)}, the files of which weights are read")
+
+
+def cached_hub_model(model: HubModel) -> Path | None:
+    """Returns the folder in the hub's cache that holds the model, None if none does; no server is asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    paths = (try_to_load_from_cache(model.name, name, revision=model.revision) for name in WEIGHTS)
+    return next((Path(path).parent for path in paths if isinstance(path, str)), None)
+
+
+def _fetch(model: HubModel, name: str) -> Path | None:
+    """Returns the path of one of the model's files in the cache; None if it has no such file."""
+    import huggingface_hub as hub
+    from huggingface_hub import errors
+
+    if not sys.stderr.isatty():
+        hub.utils.disable_progress_bars()
+    if name in WEIGHTS and not _is_offline() and cached_hub_model(model) is None:
+        logger.info(f"downloading {model}: {name}")
+    try:
+        return Path(hub.hf_hub_download(model.name, name, revision=model.revision, library_name="resnet_jax"))
+    except errors.LocalEntryNotFoundError as error:
+        if _is_offline():
+            if name == CONFIG and cached_hub_model(model) is None:
+                raise UserError(_not_cached(model, "HF_HUB_OFFLINE is set")) from None
+            return None
+        raise UserError(_not_cached(model, f"{hub.constants.ENDPOINT} does not answer")) from error
+    except errors.EntryNotFoundError:
+        return None
+    except errors.GatedRepoError as error:
+        raise UserError(f"{model} is gated: accept its conditions on its page of the hub, then {_LOG_IN}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(f"{model} is neither a file here nor a model on the hub that may be read: check the name; for "
+                        f"a private one, {_LOG_IN}") from error  # fmt: skip
+    except errors.RevisionNotFoundError as error:
+        raise UserError(f"{model.name} has no revision {model.revision!r}: give a branch, tag or commit") from error
+    except errors.HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code == 401:
+            raise UserError(f"the token is refused for {model}: correct or unset HF_TOKEN, or {_LOG_IN}") from error
+        raise UserError(f"{model}: {name} cannot be downloaded ({first_line(error)}): try again") from error
+    except Exception as error:  # of the HTTP library, whichever that is, of the disk, and of names that are none
+        raise UserError(f"{model}: {name} cannot be downloaded ({first_line(error)}): try again") from error
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _not_cached(model: HubModel, why: str) -> str:
+    from huggingface_hub import constants
+
+    return (
+        f"{model} is neither a file here nor in the cache {constants.HF_HUB_CACHE}, and {why}: connect to the network "
+        "once, or copy that cache from a machine that has the model"
+    )
+
+
+def _check_digest(path: Path) -> None:
+    """Raises UserError (a ValueError) unless the content is what the cache calls it, where it calls it by SHA-256."""
+    expected = path.resolve().name
+    if not _SHA256.fullmatch(expected):
+        return
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected:
+        raise UserError(f"{path} is damaged: its SHA-256 must be {expected} and is {digest}; delete {path.resolve()}")

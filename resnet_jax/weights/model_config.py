@@ -1,0 +1,53 @@
+"""Reads what the config of a model folder, timm's or transformers', says of its weights."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.errors import UserError
+from resnet_jax.weights.info import WeightsInfo
+from resnet_jax.weights.model_folder import CONFIG, PROCESSOR, read_json, source_name
+from resnet_jax.weights.timm_config import read_timm_config
+from resnet_jax.weights.transformers_config import read_transformers_config
+
+
+def read_model_config(folder: Path) -> WeightsInfo:
+    """Returns what config.json in the folder says of the weights beside it; nothing if there is none of a known kind.
+
+    Raises:
+      UserError: for a network that is none of ours, and for a damaged file.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return WeightsInfo()
+    processor = folder / PROCESSOR
+    info = parse_model_config(str(path), read_json(path), read_json(processor) if processor.is_file() else None)
+    return dataclasses.replace(info, source=source_name(folder)) if info.model else info
+
+
+def parse_model_config(where: str, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> WeightsInfo:
+    """Returns what a config says; nothing if it is of no known kind. `where` it stands is for messages.
+
+    Args:
+      processor: the content of preprocessor_config.json, if there is one.
+
+    Raises:
+      UserError: as `read_model_config` does.
+    """
+    try:
+        if "architecture" in config:
+            info = read_timm_config(where, config)
+        elif "model_type" in config:
+            info = read_transformers_config(where, config, processor)
+        else:
+            return WeightsInfo()
+        info.create_model()
+    except UserError as error:
+        if where in str(error):
+            raise
+        raise UserError(f"{where}: {error}") from error
+    except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        reason = f"{type(error).__name__} {error}"[:200]
+        raise UserError(f"{where} is damaged, or no config of a network: {reason}") from error
+    return info
