@@ -42,6 +42,7 @@ from resnet_jax.training.workdir import read_config
 from resnet_jax.weights.class_names import names_for
 from resnet_jax.weights.describe import describe_weights
 from resnet_jax.weights.load import import_state_dict
+from resnet_jax.weights.model_folder import hub_name
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,11 @@ def open_weights(
         prepared,
         default_image_size(info.model),
         class_names,
-        {"model": info.model, "weights": str(weights), **(asdict(state_dict.taken) if state_dict.taken else {})},
+        {
+            "model": info.model,
+            "weights": hub_name(weights) or str(weights),
+            **(asdict(state_dict.taken) if state_dict.taken else {}),
+        },
         multi_label=info.multi_label,
     )
 

@@ -189,3 +189,5 @@ FAMILIES: dict[str, dict[str, Arguments]] = {
         **{f"plain{depth}": _cifar(depth, shortcut="none") for depth in (20, 32, 44, 56)},
     },
 }  # fmt: skip
+
+VARIANTS: dict[str, Arguments] = {name: one for family in FAMILIES.values() for name, one in family.items()}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnet_jax.errors import UserError, suggestion
-from resnet_jax.models.architectures import FAMILIES
+from resnet_jax.models.architectures import VARIANTS
 from resnet_jax.models.arguments import dtype_name
 from resnet_jax.models.resnet import ResNet
 
@@ -20,9 +20,6 @@ class ModelOptions:
     model_args: Mapping[str, Any]
     dtype: str
     batch_norm: str
-
-
-VARIANTS: dict[str, dict[str, Any]] = {name: one for family in FAMILIES.values() for name, one in family.items()}
 
 
 # Arguments that torchvision and timm have for what is said otherwise here.

@@ -67,7 +67,7 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
     if is_new and (missing := missing_weights(options)) is not None:
         raise UserError(
             f"config.finetune.weights={options.finetune.weights!r} is not downloaded, which a dry run leaves to train: "
-            f"run that, or put {missing.name} into {missing.parent}"
+            f"run that, or {missing}"
         )
     periods, batch_size = experiment.periods, experiment.batches.batch_size
     every = {"validation": periods.validate_every, "test": periods.test_every, "checkpoint": periods.save_every}

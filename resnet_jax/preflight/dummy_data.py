@@ -1,7 +1,6 @@
 """What is not at hand yet: which images and weights; and an experiment in which blank images stand in for them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -10,8 +9,10 @@ from resnet_jax.data.sources import CROP, ImageOptions, Splits
 from resnet_jax.data.tfds.builder import UnknownSetError
 from resnet_jax.data.tfds.requirements import Needs, needs_of
 from resnet_jax.data.transforms.preprocess import height_and_width
+from resnet_jax.filesystem import expand
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.images import make_transform
+from resnet_jax.weights.hub import cached_hub_model, parse_hub_model
 from resnet_jax.weights.pretrained import TAGS, published_path
 
 # So long that no schedule of any length is refused: how long the run will be is not known.
@@ -52,9 +53,15 @@ def missing_needs(images: ImageOptions) -> Needs | None:
         return None
 
 
-def missing_weights(options: Options) -> Path | None:
-    """Returns where the published weights that a run begins from would lie, if train has yet to download them."""
-    if options.finetune.weights not in TAGS:
+def missing_weights(options: Options) -> str | None:
+    """Returns where to put the published weights that a run begins from, if train has yet to download them."""
+    weights = options.finetune.weights
+    if not weights:
         return None
-    path = published_path(options.model.model, options.finetune.weights)
-    return None if path.exists() else path
+    if weights in TAGS:
+        path = published_path(options.model.model, weights)
+        return None if path.exists() else f"put {path.name} into {path.parent}"
+    model = None if expand(weights).exists() else parse_hub_model(weights)
+    if model is None or cached_hub_model(model) is not None:
+        return None
+    return "copy the hub's cache from a machine that has them"

@@ -27,7 +27,7 @@ def check_weights(experiment: Experiment, workdir: Path, *, classes_known: bool)
         yield warning(
             "weights",
             f"{named} of {model_name} is not downloaded yet",
-            f"train downloads it, once; without a network put {missing.name} into {missing.parent}",
+            f"train downloads it, once; without a network {missing}",
         )
         return
     if not classes_known:

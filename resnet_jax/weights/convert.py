@@ -8,14 +8,14 @@ from typing import Any
 
 from resnet_jax.checkpoint.weights_directory import check_replaceable, write_directory
 from resnet_jax.data.transforms.adjustment import Adjustment
-from resnet_jax.data.transforms.preprocess import PREPROCESS
+from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.weights.class_names import names_for
 from resnet_jax.weights.describe import describe_weights
 from resnet_jax.weights.info import WeightsInfo
 from resnet_jax.weights.load import import_state_dict
-from resnet_jax.weights.model_folder import source_name
+from resnet_jax.weights.model_folder import hub_name
 from resnet_jax.weights.names import LAYOUTS
 from resnet_jax.weights.save import SUFFIXES, TORCH_SUFFIXES, check_target, save_weights
 from resnet_jax.weights.save_folder import FOLDER_LAYOUTS, check_folder_target, save_folder
@@ -33,7 +33,7 @@ def convert(
     model_args: Mapping[str, Any] | None = None,
     head: str = "strict",
     layout: str = "torchvision",
-    preprocess: str | None = None,
+    preprocess: Preprocess | str | None = None,
     adjustment: Adjustment | None = None,
     which: str | None = None,
     average: bool = True,
@@ -46,7 +46,7 @@ def convert(
         and transformers one that they load, with their config.json; else a checkpoint directory, in which weights.json
         tells the model, class names and preprocessing. So does the metadata of a .safetensors file; a torch file tells
         nothing.
-      preprocess: a name in PREPROCESS; None keeps what is known of `source`.
+      preprocess: or its name in PREPROCESS; None keeps what is known of `source`.
       adjustment: of either, by hand; with mean and std it is enough where nothing is known.
       which: of a run's folder the "newest" checkpoint, as None, or the "best".
       average: take the moving average of the weights, if it keeps one.
@@ -56,7 +56,7 @@ def convert(
       UserError: before anything is written.
     """
     check_choice("layout", layout, LAYOUTS)
-    if preprocess is not None:
+    if isinstance(preprocess, str):
         check_choice("preprocess", preprocess, PREPROCESS)
     if target.suffix in TORCH_SUFFIXES and (preprocess is not None or adjustment):
         raise UserError(f"{target} holds weights alone, no preprocessing: write a .safetensors file or a folder")
@@ -80,7 +80,7 @@ def convert(
             f"{source} is of a network for images of {report.num_channels} channels, and mean={info.preprocess.mean} "
             f"is of {info.preprocess.num_channels}: give {report.num_channels} numbers"
         )
-    info = dataclasses.replace(info, source=source_name(source))
+    info = dataclasses.replace(info, source=hub_name(source) or source.name)
     if to_file:
         save_weights(target, model, variables, layout, info)
     elif layout in FOLDER_LAYOUTS:
@@ -102,11 +102,11 @@ def _check_plain(target: Path, layout: str) -> None:
         raise UserError(f"layout={layout!r} is of a file: end {target} in one of {', '.join(SUFFIXES)}")
 
 
-def _prepared(info: WeightsInfo, model: ResNet, preprocess: str | None, head: str) -> WeightsInfo:
+def _prepared(info: WeightsInfo, model: ResNet, preprocess: Preprocess | str | None, head: str) -> WeightsInfo:
     """Returns `info` with the preprocessing asked for, and class names that a new head has not made meaningless."""
     if head == "reset":
         info = dataclasses.replace(info, class_names=(), multi_label=False)
-    if preprocess is not None:
+    if isinstance(preprocess, str):
         names = () if head == "reset" else names_for(preprocess, model.num_classes)
         return dataclasses.replace(info, preprocess=PREPROCESS[preprocess], class_names=info.class_names or names)
-    return info
+    return dataclasses.replace(info, preprocess=preprocess or info.preprocess)

@@ -7,14 +7,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from resnet_jax import __version__
 from resnet_jax.errors import UserError, first_line
 from resnet_jax.weights.model_folder import CONFIG, INDEX_SUFFIX, PROCESSOR, WEIGHTS, index_files, read_json
 
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"(?:hf[-_]hub:|hf://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+_NAME = re.compile(r"(?P<prefix>hf[-_]hub:|hf://)?(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 # How the names of files end: a path like weights/model.pth is no name of a model, whether it exists or not.
 _FILE_SUFFIXES = (".pth", ".pt", ".th", ".tar", ".bin", ".pkl", ".safetensors", ".npz", ".h5", ".keras", ".msgpack")
+TIMEOUT_SECONDS = 8
 _LOG_IN = "log in by hf auth login, or set HF_TOKEN"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -32,10 +34,15 @@ class HubModel:
 
 def parse_hub_model(text: str) -> HubModel | None:
     """Returns the model that `text` names, as "timm/resnet50.a1_in1k" or "microsoft/resnet-50@main" do; None if it
-    has another form.
+    has another form, or is a path: a folder of the owner's name is here.
+
+    "hf-hub:" before it says that it is a model, whatever is here.
     """
     match = _NAME.fullmatch(text)
-    if match is None or match["name"].lower().endswith(_FILE_SUFFIXES):
+    if match is None:
+        return None
+    is_path = match["name"].lower().endswith(_FILE_SUFFIXES) or Path(match["name"]).parent.is_dir()
+    if is_path and not match["prefix"]:
         return None
     return HubModel(match["name"], match["revision"])
 
@@ -50,15 +57,14 @@ def fetch_hub_model(model: HubModel) -> Path:
       UserError: if there is no such model or revision, it may not be read, the network fails, or a file is damaged.
     """
     config = _fetch(model, CONFIG)
-    if config is not None:
-        model = HubModel(model.name, config.parent.name)  # the same commit for all
-        if "architecture" not in read_json(config):  # timm's config says all
-            _fetch(model, PROCESSOR)
+    commit = model.revision if config is None else config.parent.name  # the same for all files
+    if config is not None and "architecture" not in read_json(config):  # timm's config says all
+        _fetch(model, PROCESSOR, commit)
     for name in WEIGHTS:
-        path = _fetch(model, name)
+        path = _fetch(model, name, commit)
         if path is None:
             continue
-        parts = [_fetch(model, part) for part in index_files(path)] if name.endswith(INDEX_SUFFIX) else [path]
+        parts = [_fetch(model, part, commit) for part in index_files(path)] if name.endswith(INDEX_SUFFIX) else [path]
         for part in parts:
             if part is None:
                 raise UserError(f"{model} lacks a file that its {name} names")
@@ -77,23 +83,29 @@ def cached_hub_model(model: HubModel) -> Path | None:
     return next((Path(path).parent for path in paths if isinstance(path, str)), None)
 
 
-def _fetch(model: HubModel, name: str) -> Path | None:
-    """Returns the path of one of the model's files in the cache; None if it has no such file."""
-    import huggingface_hub as hub
-    from huggingface_hub import errors
+def _fetch(model: HubModel, name: str, commit: str | None = None) -> Path | None:
+    """Returns the path in the cache of one of the model's files, of a commit if that is known; None if it has no such
+    file.
+    """
+    from huggingface_hub import constants, errors, hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
-        hub.utils.disable_progress_bars()
-    if name in WEIGHTS and not _is_offline() and cached_hub_model(model) is None:
-        logger.info(f"downloading {model}: {name}")
+        disable_progress_bars()
+    revision = commit or model.revision
+    if name == CONFIG and not _is_offline() and cached_hub_model(model) is None:
+        _check_server(model)
+        logger.info(f"downloading {model} from {constants.ENDPOINT} to {constants.HF_HUB_CACHE}")
     try:
-        return Path(hub.hf_hub_download(model.name, name, revision=model.revision, library_name="resnet_jax"))
+        return Path(
+            hf_hub_download(model.name, name, revision=revision, library_name="resnet_jax", library_version=__version__)
+        )
     except errors.LocalEntryNotFoundError as error:
         if _is_offline():
             if name == CONFIG and cached_hub_model(model) is None:
                 raise UserError(_not_cached(model, "HF_HUB_OFFLINE is set")) from None
             return None
-        raise UserError(_not_cached(model, f"{hub.constants.ENDPOINT} does not answer")) from error
+        raise UserError(_not_cached(model, f"{constants.ENDPOINT} does not answer")) from error
     except errors.EntryNotFoundError:
         return None
     except errors.GatedRepoError as error:
@@ -109,6 +121,17 @@ def _fetch(model: HubModel, name: str) -> Path | None:
         raise UserError(f"{model}: {name} cannot be downloaded ({first_line(error)}): try again") from error
     except Exception as error:  # of the HTTP library, whichever that is, of the disk, and of names that are none
         raise UserError(f"{model}: {name} cannot be downloaded ({first_line(error)}): try again") from error
+
+
+def _check_server(model: HubModel) -> None:
+    """Raises UserError (a ValueError) within seconds if no server answers, which the client tries for half a minute."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT_SECONDS)
+    except Exception as error:
+        raise UserError(_not_cached(model, f"{constants.ENDPOINT} does not answer ({first_line(error)})")) from error
 
 
 def _is_offline() -> bool:

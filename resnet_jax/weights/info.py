@@ -3,12 +3,13 @@
 import dataclasses
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
-from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.variants import create_model
+
+if TYPE_CHECKING:
+    from resnet_jax.models.resnet import ResNet
 
 METADATA_KEY = "resnet_jax"  # of a safetensors file
 FORMAT = 1
@@ -32,8 +33,10 @@ class WeightsInfo:
     source: str = ""
     multi_label: bool = False
 
-    def create_model(self) -> ResNet:
+    def create_model(self) -> "ResNet":
         """Returns the model that the weights are of, if they tell."""
+        from resnet_jax.models.variants import create_model  # here: reading what is told needs no network
+
         assert self.model is not None
         return create_model(self.model, **self.model_args)
 

@@ -15,13 +15,10 @@ from resnet_jax.filesystem import expand
 from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.resnet import ResNet, make_dense
 from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
-from resnet_jax.models.variants import VARIANTS, create_model
 from resnet_jax.weights.adapt_stem import adapt_kernel
-from resnet_jax.weights.describe import describe_weights
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.open_weights import open_weights
-from resnet_jax.weights.pretrained import fetch_pretrained, find_weights
 from resnet_jax.weights.report import Report, compare, complaint
 from resnet_jax.weights.state_dict import STRUCTURE, Choice, StateDict, Tensor
 from resnet_jax.weights.structure import by_structure
@@ -149,33 +146,3 @@ def _aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     memory = np.empty(num_bytes + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + num_bytes].view(dtype).reshape(shape)
-
-
-def load_pretrained(
-    name: str,
-    tag: str | None = None,
-    model: ResNet | None = None,
-    head: str = "strict",
-    num_channels: int | None = None,
-) -> dict[str, Any]:
-    """Returns the variables of published weights, downloaded once and checked each time.
-
-    Args:
-      name: torchvision's name of a network, whose weights are kept under RESNET_JAX_HOME; or the owner/name of a model
-        on the hub, "timm/resnet50.a1_in1k" or "microsoft/resnet-50@main", which is kept in the hub's cache. timm's
-        names with a tag, "resnet50.a1_in1k", are models of the owner timm.
-      tag: of torchvision's, "IMAGENET1K_V1" (as None) or "IMAGENET1K_V2".
-      model: into which they go; None: `create_model(name)`, or what the hub's config says.
-      head, num_channels: as in `load_weights`.
-
-    Raises:
-      UserError: for a name or tag that is not published; without a network it says what to put where.
-    """
-    hub_name = f"timm/{name}" if name.partition(".")[0] in VARIANTS and "." in name else name
-    if "/" not in hub_name:
-        path = fetch_pretrained(name, tag or "IMAGENET1K_V1")
-        return load_weights(path, model or create_model(name), head, num_channels)
-    if tag is not None:
-        raise UserError(f"tag={tag!r} belongs to torchvision's names: leave it out with {name!r}")
-    path = find_weights(hub_name, None)
-    return load_weights(path, model or describe_weights(path, None, {})[1], head, num_channels)

@@ -7,7 +7,7 @@ from typing import Any
 
 from resnet_jax.errors import UserError
 from resnet_jax.weights.info import WeightsInfo
-from resnet_jax.weights.model_folder import CONFIG, PROCESSOR, read_json, source_name
+from resnet_jax.weights.model_folder import CONFIG, PROCESSOR, hub_name, read_json
 from resnet_jax.weights.timm_config import read_timm_config
 from resnet_jax.weights.transformers_config import read_transformers_config
 
@@ -23,7 +23,7 @@ def read_model_config(folder: Path) -> WeightsInfo:
         return WeightsInfo()
     processor = folder / PROCESSOR
     info = parse_model_config(str(path), read_json(path), read_json(processor) if processor.is_file() else None)
-    return dataclasses.replace(info, source=source_name(folder)) if info.model else info
+    return dataclasses.replace(info, source=hub_name(folder) or folder.name) if info.model else info
 
 
 def parse_model_config(where: str, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> WeightsInfo:

@@ -44,10 +44,10 @@ def weights_files(path: Path) -> list[Path]:
     return files
 
 
-def source_name(path: Path) -> str:
-    """Returns the owner/name of a model in the hub's cache by its folder there, of another path the last part."""
+def hub_name(path: Path) -> str | None:
+    """Returns the owner/name of a model in the hub's cache by its folder there; None for other paths."""
     match = re.fullmatch(r"models--(.+?)--(.+)", path.parent.parent.name)
-    return f"{match[1]}/{match[2]}" if match and path.parent.name == "snapshots" else path.name
+    return f"{match[1]}/{match[2]}" if match and path.parent.name == "snapshots" else None
 
 
 def index_files(path: Path) -> list[str]:

@@ -3,14 +3,16 @@
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, as_side, height_and_width
 from resnet_jax.errors import UserError
-from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.variants import VARIANTS, default_image_size
+from resnet_jax.models.architectures import VARIANTS
 from resnet_jax.weights.class_names import imagenet_names, is_imagenet
 from resnet_jax.weights.info import WeightsInfo
+
+if TYPE_CHECKING:
+    from resnet_jax.models.resnet import ResNet
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 TIMM_NAMES = frozenset(
     name for name, one in VARIANTS.items() if one.get("stem") != "cifar" and one.get("shortcut") != "none"
 )
+_SIDE = 224  # in pixels, of the images that they were designed for
 Config = Mapping[str, Any]
 Arguments = dict[str, Any]
 
@@ -104,7 +107,7 @@ def _read_preprocess(pretrained: Config) -> Preprocess:
     )
 
 
-def write_timm_config(model: ResNet, info: WeightsInfo, num_channels: int) -> dict[str, Any]:
+def write_timm_config(model: "ResNet", info: WeightsInfo, num_channels: int) -> dict[str, Any]:
     """Returns the config by which timm makes the model; it is for the caller to see whether it is the same network.
 
     Warns where timm cannot say how images are prepared.
@@ -142,13 +145,11 @@ def write_timm_config(model: ResNet, info: WeightsInfo, num_channels: int) -> di
 
 
 def _write_preprocess(info: WeightsInfo, num_channels: int) -> dict[str, Any]:
-    assert info.model is not None
     preprocess = info.preprocess
     if preprocess is None:
-        size = default_image_size(info.model)
         logger.warning("nothing tells how images are prepared (--preprocess): timm will take what it does for ImageNet")
-        return {"input_size": [num_channels, size, size]}
-    crop = height_and_width(preprocess.crop or preprocess.resize or default_image_size(info.model))
+        return {"input_size": [num_channels, _SIDE, _SIDE]}
+    crop = height_and_width(preprocess.crop or preprocess.resize or _SIDE)
     before = height_and_width(preprocess.resize or crop)
     if preprocess.fit == "pad" and any(preprocess.mean):
         logger.warning("timm pads images in the mean colour, where here they are padded in black")

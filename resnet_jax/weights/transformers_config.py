@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.transforms.preprocess import (
     IMAGENET_MEAN,
@@ -15,11 +15,12 @@ from resnet_jax.data.transforms.preprocess import (
     height_and_width,
 )
 from resnet_jax.errors import UserError
-from resnet_jax.models.architectures import STAGES
-from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.variants import VARIANTS
+from resnet_jax.models.architectures import STAGES, VARIANTS
 from resnet_jax.weights.class_names import imagenet_names, is_imagenet
 from resnet_jax.weights.info import WeightsInfo
+
+if TYPE_CHECKING:
+    from resnet_jax.models.resnet import ResNet
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ def _numbered(count: int) -> tuple[str, ...]:
     return tuple(f"LABEL_{label}" for label in range(count))
 
 
-def write_transformers_config(model: ResNet, info: WeightsInfo, num_channels: int) -> dict[str, Any]:
+def write_transformers_config(model: "ResNet", info: WeightsInfo, num_channels: int) -> dict[str, Any]:
     """Returns the config by which transformers makes the model; it is for the caller to see whether it is the same
     network.
     """

@@ -25,6 +25,7 @@ from resnet_jax.config import load_config
 from resnet_jax.data.decoding import BadImageError
 from resnet_jax.data.image_files import ImageFile, find_images
 from resnet_jax.data.sources import load_digits
+from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.inference.evaluate import evaluate_run
@@ -292,7 +293,7 @@ def test_preprocess_brings_the_class_names_and_without_names_classes_are_numbere
 
 
 def test_images_of_any_size_are_brought_to_the_one_that_the_network_was_trained_with(weights, tmp_path):
-    trained = open_weights(weights, model_args={}, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))
+    trained = open_weights(weights, adjustment=Adjustment(mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0)))
     assert trained.pixels(Image.new("RGB", (100, 50))).shape == (16, 16, 3)
     whole = Preprocess(None, None, "bilinear", CROP.mean, CROP.std)
     uncropped = open_weights(weights)
