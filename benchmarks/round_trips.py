@@ -44,7 +44,9 @@ TRANSFORMERS = {
 
 def random_variables(model: object, seed: int) -> dict:
     """Returns variables of random numbers, the statistics among them."""
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, SIDE, SIDE, 3), np.float32), train=False))
+    shapes = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), np.zeros((1, SIDE, SIDE, 3), np.float32), train=False)
+    )
     random = np.random.default_rng(seed)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -89,7 +91,9 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.max(np.abs(one - other)) / np.max(np.abs(other)))
 
 
-def there(name: str, arguments: dict, layout: str, load: Callable[[Path], torch.nn.Module], images: np.ndarray) -> float:
+def there(
+    name: str, arguments: dict, layout: str, load: Callable[[Path], torch.nn.Module], images: np.ndarray
+) -> float:
     """Returns how far theirs answers otherwise than ours after our folder was loaded by it."""
     model = create_model(name, **arguments)
     variables = random_variables(model, seed=1)
@@ -114,9 +118,7 @@ def main() -> None:
     print("| network | there | back |\n|---|---|---|")
     worst = 0.0
     for name in TIMM:
-        out = there(
-            name, SHORT, "timm", lambda path: timm.create_model(f"local-dir:{path}", pretrained=True), images
-        )
+        out = there(name, SHORT, "timm", lambda path: timm.create_model(f"local-dir:{path}", pretrained=True), images)
         home = back(timm.create_model(name, **SHORT), lambda model, path: save_for_hf(model, path), images)
         print(f"| timm {name} | {out:.1e} | {home:.1e} |", flush=True)
         worst = max(worst, out, home)

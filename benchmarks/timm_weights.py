@@ -27,10 +27,11 @@ PHOTO = Path(__file__).parent.parent / "tests" / "golden" / "china.jpg"
 MODULES = ("resnet", "resnetv2")
 HEAD = """# timm's weights, set by set
 
-timm {timm} publishes {total} sets of weights for the networks of its `resnet.py` and `resnetv2.py`. Of these {fitting} are
-built, named and shaped as here, and {same} are prepared as by timm's own transform at its test size, pixel for pixel.
-`load_pretrained("timm/NAME.SET")` loads one from the hub. The weights themselves were not downloaded for this table; the
-logits of the networks are compared [elsewhere](weights.md#timms-networks). Made by `benchmarks/timm_weights.py`.
+timm {timm} publishes {total} sets of weights for the networks of its `resnet.py` and `resnetv2.py`. Of these
+{fitting} are built, named and shaped as here, and {same} are prepared as by timm's own transform at its test size, pixel
+for pixel. `load_pretrained("timm/NAME.SET")` loads one from the hub. The weights themselves were not downloaded for this
+table; [the logits of the networks](weights.md#timms-networks) are compared elsewhere. Made by
+`benchmarks/timm_weights.py`.
 
 | network | sets: number of classes unless 1,000; resize, crop; filter | tensors |
 |---|---|---|
@@ -73,7 +74,7 @@ def described(tag: str, info: WeightsInfo) -> str:
     preprocess = info.preprocess
     classes = info.model_args["num_classes"]
     count = "" if classes == 1000 else f"{classes:,} classes, " if classes else "no head, "
-    sizes = [height_and_width(side)[0] if side else "–" for side in (preprocess.resize, preprocess.crop)]
+    sizes = [height_and_width(side)[0] if side else "-" for side in (preprocess.resize, preprocess.crop)]
     return f"`{tag}` ({count}{sizes[0]}, {sizes[1]}, {preprocess.interpolation})"
 
 

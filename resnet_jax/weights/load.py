@@ -22,6 +22,7 @@ from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.report import Report, compare, complaint
 from resnet_jax.weights.state_dict import STRUCTURE, Choice, StateDict, Tensor
 from resnet_jax.weights.structure import by_structure
+from resnet_jax.weights.traceless import contradiction
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ def import_state_dict(
     report = compare(path, state, model, head, num_channels, adapt_stem=adapt_stem)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))
+    if (line := contradiction(path, model)) is not None:
+        logger.warning(line)
     dtype = np.dtype(DTYPES[model.dtype][1])
     flat = {}
     for name, (leaf_path, shape) in torch_shapes(variable_shapes(model, report.num_channels)).items():

@@ -1,0 +1,38 @@
+"""Notices weights whose own name contradicts the network they go into, where names and shapes of tensors cannot."""
+
+import re
+from pathlib import Path
+
+from resnet_jax.models.architectures import VARIANTS
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.variants import create_model
+from resnet_jax.weights.model_folder import hub_name
+
+# Arguments that leave no trace in a state_dict, and that published names tell.
+FIELDS = ("anti_alias", "stem_pool", "weight_standardization")
+
+
+def named_network(path: Path) -> str | None:
+    """Returns the listed network that a path's last part begins with, as in "resnetaa50_a1h-4cf422b3.pth"; None if
+    none.
+    """
+    name = (hub_name(path) or path.name).rpartition("/")[2].lower()
+    found = [one for one in VARIANTS if re.match(rf"{re.escape(one)}(?![a-z0-9])", name)]
+    return max(found, key=len, default=None)
+
+
+def contradiction(path: Path, model: ResNet) -> str | None:
+    """Returns a line that says in what the network that `path` names answers otherwise than `model`; None if it names
+    none, or in nothing.
+    """
+    name = named_network(path)
+    if name is None:
+        return None
+    named = create_model(name)
+    if named.preact != model.preact:
+        return None
+    differing = [field for field in FIELDS if getattr(named, field) != getattr(model, field)]
+    if not differing:
+        return None
+    values = " and ".join(f"{field}={getattr(named, field)!r}" for field in differing)
+    return f"{path} is called like {name}, whose {values}: the same tensors in another network answer otherwise"
