@@ -28,10 +28,9 @@ MODULES = ("resnet", "resnetv2")
 HEAD = """# timm's weights, set by set
 
 timm {timm} publishes {total} sets of weights for the networks of its `resnet.py` and `resnetv2.py`. Of these
-{fitting} are built, named and shaped as here, and {same} are prepared as by timm's own transform at its test size, pixel
-for pixel. `load_pretrained("timm/NAME.SET")` loads one from the hub. The weights themselves were not downloaded for this
-table; [the logits of the networks](weights.md#timms-networks) are compared elsewhere. Made by
-`benchmarks/timm_weights.py`.
+{fitting} are built, named and shaped as here, and {same} are prepared as timm does it at its test size, pixel for pixel.
+`load_pretrained("timm/NAME.SET")` loads one from the hub. The weights were not downloaded for this table;
+[the logits of the networks](weights.md#timms-networks) are compared elsewhere. Made by `benchmarks/timm_weights.py`.
 
 | network | sets: number of classes unless 1,000; resize, crop; filter | tensors |
 |---|---|---|
