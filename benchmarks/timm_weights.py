@@ -28,7 +28,7 @@ MODULES = ("resnet", "resnetv2")
 HEAD = """# timm's weights, set by set
 
 timm {timm} publishes {total} sets of weights for the networks of its `resnet.py` and `resnetv2.py`. Of these
-{fitting} are built, named and shaped as here, and {same} are prepared as timm does it at its test size, pixel for pixel.
+{fitting} are built and named as here, and {same} are prepared as timm does it at its test size, pixel for pixel.
 `load_pretrained("timm/NAME.SET")` loads one from the hub. The weights were not downloaded for this table;
 [the logits of the networks](weights.md#timms-networks) are compared elsewhere. Made by `benchmarks/timm_weights.py`.
 
