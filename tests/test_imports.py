@@ -19,9 +19,9 @@ BELOW = {
     "plotting": set(),
     "weights": {"checkpoint", "data", "models"},
     "training": {"checkpoint", "config", "data", "distributed", "models", "ops", "plotting", "weights"},
-    "inference": {"checkpoint", "config", "data", "distributed", "models", "plotting", "training", "weights"},
+    "inference": {"checkpoint", "config", "data", "distributed", "models", "ops", "plotting", "training", "weights"},
     "preflight": {"checkpoint", "config", "data", "distributed", "models", "ops", "training", "weights"},
-    "benchmark": {"models", "training"},
+    "benchmark": {"inference", "models", "training"},
 }
 FOR_ALL = {"errors", "filesystem", "formatting", "ranges", "runtime"}
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
+from resnet_jax.inference.ready.apply import ready_apply
 from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import BottleneckBlock
-from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.layers import Conv
 from resnet_jax.models.summary import count_macs
 from resnet_jax.models.variants import create_model, default_image_size
@@ -84,8 +84,11 @@ class Work:
 
     @property
     def convolutions(self) -> str:
-        """Whose convolutions the program calls: "onednn" or "xla"."""
-        return "onednn" if "resnet_jax_onednn" in self.compiled.as_text() else "xla"
+        """Whose convolutions the program calls: "onednn", "onednn, ready" as one network, or "xla"."""
+        program = self.compiled.as_text()
+        return (
+            "onednn, ready" if "resnet_jax_ready" in program else "onednn" if "resnet_jax_onednn" in program else "xla"
+        )
 
     def step(self) -> Any:
         """Dispatches one step and returns its results."""
@@ -138,8 +141,8 @@ def _network(name: str, batch_size: int, image_size: Side | None, dtype: str, in
     counted = create_model(name, dtype=dtype, conv_impl="xla")
     forward = partial(counted.apply, variables, train=False)
     if inference:
-        folded, state = fold_batch_norm(model, variables)
-        return (lambda state, batch: folded.apply(state, batch["image"], train=False)), state, batch, forward
+        ready = ready_apply(model, variables, num_devices=1)
+        return (lambda state, batch: ready(state, batch["image"], train=False)), variables, batch, forward
     tx = sgd(LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
     return train_step, create_train_state(model, variables, tx), batch, forward
 

@@ -24,6 +24,7 @@ from resnet_jax.filesystem import check_folder, expand
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.multi_label_metrics import THRESHOLD, MultiLabelMetrics, check_threshold
 from resnet_jax.inference.predictor import TrainedModel, open_run, open_weights
+from resnet_jax.inference.ready.apply import ready_apply
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.images import load_judging_images
 from resnet_jax.training.jit_steps import jit_per_example_eval_step
@@ -217,9 +218,8 @@ def _evaluate(
     normalization, dtype, mesh = trained.normalization, trained.model.dtype, trained.mesh
     judge_fn = jit_per_example_eval_step(normalization, dtype, mesh, multi_label=multi_label)
     rows: list[dict[str, np.ndarray]] = []
-    sums = evaluate(
-        preemption.with_stop_flag(judge_fn, trained.mesh), trained.state, batches, trained.mesh, preemption, rows.append
-    )
+    state = trained.state.replace(apply_fn=ready_apply(trained.model, trained.state.variables, num_devices))
+    sums = evaluate(preemption.with_stop_flag(judge_fn, mesh), state, batches, mesh, preemption, rows.append)
     if not math.isfinite(sums["loss"]):
         raise NonFiniteError(f"the loss is {sums['loss']}: the weights are not finite, or not those of this model")
     names = trained.class_names or source.class_names

@@ -9,24 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Literal
 
 from resnet_jax.errors import UserError
+from resnet_jax.inference.jaxpr_translator import JaxprTranslator
 
 OPSET = 17  # onnxruntime from 1.12 on
 IR_VERSION = 8
 BATCH = "batch"
 TO_ONNX = (0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
-CALLS = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "remat2",
-    "checkpoint",
-)
 ELEMENTWISE = {
     "add": "Add", "add_any": "Add", "sub": "Sub", "mul": "Mul", "div": "Div", "max": "Max", "min": "Min",
     "logistic": "Sigmoid", "exp": "Exp", "sqrt": "Sqrt", "neg": "Neg", "tanh": "Tanh", "stop_gradient": "Identity",
@@ -77,7 +67,7 @@ def import_onnx() -> Any:
     return onnx
 
 
-class _Graph:
+class _Graph(JaxprTranslator):
     """Nodes in the making.
 
     A value is the name of a node's output, or a constant array as JAX has it.
@@ -106,36 +96,17 @@ class _Graph:
         self.constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name
 
-    def inline(self, closed: ClosedJaxpr, values: Sequence[Any]) -> list[Any]:
-        """Returns the values that a jaxpr returns, its operations added."""
-        known: dict[Any, Any] = dict(zip(closed.jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
-        known.update(zip(closed.jaxpr.invars, values, strict=True))
-
-        def value_of(operand: Any) -> Any:
-            return np.asarray(operand.val) if isinstance(operand, Literal) else known[operand]
-
-        for equation in closed.jaxpr.eqns:
-            operands = [value_of(operand) for operand in equation.invars]
-            for variable, value in zip(equation.outvars, self._translate(equation, operands), strict=True):
-                known[variable] = value
-        return [value_of(operand) for operand in closed.jaxpr.outvars]
-
-    def _translate(self, equation: Any, operands: list[Any]) -> list[Any]:
-        name, params = equation.primitive.name, equation.params
-        if name in CALLS:
-            inner = params.get("jaxpr", params.get("call_jaxpr", params.get("fun_jaxpr")))
-            return self.inline(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands)
-        if not any(isinstance(operand, str) for operand in operands) and _is_concrete(equation):
-            results = equation.primitive.bind(*operands, **params)
-            return list(map(np.asarray, results if equation.primitive.multiple_results else [results]))
+    def translate(self, equation: Any, operands: list[Any]) -> Any:
+        """Returns the value of an operation: the name of a node's output, or a constant."""
+        name = equation.primitive.name
         if name in ELEMENTWISE:
             if name == "max" and any(not isinstance(v, str) and v.ndim == 0 and v == 0 for v in operands):
-                return [self.add("Relu", [next(v for v in operands if isinstance(v, str))])]
-            return [self.add(ELEMENTWISE[name], [self.named(operand) for operand in operands])]
+                return self.add("Relu", [next(v for v in operands if isinstance(v, str))])
+            return self.add(ELEMENTWISE[name], [self.named(operand) for operand in operands])
         translate = getattr(self, f"_{name}", None)
         if translate is None:
             raise UserError(f"the operation {name!r} has no translation to ONNX here")
-        return [translate(equation, *operands)]
+        return translate(equation, *operands)
 
     def _conv_general_dilated(self, equation: Any, x: Any, kernel: Any) -> str:
         params = equation.params
@@ -239,11 +210,6 @@ class _Graph:
 
 def _is_one(side: Any) -> bool:
     return isinstance(side, int) and side == 1
-
-
-def _is_concrete(equation: Any) -> bool:
-    """Returns whether nothing about the operation's results depends on the size of the batch."""
-    return all(isinstance(side, int) for variable in equation.outvars for side in variable.aval.shape)
 
 
 def _axis(axis: int, rank: int) -> int:

@@ -18,6 +18,7 @@ from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.inference.gradcam import explain
 from resnet_jax.inference.multi_label_metrics import THRESHOLD, check_threshold
 from resnet_jax.inference.predictor import TrainedModel
+from resnet_jax.inference.ready.apply import ready_apply
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.training.images import normalizer
 
@@ -169,21 +170,21 @@ def _compile(
     """Returns (variables, {"image": (B, H, W, 3) uint8}) -> {"label", "probability" (B, top); with gradcam "heat" (B,
     H, W)}.
 
-    One program: batch norm folded, normalisation, network and map.
+    One program: normalisation, network, made ready for inference or batch norm folded, and map.
     """
+    ready = ready_apply(trained.model, trained.state.variables, trained.mesh.devices.size)
     normalized = normalizer(trained.normalization, trained.model.dtype)
     fold = trained.model.batch_norm != "folded"
 
     def predict_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
-        model, folded = fold_batch_norm(trained.model, variables) if fold else (trained.model, variables)
         images = batch["image"]
         views = normalized(jnp.stack([images, images[:, :, ::-1]] if flip else [images], axis=1))  # (B, V, H, W, 3)
         if gradcam:
+            model, folded = fold_batch_norm(trained.model, variables) if fold else (trained.model, variables)
             logits, maps = explain(model, folded, views)
             heat = {"heat": jax.image.resize(maps, images.shape[:3], "bilinear")}
         else:
-            apply: Callable[..., Any] = model.apply
-            logits, heat = apply(folded, views.reshape(-1, *views.shape[2:]), train=False), {}
+            logits, heat = ready(variables, views.reshape(-1, *views.shape[2:]), train=False), {}
             logits = logits.reshape(*views.shape[:2], -1).mean(axis=1)
         probabilities, labels = jax.lax.top_k(jax.nn.sigmoid(logits) if multi_label else jax.nn.softmax(logits), top)
         return {"label": labels, "probability": probabilities, **heat}

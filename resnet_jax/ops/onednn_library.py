@@ -16,11 +16,17 @@ PREPARING = threading.RLock()
 MIN_SCRATCHPAD_BYTES = 1 << 20
 
 
-CPU, IN_ORDER, FLOAT32, ANY_LAYOUT = 1, 1, 3, 1
-FORWARD_TRAINING, DIRECT = 64, 1
+CPU, IN_ORDER, ANY_LAYOUT = 1, 1, 1
+BFLOAT16, FLOAT32 = 2, 3
+FORWARD_TRAINING, FORWARD_INFERENCE, DIRECT = 64, 96, 1
+MAX_POOLING, AVERAGE_WITH_PADDING, AVERAGE_WITHOUT_PADDING = 0x1FF, 0x2FF, 0x3FF
+RELU, LOGISTIC, SWISH = 0x20, 0x29, 0x2C
+ADD, MULTIPLY = 0x1FFF0, 0x1FFF1
+GIVEN_STATISTICS, WITH_SCALE, WITH_SHIFT, WITH_RELU = 1, 2, 4, 8
 USER_SCRATCHPAD = 1
-QUERY_NAME, QUERY_WEIGHTS, QUERY_DIFF_WEIGHTS, QUERY_SCRATCHPAD = 8, 131, 132, 136
-SRC, DST, WEIGHTS, SCRATCHPAD, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS = 1, 17, 33, 80, 129, 145, 161
+QUERY_NAME, QUERY_SRC, QUERY_WEIGHTS, QUERY_DIFF_WEIGHTS, QUERY_DST, QUERY_SCRATCHPAD = 8, 129, 131, 132, 133, 136
+SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
+SCRATCHPAD, DIFF_SRC, DIFF_DST, DIFF_WEIGHTS = 80, 129, 145, 161
 UNIMPLEMENTED, LAST_IMPLEMENTATION = 3, 4
 
 
@@ -50,8 +56,7 @@ class Library:
         self._functions.dnnl_memory_desc_get_size.restype = c.c_size_t
         self.engine = self.create("engine", c.c_int(CPU), c.c_size_t(0))
         self.stream = self.create("stream", self.engine, c.c_uint(IN_ORDER))
-        self.attributes = self.create("primitive_attr")
-        self.check("primitive_attr_set_scratchpad_mode", self.attributes, c.c_int(USER_SCRATCHPAD))
+        self.attributes = self.make_attributes()
         self._scratchpad = _anonymous_memory(MIN_SCRATCHPAD_BYTES)
 
     def call(self, function: str, *arguments: Any) -> int:
@@ -78,26 +83,47 @@ class Library:
         self.check(function, c.byref(result), *arguments)
         return result
 
-    def layout(self, shape: Sequence[int], strides: Sequence[int] | None) -> c.c_void_p:
-        """Returns a float32 memory descriptor; without strides in whatever layout oneDNN likes best."""
-        arguments = (c.c_int(len(shape)), int64s(shape), c.c_int(FLOAT32))
+    def make_attributes(self, *, adds: bool = False, activates: bool = False) -> c.c_void_p:
+        """Returns a primitive's attributes: its result is added to what lies in its place, then passes a ReLU."""
+        attributes = self.create("primitive_attr")
+        self.check("primitive_attr_set_scratchpad_mode", attributes, c.c_int(USER_SCRATCHPAD))
+        if adds or activates:
+            afterwards = self.create("post_ops")
+            if adds:
+                self.check("post_ops_append_sum", afterwards, c.c_float(1.0), c.c_int(0), c.c_int(0))
+            if activates:
+                self.check("post_ops_append_eltwise", afterwards, c.c_int(RELU), c.c_float(0.0), c.c_float(0.0))
+            self.check("primitive_attr_set_post_ops", attributes, afterwards)
+        return attributes
+
+    def layout(self, shape: Sequence[int], strides: Sequence[int] | None, dtype: int = FLOAT32) -> c.c_void_p:
+        """Returns a memory descriptor; without strides in whatever layout oneDNN likes best."""
+        arguments = (c.c_int(len(shape)), int64s(shape), c.c_int(dtype))
         if strides is None:
             return self._out("memory_desc_create_with_tag", *arguments, c.c_int(ANY_LAYOUT))
         return self._out("memory_desc_create_with_strides", *arguments, int64s(strides))
 
-    def describe(self, kind: str, *arguments: Any) -> c.c_void_p | None:
+    def describe(self, kind: str, *arguments: Any, attributes: c.c_void_p | None = None) -> c.c_void_p | None:
         """Returns the description of a primitive as the preferred implementation computes it; None if none can."""
         result = c.c_void_p()
-        arguments = (c.byref(result), self.engine, *arguments, self.attributes)
+        arguments = (c.byref(result), self.engine, *arguments, attributes or self.attributes)
         return result if self.check(f"{kind}_primitive_desc_create", *arguments, unless=UNIMPLEMENTED) else None
 
     def advance(self, description: c.c_void_p) -> bool:
         """Makes a description that of the next implementation; False if there is none."""
         return self.check("primitive_desc_next_impl", description, unless=LAST_IMPLEMENTATION)
 
-    def query_layout(self, description: c.c_void_p, what: int) -> c.c_void_p:
+    def query_layout(self, description: c.c_void_p, what: int, index: int = 0) -> c.c_void_p:
         """Returns the memory descriptor of one of a primitive's arrays, by one of the QUERY_ numbers."""
-        return c.c_void_p(self.call("primitive_desc_query_md", description, c.c_int(what), c.c_int(0)))
+        return c.c_void_p(self.call("primitive_desc_query_md", description, c.c_int(what), c.c_int(index)))
+
+    def num_bytes(self, layout: c.c_void_p) -> int:
+        """Returns how many bytes an array takes."""
+        return self.call("memory_desc_get_size", layout)
+
+    def same_layout(self, one: c.c_void_p, other: c.c_void_p) -> bool:
+        """Returns whether two memory descriptors say the same."""
+        return bool(self.call("memory_desc_equal", one, other))
 
     def query_name(self, description: c.c_void_p) -> str:
         """Returns oneDNN's name of the implementation."""
@@ -125,7 +151,7 @@ class Library:
         """Returns a function that runs what is described on these memories; one at a time may run."""
         primitive = self.create("primitive", description)
         layout = self.query_layout(description, QUERY_SCRATCHPAD)
-        num_bytes = self.call("memory_desc_get_size", layout)
+        num_bytes = self.num_bytes(layout)
         if num_bytes:
             memories = {**memories, SCRATCHPAD: self.borrow(layout)}
         arguments = (_Argument * len(memories))(*(_Argument(index, memory) for index, memory in memories.items()))
