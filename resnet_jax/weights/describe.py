@@ -52,7 +52,7 @@ def describe_weights(
     name = name or info.model
     assert name is not None
     biases = {"conv_bias": True} if has_conv_bias(state.tensors) else {}
-    model_args = {**biases, **info.model_args, **arguments}
+    model_args = {**biases, **state.arguments, **info.model_args, **arguments}
     model = create_model(name, **model_args)
     model_args["num_classes"] = model.num_classes
     names = info.class_names if len(info.class_names) == model.num_classes else ()

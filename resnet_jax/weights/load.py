@@ -100,6 +100,7 @@ def import_state_dict(
     """
     if state.layout == STRUCTURE:
         state = by_structure(path, state, model)
+    _check_arguments(path, state, model)
     report = compare(path, state, model, head, num_channels, adapt_stem=adapt_stem)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))
@@ -124,6 +125,18 @@ def import_state_dict(
         layer = make_dense(model, name, num_outputs)
         variables["params"][name] = layer.init(jax.random.key(0), jnp.zeros((1, num_inputs)))["params"]
     return variables, report
+
+
+def _check_arguments(path: Path, state: StateDict, model: ResNet) -> None:
+    """Raises UserError if the model would compute otherwise than the network that the weights are of."""
+    differing = {name: value for name, value in state.arguments.items() if getattr(model, name) != value}
+    if differing:
+        call = ", ".join(f"{name}={value!r}" for name, value in differing.items())
+        options = " ".join(f"{name}={value}" for name, value in differing.items())
+        raise UserError(
+            f"{path} has the names of {state.layout}, whose networks have {call}: create the model with that "
+            f"(--model_args {options})"
+        )
 
 
 def _in_our_order(
