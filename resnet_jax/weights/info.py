@@ -16,6 +16,7 @@ from resnet_jax.filesystem import expand
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import create_model
 from resnet_jax.weights.files import open_weights_file
+from resnet_jax.weights.formats.keras_published import published_weights
 from resnet_jax.weights.lazy_tensor import reading
 from resnet_jax.weights.pretrained import PRETRAINED, recipe_of
 
@@ -98,6 +99,10 @@ def read_info(path: str | Path) -> WeightsInfo:
     if path.name in published:
         recipe = PREPROCESS[recipe_of(path.name)]
         return WeightsInfo(published[path.name], {}, imagenet_names(), recipe, path.name)
+    if of_keras := published_weights(path.name):
+        names = imagenet_names() if of_keras.num_classes else ()
+        arguments = {"num_classes": of_keras.num_classes}
+        return WeightsInfo(of_keras.model, arguments, names, of_keras.preprocess(bgr=False), path.name)
     return WeightsInfo.from_json(str(path), metadata[METADATA_KEY]) if METADATA_KEY in metadata else WeightsInfo()
 
 

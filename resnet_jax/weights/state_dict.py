@@ -128,13 +128,13 @@ def read_state_dict(path: Path, choice: Choice | None = None) -> StateDict:
 
 def _with_originals(path: Path, state: StateDict, named: NamedTensors) -> StateDict:
     """Returns the tensors of another framework's file with the names that they have there."""
-    if named.note:
+    if named.note and not state.bgr:
         logger.warning(f"{path}: {named.note}")
     return replace(
         state,
         layout=state.layout if state.layout == STRUCTURE else named.layout or state.layout,
         originals={name: named.originals.get(there, there) for name, there in state.originals.items()},
-        left=[named.originals.get(name, name) for name in state.left],
+        left=[*(named.originals.get(name, name) for name in state.left), *named.left],
         arguments=named.arguments,
     )
 

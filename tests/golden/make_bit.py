@@ -1,4 +1,4 @@
-"""Makes bit.json and bit.npz: logits of a small BiT network that the real timm loaded from an .npz of Big Transfer's names.
+"""Makes bit.json and bit.npz: logits of a small BiT network that the real timm loaded from an .npz.
 
     python tests/golden/make_bit.py      # needs timm
 

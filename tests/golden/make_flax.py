@@ -2,9 +2,9 @@
 
     python tests/golden/make_flax.py FLAX/examples/imagenet/models.py    # needs transformers 4.40 with jax and flax
 
-The weights are those of weights.py by their paths, rounded to float32; the images its two of SIZE pixels, rounded likewise; the logits, in
-logits.npz, are computed in float64. transformers-KIND.msgpack is what save_pretrained writes; example-KIND.msgpack is
-the state of the example's checkpoint: {"step", "params", "opt_state", "batch_stats"}.
+The weights are those of weights.py by their paths, rounded to float32; the images its two of SIZE pixels, rounded
+likewise; the logits, in logits.npz, are computed in float64. transformers-KIND.msgpack is what save_pretrained writes;
+example-KIND.msgpack is the state in the example's checkpoint: {"step", "params", "opt_state", "batch_stats"}.
 """
 
 import importlib.util
@@ -59,7 +59,9 @@ def images(size, channels_first):
 
 def of_transformers(folder, logits):
     for kind in ("basic", "bottleneck"):
-        network = FlaxResNetForImageClassification(ResNetConfig(layer_type=kind, hidden_sizes=HIDDEN_SIZES[kind], **SMALL), dtype=jnp.float64)
+        network = FlaxResNetForImageClassification(
+            ResNetConfig(layer_type=kind, hidden_sizes=HIDDEN_SIZES[kind], **SMALL), dtype=jnp.float64
+        )
         network.params = filled(network.params)
         network.save_pretrained(folder / kind)
         (folder / kind / "flax_model.msgpack").rename(folder / f"transformers-{kind}.msgpack")
@@ -74,9 +76,15 @@ def of_example(source, folder, logits):
     specification.loader.exec_module(models)
     for kind, block in (("basic", models.ResNetBlock), ("bottleneck", models.BottleneckResNetBlock)):
         network = models.ResNet(stage_sizes=[2, 2], block_cls=block, num_classes=5, num_filters=8, dtype=jnp.float64)
-        shapes = jax.eval_shape(lambda net=network: net.init(jax.random.PRNGKey(0), jnp.zeros((1, 64, 64, 3)), train=False))
+        shapes = jax.eval_shape(
+            lambda net=network: net.init(jax.random.PRNGKey(0), jnp.zeros((1, 64, 64, 3)), train=False)
+        )
         variables = filled(shapes)
-        state = {"step": np.int32(7), **variables, "opt_state": {"0": {"trace": {"Dense_0": variables["params"]["Dense_0"]}}, "1": {}}}
+        state = {
+            "step": np.int32(7),
+            **variables,
+            "opt_state": {"0": {"trace": {"Dense_0": variables["params"]["Dense_0"]}}, "1": {}},
+        }
         (folder / f"example-{kind}.msgpack").write_bytes(serialization.msgpack_serialize(state))
         for size in SIZES:
             result = network.apply(exact(variables), jnp.asarray(images(size, False)), train=False)

@@ -4,7 +4,7 @@
 
 For each of version 1 and 2: NAME.keras, NAME.weights.h5, NAME.h5 (the whole model, as before Keras 3) and, where this
 Keras has it, NAME-legacy.h5 (weights as before Keras 3). The weights are those of weights.py by layer and variable,
-rounded to float32; the images its two of 64 pixels, rounded likewise; the logits, in logits.npz, are computed in float64.
+rounded to float32; the images its two of 64 pixels, rounded likewise; the logits, in logits.npz, are of float64.
 """
 
 import io

@@ -25,6 +25,8 @@ NOTE = (
     "networks of Caffe2 take blue first (bgr=True, --bgr), and MSRA's have their stride in the first 1x1 convolution "
     "(stride_in='1x1'): no tensor shows either"
 )
+_AFFINE = ("_bn_s", "_bn_gamma")
+_OF_NETWORK = re.compile(r"res\d|conv1_")
 # What training leaves beside the weights.
 _COUNTERS = ("_momentum",)
 
@@ -44,30 +46,30 @@ def name_blobs(blobs: Mapping[str, Any]) -> NamedTensors:
     """
     tensors: dict[str, Any] = {}
     originals: dict[str, str] = {}
+    left: list[str] = []
     for name, blob in blobs.items():
         if name.endswith(_COUNTERS) or isinstance(blob, str | bytes | int | float):
             continue
         here = blob_name(name) or name
+        if here == name and not _OF_NETWORK.match(name):
+            left.append(name)
+            continue
         if here in tensors:
             raise ValueError(f"it holds {here} as {originals[here]} and as {name}")
         tensors[here], originals[here] = blob, name
     for name in [*tensors]:
-        module, _, leaf = name.rpartition(".")
-        if leaf == "weight" and _is_norm(module) and not isinstance(tensors[name], Unreadable):
-            _add_statistics(module, tensors, originals)
-    return NamedTensors(tensors, originals, "caffe2", note=NOTE)
-
-
-def _is_norm(module: str) -> bool:
-    return re.fullmatch(r"(layer\d+\.\d+\.)?(bn\d|downsample\.1)", module) is not None
+        if originals[name].endswith(_AFFINE):
+            _add_statistics(name.rpartition(".")[0], tensors, originals)
+    return NamedTensors(tensors, originals, "caffe2", left=tuple(left), note=NOTE)
 
 
 def _add_statistics(module: str, tensors: dict[str, Any], originals: dict[str, str]) -> None:
-    shape = tensors[f"{module}.weight"].shape
-    if f"{module}.running_var" in tensors or len(shape) != 1:
+    """Adds those of a norm that has none, next to its scale."""
+    scale = tensors[f"{module}.weight"]
+    if f"{module}.running_var" in tensors or isinstance(scale, Unreadable):
         return
     for leaf, value in (("running_mean", 0.0), ("running_var", 1.0 - NORM_EPSILON)):
-        tensors[f"{module}.{leaf}"] = ArrayTensor(np.full(shape, value))
+        tensors[f"{module}.{leaf}"] = ArrayTensor(np.full(scale.shape, value))
         originals[f"{module}.{leaf}"] = originals[f"{module}.weight"]
 
 

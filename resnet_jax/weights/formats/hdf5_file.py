@@ -42,10 +42,15 @@ class Source:
                 f"{self.path} is of Keras, and h5py, which reads it, is not installed: pip install "
                 "'resnet-family-jax[keras]'"
             ) from None
+        where = self.path if self.content is None else io.BytesIO(self.content)
         with reading(self.path):
-            where = self.path if self.content is None else io.BytesIO(self.content)
-            with h5py.File(where, "r") as file:
-                yield file
+            try:
+                with h5py.File(where, "r") as file:
+                    yield file
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                raise ValueError(str(error)) from error  # what the library says of bytes that it does not understand
 
     @property
     def num_bytes(self) -> int:

@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from resnet_jax.weights.formats.keras_names import (
     names_by_order,
     torch_name,
 )
+from resnet_jax.weights.formats.keras_published import published_weights
 from resnet_jax.weights.formats.named_tensors import NamedTensors, translate
-from resnet_jax.weights.formats.zip_entries import ZipFile
+from resnet_jax.weights.formats.zip_entries import open_zip
 from resnet_jax.weights.lazy_tensor import reading
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MAX_CONFIG_BYTES = 64 * 2**20
-PUBLISHED = re.compile(r"resnet\d+(v2)?_weights_tf_dim_ordering_tf_kernels(_notop)?\.h5")
 NOTE = "Keras' published weights of version 1 take blue first: bgr=True (--bgr) makes the network one for red first"
 NO_RESNET = (
     "{} is an HDF5 file or Keras archive whose layers are not named as those of a ResNet of keras.applications "
@@ -46,7 +47,7 @@ def open_keras_archive(path: Path) -> NamedTensors:
     Raises:
       UserError: if it is damaged, or of no ResNet of keras.applications.
     """
-    with reading(path), ZipFile(str(path)) as file, zipfile.ZipFile(file) as archive:
+    with reading(path), open_zip(path) as archive:
         for name in (CONFIG, WEIGHTS):
             if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
                 raise UserError(f"{path} has compressed entries: Keras writes none; load it and save it again")
@@ -84,12 +85,8 @@ def _named(source: Source, config: Mapping[str, str]) -> NamedTensors:
 
     with reading(source.path):
         named = translate(flat, rename, "keras", V2 if v2 else V1)
-    published = PUBLISHED.fullmatch(source.path.name)
-    return NamedTensors(**{**_fields(named), "note": NOTE}) if published and not v2 else named
-
-
-def _fields(named: NamedTensors) -> dict[str, Any]:
-    return {name: getattr(named, name) for name in ("tensors", "originals", "layout", "arguments")}
+    takes_blue_first = not v2 and published_weights(source.path.name) is not None
+    return replace(named, note=NOTE) if takes_blue_first else named
 
 
 def _legacy_entries(source: Source, root: Any) -> Entries:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import truncate
-from resnet_jax.weights.lazy_tensor import Unreadable
 
 # Axes of our arrays in torch's order: (in, out) -> (out, in), HWIO -> OIHW.
 TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
@@ -22,13 +21,15 @@ class NamedTensors:
       originals: the names in the file, by those of `tensors`.
       layout: whose names they were.
       arguments: of `ResNet`, which every network of this layout has and no tensor shows.
-      note: one line on what the file leaves open, such as the order of colours; "" if nothing.
+      left: names in the file of what is no part of the network.
+      note: one line to say unless the order of colours is given; "" if there is none.
     """
 
     tensors: dict[str, Any]
     originals: dict[str, str]
     layout: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -72,7 +73,7 @@ def translate(
         here = rename(there) or there
         if here in tensors:
             raise ValueError(f"it holds {truncate(here)} as {truncate(originals[here])} and as {truncate(there)}")
-        tensors[here] = entry if isinstance(entry, Unreadable) else ChannelsLast(entry)
+        tensors[here] = ChannelsLast(entry) if hasattr(entry, "read") else entry
         originals[here] = there
     return NamedTensors(tensors, originals, layout, arguments)
 

@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 
 from resnet_jax.errors import truncate
 from resnet_jax.weights.formats.named_tensors import NamedTensors, any_match, translate
-from resnet_jax.weights.formats.zip_entries import ZipFile, check_entry
+from resnet_jax.weights.formats.zip_entries import check_entry, open_zip
 from resnet_jax.weights.lazy_tensor import MAX_NDIM, Unreadable, reading
 
 SUFFIX = ".npy"
@@ -44,7 +44,7 @@ class NpzTensor:
         Raises:
           UserError: if the file is damaged or no longer what it was.
         """
-        with reading(self.path), ZipFile(str(self.path)) as file, zipfile.ZipFile(file) as archive:
+        with reading(self.path), open_zip(self.path) as archive:
             check_entry(archive.getinfo(self.entry))
             with archive.open(self.entry) as stream:
                 shape, fortran_order, dtype = _header(stream)
@@ -75,7 +75,7 @@ def open_npz(path: Path) -> dict[str, Any] | NamedTensors:
 
 def _entries(path: Path) -> dict[str, Any]:
     entries: dict[str, Any] = {}
-    with ZipFile(str(path)) as file, zipfile.ZipFile(file) as archive:
+    with open_zip(path) as archive:
         for info in archive.infolist():
             name = info.filename.removesuffix(SUFFIX)
             if name in entries:

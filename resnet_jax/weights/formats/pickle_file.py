@@ -6,9 +6,9 @@ from typing import Any
 from resnet_jax.errors import UserError
 from resnet_jax.weights.formats.caffe2_names import is_caffe2, name_blobs
 from resnet_jax.weights.formats.named_tensors import NamedTensors
-from resnet_jax.weights.lazy_tensor import reading
+from resnet_jax.weights.lazy_tensor import ArrayTensor, reading
 from resnet_jax.weights.torch.numpy_pickle import NUMPY_FUNCTIONS, PickledArray, plain_tensor
-from resnet_jax.weights.torch.pickle_stream import LEGACY_START, MAX_BYTES, Stream
+from resnet_jax.weights.torch.pickle_stream import LEGACY_START, Stream
 from resnet_jax.weights.torch.safe_unpickler import load_pickle
 
 MAX_ARRAY_BYTES = 2**34  # of arrays that are pickled with the rest
@@ -31,11 +31,13 @@ def open_pickle(path: Path) -> dict[str, Any] | NamedTensors:
     not_torch = "is a plain pickle, not a torch checkpoint: save model.state_dict() with torch.save"
     num_bytes = path.stat().st_size
     with reading(path), path.open("rb") as file:
-        root = load_pickle(Stream(file, num_bytes, max(MAX_ARRAY_BYTES, MAX_BYTES)), NUMPY_FUNCTIONS)
+        root = load_pickle(Stream(file, num_bytes, MAX_ARRAY_BYTES), NUMPY_FUNCTIONS)
         for name in WRAPPERS:
             if isinstance(root, dict) and isinstance(root.get(name), dict):
                 root = root[name]
-        if not isinstance(root, dict) or not any(isinstance(value, PickledArray) for value in root.values()):
+        if not isinstance(root, dict) or not any(
+            isinstance(value, PickledArray | ArrayTensor) for value in root.values()
+        ):
             raise UserError(f"{path} {not_torch}")
         tensors = {name: plain_tensor(value) for name, value in root.items() if isinstance(name, str)}
         return name_blobs(tensors) if is_caffe2(tensors) else tensors

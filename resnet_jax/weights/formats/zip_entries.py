@@ -2,6 +2,8 @@
 
 import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 # zipfile keeps some 500 bytes for each of the 46 or more that an entry takes.
@@ -10,18 +12,32 @@ MAX_DEFLATE_RATIO = 1040  # zlib packs no more bytes into one
 
 
 class ZipFile(io.FileIO):
-    """A file that refuses to read a directory of a size that no file of weights has."""
+    """A file that refuses to read a directory of a size that no file of weights has.
+
+    Attributes:
+      reads_directory: set it to False when that has been read; an entry may be of any size.
+    """
+
+    reads_directory = True
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Returns at most `size` bytes; a ValueError for more than a directory may have."""
-        if size is not None and size > MAX_DIRECTORY_BYTES:
+        if self.reads_directory and size is not None and size > MAX_DIRECTORY_BYTES:
             raise ValueError(f"its directory has more than {MAX_DIRECTORY_BYTES} bytes")
         return super().read(size) or b""
 
 
-def zip_names(path: Path) -> list[str]:
-    """Returns the names of the archive's entries; a damaged directory raises what zipfile raises."""
+@contextmanager
+def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Yields the archive; a damaged one raises what zipfile raises."""
     with ZipFile(str(path)) as file, zipfile.ZipFile(file) as archive:
+        file.reads_directory = False
+        yield archive
+
+
+def zip_names(path: Path) -> list[str]:
+    """Returns the names of the archive's entries."""
+    with open_zip(path) as archive:
         return archive.namelist()
 
 
