@@ -22,7 +22,10 @@ def add_command(add: AddCommand) -> None:
     convert = add("convert", run_convert, "weights of torch, timm, transformers to ours and back",
                   "python -m resnet_jax convert --model resnet18 --from resnet18.pth --to weights/r18")  # fmt: skip
     convert.add_argument(
-        "--from", dest="source", metavar="PATH", help=".pth .th .pt .safetensors, or a checkpoint directory"
+        "--from",
+        dest="source",
+        metavar="PATH",
+        help=".pth .th .pt .safetensors .npz .msgpack .keras .h5 .pkl, or a checkpoint directory",
     )
     convert.add_argument(
         "--pretrained", metavar="TAG", help="instead: torchvision's, IMAGENET1K_V1 or _V2, downloaded once"

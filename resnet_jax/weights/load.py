@@ -48,6 +48,7 @@ def load_weights(
       path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or
         a checkpoint directory: a run's, or what the convert command wrote. The names of torchvision, timm,
         transformers, akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
+        Also BiT's .npz, msgpack files and Orbax folders of Flax, Keras' files (.keras, .h5), detectron2's .pkl.
       head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the
         file has: of a model with base_classes the layer on top of the head.
       num_channels: of the images. Where the file's first convolution is for three, it is adapted to them as timm does

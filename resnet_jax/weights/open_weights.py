@@ -8,10 +8,11 @@ from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.checkpoint.serialization import read_item
 from resnet_jax.checkpoint.weights_directory import find_checkpoint
 from resnet_jax.errors import DamagedCheckpointError, UserError
+from resnet_jax.weights.formats.orbax_folder import find_tree, open_orbax
 from resnet_jax.weights.formats.refusals import refuse_folder
 from resnet_jax.weights.lazy_tensor import ArrayTensor
 from resnet_jax.weights.names import torch_arrays
-from resnet_jax.weights.state_dict import Choice, RunCheckpoint, StateDict, name_tensors, read_state_dict
+from resnet_jax.weights.state_dict import Choice, RunCheckpoint, StateDict, from_named, name_tensors, read_state_dict
 
 # What the moving average's names of a run begin with.
 OF_AVERAGE = "ema_"
@@ -31,6 +32,8 @@ def open_weights(
     """
     if path.is_dir():
         refuse_folder(path)
+        if which is None and average and (tree := find_tree(path)) is not None:
+            return from_named(path, open_orbax(path, tree), "orbax", choice)
         if choice is not None and choice != Choice():
             raise UserError(f"{path} is a folder of ours, of one network: leave out prefix= and use=")
         return read_directory(path, which, average=average)

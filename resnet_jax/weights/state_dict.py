@@ -114,7 +114,7 @@ class Choice:
 
 
 def read_state_dict(path: Path, choice: Choice | None = None) -> StateDict:
-    """Returns the state_dict in a torch or safetensors file; no tensor is read yet.
+    """Returns the state_dict in a file of weights; of most kinds no tensor is read yet.
 
     Raises:
       UserError: if the file is none, is damaged, or holds no state_dict.
@@ -122,12 +122,21 @@ def read_state_dict(path: Path, choice: Choice | None = None) -> StateDict:
     choice = choice or Choice()
     check_choice("use", choice.use or USES[0], USES)
     file = open_weights_file(path)
-    state = name_tensors(path, _unwrap(path, file.root, choice.use), file.format, choice)
-    return state if file.named is None else _with_originals(path, state, file.named)
+    if file.named is not None:
+        return from_named(path, file.named, file.format, choice)
+    return name_tensors(path, _unwrap(path, file.root, choice.use), file.format, choice)
 
 
-def _with_originals(path: Path, state: StateDict, named: NamedTensors) -> StateDict:
-    """Returns the tensors of another framework's file with the names that they have there."""
+def from_named(path: Path, named: NamedTensors, kind: str, choice: Choice | None = None) -> StateDict:
+    """Returns the tensors of another framework's file or folder, with the names that they have there.
+
+    `kind` is its format.
+
+    Raises:
+      UserError: as `read_state_dict`.
+    """
+    choice = choice or Choice()
+    state = name_tensors(path, _unwrap(path, named.tensors, choice.use), kind, choice)
     if named.note and not state.bgr:
         logger.warning(f"{path}: {named.note}")
     return replace(

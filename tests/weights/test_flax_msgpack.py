@@ -98,6 +98,27 @@ def test_an_array_in_chunks_is_one(monkeypatch, tmp_path):
     assert_equal(load_weights(tmp_path / "w", model), variables)
 
 
+@pytest.mark.parametrize("item", ["", "default"])
+def test_a_checkpoint_folder_of_orbax_is_read(tmp_path, item):
+    """flax.training.checkpoints writes such a folder now, a CheckpointManager one deeper."""
+    import orbax.checkpoint as ocp
+
+    model = small("resnet50")
+    variables = random_variables(model)
+    state = {"step": 3, "opt_state": [{"trace": variables["params"]["fc"]}], **variables}
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "step" / item, state)
+    loaded, report = import_weights(tmp_path / "step", model)
+    assert_equal(loaded, variables)
+    assert report.format == "orbax"
+    for file in (tmp_path / "step" / item).rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(bytes(10))
+    with pytest.raises(UserError, match="damaged") as error:
+        load_weights(tmp_path / "step", model)
+    assert "\n" not in str(error.value)
+
+
 def test_the_examples_blocks_are_counted_through_its_stages():
     tensor = ArrayTensor(np.zeros(1))
     blocks = {f"ResNetBlock_{i}": {"Conv_0": {"kernel": tensor}} for i in range(12)}
