@@ -25,7 +25,7 @@ def add_command(add: AddCommand) -> None:
         "--from",
         dest="source",
         metavar="PATH",
-        help=".pth .th .pt .safetensors .npz .msgpack .keras .h5 .pkl, or a checkpoint directory",
+        help="weights of any framework, or a checkpoint directory",
     )
     convert.add_argument(
         "--pretrained", metavar="TAG", help="instead: torchvision's, IMAGENET1K_V1 or _V2, downloaded once"

@@ -31,7 +31,7 @@ class WeightsFile:
 
 
 def open_weights_file(path: Path) -> WeightsFile:
-    """Returns what a file of weights holds, whatever its name; of most kinds no tensor is read, and nothing is executed.
+    """Returns what a file of weights holds, whatever its name; of most kinds no tensor is read, nothing is executed.
 
     Raises:
       UserError: with what the file is instead, if it is none, and for a damaged one.

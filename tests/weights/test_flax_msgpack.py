@@ -155,6 +155,13 @@ def test_lists_within_lists_do_not_fill_the_memory(tmp_path):
         open_msgpack(tmp_path / "w")
 
 
+def test_dicts_without_end_are_refused(tmp_path):
+    one = b"\xde\x27\x10" + b"".join(b"\xa5" + b"%05d" % i + b"\xc0" for i in range(10_000))
+    (tmp_path / "w").write_bytes(b"\xde\x00\x65" + b"".join(b"\xa3" + b"%03d" % i + one for i in range(101)))
+    with pytest.raises(UserError, match="its dicts have more than 1000000 entries"):
+        open_msgpack(tmp_path / "w")
+
+
 def test_a_dict_of_names_is_told_from_pickles():
     assert all(looks_like_msgpack(msgpack.packb({f"key{i}": 1 for i in range(n)})) for n in (1, 15, 16, 70_000))
     assert not looks_like_msgpack(b"\x80\x02}q\x00")

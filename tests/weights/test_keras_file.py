@@ -187,6 +187,15 @@ def test_links_out_of_the_file_are_not_followed(folders, tmp_path):
         load_weights(tmp_path / "links.weights.h5", network("v1"))
 
 
+def test_names_without_end_are_refused(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.create_dataset("a/x", data=np.zeros(1, np.float32))
+        file["a"].attrs["weight_names"] = [b"x"] * 1000
+        file.attrs["layer_names"] = [b"a"] * 1000
+    with pytest.raises(UserError, match="names more than 100000 layers and variables"):
+        load_weights(tmp_path / "w.h5", small())
+
+
 def test_a_config_that_is_none_is_refused_or_ignored(folders, tmp_path):
     for config in (
         "[]",

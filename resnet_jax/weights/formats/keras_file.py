@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import UserError
-from resnet_jax.weights.formats.hdf5_file import Source, follow, tensor, texts, walk
+from resnet_jax.weights.formats.hdf5_file import MAX_OBJECTS, Source, follow, tensor, texts, walk
 from resnet_jax.weights.formats.keras_names import (
     V1,
     V2,
@@ -92,9 +92,14 @@ def _named(source: Source, config: Mapping[str, str]) -> NamedTensors:
 def _legacy_entries(source: Source, root: Any) -> Entries:
     """Returns the variables of a file of before Keras 3, in which layers are groups with lists of their variables."""
     entries: Entries = {}
+    num_names = 0
     for layer in texts(root, "layer_names"):
         group = follow(root, layer)
-        for name in texts(group, "weight_names"):
+        names = texts(group, "weight_names")
+        num_names += 1 + len(names)
+        if num_names > MAX_OBJECTS:
+            raise ValueError(f"it names more than {MAX_OBJECTS} layers and variables")
+        for name in names:
             *modules, variable = name.split("/")
             inner = modules[-1] if modules else layer
             entries.setdefault(inner, {})[variable.partition(":")[0]] = tensor(source, follow(group, name))

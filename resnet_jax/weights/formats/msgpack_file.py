@@ -12,8 +12,9 @@ from resnet_jax.weights.formats.flax_names import name_variables
 from resnet_jax.weights.formats.named_tensors import NamedTensors
 from resnet_jax.weights.lazy_tensor import DTYPES, MAX_NDIM, ArrayTensor, Unreadable, reading
 
-# Of one array of msgpack's own, which Flax has for shapes alone; the library allocates what the file claims.
-MAX_LIST_LENGTH = 10_000
+# Of one list of msgpack's own, which Flax has for shapes alone, and of one dict, open ones within another's.
+MAX_LENGTH = 10_000  # the library allocates what the file claims
+MAX_ENTRIES = 1_000_000  # of all dicts together
 MAX_DEPTH = 100
 # Types of Flax's own: an array, and a scalar that is stored as one.
 ARRAY, SCALAR = 1, 3
@@ -45,9 +46,18 @@ def open_msgpack(path: Path) -> NamedTensors:
 
 
 def _unpacked(data: bytes) -> Any:
-    options = {"ext_hook": _extension, "raw": False, "unicode_errors": "replace", "max_array_len": MAX_LIST_LENGTH}
+    num_entries = 0
+
+    def count(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        nonlocal num_entries
+        num_entries += len(pairs)
+        if num_entries > MAX_ENTRIES:
+            raise ValueError(f"its dicts have more than {MAX_ENTRIES} entries")
+        return dict(pairs)
+
+    options = {"ext_hook": _extension, "object_pairs_hook": count, "raw": False, "unicode_errors": "replace"}
     try:
-        return msgpack.unpackb(data, **options)
+        return msgpack.unpackb(data, max_array_len=MAX_LENGTH, max_map_len=MAX_LENGTH, **options)
     except ValueError as error:
         raise ValueError(f"its msgpack is malformed: {error}") from error
 
