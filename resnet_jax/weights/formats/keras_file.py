@@ -14,10 +14,10 @@ from resnet_jax.weights.formats.keras_names import (
     V1,
     V2,
     VARIABLES,
-    config_names,
     is_keras_resnet,
     is_v2,
     names_by_order,
+    names_by_path,
     torch_name,
 )
 from resnet_jax.weights.formats.keras_published import published_weights
@@ -53,7 +53,7 @@ def open_keras_archive(path: Path) -> NamedTensors:
                 raise UserError(f"{path} has compressed entries: Keras writes none; load it and save it again")
         if archive.getinfo(CONFIG).file_size > MAX_CONFIG_BYTES:
             raise ValueError(f"its {CONFIG} has more than {MAX_CONFIG_BYTES} bytes")
-        names = config_names(json.loads(archive.read(CONFIG)))
+        names = names_by_path(json.loads(archive.read(CONFIG)))
         with archive.open(WEIGHTS) as stream:
             source = Source(path, stream.read())
     return _named(source, names)
@@ -68,10 +68,10 @@ def open_hdf5(path: Path) -> NamedTensors:
     return _named(Source(path), {})
 
 
-def _named(source: Source, config: Mapping[str, str]) -> NamedTensors:
+def _named(source: Source, known: Mapping[str, str]) -> NamedTensors:
     with source.opened() as file:
         root = file.get("model_weights", file)
-        entries = _legacy_entries(source, root) if "layer_names" in root.attrs else _entries(source, root, config)
+        entries = _legacy_entries(source, root) if "layer_names" in root.attrs else _entries(source, root, known)
     if not is_keras_resnet(entries):
         raise UserError(NO_RESNET.format(source.path))
     flat = {f"{layer}/{name}": value for layer, variables in entries.items() for name, value in variables.items()}
@@ -106,8 +106,11 @@ def _legacy_entries(source: Source, root: Any) -> Entries:
     return entries
 
 
-def _entries(source: Source, root: Any, config: Mapping[str, str]) -> Entries:
-    """Returns the variables of a file of Keras 3, whose layers are numbered by class; later ones say their names."""
+def _entries(source: Source, root: Any, known: Mapping[str, str]) -> Entries:
+    """Returns the variables of a file of Keras 3, whose layers are numbered by class; later ones say their names.
+
+    known: names of layers by their paths, where the file does not say them.
+    """
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for path, item in walk(source, root):
         above, _, last = path.rpartition("/")
@@ -116,7 +119,7 @@ def _entries(source: Source, root: Any, config: Mapping[str, str]) -> Entries:
         if match is None or above.rpartition("/")[2] != "vars" or not last.isdecimal() or path.startswith("optimizer"):
             continue
         named = texts(root[above], "name")
-        _, variables = found.setdefault(layer, (named[0] if named else config.get(layer, ""), {}))
+        _, variables = found.setdefault(layer, (named[0] if named else known.get(layer, ""), {}))
         names = VARIABLES[match[1]]
         variables[names[int(last)] if int(last) < len(names) else last] = tensor(source, item)
     if found and not all(name for name, _ in found.values()):

@@ -80,11 +80,12 @@ def names_by_order(kernels: Sequence[Shape], num_norms: int) -> tuple[list[str],
     return convolutions, norms
 
 
-def config_names(config: Any, above: str = "layers/") -> dict[str, str]:
-    """Returns the names of the layers in a model's config, by the path under which Keras stores their variables."""
+def names_by_path(model: Any, above: str = "layers/") -> dict[str, str]:
+    """Returns the names of the layers in a model's config.json, by the path under which Keras stores their variables."""
     names: dict[str, str] = {}
     counts: dict[str, int] = {}
-    layers = config.get("config", {}).get("layers", []) if isinstance(config, dict) else []
+    inside = model.get("config") if isinstance(model, dict) else None
+    layers = inside.get("layers") if isinstance(inside, dict) else None
     for layer in layers if isinstance(layers, list) else []:
         if not isinstance(layer, dict) or not isinstance(layer.get("class_name"), str):
             continue
@@ -94,5 +95,5 @@ def config_names(config: Any, above: str = "layers/") -> dict[str, str]:
         inner = layer.get("config")
         if isinstance(inner, dict) and isinstance(inner.get("name"), str):
             names[path] = inner["name"]
-        names |= config_names(layer, f"{path}/layers/")
+        names |= names_by_path(layer, f"{path}/layers/")
     return names
