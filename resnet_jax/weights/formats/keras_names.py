@@ -81,7 +81,7 @@ def names_by_order(kernels: Sequence[Shape], num_norms: int) -> tuple[list[str],
 
 
 def names_by_path(model: Any, above: str = "layers/") -> dict[str, str]:
-    """Returns the names of the layers in a model's config.json, by the path under which Keras stores their variables."""
+    """Returns the names of the layers in a model's config.json, by the path under which Keras stores their arrays."""
     names: dict[str, str] = {}
     counts: dict[str, int] = {}
     inside = model.get("config") if isinstance(model, dict) else None
