@@ -50,6 +50,17 @@ def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
     Raises:
       DamagedCheckpointError: if the arrays are not those or not there, RunError if the disk does not give them.
     """
+    restored = read_tree(folder, template)
+    check_leaves(folder, restored, leaves)
+    return restored
+
+
+def read_tree(folder: Path, template: Any = None) -> Any:
+    """Returns the tree in `folder` whatever its arrays are, as `read_item` does.
+
+    Raises:
+      DamagedCheckpointError: if it is not there or cannot be understood, RunError if the disk does not give it.
+    """
     import orbax.checkpoint as ocp
 
     try:
@@ -60,15 +71,13 @@ def read_item(folder: Path, leaves: Leaves, template: Any = None) -> Any:
                 tree = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), template)
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
             arguments = ocp.args.PyTreeRestore(item=None if template is None else tree, restore_args=as_numpy)
-            restored = checkpointer.restore(folder.absolute(), args=arguments)
+            return checkpointer.restore(folder.absolute(), args=arguments)
     except MemoryError as error:
         raise RunError(f"{folder} cannot be read: there is not enough memory") from error
     except Exception as error:  # Orbax and TensorStore raise nearly every kind
         if os_error_code(error) not in (None, *NOT_THERE):
             raise RunError(f"{folder} cannot be read: {first_line(error)}") from error
         raise DamagedCheckpointError(f"{folder} is damaged: {first_line(error)}") from error
-    check_leaves(folder, restored, leaves)
-    return restored
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def add_command(add: AddCommand) -> None:
                   "python -m resnet_jax convert --model resnet18 --from resnet18.pth --to weights/r18")  # fmt: skip
     convert.usage = "%(prog)s --from PATH --to PATH [options]\n   or: %(prog)s --pretrained TAG --to PATH [options]"
     convert.add_argument(
-        "--from", dest="source", metavar="PATH", help="a file, a folder, or timm/NAME, microsoft/NAME of the hub"
+        "--from", dest="source", metavar="PATH", help="weights of any framework, a folder, or timm/NAME of the hub"
     )
     convert.add_argument(
         "--pretrained", metavar="TAG", help="instead: torchvision's, IMAGENET1K_V1 or _V2, downloaded once"

@@ -48,6 +48,8 @@ def check_arguments(model: "ResNet") -> None:
         ("stem", STEMS),
         ("stem_pool", STEM_POOLS),
         ("stride_in", ("3x3", "1x1")),
+        ("strided_block", ("first", "last")),
+        ("stride_padding", ("torch", "same")),
         ("anti_alias", ("none", *ANTI_ALIAS)),
         ("shortcut", SHORTCUTS),
         ("activation", ACTIVATIONS),
@@ -148,8 +150,22 @@ def _check_norm(model: "ResNet") -> None:
         )
 
 
+def _check_same_padding(model: "ResNet") -> None:
+    for field, plain in (("anti_alias", "none"), ("stem_pool", "max"), ("output_stride", None)):
+        if getattr(model, field) != plain:
+            raise UserError(
+                f"stride_padding='same' needs {field}={plain!r}: with {getattr(model, field)!r} it stays 'torch'"
+            )
+
+
 def _check_strides(model: "ResNet") -> None:
     strides = [model.stem_stride * 2**i for i in range(len(model.stage_sizes))]
+    if model.strided_block == "last" and model.output_stride is not None:
+        raise UserError(f"output_stride={model.output_stride} needs strided_block='first': leave one of them out")
+    if model.strided_block == "last" and model.shortcut not in ("A", "B"):
+        raise UserError(f"strided_block='last' needs shortcut='B' or 'A', not {model.shortcut!r}")
+    if model.stride_padding == "same":
+        _check_same_padding(model)
     if model.output_stride not in (None, *strides):
         raise UserError(f"output_stride={model.output_stride} must be one of {', '.join(map(str, strides))}")
     if model.output_stride in (None, strides[-1]):

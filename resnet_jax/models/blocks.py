@@ -100,6 +100,7 @@ class ResidualBlock(nn.Module):
       widths: outputs of each convolution, where they are none of the rule's (a pruned network).
       reduce_first: the first convolution has this many times fewer outputs (SENet-154).
       shortcut_kernel_size: of a projection that changes the size of the images, or is dilated.
+      subsamples: where the stride alone changes the shape, the shortcut is every `stride`-th pixel and no projection.
       anti_alias: "average" or "blur": the convolution that carries the stride has none, and its activated result is
         pooled so (arXiv:1904.11486); "none".
       squeeze_excite: channels gated by their means at the end of the branch, see SqueezeExcite; squeeze_excite_ratio:
@@ -125,6 +126,7 @@ class ResidualBlock(nn.Module):
     widths: tuple[int, ...] = ()
     reduce_first: int = 1
     shortcut_kernel_size: int = 1
+    subsamples: bool = False
     anti_alias: str = "none"
     squeeze_excite: bool = False
     squeeze_excite_ratio: float = 1 / 16
@@ -188,8 +190,10 @@ class ResidualBlock(nn.Module):
         return tuple(one._replace(features=width) for one, width in zip(rule, self.widths, strict=True))
 
     def _shortcut(self, x: Array, projected: Array, features: int, train: bool) -> Array:
-        changes_shape = self.stride != 1 or x.shape[-1] != features
-        if self.shortcut == "C" or (self.shortcut in ("B", "D") and changes_shape):
+        changes_width = x.shape[-1] != features
+        changes_shape = self.stride != 1 or changes_width
+        projects = changes_width if self.subsamples else changes_shape
+        if self.shortcut == "C" or (self.shortcut in ("B", "D") and projects):
             norm = None if self.preact else norm_alone(self.norm)
             kernel_size = self.shortcut_kernel_size if self.stride > 1 or self.dilation > 1 else 1
             downsample = Downsample(

@@ -32,6 +32,7 @@ class Conv(nn.Module):
 
     Attributes:
       standardized: the kernel is used as `standardize` makes it.
+      padding: "same" pads a 3x3 kernel at stride 2 as TensorFlow does, see `convolve_halved_as_same`.
       impl: see `convolve`.
       trainable: if False, the parameters' gradients are zero, and are not computed.
 
@@ -46,6 +47,7 @@ class Conv(nn.Module):
     dilation: int = 1
     use_bias: bool = False
     standardized: bool = False
+    padding: str = "torch"
     kernel_init: Initializer = he_normal_fan_out
     impl: str = "auto"
     trainable: bool = True
@@ -62,14 +64,28 @@ class Conv(nn.Module):
         kernel = kernel if self.trainable else stop_gradient(kernel)
         if self.standardized:
             kernel = standardize(kernel)
-        y = convolve(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.groups, self.impl, self.dilation
-        )
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.padding == "same" and (size, self.stride) == (3, 2):
+            y = convolve_halved_as_same(x, kernel, self.groups, self.impl)
+        else:
+            y = convolve(x, kernel, self.stride, self.groups, self.impl, self.dilation)
         if self.use_bias:
             fan_in = size * size * (channels // self.groups)
             bias = self.param("bias", uniform_bias_init(fan_in), (self.features,), self.param_dtype)
             y = y + (bias if self.trainable else stop_gradient(bias)).astype(self.dtype)
         return y
+
+
+def convolve_halved_as_same(x: Array, kernel: Array, groups: int, impl: str) -> Array:
+    """Returns `x` (B, H, W, C) convolved by a 3x3 kernel at stride 2, padded as TensorFlow's "SAME": (B, ceil(H / 2),
+    ceil(W / 2), F).
+
+    torch's first window begins one pixel before the image; TensorFlow's, if the size is even, at its first pixel. So a
+    row and a column of zeros before it give torch's windows the same places, after one too many.
+    """
+    (top, left) = (1 - size % 2 for size in x.shape[1:3])
+    y = convolve(jnp.pad(x, ((0, 0), (top, 0), (left, 0), (0, 0))), kernel, 2, groups, impl)
+    return y[:, top:, left:]
 
 
 class Dense(nn.Module):

@@ -18,6 +18,11 @@ def max_pool(x: Array) -> Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
+def same_max_pool(x: Array) -> Array:
+    """Returns the same, padded as TensorFlow's "SAME" does: a window begins at the first pixel of an even size."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+
+
 def zero_padded_max_pool(x: Array) -> Array:
     """Returns the same with zeros around: it differs where all of a border's window is negative (BiT, Keras' V2)."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

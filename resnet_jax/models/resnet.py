@@ -33,6 +33,7 @@ class Stage(nn.Module):
     """Blocks of one width, named `0`, `1`, ...; the first carries the stride.
 
     Attributes:
+      strides_last: the last block carries it.
       dilation: of the 3x3 convolutions, previous_dilation: of the stage before.
       drop_branches: one rate a block, which also says how many there are.
       widths: of each block's convolutions, where they are none of the rule's; otherwise ().
@@ -46,6 +47,7 @@ class Stage(nn.Module):
     previous_dilation: int
     block: Layer
     remat: bool
+    strides_last: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -54,9 +56,10 @@ class Stage(nn.Module):
 
         if self.remat:
             run = nn.remat(run)
+        strided = len(self.drop_branches) - 1 if self.strides_last else 0
         for i, drop_branch in enumerate(self.drop_branches):
             block = self.block(
-                stride=self.stride if i == 0 else 1,
+                stride=self.stride if i == strided else 1,
                 dilation=self.dilation,
                 first_dilation=self.previous_dilation if i == 0 else self.dilation,
                 drop_branch=drop_branch,
@@ -89,6 +92,10 @@ class ResNet(nn.Module):
         last; "deep_tiered" the first of three quarters of these; "cifar" 3x3 at stride 1, no pooling. stem_filters: its
         channels; None: num_filters. stem_pool: "max" | "conv" a convolution, norm and activation (ResNet-RS) |
         "zero_padded_max" (BiT, Keras' V2). anti_alias takes the place of max and conv's stride, too.
+      strided_block: which block of a stage carries the stride: "first", of all stages but the first; "last", of all
+        stages but the last, with every second pixel as its shortcut (TF-Slim, Keras' V2).
+      stride_padding: "torch" pads a 3x3 convolution at stride 2, and the stem's max-pool, by one pixel on every side;
+        "same" by one below and on the right where the size is even (TensorFlow's "SAME", as Flax has it).
       output_stride: input pixels to one of the last stage; None: as the strides give it, 32, or 4 of three stages
         behind a CIFAR stem. Stages that would exceed it are dilated instead of strided (arXiv:1606.00915), with the
         same weights: 8 and 16 are torchvision's replace_stride_with_dilation [False, True, True] and [False, False,
@@ -141,6 +148,8 @@ class ResNet(nn.Module):
     stem_filters: int | None = None
     stem_pool: str = "max"
     stride_in: str = "3x3"
+    strided_block: str = "first"
+    stride_padding: str = "torch"
     anti_alias: str = "none"
     shortcut: str = "B"
     shortcut_kernel_size: int = 1
@@ -218,8 +227,9 @@ class ResNet(nn.Module):
     def _strides(self) -> list[tuple[int, int]]:
         """Returns of each stage its stride and its dilation."""
         result, total, dilation = [], self.stem_stride, 1
+        unstrided = 0 if self.strided_block == "first" else len(self.stage_sizes) - 1
         for i in range(len(self.stage_sizes)):
-            stride = 1 if i == 0 else 2
+            stride = 1 if i == unstrided else 2
             if self.output_stride is not None and total * stride > self.output_stride:
                 stride, dilation = 1, dilation * stride
             total *= stride
@@ -329,7 +339,7 @@ class ResNet(nn.Module):
             pool = ConvPool(self.anti_alias, self.activation, conv, norm, name=MAXPOOL)
             x = pool(x, train=train and MAXPOOL not in frozen)
         elif self.stem != "cifar":
-            x = pool_stem(x, self.stem_pool, self.anti_alias)
+            x = pool_stem(x, self.stem_pool, self.anti_alias, self.stride_padding)
         drop_branches, strides, all_widths = self._drop_branches(), self._strides(), self.block_widths or ()
         for i, num_blocks in enumerate(self.stage_sizes):
             name = f"layer{i + 1}"
@@ -339,7 +349,8 @@ class ResNet(nn.Module):
             rates, drop_branches = drop_branches[:num_blocks], drop_branches[num_blocks:]
             widths, all_widths = all_widths[:num_blocks], all_widths[num_blocks:]
             (stride, dilation), previous = strides[i], strides[max(i - 1, 0)][1]
-            stage = Stage(rates, widths, stride, dilation, previous, stage_block, self.remat, name=name)
+            last = self.strided_block == "last"
+            stage = Stage(rates, widths, stride, dilation, previous, stage_block, self.remat, last, name=name)
             x = stage(x, train=train and name not in frozen)
             outputs[f"stage{i + 1}"] = x
         if self.preact:
@@ -382,6 +393,7 @@ class ResNet(nn.Module):
             use_bias=self.conv_bias,
             standardized=self.weight_standardization,
             kernel_init=kernel_init,
+            padding=self.stride_padding,
             impl=self.conv_impl,
             **options,
         )
@@ -407,6 +419,7 @@ class ResNet(nn.Module):
             shortcut=self.shortcut,
             shortcut_kernel_size=self.shortcut_kernel_size,
             reduce_first=self.reduce_first,
+            subsamples=self.strided_block == "last",
             anti_alias=self.anti_alias,
             activation=self.activation,
             stride_in=self.stride_in,

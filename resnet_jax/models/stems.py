@@ -6,7 +6,14 @@ import flax.linen as nn
 import jax
 
 from resnet_jax.models.activations import activate_norm
-from resnet_jax.models.pooling import ANTI_ALIAS, average_pool, max_blur_pool, max_pool, zero_padded_max_pool
+from resnet_jax.models.pooling import (
+    ANTI_ALIAS,
+    average_pool,
+    max_blur_pool,
+    max_pool,
+    same_max_pool,
+    zero_padded_max_pool,
+)
 
 Array = jax.Array
 Layer = Callable[..., nn.Module]
@@ -68,10 +75,12 @@ class ConvPool(nn.Module):
         return activate_norm(self.norm(name="2" if pools else "1"), x, self.activation, train=train)
 
 
-def pool_stem(x: Array, stem_pool: str, anti_alias: str) -> Array:
+def pool_stem(x: Array, stem_pool: str, anti_alias: str, stride_padding: str = "torch") -> Array:
     """Returns the stem's result pooled to half its size: by the maximum, which anti-aliasing blurs, or by the mean."""
     if anti_alias == "average":
         return average_pool(x, 2)
     if anti_alias == "blur":
         return max_blur_pool(x)
-    return zero_padded_max_pool(x) if stem_pool == "zero_padded_max" else max_pool(x)
+    if stem_pool == "zero_padded_max":
+        return zero_padded_max_pool(x)
+    return same_max_pool(x) if stride_padding == "same" else max_pool(x)

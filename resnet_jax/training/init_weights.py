@@ -51,7 +51,7 @@ def load_initial(options: "Options", model: ResNet, class_names: tuple[str, ...]
     weights, theirs, _ = describe_weights(path, model_name, {})
     if weights.taken is not None and jax.process_index() == 0:
         logger.info(f"beginning from {path}: {weights.taken}")
-    _check_network(path, told, theirs, model)
+    _check_network(path, told, theirs, model, weights.arguments)
     _check_head(path, head, weights.shapes, model)
     if head == "keep" and told.class_names and not same_classes(told.class_names, class_names):
         raise UserError(
@@ -84,8 +84,9 @@ def _check_normalization(path: Path, told: WeightsInfo, images: ImageOptions) ->
         )
 
 
-def _check_network(path: Path, told: WeightsInfo, theirs: ResNet, ours: ResNet) -> None:
-    fields = [field.name for field in dataclasses.fields(ResNet)] if told.model else list(told.model_args)
+def _check_network(path: Path, told: WeightsInfo, theirs: ResNet, ours: ResNet, known: Mapping[str, object]) -> None:
+    """known: arguments that all networks of the file's layout have."""
+    fields = [field.name for field in dataclasses.fields(ResNet)] if told.model else [*told.model_args, *known]
     fields = [name for name in fields if name not in (*OF_TRAINING, "parent", "name")]
     differing = {name: getattr(theirs, name) for name in fields if getattr(theirs, name) != getattr(ours, name)}
     if theirs.conv_bias != ours.conv_bias:  # seen in the weights, whatever they tell

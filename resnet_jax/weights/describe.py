@@ -13,6 +13,7 @@ from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import create_model
+from resnet_jax.weights.formats.keras_published import published_weights
 from resnet_jax.weights.infer_architecture import has_conv_bias
 from resnet_jax.weights.info import WeightsInfo
 from resnet_jax.weights.nearest_network import describe_options
@@ -53,10 +54,13 @@ def describe_weights(
     name = name or info.model
     assert name is not None
     biases = {"conv_bias": True} if has_conv_bias(state.tensors) else {}
-    model_args = {**biases, **info.model_args, **arguments}
+    model_args = {**biases, **state.arguments, **info.model_args, **arguments}
     model = create_model(name, **model_args)
     model_args["num_classes"] = model.num_classes
     names = info.class_names if len(info.class_names) == model.num_classes else ()
+    of_keras = published_weights(path.name)
+    if of_keras and state.bgr:
+        info = dataclasses.replace(info, preprocess=of_keras.preprocess(bgr=True))
     return state, model, dataclasses.replace(info, model=name, model_args=model_args, class_names=names)
 
 

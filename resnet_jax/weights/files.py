@@ -5,21 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.errors import UserError
+from resnet_jax.weights.formats.hdf5_file import MAGIC as HDF5_MAGIC
+from resnet_jax.weights.formats.keras_file import is_keras_archive, open_hdf5, open_keras_archive
+from resnet_jax.weights.formats.msgpack_file import looks_like_msgpack, open_msgpack
+from resnet_jax.weights.formats.named_tensors import NamedTensors
+from resnet_jax.weights.formats.npz_file import is_npz, open_npz
+from resnet_jax.weights.formats.pickle_file import looks_like_pickle, open_pickle
+from resnet_jax.weights.formats.refusals import refuse_file, refuse_missing
+from resnet_jax.weights.formats.zip_entries import zip_names
 from resnet_jax.weights.lazy_tensor import reading
 from resnet_jax.weights.model_folder import INDEX_SUFFIX, is_model_folder, weights_files
 from resnet_jax.weights.safetensors_file import MAX_HEADER_BYTES, open_safetensors
 from resnet_jax.weights.torch.file import ZIP_MAGIC, open_torch_file
 
 HEAD_BYTES = 64
-# How other files begin that are taken for checkpoints, and what to do about them.
-OTHER_KINDS = {
-    b"version https://git-lfs": "it is a Git LFS pointer; fetch the file itself with git lfs pull",
-    b"<!doctype html": "it is a web page that was saved instead of the file; download the file itself",
-    b"<html": "it is a web page that was saved instead of the file; download the file itself",
-    b"\x89hdf\r\n": "it is an HDF5 file (Keras?); give a torch or safetensors file",
-    b"\x93numpy": "it is a NumPy array (.npy); give a torch or safetensors file",
-    b"\x1f\x8b": "it is compressed with gzip; unpack it first",
-}
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,12 @@ class WeightsFile:
 
     root: Any
     metadata: dict[str, str]  # of a safetensors file
-    format: str  # "torch", "torch-legacy" or "safetensors"
+    format: str  # "torch", "torch-legacy", "safetensors", "npz", "msgpack", "pickle", "keras", "hdf5"
+    named: NamedTensors | None = None  # where the root is not in torch's names
 
 
 def open_weights_file(path: Path) -> WeightsFile:
-    """Returns the content of a torch or safetensors file, whatever its name; no tensor is read and nothing is executed.
+    """Returns what a file of weights holds, whatever its name; of most kinds no tensor is read, nothing is executed.
 
     Of a folder or index of weights in parts (`model_folder`) it is that of all parts.
 
@@ -40,6 +40,7 @@ def open_weights_file(path: Path) -> WeightsFile:
       UserError: with what the file is instead, if it is none, and for a damaged one.
     """
     if not path.exists():
+        refuse_missing(path)
         raise UserError(f"{path} does not exist: give the path of a torch or safetensors file")
     if (path.is_dir() and is_model_folder(path)) or path.name.endswith(INDEX_SUFFIX):
         return _joined(path)
@@ -53,11 +54,29 @@ def open_weights_file(path: Path) -> WeightsFile:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES:
         tensors, metadata = open_safetensors(path)
         return WeightsFile(tensors, metadata, "safetensors")
-    for beginning, reason in OTHER_KINDS.items():
-        if head.lstrip().lower().startswith(beginning):
-            raise UserError(f"{path} is not a checkpoint: {reason}")
-    root = open_torch_file(path)
-    return WeightsFile(root, {}, "torch" if head.startswith(ZIP_MAGIC) else "torch-legacy")
+    refuse_file(path, head)
+    if looks_like_msgpack(head):
+        return _translated(open_msgpack(path), "msgpack")
+    if looks_like_pickle(head):
+        return _translated(open_pickle(path), "pickle")
+    if head.startswith(HDF5_MAGIC):
+        return _translated(open_hdf5(path), "hdf5")
+    if not head.startswith(ZIP_MAGIC):
+        return WeightsFile(open_torch_file(path), {}, "torch-legacy")
+    with reading(path):
+        names = zip_names(path)
+    if is_keras_archive(names):
+        return _translated(open_keras_archive(path), "keras")
+    if is_npz(names):
+        return _translated(open_npz(path), "npz")
+    return WeightsFile(open_torch_file(path), {}, "torch")
+
+
+def _translated(content: dict[str, Any] | NamedTensors, kind: str) -> WeightsFile:
+    """Returns the file of another framework, whose names may be torch's."""
+    if isinstance(content, NamedTensors):
+        return WeightsFile(content.tensors, {}, kind, content)
+    return WeightsFile(content, {}, kind)
 
 
 def _joined(path: Path) -> WeightsFile:

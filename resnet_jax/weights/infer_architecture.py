@@ -11,7 +11,16 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 # Arguments of which names and shapes show nothing, or not everything.
-TRACELESS = ("stride_in", "anti_alias", "activation", "stem_pool", "weight_standardization", "norm_epsilon")
+TRACELESS = (
+    "stride_in",
+    "strided_block",
+    "stride_padding",
+    "anti_alias",
+    "activation",
+    "stem_pool",
+    "weight_standardization",
+    "norm_epsilon",
+)
 
 
 def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ DTYPES = {
     "uint8": np.dtype("u1"),
     "bool": np.dtype("?"),
 }
+# Numbers of 8 bits mean nothing without scales, which lie elsewhere.
+FLOAT8 = "a tensor of dtype {}, which is not read without its scales (convert the file to bfloat16 first)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,27 @@ class StoredTensor:
         data = self.storage.read(self.offset * itemsize, self._span() * itemsize)
         strides = tuple(stride * itemsize for stride in self.strides)
         return np.lib.stride_tricks.as_strided(np.frombuffer(data, self.dtype), self.shape, strides, writeable=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArrayTensor:
+    """A tensor in torch's order that is in memory."""
+
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of its elements."""
+        return self.array.dtype
+
+    def read(self) -> np.ndarray:
+        """Returns its elements."""
+        return self.array
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ def load_weights(
       path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or
         a checkpoint directory: a run's, or what the convert command wrote. The names of torchvision, timm,
         transformers, akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
+        Also BiT's .npz, msgpack files and Orbax folders of Flax, Keras' files (.keras, .h5), detectron2's .pkl.
       head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the
         file has: of a model with base_classes the layer on top of the head.
       num_channels: of the images. Where the file's first convolution is for three, it is adapted to them as timm does
@@ -99,6 +100,7 @@ def import_state_dict(
     """
     if state.layout == STRUCTURE:
         state = by_structure(path, state, model)
+    _check_arguments(path, state, model)
     report = compare(path, state, model, head, num_channels, adapt_stem=adapt_stem)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))
@@ -125,6 +127,18 @@ def import_state_dict(
         layer = make_dense(model, name, num_outputs)
         variables["params"][name] = layer.init(jax.random.key(0), jnp.zeros((1, num_inputs)))["params"]
     return variables, report
+
+
+def _check_arguments(path: Path, state: StateDict, model: ResNet) -> None:
+    """Raises UserError if the model would compute otherwise than the network that the weights are of."""
+    differing = {name: value for name, value in state.arguments.items() if getattr(model, name) != value}
+    if differing:
+        call = ", ".join(f"{name}={value!r}" for name, value in differing.items())
+        options = " ".join(f"{name}={value}" for name, value in differing.items())
+        raise UserError(
+            f"{path} has the names of {state.layout}, whose networks have {call}: create the model with that "
+            f"(--model_args {options})"
+        )
 
 
 def _in_our_order(

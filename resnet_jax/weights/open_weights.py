@@ -1,42 +1,22 @@
 """The tensors in a weights file or checkpoint directory, by torchvision's names; of a directory of convert or a run."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from resnet_jax.checkpoint.items import AVERAGE, JUDGED, NUM_LOOKS, VARIABLES
 from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.checkpoint.serialization import read_item
 from resnet_jax.checkpoint.weights_directory import find_checkpoint
 from resnet_jax.errors import DamagedCheckpointError, UserError
+from resnet_jax.weights.formats.orbax_folder import find_tree, open_orbax
+from resnet_jax.weights.formats.refusals import refuse_folder
+from resnet_jax.weights.lazy_tensor import ArrayTensor
 from resnet_jax.weights.model_folder import is_model_folder
 from resnet_jax.weights.names import torch_arrays
-from resnet_jax.weights.state_dict import Choice, RunCheckpoint, StateDict, name_tensors, read_state_dict
+from resnet_jax.weights.state_dict import Choice, RunCheckpoint, StateDict, from_named, name_tensors, read_state_dict
 
 # What the moving average's names of a run begin with.
 OF_AVERAGE = "ema_"
-
-
-@dataclass(frozen=True)
-class ArrayTensor:
-    """A tensor in torch's order that is in memory."""
-
-    array: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its shape."""
-        return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The type of its elements."""
-        return self.array.dtype
-
-    def read(self) -> np.ndarray:
-        """Returns its elements."""
-        return self.array
 
 
 def open_weights(
@@ -52,6 +32,9 @@ def open_weights(
       UserError: if it is neither.
     """
     if path.is_dir() and not is_model_folder(path):
+        refuse_folder(path)
+        if which is None and average and (tree := find_tree(path)) is not None:
+            return from_named(path, open_orbax(path, tree), "orbax", choice)
         if choice is not None and choice != Choice():
             raise UserError(f"{path} is a folder of ours, of one network: leave out prefix= and use=")
         return read_directory(path, which, average=average)

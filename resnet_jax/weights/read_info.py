@@ -8,6 +8,7 @@ from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.weights.class_names import imagenet_names
 from resnet_jax.weights.files import open_weights_file
+from resnet_jax.weights.formats.keras_published import published_weights
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
 from resnet_jax.weights.lazy_tensor import reading
 from resnet_jax.weights.model_config import read_model_config
@@ -39,6 +40,10 @@ def read_info(path: str | Path) -> WeightsInfo:
     if path.name in published:
         recipe = PREPROCESS[recipe_of(path.name)]
         return WeightsInfo(published[path.name], {}, imagenet_names(), recipe, path.name)
+    if of_keras := published_weights(path.name):
+        names = imagenet_names() if of_keras.num_classes else ()
+        arguments = {"num_classes": of_keras.num_classes}
+        return WeightsInfo(of_keras.model, arguments, names, of_keras.preprocess(bgr=False), path.name)
     if METADATA_KEY in metadata:
         return WeightsInfo.from_json(str(path), metadata[METADATA_KEY])
     return read_model_config(path.parent)

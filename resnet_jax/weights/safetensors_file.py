@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import atomic_path
-from resnet_jax.weights.lazy_tensor import Unreadable, reading
+from resnet_jax.weights.lazy_tensor import FLOAT8, Unreadable, reading
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 DTYPES = {
@@ -67,6 +67,8 @@ def open_safetensors(path: Path) -> tuple[dict[str, SafetensorsTensor | Unreadab
 
 def _tensor(path: Path, name: str, part: object) -> SafetensorsTensor | Unreadable:
     code, shape = part.get_dtype(), part.get_shape()  # type: ignore[attr-defined]
+    if code.startswith("F8_"):
+        return Unreadable(FLOAT8.format(code))
     if code not in DTYPES:
         return Unreadable(f"a tensor of dtype {code}, which is not read")
     return SafetensorsTensor(path, name, DTYPES[code], tuple(shape))

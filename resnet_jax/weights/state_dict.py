@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,10 @@ import numpy as np
 from resnet_jax.errors import UserError, check_choice, truncate
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.find_network import beside_network, find_network, name_head
-from resnet_jax.weights.lazy_tensor import PickledObject, StoredTensor, Unreadable
+from resnet_jax.weights.formats.hdf5_file import Hdf5Tensor
+from resnet_jax.weights.formats.named_tensors import ChannelsLast, NamedTensors
+from resnet_jax.weights.formats.npz_file import NpzTensor
+from resnet_jax.weights.lazy_tensor import ArrayTensor, PickledObject, StoredTensor, Unreadable
 from resnet_jax.weights.module_tensors import module_tensors
 from resnet_jax.weights.names import COUNTERS, recognize_layout
 from resnet_jax.weights.safetensors_file import SafetensorsTensor
@@ -23,7 +26,7 @@ AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_di
 USES = ("weights", "ema")
 STRUCTURE = "structure"  # the layout that has no names
 logger = logging.getLogger(__name__)
-STORED = (StoredTensor, SafetensorsTensor)
+STORED = (StoredTensor, SafetensorsTensor, ArrayTensor, NpzTensor, Hdf5Tensor, ChannelsLast)
 
 
 class Tensor(Protocol):
@@ -72,6 +75,7 @@ class StateDict:
       entries: all but the counters, by their names in the file and in its order.
       bgr: the network takes blue first, and is to be made one for red first.
       taken: None if they are of no run.
+      arguments: of `ResNet`, that a network with such weights has and its tensors do not show.
     """
 
     tensors: dict[str, Tensor | Unreadable]
@@ -84,6 +88,7 @@ class StateDict:
     entries: dict[str, Tensor | Unreadable] = field(default_factory=dict)
     bgr: bool = False
     taken: RunCheckpoint | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -109,7 +114,7 @@ class Choice:
 
 
 def read_state_dict(path: Path, choice: Choice | None = None) -> StateDict:
-    """Returns the state_dict in a torch or safetensors file; no tensor is read yet.
+    """Returns the state_dict in a file of weights; of most kinds no tensor is read yet.
 
     Raises:
       UserError: if the file is none, is damaged, or holds no state_dict.
@@ -117,7 +122,30 @@ def read_state_dict(path: Path, choice: Choice | None = None) -> StateDict:
     choice = choice or Choice()
     check_choice("use", choice.use or USES[0], USES)
     file = open_weights_file(path)
+    if file.named is not None:
+        return from_named(path, file.named, file.format, choice)
     return name_tensors(path, _unwrap(path, file.root, choice.use), file.format, choice)
+
+
+def from_named(path: Path, named: NamedTensors, kind: str, choice: Choice | None = None) -> StateDict:
+    """Returns the tensors of another framework's file or folder, with the names that they have there.
+
+    `kind` is its format.
+
+    Raises:
+      UserError: as `read_state_dict`.
+    """
+    choice = choice or Choice()
+    state = name_tensors(path, _unwrap(path, named.tensors, choice.use), kind, choice)
+    if named.note and not state.bgr:
+        logger.warning(f"{path}: {named.note}")
+    return replace(
+        state,
+        layout=state.layout if state.layout == STRUCTURE else named.layout or state.layout,
+        originals={name: named.originals.get(there, there) for name, there in state.originals.items()},
+        left=[*(named.originals.get(name, name) for name in state.left), *named.left],
+        arguments=named.arguments,
+    )
 
 
 def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, choice: Choice | None = None) -> StateDict:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict
+from flax import serialization
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.interpreters import partial_eval
 from processes import TINY, records
 from state_dicts import plausible_variables
@@ -479,3 +480,15 @@ def test_config_of_a_run_before_transfer_learning_is_complete():
     values = json.loads(json.dumps(default_config().to_dict()))
     del values["finetune"]
     assert config_from_dict(values).finetune.trainable == "all"
+
+
+def test_weights_of_the_flax_example_say_their_padding(tmp_path):
+    """What every network of a layout has, and no tensor shows, is compared as what weights tell of themselves."""
+    flat = {
+        ("params", "conv_init", "kernel"): np.zeros((3, 3, 3, 4), np.float32),
+        ("params", "ResNetBlock_0", "Conv_0", "kernel"): np.zeros((3, 3, 4, 4), np.float32),
+    }
+    path = tmp_path / "checkpoint_1"
+    path.write_bytes(serialization.msgpack_serialize(unflatten_dict(flat)))
+    with pytest.raises(ValueError, match=r"set --config\.model_args\.stride_padding='same'"):
+        load_initial(options_of(config_of(path)), tiny(), ())

@@ -18,7 +18,7 @@ from torch_files import Call, Name, Persistent, Raw, legacy_file, opcodes, pickl
 
 from resnet_jax.errors import UserError
 from resnet_jax.weights.files import open_weights_file
-from resnet_jax.weights.lazy_tensor import ByteRange, StoredTensor, Unreadable
+from resnet_jax.weights.lazy_tensor import FLOAT8, ByteRange, StoredTensor, Unreadable
 from resnet_jax.weights.torch.file import open_torch_file
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -170,7 +170,7 @@ def test_what_is_no_strided_tensor_says_what_it_is(opened):
         "a sparse tensor": Call(Name("torch._utils._rebuild_sparse_tensor"), (layout, (weight, weight, (2,)))),
         "a nested tensor": Call(Name("torch._utils._rebuild_nested_tensor"), (weight, weight, weight, weight)),
         "a tensor of dtype complex64": tensor("0", "ComplexFloatStorage", (2,)),
-        "a tensor of dtype float8_e4m3fn": Call(Name("torch._utils._rebuild_tensor_v3"), float8),
+        FLOAT8.format("float8_e4m3fn"): Call(Name("torch._utils._rebuild_tensor_v3"), float8),
         "a storage by itself": storage("0", "float32", 4),
         "an object of class torch.device": Call(Name("torch.device"), ("cuda", 0)),
         "the name torch.float32": Name("torch.float32"),
@@ -211,10 +211,10 @@ def test_opening_reads_no_tensor_and_reading_one_reads_only_its_elements(tmp_pat
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"\n<!DOCTYPE html><html></html>", "web page"),
         (b"<html><body>404</body></html>", "web page"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(99), "damaged"),
         (b"\x93NUMPY\x01\x00", r"\.npy"),
         (b"\x1f\x8b\x08" + bytes(99), "gzip"),
-        (b"\x08\x07\x12\x07pytorch\x1a\x05" + bytes(99), "not a checkpoint"),  # ONNX
+        (b"\x08\x07\x12\x07pytorch\x1a\x05" + bytes(99), "an ONNX model"),
         (b"hello", "not a checkpoint"),
         (bytes(1000), "not a checkpoint"),
         (pickle.dumps({"w": [1.0]}), "a plain pickle, not a torch checkpoint"),
@@ -237,9 +237,7 @@ def test_a_file_of_another_kind_is_refused_by_what_it_is(tmp_path, data, line):
     assert "\n" not in str(error.value)
 
 
-def test_numpy_archives_and_tar_checkpoints_are_refused_by_what_they_are(refused):
-    np.savez(npz := BytesIO(), a=NUMBERS)
-    assert "NumPy archive" in refused(npz.getvalue())
+def test_tar_checkpoints_are_refused_by_what_they_are(refused):
     with tarfile.open(fileobj=(tar := BytesIO()), mode="w") as archive:
         archive.addfile(tarfile.TarInfo("storages"))
     assert "tar format" in refused(tar.getvalue())
@@ -337,7 +335,7 @@ def hostile_files():
         "text encoded again and again": (
             opcodes(("x" * 10_000_000, "latin1")) + b"q\x00" + opcodes(Name("_codecs.encode")) + b"q\x01"
             + b"h\x01h\x00R" * MANY,
-            "more than 2000000 opcodes",
+            "copies the same text again and again",
         ),
         "arguments of a tensor copied again and again": (
             opcodes(tuple([None] * MANY)) + b"q\x00" + opcodes(Name("torch._tensor._rebuild_from_type_v2")) + b"q\x01"
@@ -545,7 +543,7 @@ def test_what_torch_saves_of_modules_and_odd_tensors_is_unreadable(tmp_path):
         "a sparse tensor": torch.eye(3).to_sparse(),
         "a tensor on the meta device, which has no content": torch.empty(2, device="meta"),
         "a tensor of dtype complex64": torch.zeros(2, dtype=torch.complex64),
-        "a tensor of dtype float8_e5m2": torch.zeros(2, dtype=torch.float8_e5m2),
+        FLOAT8.format("float8_e5m2"): torch.zeros(2, dtype=torch.float8_e5m2),
     }
     torch.save(root, path)
     assert {name: value.what for name, value in open_torch_file(path).items()} == {name: name for name in root}

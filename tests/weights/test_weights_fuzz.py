@@ -1,25 +1,22 @@
 """Damaged weight files: each one opens, or is refused in one line; RESNET_JAX_FUZZ_EXAMPLES sets how many are tried."""
 
-import os
 import pickle
 import struct
 
 import jax
 import numpy as np
 import pytest
+from damaged_files import EDITS, NUM_EXAMPLES, edited, result_or_refusal, tensors_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from state_dicts import assert_equal, random_variables, small, state_dict
 from torch_files import Call, Name, Raw, legacy_file, opcodes, tensor, whole_module, zip_file
 
 from resnet_jax import load_weights
-from resnet_jax.errors import UserError
 from resnet_jax.models import variable_shapes
 from resnet_jax.weights.files import open_weights_file
 from resnet_jax.weights.safetensors_file import write_safetensors
-from resnet_jax.weights.state_dict import STORED
 
-NUM_EXAMPLES = int(os.environ.get("RESNET_JAX_FUZZ_EXAMPLES", "500"))
 MAX_ELEMENTS = 10_000
 TINY = small("resnet20", stage_sizes=(1,), num_filters=1, num_classes=2)
 NUMBERS = np.arange(24, dtype=np.float32)
@@ -54,63 +51,6 @@ def sound_files(folder):
         (opcodes(root), lambda pickled: zip_file(Raw(pickled), storages)),
         (header, lambda header: struct.pack("<Q", len(header)) + header + content),
     ]
-
-
-def tensors_in(root):
-    """Every tensor in `root`, which may share its parts and contain itself."""
-    seen = {}
-    waiting = [root]
-    while waiting:
-        value = waiting.pop()
-        if id(value) in seen:
-            continue
-        seen[id(value)] = value
-        if isinstance(value, STORED):
-            yield value
-        elif isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list | tuple | set):
-            waiting.extend(value)
-
-
-# Numbers that make lengths, offsets and opcodes of consequence.
-PIECES = st.one_of(
-    st.binary(min_size=1, max_size=8),
-    st.sampled_from([struct.pack("<I", number) for number in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)]),
-    st.sampled_from([bytes([opcode]) for opcode in range(256)]),
-)
-EDITS = st.lists(
-    st.tuples(st.sampled_from(["flip", "delete", "insert", "cut", "splice"]), st.floats(0, 1), PIECES), max_size=4
-)
-
-
-def edited(data, edits, others):
-    for kind, where, piece in edits:
-        at = int(where * max(len(data) - 1, 0))
-        if kind == "flip":
-            data = data[:at] + piece + data[at + len(piece) :]
-        elif kind == "delete":
-            data = data[:at] + data[at + 2 * len(piece) :]
-        elif kind == "insert":
-            data = data[:at] + piece + data[at:]
-        elif kind == "cut":
-            data = data[:at]
-        else:
-            other = others[piece[0] % len(others)]
-            start = int(where * len(other))
-            data = data[:at] + other[start : start + 8 * piece[-1]] + data[at:]
-    return data
-
-
-def result_or_refusal(action, path):
-    """What `action` gives; None if it refuses the file properly."""
-    try:
-        return action()
-    except UserError as error:
-        line = str(error)
-    assert "\n" not in line
-    assert str(path) in line
-    return None
 
 
 @pytest.mark.slow

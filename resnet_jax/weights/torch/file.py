@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from resnet_jax.errors import UserError
+from resnet_jax.weights.formats.zip_entries import ZipFile
 from resnet_jax.weights.lazy_tensor import MAX_INT, ByteRange, reading
-from resnet_jax.weights.torch.safe_unpickler import MAX_BYTES, MalformedPickleError, Stream, load_pickle
+from resnet_jax.weights.torch.pickle_stream import LEGACY_MAGIC, MAX_BYTES, MalformedPickleError, Stream
+from resnet_jax.weights.torch.safe_unpickler import load_pickle
 from resnet_jax.weights.torch.tensors import ITEMSIZES, TENSOR_FUNCTIONS, Storage, storage_dtype
 
 ZIP_MAGIC = b"PK\x03\x04"
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
-# zipfile keeps some 500 bytes for each of the 46 or more that an entry takes.
-MAX_ZIP_DIRECTORY_BYTES = 8 * 2**20
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra field
 COUNT = struct.Struct("<q")
 
@@ -37,15 +36,6 @@ def open_torch_file(path: Path) -> Any:
     with reading(path), path.open("rb", buffering=0) as file:
         is_zip = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     return _open_zip(path) if is_zip else _open_legacy(path)
-
-
-class _ZipFile(io.FileIO):
-    """A file that refuses to read a directory of a size that no checkpoint has."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_ZIP_DIRECTORY_BYTES:
-            raise ValueError(f"its directory has more than {MAX_ZIP_DIRECTORY_BYTES} bytes")
-        return super().read(size) or b""
 
 
 def _open_zip(path: Path) -> Any:
@@ -69,10 +59,10 @@ def _open_zip(path: Path) -> Any:
 
 def _zip_entries(path: Path) -> dict[str, ByteRange]:
     """Returns the files of the archive by their names without its top folder."""
-    with _ZipFile(str(path)) as file, zipfile.ZipFile(file) as archive:
+    with ZipFile(str(path)) as file, zipfile.ZipFile(file) as archive:
         infos = archive.infolist()
         names = [info.filename.partition("/")[2] for info in infos]
-        _refuse_other_archives(path, [info.filename for info in infos], names)
+        _refuse_other_archives(path, names)
         entries: dict[str, ByteRange] = {}
         for name, info in zip(names, infos, strict=True):
             if info.header_offset >= archive.start_dir:
@@ -98,15 +88,13 @@ def _zip_entries(path: Path) -> dict[str, ByteRange]:
         return entries
 
 
-def _refuse_other_archives(path: Path, full_names: list[str], names: list[str]) -> None:
+def _refuse_other_archives(path: Path, names: list[str]) -> None:
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise UserError(
             f"{path} is a TorchScript archive: load it with torch.jit.load and save model.state_dict() instead"
         )
     if "data.pkl" in names:
         return
-    if full_names and all(name.endswith(".npy") for name in full_names):
-        raise UserError(f"{path} is not a checkpoint: it is a NumPy archive (.npz); give a torch or safetensors file")
     raise UserError(f"{path} is not a checkpoint: it is a zip archive without torch's data.pkl")
 
 

@@ -3,12 +3,12 @@
 import pickletools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 from resnet_jax.weights.lazy_tensor import PickledObject, Unreadable
+from resnet_jax.weights.torch.pickle_stream import MalformedPickleError, Stream
 
 MAX_OPCODES = 2_000_000
-MAX_BYTES = 64 * 2**20
 # A checkpoint names a few dozen classes; each distinct one is remembered.
 MAX_NAMES = 10_000
 MAX_NAME_LENGTH = 200
@@ -17,13 +17,17 @@ MAX_KEY_LENGTH = 4096  # comparing long keys again and again would take forever
 OPCODES_PER_OBJECT = 8  # what standing for an object costs, in opcodes
 # What the state of a torch module holds of tensors.
 MODULE_STATE = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-CHARACTERS_PER_OPCODE = 32  # what copying text costs, in opcodes
+MAX_CHARACTERS = 64 * 2**20  # of text that is copied, besides once what the file has: arrays are pickled as text
 
 Functions = Mapping[str, Callable[..., Any]]
 
 
-class MalformedPickleError(ValueError):
-    """The pickle is damaged, or larger than a checkpoint's; the message says what is wrong with it."""
+class Buildable(Unreadable):
+    """An object that the caller's functions make, and that takes its state as data."""
+
+    def set_state(self, state: Any) -> None:
+        """Takes the state that the pickle gives the object; a ValueError if it is none."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +39,6 @@ class Name(Unreadable):
 
     name: str
     instance: Unreadable  # stands for every object of that class
-
-
-class Stream:
-    """What the machine reads of a file: at most MAX_BYTES from where the file stands, never more than are there."""
-
-    def __init__(self, file: BinaryIO, num_bytes: int) -> None:
-        """num_bytes: from where the file stands to its end."""
-        self.file = file
-        self.limit = file.tell() + min(num_bytes, MAX_BYTES)
-        self.ends_early = "ends early" if num_bytes <= MAX_BYTES else f"has more than {MAX_BYTES} bytes"
-
-    def tell(self) -> int:
-        """Returns the position in the file."""
-        return self.file.tell()
-
-    def read(self, count: int) -> bytes:
-        """Returns the next `count` bytes.
-
-        A length that cannot be true is refused before it is allocated.
-        """
-        if count > self.limit - self.file.tell():
-            raise MalformedPickleError(f"its pickle {self.ends_early}")
-        return self.file.read(count)
-
-    def readline(self) -> bytes:
-        """Returns the bytes up to the next newline, or to the end."""
-        return self.file.readline(self.limit - self.file.tell())
 
 
 def load_pickle(
@@ -137,8 +114,10 @@ class _Machine:
         self.memo: dict[int, Any] = {}  # not a list: one opcode can name an index of 4 billion
         self.names: dict[str, Name] = {}
         self.num_opcodes = 0
+        self.max_characters = MAX_CHARACTERS
 
     def run(self, stream: Stream) -> Any:
+        self.max_characters += stream.num_bytes
         for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]  # duck-typed, like its own
             self.spend(1)
             OPCODES[opcode.name](self, argument)
@@ -148,6 +127,11 @@ class _Machine:
         self.num_opcodes += num_opcodes
         if self.num_opcodes > MAX_OPCODES:
             raise MalformedPickleError(f"its pickle has more than {MAX_OPCODES} opcodes")
+
+    def spend_text(self, parts: tuple[Any, ...]) -> None:
+        self.max_characters -= sum(len(part) for part in parts if isinstance(part, str | bytes))
+        if self.max_characters < 0:
+            raise MalformedPickleError("its pickle copies the same text again and again")
 
     def pop_to_mark(self) -> list[Any]:
         items, self.stack = self.stack, self.below_marks.pop()
@@ -220,11 +204,8 @@ class _Machine:
             self.stack.append(RESULT_OF_UNNAMED_CALL)
         elif function := self.functions.get(callee.name):
             # A function may copy its arguments, and the memo can hand it the same ones a million times.
-            for argument in arguments:
-                if isinstance(argument, str | bytes):
-                    self.spend(len(argument) // CHARACTERS_PER_OPCODE)
-                elif isinstance(argument, list | tuple | dict | set):
-                    self.spend(len(argument))
+            self.spend_text(arguments)
+            self.spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple | dict | set)))
             self.stack.append(function(*arguments))
         else:
             self.push_object(callee)
@@ -242,7 +223,11 @@ class _Machine:
         """Keeps of an object's state what a torch module has: its parameters, buffers and modules."""
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, PickledObject) and isinstance(state, dict) and not target.state:
+        if isinstance(target, Buildable):
+            self.spend(OPCODES_PER_OBJECT)
+            self.spend_text(state if isinstance(state, tuple) else ())
+            target.set_state(state)
+        elif isinstance(target, PickledObject) and isinstance(state, dict) and not target.state:
             target.state.update({key: state[key] for key in MODULE_STATE if key in state})
 
     def call_instance(self, name: str) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_jax.weights.lazy_tensor import DTYPES, ByteRange, StoredTensor, Unreadable
+from resnet_jax.weights.lazy_tensor import DTYPES, FLOAT8, ByteRange, StoredTensor, Unreadable
 from resnet_jax.weights.torch.safe_unpickler import Functions, Name
 
 # The dtypes of torch.FloatStorage and so on; torch.cuda has the same names. The dtype of an untyped storage comes
@@ -68,6 +68,8 @@ def _tensor(
 ) -> StoredTensor | Unreadable:
     if not isinstance(storage, Storage):
         raise ValueError("a tensor has no storage")
+    if dtype.startswith("float8"):
+        return Unreadable(FLOAT8.format(dtype))
     if dtype not in DTYPES:
         return Unreadable(f"a tensor of dtype {dtype}")
     if metadata:
