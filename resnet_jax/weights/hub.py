@@ -56,9 +56,9 @@ def fetch_hub_model(model: HubModel) -> Path:
     Raises:
       UserError: if there is no such model or revision, it may not be read, the network fails, or a file is damaged.
     """
-    config = _fetch(model, CONFIG)
-    commit = model.revision if config is None else config.parent.name  # the same for all files
-    if config is not None and "architecture" not in read_json(config):  # timm's config says all
+    config_file = _fetch(model, CONFIG)
+    commit = model.revision if config_file is None else config_file.parent.name  # the same for all files
+    if config_file is not None and "architecture" not in read_json(config_file):  # timm's config says all
         _fetch(model, PROCESSOR, commit)
     for name in WEIGHTS:
         path = _fetch(model, name, commit)

@@ -52,24 +52,24 @@ _WITHOUT_EFFECT = (
 )  # fmt: skip
 
 
-def read_timm_config(where: str, config: Config) -> WeightsInfo:
+def read_timm_config(where: str, content: Config) -> WeightsInfo:
     """Returns what a config of timm's says. `where` it stands is for messages.
 
     Raises:
       UserError: for a network that is none of ours, and arguments of it that have no counterpart.
     """
-    name = config["architecture"]
+    name = content["architecture"]
     if name not in TIMM_NAMES:
         raise UserError(
             f"{where} is of {name!r}, no residual network of this package ('python -m resnet_jax list' shows all)"
         )
-    pretrained = config.get("pretrained_cfg", config)
-    num_classes = config.get("num_classes", pretrained.get("num_classes", 1000)) or None
+    pretrained = content.get("pretrained_cfg", content)
+    num_classes = content.get("num_classes", pretrained.get("num_classes", 1000)) or None
     arguments: Arguments = {"num_classes": num_classes}
-    for argument, value in (config.get("model_args") or {}).items():
+    for argument, value in (content.get("model_args") or {}).items():
         arguments |= _our_argument(where, argument, value)
-    labels = config.get("label_names") or pretrained.get("label_names") or config.get("labels") or ()
-    descriptions = config.get("label_descriptions") or pretrained.get("label_descriptions") or {}
+    labels = content.get("label_names") or pretrained.get("label_names") or content.get("labels") or ()
+    descriptions = content.get("label_descriptions") or pretrained.get("label_descriptions") or {}
     names = tuple(str(descriptions.get(label, label)) for label in labels)
     published = num_classes == len(imagenet_names()) and "in1k" in str(pretrained.get("tag", ""))
     if is_imagenet(tuple(map(str, labels))) or is_imagenet(names) or (published and not names):

@@ -34,7 +34,7 @@ _RESAMPLES = {int(number): name for name, number in RESAMPLING.items()}
 _CROPPING, _SQUASHING = "BitImageProcessor", "ViTImageProcessor"
 
 
-def read_transformers_config(where: str, config: Config, processor: Config | None) -> WeightsInfo:
+def read_transformers_config(where: str, content: Config, processor: Config | None) -> WeightsInfo:
     """Returns what a config of transformers' ResNet says. `where` it stands is for messages.
 
     Args:
@@ -43,26 +43,26 @@ def read_transformers_config(where: str, config: Config, processor: Config | Non
     Raises:
       UserError: for another network, or one that is none of ours.
     """
-    if config["model_type"] != "resnet":
+    if content["model_type"] != "resnet":
         raise UserError(
-            f"{where} is of the kind {config['model_type']!r} of transformers: its 'resnet' is read, and timm's models"
+            f"{where} is of the kind {content['model_type']!r} of transformers: its 'resnet' is read, and timm's models"
         )
-    if config.get("downsample_in_first_stage", False):
+    if content.get("downsample_in_first_stage", False):
         raise UserError(f"{where} halves images in the first stage (downsample_in_first_stage), which none of ours do")
-    if (activation := config.get("hidden_act", "relu")) != "relu":
+    if (activation := content.get("hidden_act", "relu")) != "relu":
         # transformers (5.24) takes it at the end of a block alone, and ReLU inside.
         raise UserError(f"{where} has hidden_act={activation!r} beside ReLU, which none of ours has")
-    sizes, kind = tuple(config.get("depths", (3, 4, 6, 3))), config.get("layer_type", "bottleneck")
+    sizes, kind = tuple(content.get("depths", (3, 4, 6, 3))), content.get("layer_type", "bottleneck")
     stages = {"stage_sizes": sizes, "block_cls": kind}
     depth = next((depth for depth, known in STAGES.items() if known == stages and f"resnet{depth}" in VARIANTS), None)
-    filters = tuple(size // (4 if kind == "bottleneck" else 1) for size in config.get("hidden_sizes", _FILTERS))
-    labels = {int(label): str(name) for label, name in (config.get("id2label") or {}).items()}
-    has_head = _CLASSIFIER in (config.get("architectures") or [_CLASSIFIER])
-    num_classes = (len(labels) or config.get("num_labels", 2)) if has_head else None
+    filters = tuple(size // (4 if kind == "bottleneck" else 1) for size in content.get("hidden_sizes", _FILTERS))
+    labels = {int(label): str(name) for label, name in (content.get("id2label") or {}).items()}
+    has_head = _CLASSIFIER in (content.get("architectures") or [_CLASSIFIER])
+    num_classes = (len(labels) or content.get("num_labels", 2)) if has_head else None
     arguments: dict[str, Any] = {**({} if depth else stages), "num_classes": num_classes}
-    if config.get("downsample_in_bottleneck", False) and kind == "bottleneck":
+    if content.get("downsample_in_bottleneck", False) and kind == "bottleneck":
         arguments["stride_in"] = "1x1"
-    if (stem := config.get("embedding_size", 64)) != _FILTERS[0]:
+    if (stem := content.get("embedding_size", 64)) != _FILTERS[0]:
         arguments["stem_filters"] = stem
     if filters != tuple(_FILTERS[0] * 2**i for i in range(len(sizes))):
         arguments["stage_filters"] = filters
@@ -71,8 +71,8 @@ def read_transformers_config(where: str, config: Config, processor: Config | Non
         names = imagenet_names()
     if names == _numbered(len(names)) or len(names) != num_classes:
         names = ()
-    preprocess = None if processor is None else read_processor(processor, config.get("num_channels", 3))
-    multi_label = config.get("problem_type") == "multi_label_classification"
+    preprocess = None if processor is None else read_processor(processor, content.get("num_channels", 3))
+    multi_label = content.get("problem_type") == "multi_label_classification"
     base = f"resnet{depth}" if depth else "resnet50" if kind == "bottleneck" else "resnet18"
     return WeightsInfo(base, arguments, names, preprocess, multi_label=multi_label)
 
@@ -131,7 +131,7 @@ def write_transformers_config(model: "ResNet", info: WeightsInfo, num_channels: 
     network.
     """
     is_bottleneck = model.block_cls == "bottleneck"
-    config: dict[str, Any] = {
+    content: dict[str, Any] = {
         "architectures": ["ResNetModel" if model.num_classes is None else _CLASSIFIER],
         "model_type": "resnet",
         "num_channels": num_channels,
@@ -145,11 +145,11 @@ def write_transformers_config(model: "ResNet", info: WeightsInfo, num_channels: 
     }
     if model.num_classes is not None:
         names = info.class_names or _numbered(model.num_classes)
-        config["id2label"] = {str(label): name for label, name in enumerate(names)}
-        config["label2id"] = {name: label for label, name in enumerate(names)}
+        content["id2label"] = {str(label): name for label, name in enumerate(names)}
+        content["label2id"] = {name: label for label, name in enumerate(names)}
     if info.multi_label:
-        config["problem_type"] = "multi_label_classification"
-    return config
+        content["problem_type"] = "multi_label_classification"
+    return content
 
 
 def write_processor(preprocess: Preprocess | None) -> dict[str, Any] | None:

@@ -227,22 +227,22 @@ class _Tracer(JaxprTranslator):
 
     def _pad(self, equation: Any, shape: Any, x: Any, fill: Any) -> Any:
         """Translates channels of zeros beside those there are."""
-        config = equation.params["padding_config"]
+        axes = equation.params["padding_config"]
         if (
             len(shape) != 4
-            or any(any(axis) for axis in config[:3])
-            or config[3][2]
+            or any(any(axis) for axis in axes[:3])
+            or axes[3][2]
             or np.any(fill)
-            or min(config[3]) < 0
+            or min(axes[3]) < 0
         ):
             raise UnknownOperationError("pad")
         made = self.operations[x.place]
         if made.kind == "conv" and made.window == (1, 1) and x.place == len(self.operations) - 1 and made.bias is None:
             assert made.kernel is not None  # a subsampling right before
-            made.kernel = np.pad(made.kernel, ((0, 0), (0, 0), (0, 0), config[3][:2]))
+            made.kernel = np.pad(made.kernel, ((0, 0), (0, 0), (0, 0), axes[3][:2]))
             made.shape = shape
             return _Value(x.place, shape)
-        return self._identity(x, shape, (1, 1), config[3][:2])
+        return self._identity(x, shape, (1, 1), axes[3][:2])
 
     def _identity(self, x: "_Value", shape: Any, strides: tuple[int, int], beside: tuple[int, int]) -> Any:
         kernel = np.pad(np.eye(x.shape[-1], dtype=np.float32), ((0, 0), beside))[None, None]
