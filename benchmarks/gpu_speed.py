@@ -23,7 +23,7 @@ from gpu_part import ROOT, Part, shorten
 from reading_images import measure_data
 
 from resnet_jax.benchmark import FLOPS_PER_MAC
-from resnet_jax.benchmark.torch_process import TorchProcess, is_installed, measure_in_turn
+from resnet_jax.benchmark.peers import ProcessPeer, is_installed, measure_in_turn, torch_process
 from resnet_jax.benchmark.work import Work, matmul_flops_per_second, torch_spec
 from resnet_jax.config import default_config
 from resnet_jax.data.source import ArraySource
@@ -128,7 +128,8 @@ def compare(
             work = Work.of(model, batch_size, image_size, dtype, inference=inference)
             torch = _when_warm(torch, row)
             work.seconds_per_step(2 if part.tiny else 10)
-            seconds, ratios = measure_in_turn(work, torch, num_steps, num_pairs)
+            peers = {"torch": torch} if torch is not None else {}
+            seconds, by_peer = measure_in_turn(work, peers, num_steps, num_pairs)
             median = statistics.median(seconds)
             row["images/s"], row["ms"] = batch_size / median, 1e3 * median
             flops = FLOPS_PER_MAC["inference" if inference else "training"] * work.macs * batch_size / median
@@ -141,6 +142,7 @@ def compare(
             if torch is not None:
                 median = statistics.median(torch.seconds)
                 row["torch images/s"], row["torch ms"] = batch_size / median, 1e3 * median
+                ratios = by_peer["torch"]
                 row["torch's time by ours"] = statistics.median(ratios)
                 row["from"], row["to"] = min(ratios), max(ratios)
                 row["torch's memory, GiB"], row["torch's variant"] = torch.peak_memory / GIB, torch.variant
@@ -151,15 +153,15 @@ def compare(
     return row
 
 
-def _start_torch(spec: dict[str, Any], variants: Sequence[str], row: dict[str, Any]) -> TorchProcess | None:
+def _start_torch(spec: dict[str, Any], variants: Sequence[str], row: dict[str, Any]) -> ProcessPeer | None:
     """Torch's process, which prepares; None where there is none, and the row says why."""
     if not is_installed("torch"):
         row["torch"] = "not installed"
         return None
-    return TorchProcess(spec, variants, "cuda" if jax.default_backend() == "gpu" else "cpu")
+    return torch_process(spec, variants, "cuda" if jax.default_backend() == "gpu" else "cpu")
 
 
-def _when_warm(torch: TorchProcess | None, row: dict[str, Any]) -> TorchProcess | None:
+def _when_warm(torch: ProcessPeer | None, row: dict[str, Any]) -> ProcessPeer | None:
     """The process when it is warm; None if it has ended, and the row says so."""
     try:
         if torch is not None:

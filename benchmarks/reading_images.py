@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from resnet_jax.benchmark.peers import is_installed
 from resnet_jax.benchmark.side_process import SideProcess
-from resnet_jax.benchmark.torch_process import is_installed
 from resnet_jax.cli.printing import print_result, print_table
 from resnet_jax.errors import UserError
 

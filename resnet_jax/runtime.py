@@ -132,6 +132,14 @@ def _compiler() -> str:
     return f"{versions}-{hashlib.sha256(_processor().encode()).hexdigest()[:12]}"
 
 
+def processor_name() -> str:
+    """Returns the processor's name and how many cores this process may use, as in "AMD EPYC 9R45, 2 cores"."""
+    lines = _processor().splitlines()
+    found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{found[0] if found else platform.processor() or platform.machine()}, {cores} cores"
+
+
 def _processor() -> str:
     """Returns the processor's model and instruction sets."""
     try:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -12,10 +13,12 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
+from resnet_jax.inference.onnx_graph import to_onnx
 from resnet_jax.inference.ready.apply import ready_apply
 from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.batch_norm import BatchNorm
 from resnet_jax.models.blocks import BottleneckBlock
+from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.layers import Conv
 from resnet_jax.models.summary import count_macs
 from resnet_jax.models.variants import create_model, default_image_size
@@ -50,14 +53,27 @@ class Work:
     program_memory: int
 
     @classmethod
-    def of(cls, name: str, batch_size: int, image_size: Side | None, dtype: str, *, inference: bool) -> "Work":
-        """Returns the work of the named network.
+    def of(
+        cls,
+        name: str,
+        batch_size: int,
+        image_size: Side | None,
+        dtype: str,
+        *,
+        inference: bool,
+        conv_impl: str = "auto",
+        ready: bool = True,
+    ) -> "Work":
+        """Returns the work of the named network, with convolutions by `conv_impl`.
+
+        Args:
+          ready: in inference the network may be one call, if it can be made ready; else it is operation by operation.
 
         Raises:
           UserError: for an unknown name or unusable shapes.
         """
         make = _block if name == BLOCK else _network
-        step, state, batch, forward = make(name, batch_size, image_size, dtype, inference)
+        step, state, batch, forward = make(name, batch_size, image_size, dtype, inference, conv_impl, ready)
         one_image = jax.ShapeDtypeStruct((1, *batch["image"].shape[1:]), batch["image"].dtype)
         started = time.perf_counter()
         compiled = jax.jit(step, donate_argnums=() if inference else 0).lower(state, batch).compile()
@@ -123,6 +139,23 @@ def torch_spec(name: str, batch_size: int, image_size: Side | None, dtype: str, 
     }
 
 
+def to_onnx_file(name: str, batch_size: int, image_size: Side | None, path: Path) -> tuple[int, ...]:
+    """Writes the named network for inference, batch norm folded, as an ONNX file, and returns the shape of its input.
+
+    Raises:
+      UserError: for the block, which is no network, and where onnx is missing.
+    """
+    if name == BLOCK:
+        raise UserError(f"{name} is measured in training only: choose a model for --inference")
+    model = create_model(name, conv_impl="xla")
+    size = _sides(default_image_size(name) if image_size is None else image_size)
+    variables = _initial_variables(model, jnp.zeros((1, *size, 3)))
+    folded, its = fold_batch_norm(model, variables)
+    graph = to_onnx(lambda images: folded.apply(its, images, train=False), (*size, 3), jnp.float32)
+    path.write_bytes(graph.SerializeToString())
+    return batch_size, *size, 3
+
+
 def _sides(size: Side) -> tuple[int, int]:
     return size if isinstance(size, tuple) else (size, size)
 
@@ -131,9 +164,11 @@ def _sides(size: Side) -> tuple[int, int]:
 Made = tuple[Callable[..., Any], Any, dict[str, Array], Callable[..., Any]]
 
 
-def _network(name: str, batch_size: int, image_size: Side | None, dtype: str, inference: bool) -> Made:
+def _network(
+    name: str, batch_size: int, image_size: Side | None, dtype: str, inference: bool, conv_impl: str, ready: bool
+) -> Made:
     size = default_image_size(name) if image_size is None else image_size
-    model = create_model(name, dtype=dtype)
+    model = create_model(name, dtype=dtype, conv_impl=conv_impl)
     assert model.num_classes is not None
     images = jax.random.normal(jax.random.key(1), (batch_size, *_sides(size), 3), DTYPES[dtype][1])
     batch = {"image": images, "label": jnp.arange(batch_size) % model.num_classes}
@@ -141,8 +176,8 @@ def _network(name: str, batch_size: int, image_size: Side | None, dtype: str, in
     counted = create_model(name, dtype=dtype, conv_impl="xla")
     forward = partial(counted.apply, variables, train=False)
     if inference:
-        ready = ready_apply(model, variables, num_devices=1)
-        return (lambda state, batch: ready(state, batch["image"], train=False)), variables, batch, forward
+        apply = ready_apply(model, variables, num_devices=1 if ready else 0)
+        return (lambda state, batch: apply(state, batch["image"], train=False)), variables, batch, forward
     tx = sgd(LEARNING_RATE, momentum=0.9, weight_decay=1e-4)
     return train_step, create_train_state(model, variables, tx), batch, forward
 
@@ -176,7 +211,10 @@ def check_torch_has(name: str) -> None:
             )
 
 
-def _block(name: str, batch_size: int, image_size: Side | None, dtype: str, inference: bool) -> Made:
+def _block(
+    name: str, batch_size: int, image_size: Side | None, dtype: str, inference: bool, conv_impl: str, ready: bool
+) -> Made:
+    del ready
     if inference:
         raise UserError(f"{name} is measured in training only: choose a model for --inference")
     size = BLOCK_SIZE if image_size is None else image_size
@@ -186,7 +224,7 @@ def _block(name: str, batch_size: int, image_size: Side | None, dtype: str, infe
         conv = partial(Conv, impl=impl, dtype=computed, param_dtype=kept)
         return BottleneckBlock(conv=conv, norm=partial(BatchNorm, dtype=computed, param_dtype=kept), **BLOCK_ARGUMENTS)
 
-    model = block("auto")
+    model = block(conv_impl)
     batch = {"image": jax.random.normal(jax.random.key(1), (batch_size, *_sides(size), BLOCK_CHANNELS), computed)}
     variables = _initial_variables(model, batch["image"])
     forward = partial(block("xla").apply, variables, train=False)

@@ -12,7 +12,7 @@ from resnet_jax.filesystem import expand
 
 def add_command(add: AddCommand) -> None:
     """Adds the command with its options."""
-    benchmark = add("benchmark", run_benchmark, "speed and memory of a network, also against torch",
+    benchmark = add("benchmark", run_benchmark, "speed and memory of a network, also against others",
                     "python -m resnet_jax benchmark --model resnet20 --against torch")  # fmt: skip
     benchmark.usage = "%(prog)s [options]"
     benchmark.add_argument("--model", default="resnet20", metavar="NAME", help="a model, or resnext_block")
@@ -22,7 +22,11 @@ def add_command(add: AddCommand) -> None:
     )
     benchmark.add_argument("--dtype", default="float32", metavar="NAME", help="float32 (default), bfloat16, float64")
     benchmark.add_argument("--inference", action="store_true", help="inference, batch norm folded, instead of training")
-    benchmark.add_argument("--against", metavar="torch", help="measure torch in turn")
+    benchmark.add_argument(
+        "--against",
+        metavar="NAMES",
+        help="measure in turn: torch, torch-autocast, torch-compile, onnxruntime, openvino, xla",
+    )
     benchmark.add_argument("--pairs", type=int, default=7, metavar="N", help="measurements of each (default: 7)")
     benchmark.add_argument("--steps", type=int, metavar="N", help="steps in each (default: 3)")
     benchmark.add_argument("--profile", metavar="DIR", help="write a trace there and list the costliest operations")
@@ -49,12 +53,19 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     if arguments.json:
         return print_result(result, as_json=True)
     operations = result.pop("operations", [])
-    torch = result.pop("torch", {})
-    result.update({f"torch {key}": value for key, value in torch.items()})
-    if torch:
-        ratios, result["ratio"] = result.pop("ratios"), result.pop("ratio")
-        result["ratios"] = " ".join(f"{ratio:.2f}" for ratio in ratios)
+    peers = result.pop("peers", {})
+    for name in (*peers, "ratios", "ratio"):
+        result.pop(name, None)
     print_result(result, as_json=False)
+    if peers:
+        print("\nagainst              ms   ratio  from - to      memory  how")
+    for name, row in peers.items():
+        ratios = row["ratios"]
+        memory = f"{row['peak_memory'] / 2**20:.0f} MiB" if row["peak_memory"] else "-"
+        print(
+            f"{name:<15} {row['milliseconds']:8.2f}  {row['ratio']:6.2f}  {min(ratios):.2f} - {max(ratios):.2f}  "
+            f"{memory:>9}  {row['variant']}, {row['version']}"
+        )
     if operations:
         print("\n      ms   share  operation                       place")
         for row in operations:

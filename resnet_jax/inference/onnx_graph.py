@@ -114,6 +114,7 @@ class _Graph(JaxprTranslator):
         return self.add(
             "Conv",
             [self.named(x), self.named(kernel, (3, 2, 0, 1))],  # HWIO -> OIHW
+            kernel_shape=equation.invars[1].aval.shape[:2],  # OpenCV reads it (4.10)
             strides=params["window_strides"],
             pads=[top, left, bottom, right],
             dilations=params["rhs_dilation"],

@@ -1,6 +1,7 @@
 """The benchmark's figures; that they come out, not how large they are."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -11,8 +12,7 @@ import saving
 import training_loop
 from PIL import Image
 
-from resnet_jax import benchmark as command
-from resnet_jax.benchmark import benchmark
+from resnet_jax.benchmark import benchmark, peers
 from resnet_jax.benchmark.side_process import SideProcess
 from resnet_jax.benchmark.work import Work, torch_spec
 from resnet_jax.cli.main import main
@@ -67,7 +67,8 @@ def test_ratio_is_torchs_time_by_ours_pair_by_pair(monkeypatch):
     torch = SimpleNamespace(version="x", variant="y", seconds=[4.0, 4.0, 4.0], peak_memory=1)
     torch.wait_until_warm = torch.close = lambda: None
     torch.seconds_per_step = lambda: next(torchs)
-    monkeypatch.setattr(command, "TorchProcess", lambda spec: torch)
+    monkeypatch.setattr(peers, "is_installed", lambda module: True)
+    monkeypatch.setattr(peers, "torch_process", lambda spec, variants: torch)
     result = benchmark("resnet20", 1, 8, inference=True, against="torch", num_steps=1, num_pairs=3)
     assert result["ratios"] == [2.0, 4.0, 1.0]
     assert result["ratio"] == 2.0
@@ -92,6 +93,8 @@ def test_torchs_network_has_as_many_parameters_as_ours():
         (["--model", "resnext_block", "--dtype", "float31"], "float32"),
         (["--model", "resnet21"], "did you mean"),
         (["--against", "tensorflow"], "torch"),
+        (["--against", "onnxruntime"], "--against onnxruntime infers only: give --inference"),
+        (["--against", "onnxruntime", "--inference", "--dtype", "bfloat16"], "does not compute in bfloat16"),
         (["--model", "resnext_block", "--inference"], "training only"),
         (["--model", "seresnet18", "--against", "torch"], "has no squeeze_excite=True, which seresnet18 has"),
         (["--model", "wrn16_8", "--against", "torch"], "has no block_cls='preact_basic'"),
@@ -109,6 +112,19 @@ def test_missing_torch_is_told_with_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="pip install torch"):
         benchmark("resnet20", 1, 8, against="torch", num_pairs=1)
+
+
+@pytest.mark.slow
+def test_others_are_measured_in_turn(capsys):
+    words = ["benchmark", "--batch_size", "1", "--image_size", "16", "--pairs", "2", "--steps", "1", "--inference"]
+    assert main([*words, "--against", "onnxruntime,xla"]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"^onnxruntime +\d+\.\d+ +\d+\.\d+ ", output, re.M)
+    assert re.search(r"^xla +\d+\.\d+ +\d+\.\d+ ", output, re.M)
+    assert main([*words, "--against", "onnxruntime", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["onnxruntime"]["ratio"] == result["ratio"] > 0
+    assert len(result["ratios"]) == 2
 
 
 def test_json_is_one_object(capsys):

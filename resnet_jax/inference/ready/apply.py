@@ -35,7 +35,7 @@ def ready_apply(model: ResNet, variables: Mapping[str, Any], num_devices: int) -
     it is given. A program that is kept on disk names the network by its content.
 
     Args:
-      num_devices: over which the images are split.
+      num_devices: over which the images are split; 0: the model's own `apply` in any case.
     """
 
     def apply(given: Any, images: Array, *, train: bool = False) -> Array:

@@ -228,13 +228,7 @@ class _Tracer(JaxprTranslator):
     def _pad(self, equation: Any, shape: Any, x: Any, fill: Any) -> Any:
         """Translates channels of zeros beside those there are."""
         axes = equation.params["padding_config"]
-        if (
-            len(shape) != 4
-            or any(any(axis) for axis in axes[:3])
-            or axes[3][2]
-            or np.any(fill)
-            or min(axes[3]) < 0
-        ):
+        if len(shape) != 4 or any(any(axis) for axis in axes[:3]) or axes[3][2] or np.any(fill) or min(axes[3]) < 0:
             raise UnknownOperationError("pad")
         made = self.operations[x.place]
         if made.kind == "conv" and made.window == (1, 1) and x.place == len(self.operations) - 1 and made.bias is None:
