@@ -64,7 +64,7 @@ class Conv(nn.Module):
         kernel = kernel if self.trainable else stop_gradient(kernel)
         if self.standardized:
             kernel = standardize(kernel)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        x = x.astype(self.dtype)
         if self.padding == "same" and (size, self.stride) == (3, 2):
             y = convolve_halved_as_same(x, kernel, self.groups, self.impl)
         else:

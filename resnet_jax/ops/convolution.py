@@ -7,6 +7,7 @@ They are JAX primitives here, so that each platform gets its own lowering and al
   ordinary formulations of the same sums that XLA runs faster than its own; elsewhere XLA's convolution.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -26,14 +27,15 @@ CONV_IMPLS = ("auto", "xla", "cpu")
 
 # From this many input channels on, matrix products beat XLA's convolution as weight gradient; measured on two cores.
 MIN_CHANNELS_FOR_MATMUL_GRADIENT = 64
-# oneDNN computes in float32 here; half precision is widened, as XLA does for its own convolutions on the CPU.
+# oneDNN computes in bfloat16 where the processor does, else in float32: half precision is widened then, as XLA does for
+# its own convolutions on the CPU.
 ONEDNN_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
 
 def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: str = "auto", dilation: int = 1) -> Array:
     """Returns `x` (B, H, W, C) convolved by `kernel` (k, k, C / groups, F): (B, ceil(H/s), ceil(W/s), F).
 
-    It is padded by k // 2 * dilation.
+    It is padded by k // 2 * dilation. A kernel of a wider type is rounded to that of `x`; its gradient is of its own.
 
     Args:
       impl: "xla" or "cpu" as above; "auto" is "cpu", which other platforms than the CPU do not see.
@@ -57,7 +59,7 @@ def _xla(x: Array, kernel: Array, stride: int, groups: int, dilation: int) -> Ar
     pad = kernel.shape[0] // 2 * dilation
     return lax.conv_general_dilated(
         x,
-        kernel,
+        kernel.astype(x.dtype),
         window_strides=(stride, stride),
         padding=((pad, pad), (pad, pad)),
         rhs_dilation=(dilation, dilation),
@@ -98,7 +100,7 @@ def _like(result: Any) -> jax.ShapeDtypeStruct:
 
 def _cpu_forward(x: Array, kernel: Array, *, stride: int, groups: int, dilation: int) -> Array:
     if kernel.shape[:2] == (1, 1) and groups == 1:
-        return subsample(x, stride) @ kernel[0, 0]
+        return subsample(x, stride) @ kernel[0, 0].astype(x.dtype)
     return _xla(x, kernel, stride, groups, dilation)
 
 
@@ -116,7 +118,7 @@ def _cpu_kernel_gradient(x: Array, cotangent: Array, *, result: Any, groups: int
         return jnp.concatenate(parts, axis=-1)
     cotangent = _materialize(cotangent, x)
     if size == 3 and geometry == {"stride": 1, "dilation": 1} and channels >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
-        return _kernel_gradient_by_rows(x, cotangent).astype(x.dtype)
+        return _kernel_gradient_by_rows(x, cotangent).astype(result.dtype)
     transposed = jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), _like(result))
     return transposed(cotangent)[0]
 
@@ -156,7 +158,7 @@ def _materialize(value: Array, other: Array) -> Array:
 # --- oneDNN ----------------------------------------------------------------------------------------------------------
 
 
-def _problem(operation: str, left: Any, right: Any, *, result: Any = None, **geometry: int) -> onednn.Problem:
+def _problem(operation: str, left: Any, right: Any, *, result: Any = None, **geometry: Any) -> onednn.Problem:
     """Returns the convolution that an operation belongs to, by the types of its operands and, of a gradient, its
     result.
     """
@@ -165,8 +167,18 @@ def _problem(operation: str, left: Any, right: Any, *, result: Any = None, **geo
     return onednn.Problem(x.shape, kernel.shape, **geometry)
 
 
-def _by_onednn(operation: str, problem: onednn.Problem, left: Array, right: Array) -> Array:
-    return onednn.call(operation, problem, left.astype(jnp.float32), right.astype(jnp.float32)).astype(left.dtype)
+def _by_onednn(operation: str, problem: onednn.Problem, dtype: Any, left: Array, right: Array) -> Array:
+    """Returns an operation's result in `dtype`, computed in the problem's."""
+    kinds = onednn.operand_dtypes(operation, problem)
+    left, right = (array.astype(kind) for array, kind in zip((left, right), kinds, strict=True))
+    return onednn.call(operation, problem, left, right).astype(dtype)
+
+
+def _solvable(operation: str, problem: onednn.Problem, dtype: Any) -> onednn.Problem | None:
+    """Returns the problem in the type in which oneDNN computes it here, for images of `dtype`; None if it does not."""
+    kinds = ("bfloat16", "float32") if dtype == jnp.bfloat16 else ("float32",)
+    problems = (dataclasses.replace(problem, dtype=kind) for kind in kinds)
+    return next((one for one in problems if onednn.implementation(operation, one)), None)
 
 
 # --- the primitives --------------------------------------------------------------------------------------------------
@@ -193,10 +205,11 @@ def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Arr
         avals: Any = context.avals_in
         # The formulations for the CPU reshape and slice as neither an explicit mesh nor an empty batch bears.
         function = xla if any(aval.sharding.mesh.explicit_axes or aval.size == 0 for aval in avals) else cpu
-        if all(aval.dtype in ONEDNN_DTYPES for aval in avals) and _is_for_one_device(context):
-            problem = _problem(operation, *avals, **params)
-            if onednn.available() and onednn.implementation(operation, problem):
-                function = partial(_by_onednn, operation, problem)
+        fits = all(aval.dtype in ONEDNN_DTYPES for aval in avals) and _is_for_one_device(context)
+        if fits and onednn.available():
+            problem = _solvable(operation, _problem(operation, *avals, **params), avals[0].dtype)
+            if problem is not None:
+                function = partial(_by_onednn, operation, problem, context.avals_out[0].dtype)
                 params = {}
         return mlir.lower_fun(function, multiple_results=False)(context, *operands, **params)
 

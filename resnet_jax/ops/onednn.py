@@ -1,4 +1,4 @@
-"""oneDNN's float32 convolutions as XLA custom calls, through the library's C interface.
+"""oneDNN's convolutions as XLA custom calls, in float32 and bfloat16, through the library's C interface.
 
 oneDNN (Apache-2.0, the library behind PyTorch's convolutions on the CPU) takes a third to a half of the time of XLA's
 own. The package `onednn-cpu-gomp` brings it to x86-64 Linux as a plain shared library; elsewhere, or where it does not
@@ -24,11 +24,13 @@ import jax.numpy as jnp
 
 from resnet_jax.ops.exit_wait import wait_at_exit
 from resnet_jax.ops.onednn_library import (
+    BFLOAT16,
     DIFF_DST,
     DIFF_SRC,
     DIFF_WEIGHTS,
     DIRECT,
     DST,
+    FLOAT32,
     FORWARD_TRAINING,
     PREPARING,
     QUERY_DIFF_WEIGHTS,
@@ -50,13 +52,18 @@ OPERATIONS = ("forward", "input_gradient", "kernel_gradient")
 
 @dataclass(frozen=True)
 class Problem:
-    """The shapes of a convolution padded by k // 2 * dilation: input (B, H, W, C), kernel (k, k, C / groups, F)."""
+    """The shapes of a convolution padded by k // 2 * dilation: input (B, H, W, C), kernel (k, k, C / groups, F).
+
+    Attributes:
+      dtype: of the images, "float32" or "bfloat16"; kernels, their gradients and sums are float32 in either.
+    """
 
     input_shape: Shape
     kernel_shape: Shape
     stride: int
     groups: int
     dilation: int = 1
+    dtype: str = "float32"
 
     @property
     def padding(self) -> int:
@@ -94,7 +101,9 @@ def implementation(operation: str, problem: Problem) -> str | None:
 
 
 def call(operation: str, problem: Problem, left: Array, right: Array) -> Array:
-    """Computes one of OPERATIONS, float32: of (x, kernel), (cotangent, kernel) or (x, cotangent), as they are named.
+    """Computes one of OPERATIONS: of (x, kernel), (cotangent, kernel) or (x, cotangent), as they are named.
+
+    The operands are of `operand_dtypes`; the result is of the problem's type, a kernel's gradient float32.
 
     Raises:
       OneDNNError: where `implementation` is None.
@@ -103,7 +112,14 @@ def call(operation: str, problem: Problem, left: Array, right: Array) -> Array:
         target = _register(operation, problem)
     x, kernel, y = problem.arrays
     result_shape = {"forward": y, "input_gradient": x, "kernel_gradient": kernel}[operation]
-    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result_shape, jnp.float32))(left, right)
+    dtype = jnp.float32 if operation == "kernel_gradient" else jnp.dtype(problem.dtype)
+    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result_shape, dtype))(left, right)
+
+
+def operand_dtypes(operation: str, problem: Problem) -> tuple[Any, Any]:
+    """Returns the types of an operation's two operands."""
+    images = jnp.dtype(problem.dtype)
+    return images, images if operation == "kernel_gradient" else jnp.dtype(jnp.float32)
 
 
 # --- which implementations are right ---------------------------------------------------------------------------------
@@ -115,12 +131,19 @@ _SWEPT = re.compile(
 )
 
 
+# In bfloat16 those that are as right as float32's but for the rounding of the operands.
+_SWEPT_BFLOAT16 = re.compile(
+    r"(jit_bf16|jit_bf16_1x1|brgconv|brgconv_1x1|brgconv_strided|brgdgmm_dw|brg_fwd):avx512_core_bf16"
+)
+
+
 def is_right(operation: str, problem: Problem, name: str) -> bool:
     """Returns whether the implementation of this name is known to be right for an operation of a problem."""
-    if not all(_SWEPT.fullmatch(part) for part in name.split("+")):
+    known = _SWEPT_BFLOAT16 if problem.dtype == "bfloat16" else _SWEPT
+    if not all(known.fullmatch(part) for part in name.split("+")):
         return False
     # Threads overwrite one another where channels do not fill the vectors: wrong sums in oneDNN 3.2, now and then.
-    races = operation == "kernel_gradient" and name.startswith("jit_1x1") and problem.stride > 1
+    races = operation == "kernel_gradient" and name.startswith(("jit_1x1", "jit_bf16_1x1")) and problem.stride > 1
     return not (races and problem.kernel_shape[2] % 16)
 
 
@@ -148,7 +171,7 @@ def _register(operation: str, problem: Problem) -> str:
         raise OneDNNError(f"no implementation is known to be right for the {operation} of {problem}")
     shapes = "_".join("x".join(map(str, shape)) for shape in (problem.input_shape, problem.kernel_shape))
     name = f"resnet_jax_onednn_{operation}_{shapes}_stride{problem.stride}_groups{problem.groups}"
-    name += f"_dilation{problem.dilation}"
+    name += f"_dilation{problem.dilation}_{problem.dtype}"
     handler = make_handler(chosen.prepare())
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     _handlers.append(handler)
@@ -218,16 +241,17 @@ def implementations(operation: str, problem: Problem) -> Iterator[Implementation
     channels_per_group = problem.kernel_shape[2]
 
     # oneDNN names the axes B, C, H, W and (groups,) F, C, k, k; strides say that ours lie as B, H, W, C and k, k, C, F.
-    x = library.layout((batch, channels, height, width), (height * width * channels, 1, width * channels, channels))
-    y = library.layout(
-        (batch, features, out_height, out_width), (out_height * out_width * features, 1, out_width * features, features)
-    )
+    dtype = {"float32": FLOAT32, "bfloat16": BFLOAT16}[problem.dtype]
+    strides_of_x = (height * width * channels, 1, width * channels, channels)
+    x = library.layout((batch, channels, height, width), strides_of_x, dtype)
+    strides_of_y = (out_height * out_width * features, 1, out_width * features, features)
+    y = library.layout((batch, features, out_height, out_width), strides_of_y, dtype)
     shape, strides = [features, channels_per_group, size, size], [
         1, features, size * channels_per_group * features, channels_per_group * features,
     ]  # fmt: skip
     if groups > 1:
         shape, strides = [groups, features // groups, *shape[1:]], [features // groups, *strides]
-    kernel, blocked = library.layout(shape, strides), library.layout(shape, None)
+    kernel, blocked = library.layout(shape, strides), library.layout(shape, None, dtype)
     # oneDNN counts the pixels between those that the kernel meets.
     numbers = (problem.stride, problem.dilation - 1, problem.padding, problem.padding)
     geometry = [int64s((value, value)) for value in numbers]
@@ -241,7 +265,14 @@ def implementations(operation: str, problem: Problem) -> Iterator[Implementation
         )
     elif operation == "kernel_gradient" and description:
         description = library.describe(
-            "convolution_backward_weights", c.c_int(DIRECT), x, blocked, None, y, *geometry, description
+            "convolution_backward_weights",
+            c.c_int(DIRECT),
+            x,
+            library.layout(shape, None),
+            None,
+            y,
+            *geometry,
+            description,
         )
     while description:
         yield Implementation(library.query_name(description), operation, _Layouts(x, kernel, y), description)
