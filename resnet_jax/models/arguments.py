@@ -27,6 +27,7 @@ DTYPES = {
 GHOST = re.compile(r"ghost:([1-9][0-9]*)")
 # By name: initializers of the convolutions and of the head.
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
+MOST_BLOCKS = 4096  # seven times those of the deepest published
 # The arguments in which a network may differ from that of the weights it begins from: they decide how it is trained.
 OF_TRAINING = (
     "num_classes", "base_classes", "trainable", "dtype", "batch_norm", "norm_momentum", "dropout", "dropout_in",
@@ -92,6 +93,8 @@ def _check_stages(model: "ResNet") -> None:
     sizes = model.stage_sizes
     if not sizes or min(sizes) < 1:
         raise UserError(f"stage_sizes={sizes} must name at least one stage, each of at least one block")
+    if sum(sizes) > MOST_BLOCKS:
+        raise UserError(f"stage_sizes={sizes} must be at most {MOST_BLOCKS} blocks together")
     classes = model.block_cls if isinstance(model.block_cls, tuple) else (model.block_cls,) * len(sizes)
     for name in classes:
         check_choice("block_cls", name, BLOCKS)

@@ -36,7 +36,21 @@ def average_pool(x: Array, stride: int) -> Array:
     A window over the right or lower border is the mean of the pixels it has.
     """
     padding = tuple((0, -size % stride) for size in x.shape[1:3])
+    if min(x.shape[1:3]) <= stride:
+        return _average_by_slices(x, stride)
     return nn.avg_pool(x, (stride, stride), strides=(stride, stride), padding=padding, count_include_pad=False)
+
+
+def _average_by_slices(x: Array, stride: int) -> Array:
+    """Returns the same as a sum of strided slices, for images as narrow as a window.
+
+    XLA's CPU backend (jaxlib 0.10.2) sums such windows wrongly from some batch size on.
+    """
+    height, width = x.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), (0, -height % stride), (0, -width % stride), (0, 0)))
+    parts = [padded[:, i::stride, j::stride] for i in range(stride) for j in range(stride)]
+    counts = np.multiply.outer(*(np.minimum(stride, side - np.arange(0, side, stride)) for side in (height, width)))
+    return jnp.sum(jnp.stack(parts), axis=0) / counts.astype(x.dtype)[None, :, :, None]
 
 
 def blur_pool(x: Array, stride: int) -> Array:

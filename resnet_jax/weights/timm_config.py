@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, as_side, height_and_width
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.architectures import VARIANTS
 from resnet_jax.weights.class_names import imagenet_names, is_imagenet
 from resnet_jax.weights.info import WeightsInfo
@@ -34,16 +34,19 @@ _SAME_VALUES = {
     "output_stride": "output_stride",
     "act_layer": "activation",
 }
-# Our arguments for the values that timm's have.
+# Our arguments for the values that timm's have, which come before those of the named network.
 _VALUES: dict[str, dict[Any, Arguments]] = {
     "attn_layer": {"se": {"squeeze_excite": True}, "eca": {"channel_attention": True}},
     "aa_layer": {
         "avg": {"anti_alias": "average"}, "avgpool": {"anti_alias": "average"}, "blur": {"anti_alias": "blur"},
     },
-    "norm_layer": {"batchnorm": {}, "batchnorm2d": {}, "groupnorm": {"norm_layer": "group"}},
-    "stem_type": {"": {}, "deep": {"stem": "deep"}, "deep_tiered": {"stem": "deep_tiered"}},
-    "avg_down": {True: {"shortcut": "D"}, False: {}},
-    "replace_stem_pool": {True: {"stem_pool": "conv"}, False: {}},
+    "norm_layer": {
+        "batchnorm": {"norm_layer": "batch"}, "batchnorm2d": {"norm_layer": "batch"},
+        "groupnorm": {"norm_layer": "group"},
+    },
+    "stem_type": {"": {"stem": "imagenet"}, "deep": {"stem": "deep"}, "deep_tiered": {"stem": "deep_tiered"}},
+    "avg_down": {True: {"shortcut": "D"}, False: {"shortcut": "B"}},
+    "replace_stem_pool": {True: {"stem_pool": "conv"}, False: {"stem_pool": "max"}},
     "global_pool": {"avg": {}},
 }  # fmt: skip
 # timm's arguments that decide how a network is trained, or that the weights show, and not what it answers.
@@ -63,13 +66,15 @@ def read_timm_config(where: str, content: Config) -> WeightsInfo:
         raise UserError(
             f"{where} is of {name!r}, no residual network of this package ('python -m resnet_jax list' shows all)"
         )
-    pretrained = content.get("pretrained_cfg", content)
+    pretrained = content.get("pretrained_cfg") or content
     num_classes = content.get("num_classes", pretrained.get("num_classes", 1000)) or None
     arguments: Arguments = {"num_classes": num_classes}
     for argument, value in (content.get("model_args") or {}).items():
         arguments |= _our_argument(where, argument, value)
     labels = content.get("label_names") or pretrained.get("label_names") or content.get("labels") or ()
     descriptions = content.get("label_descriptions") or pretrained.get("label_descriptions") or {}
+    if isinstance(labels, Mapping):  # by number
+        labels = _in_order(labels)
     names = tuple(str(descriptions.get(label, label)) for label in labels)
     published = num_classes == len(imagenet_names()) and "in1k" in str(pretrained.get("tag", ""))
     if is_imagenet(tuple(map(str, labels))) or is_imagenet(names) or (published and not names):
@@ -77,9 +82,17 @@ def read_timm_config(where: str, content: Config) -> WeightsInfo:
     return WeightsInfo(name, arguments, names if len(names) == num_classes else (), _read_preprocess(pretrained))
 
 
+def _in_order(labels: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns the names of {"0": name, …} by number; none if a number is missing."""
+    numbered = {int(number): name for number, name in labels.items()}
+    return tuple(numbered[i] for i in range(len(numbered))) if {*numbered} == {*range(len(numbered))} else ()
+
+
 def _our_argument(where: str, argument: str, value: Any) -> Arguments:
     if argument in _WITHOUT_EFFECT or value is None:
         return {}
+    if (argument, value) == ("act_layer", "swish"):
+        value = "silu"
     if argument in _SAME_VALUES:
         return {_SAME_VALUES[argument]: tuple(value) if isinstance(value, list) else value}
     known = _VALUES.get(argument, {})
@@ -96,7 +109,10 @@ def _read_preprocess(pretrained: Config) -> Preprocess:
     _, height, width = pretrained.get("test_input_size") or pretrained.get("input_size") or (3, 224, 224)
     share = pretrained.get("test_crop_pct") or pretrained.get("crop_pct") or 0.875
     before, crop = as_side(math.floor(height / share), math.floor(width / share)), as_side(height, width)
-    fit = {"center": "crop", "squash": "squash", "border": "border"}[pretrained.get("crop_mode") or "center"]
+    fits = {"center": "crop", "squash": "squash", "border": "border"}
+    mode = pretrained.get("crop_mode") or "center"
+    check_choice("crop_mode", mode, fits)
+    fit = fits[mode]
     return Preprocess(
         before if fit == "crop" or before != crop else None,
         crop,

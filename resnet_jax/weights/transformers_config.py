@@ -55,7 +55,10 @@ def read_transformers_config(where: str, content: Config, processor: Config | No
     sizes, kind = tuple(content.get("depths", (3, 4, 6, 3))), content.get("layer_type", "bottleneck")
     stages = {"stage_sizes": sizes, "block_cls": kind}
     depth = next((depth for depth, known in STAGES.items() if known == stages and f"resnet{depth}" in VARIANTS), None)
-    filters = tuple(size // (4 if kind == "bottleneck" else 1) for size in content.get("hidden_sizes", _FILTERS))
+    widths = content.get("hidden_sizes", tuple(4 * filters for filters in _FILTERS))
+    if kind == "bottleneck" and any(width % 4 for width in widths):
+        raise UserError(f"{where} has hidden_sizes={widths!r}, of which a bottleneck needs multiples of 4")
+    filters = tuple(size // (4 if kind == "bottleneck" else 1) for size in widths)
     labels = {int(label): str(name) for label, name in (content.get("id2label") or {}).items()}
     has_head = _CLASSIFIER in (content.get("architectures") or [_CLASSIFIER])
     num_classes = (len(labels) or content.get("num_labels", 2)) if has_head else None
@@ -92,6 +95,9 @@ def read_processor(processor: Config, num_channels: int = 3) -> Preprocess | Non
     mean = tuple(processor.get("image_mean") or IMAGENET_MEAN) if normalizes else (0.0,) * num_channels
     std = tuple(processor.get("image_std") or IMAGENET_STD) if normalizes else (1.0,) * num_channels
     if len(mean) != num_channels:
+        return None
+    size = processor.get("size")
+    if isinstance(size, dict) and not {*size} <= {"shortest_edge", "height", "width"}:
         return None
     resample = _RESAMPLES[processor.get("resample", 2 if kind.startswith("ViT") else 3)]
     size = processor.get("size", _WHOLE_FROM if is_conv_next else 224)

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -177,3 +178,31 @@ def test_on_a_gpu_auto_lowers_to_xlas_convolution_word_for_word(name):
     assert xla.count("stablehlo.convolution") >= 20
     assert "loc" not in xla
     assert lowered("auto") == xla
+
+
+def test_bfloat16_of_any_shape_is_as_near_to_float32_as_xlas_is():
+    random = np.random.default_rng(0)
+    for case in range(24):
+        groups = int(random.choice([1, 1, 2]))
+        channels, features = (groups * int(random.integers(1, 25)) for _ in range(2))
+        size, stride = int(random.choice([1, 3, 5])), int(random.integers(1, 4))
+        shape = (int(random.integers(1, 5)), *map(int, random.integers(1, 14, 2)), channels)
+        x = jnp.asarray(random.standard_normal(shape), jnp.bfloat16)
+        kernel = jnp.asarray(random.standard_normal((size, size, channels // groups, features)), jnp.float32)
+
+        def results(impl, x, kernel, stride=stride, groups=groups):
+            y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, stride, groups, impl), x, kernel)
+            return y, *pull(jnp.ones_like(y))
+
+        ours = jax.jit(partial(results, "auto"))(x, kernel)
+        theirs = jax.jit(partial(results, "xla"))(x, kernel)
+        exact = jax.jit(partial(results, "xla"))(x.astype(jnp.float32), kernel)
+        for one, other, true in zip(ours, theirs, exact, strict=True):
+            assert one.dtype == other.dtype
+            scale = max(float(jnp.abs(true).max()), 1e-6)
+            assert float(jnp.abs(one.astype(jnp.float32) - true).max()) / scale < 0.02, (
+                case,
+                shape,
+                kernel.shape,
+                stride,
+            )

@@ -115,3 +115,13 @@ def test_results_do_not_depend_on_what_the_scratchpad_holds():
 if __name__ == "__main__":
     np.savez(sys.argv[1], *compute("auto"))
     print(*(onednn.implementation(name, Problem((2, 8, 8, 16), (3, 3, 16, 16), 1, 1)) for name in onednn.OPERATIONS))
+
+
+def test_bfloat16_gradients_of_kernels_of_images_narrower_than_the_stride_are_left_to_others():
+    narrow = Problem((2, 8, 1, 16), (3, 3, 16, 16), 2, 1, dtype="bfloat16")
+    wide = Problem((2, 8, 8, 16), (3, 3, 16, 16), 2, 1, dtype="bfloat16")
+    name = "jit_bf16:avx512_core_bf16"
+    assert not onednn.is_right("kernel_gradient", narrow, name)
+    assert onednn.is_right("kernel_gradient", wide, name)
+    assert onednn.is_right("forward", narrow, name)
+    assert not onednn.is_right("forward", wide, "jit:avx512_core")

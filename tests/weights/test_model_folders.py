@@ -101,6 +101,23 @@ def test_labels_are_named_as_people_read_them():
     assert read_timm_config("x", {"architecture": "resnet18", "num_classes": 9, "label_names": ["a"]}).class_names == ()
 
 
+def test_values_of_a_config_come_before_those_of_the_named_network():
+    def model(name, **arguments):
+        return read_timm_config("x", {"architecture": name, "model_args": arguments}).create_model()
+
+    assert model("resnetv2_50d", avg_down=False).shortcut == "B"
+    assert model("resnetrs50", replace_stem_pool=False).stem_pool == "max"
+    assert model("resnet18d", stem_type="", avg_down=False).stem == "imagenet"
+    assert model("resnet50_gn", norm_layer="batchnorm2d").norm_layer == "batch"
+    assert model("resnet18", act_layer="swish").activation == "silu"
+
+
+def test_labels_by_number_are_put_in_their_order():
+    config = {"architecture": "resnet18", "num_classes": 3, "label_names": {"2": "c", "0": "a", "1": "b"}}
+    assert read_timm_config("x", config).class_names == ("a", "b", "c")
+    assert read_timm_config("x", {**config, "label_names": {"0": "a", "2": "c", "3": "d"}}).class_names == ()
+
+
 def test_older_configs_of_timm_hold_all_at_one_level():
     old = {"architecture": "resnet18", "num_classes": 3, "labels": ["a", "b", "c"], "input_size": [3, 100, 100]}
     info = read_timm_config("x", old)
@@ -135,6 +152,8 @@ def test_processors_of_transformers(processor, expected):
 def test_what_no_processor_here_does_is_not_guessed():
     assert read_processor({"image_processor_type": "BitImageProcessor", "rescale_factor": 1 / 127.5}) is None
     assert read_processor({"image_processor_type": "LevitImageProcessor"}) is None
+    bounded = {"shortest_edge": 48, "longest_edge": 50}
+    assert read_processor({"image_processor_type": "BitImageProcessor", "size": bounded}) is None
     raw = read_processor({"image_processor_type": "BitImageProcessor", "do_normalize": False})
     assert (raw.mean, raw.std) == ((0.0,) * 3, (1.0,) * 3)
 
@@ -152,9 +171,17 @@ REFUSED = {
     "another kind": ({"model_type": "convnext"}, r"of the kind 'convnext' of transformers"),
     "early stride": ({"model_type": "resnet", "downsample_in_first_stage": True}, r"downsample_in_first_stage"),
     "an activation": ({"model_type": "resnet", "hidden_act": "silu"}, r"hidden_act='silu' beside ReLU"),
+    "too many blocks": (
+        {"architecture": "resnet18", "model_args": {"layers": [10**9]}},
+        r"at most 4096 blocks together",
+    ),
+    "odd widths": ({"model_type": "resnet", "hidden_sizes": [30, 60, 120, 240]}, r"multiples of 4"),
     "no numbers": ({"model_type": "resnet", "depths": 3}, r"damaged, or no config"),
     "no sizes": ({"architecture": "resnet18", "pretrained_cfg": {"input_size": [224]}}, r"damaged, or no config"),
-    "a crop mode": ({"architecture": "resnet18", "pretrained_cfg": {"crop_mode": "odd"}}, r"damaged, or no config"),
+    "a crop mode": (
+        {"architecture": "resnet18", "pretrained_cfg": {"crop_mode": "odd"}},
+        r"crop_mode='odd' must",
+    ),
 }
 
 
