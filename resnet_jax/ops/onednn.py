@@ -40,6 +40,7 @@ from resnet_jax.ops.onednn_library import (
     WEIGHTS,
     OneDNNError,
     int64s,
+    kernel_axes,
     open_library,
 )
 from resnet_jax.ops.xla_ffi import Kernel, make_handler
@@ -239,8 +240,6 @@ def implementations(operation: str, problem: Problem) -> Iterator[Implementation
     assert library is not None
     batch, height, width, channels = problem.input_shape
     _, out_height, out_width, features = problem.output_shape
-    size, groups = problem.kernel_shape[0], problem.groups
-    channels_per_group = problem.kernel_shape[2]
 
     # oneDNN names the axes B, C, H, W and (groups,) F, C, k, k; strides say that ours lie as B, H, W, C and k, k, C, F.
     dtype = {"float32": FLOAT32, "bfloat16": BFLOAT16}[problem.dtype]
@@ -248,11 +247,7 @@ def implementations(operation: str, problem: Problem) -> Iterator[Implementation
     x = library.layout((batch, channels, height, width), strides_of_x, dtype)
     strides_of_y = (out_height * out_width * features, 1, out_width * features, features)
     y = library.layout((batch, features, out_height, out_width), strides_of_y, dtype)
-    shape, strides = [features, channels_per_group, size, size], [
-        1, features, size * channels_per_group * features, channels_per_group * features,
-    ]  # fmt: skip
-    if groups > 1:
-        shape, strides = [groups, features // groups, *shape[1:]], [features // groups, *strides]
+    shape, strides = kernel_axes(problem.kernel_shape, problem.groups)
     kernel, blocked = library.layout(shape, strides), library.layout(shape, None, dtype)
     # oneDNN counts the pixels between those that the kernel meets.
     numbers = (problem.stride, problem.dilation - 1, problem.padding, problem.padding)

@@ -197,6 +197,16 @@ def _load_library() -> Library | None:
         return None
 
 
+def kernel_axes(kernel_shape: Sequence[int], groups: int) -> tuple[list[int], list[int]]:
+    """Returns shape and strides of a kernel (k, k, C / groups, F) by oneDNN's axes: (groups,) F, C, k, k."""
+    rows, columns, channels, features = kernel_shape
+    shape = [features, channels, rows, columns]
+    strides = [1, features, columns * channels * features, channels * features]
+    if groups == 1:
+        return shape, strides
+    return [groups, features // groups, *shape[1:]], [features // groups, *strides]
+
+
 def int64s(values: Sequence[int]) -> c.Array[c.c_int64]:
     """Returns the numbers as a C array."""
     return (c.c_int64 * len(values))(*values)

@@ -4,7 +4,6 @@ import ctypes as c
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -43,6 +42,7 @@ from resnet_jax.ops.onednn_library import (
     Library,
     OneDNNError,
     int64s,
+    kernel_axes,
     open_library,
 )
 
@@ -157,17 +157,9 @@ class _Builder:
         assert kernel is not None
         batch, height, width, features = operation.shape
         dtype = FLOAT32 if (height, width) == (1, 1) and x.dtype == FLOAT32 else self._dtype
-        rows, columns, channels, _ = kernel.shape
-        shape, strides = [features, channels, rows, columns], [1, features, columns * channels * features,
-                                                               channels * features]  # fmt: skip
-        if operation.groups > 1:
-            shape, strides = [operation.groups, features // operation.groups, *shape[1:]], [
-                features // operation.groups, *strides,
-            ]  # fmt: skip
-        source = self._shape_of(operation.inputs[0])
-        added = None if operation.added is None else self._values[operation.added]
-        if added is not None:
-            added = self._as(added, dtype, operation.added)
+        shape, strides = kernel_axes(kernel.shape, operation.groups)
+        source = self._shapes[operation.inputs[0]]
+        added = None if operation.added is None else self._as(dtype, operation.added)
         attributes = library.make_attributes(adds=added is not None, activates=operation.activated)
         (top, bottom), (left, right) = operation.padding
         bias = None if operation.bias is None else library.layout((features,), (1,))
@@ -206,8 +198,7 @@ class _Builder:
         return self._pool(operation, kind, x)
 
     def _mean(self, operation: Operation, place: int, x: _Slot) -> _Slot:
-        shape = self._shape_of(operation.inputs[0])
-        return self._pool(operation, AVERAGE_WITH_PADDING, self._as(x, FLOAT32, operation.inputs[0], shape))
+        return self._pool(operation, AVERAGE_WITH_PADDING, self._as(FLOAT32, operation.inputs[0]))
 
     def _pool(self, operation: Operation, kind: int, x: _Slot) -> _Slot:
         batch, height, width, channels = operation.shape
@@ -259,7 +250,7 @@ class _Builder:
 
     def _binary(self, operation: Operation, kind: int, x: _Slot, y: _Slot) -> _Slot:
         library = self._library
-        second = library.layout(self._shape_of(operation.inputs[1]), None, x.dtype)
+        second = library.layout(self._shapes[operation.inputs[1]], None, x.dtype)
         description = library.describe(
             "binary", c.c_int(kind), x.layout, second, x.layout,
             attributes=library.make_attributes(activates=operation.activated),
@@ -280,20 +271,17 @@ class _Builder:
         self._append(description, {**arrays, DST: result})
         return result
 
-    def _shape_of(self, place: int) -> tuple[int, int, int, int]:
-        """Returns the shape of an operation's result as oneDNN counts axes: (B, C, H, W)."""
-        return self._shapes[place]
-
     def _plain(self, shape: tuple[int, int, int, int], dtype: int) -> c.c_void_p:
         batch, height, width, channels = shape
         strides = (height * width * channels, 1, width * channels, channels)
         return self._library.layout((batch, channels, height, width), strides, dtype)
 
-    def _as(self, slot: _Slot, dtype: int, place: Any, shape: Any = None) -> _Slot:
-        """Returns the array of an operation's result in another type, plain."""
+    def _as(self, dtype: int, place: int) -> _Slot:
+        """Returns the array of an operation's result, in another type plain."""
+        slot = self._values[place]
         if slot.dtype == dtype:
             return slot
-        batch, channels, height, width = self._shape_of(place) if shape is None else shape
+        batch, channels, height, width = self._shapes[place]
         return self._in_layout(slot, self._plain((batch, height, width, channels), dtype), dtype)
 
     def _in_layout(self, slot: _Slot, layout: c.c_void_p, dtype: int) -> _Slot:

@@ -247,12 +247,9 @@ class _Tracer(JaxprTranslator):
         del equation
         if [side for side in x.shape if side != 1] != [side for side in shape if side != 1] or shape[0] != x.shape[0]:
             raise UnknownOperationError("reshape")
-        if x.sums is not None and len(shape) != len(x.shape):
-            return _Value(x.place, shape, x.sums) if x.sums["kind"] == "mean" else self._refuse("reshape")
+        if x.sums is not None and x.sums["kind"] != "mean" and len(shape) != len(x.shape):
+            raise UnknownOperationError("reshape")
         return _Value(x.place, shape, x.sums)
-
-    def _refuse(self, what: str) -> Any:
-        raise UnknownOperationError(what)
 
     _reshape = _squeeze = _expand_dims = _broadcast_in_dim = _same
     _stop_gradient = _copy = _copy_p = _convert_element_type = _same

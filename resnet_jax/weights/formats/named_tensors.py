@@ -14,7 +14,7 @@ TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 
 @dataclass(frozen=True, slots=True)
 class NamedTensors:
-    """What a file of weights holds, translated.
+    """Holds what is in a file of weights, translated.
 
     Attributes:
       tensors: by torchvision's names where they are known, else by their own.

@@ -13,7 +13,7 @@ class MalformedPickleError(ValueError):
 
 
 class Stream:
-    """What the machine reads of a file: at most `most` from where the file stands, never more than are there."""
+    """Reads a file for the machine: at most `most` bytes from where the file stands, never more than are there."""
 
     def __init__(self, file: BinaryIO, num_bytes: int, most: int = MAX_BYTES) -> None:
         """num_bytes: from where the file stands to its end."""
