@@ -162,6 +162,8 @@ class _Graph(JaxprTranslator):
             )
             if (start, stride) != (0, 1) or limit != shape[axis]
         ]
+        if not cut:
+            return self.named(x)
         starts, limits, steps, axes = (self.named(np.asarray(column, np.int64)) for column in zip(*cut, strict=True))
         return self.add("Slice", [self.named(x), starts, limits, axes, steps])
 

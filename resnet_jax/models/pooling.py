@@ -48,9 +48,10 @@ def _average_by_slices(x: Array, stride: int) -> Array:
     """
     height, width = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (0, -height % stride), (0, -width % stride), (0, 0)))
-    parts = [padded[:, i::stride, j::stride] for i in range(stride) for j in range(stride)]
+    rows = [jax.lax.slice_in_dim(padded, i, None, stride, axis=1) for i in range(stride)]
+    parts = [jax.lax.slice_in_dim(row, j, None, stride, axis=2) for row in rows for j in range(stride)]
     counts = np.multiply.outer(*(np.minimum(stride, side - np.arange(0, side, stride)) for side in (height, width)))
-    return jnp.sum(jnp.stack(parts), axis=0) / counts.astype(x.dtype)[None, :, :, None]
+    return sum(parts[1:], parts[0]) / counts.astype(x.dtype)[None, :, :, None]
 
 
 def blur_pool(x: Array, stride: int) -> Array:
