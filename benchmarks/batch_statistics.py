@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.models.batch_norm import in_one_pass, in_two_passes
+from resnet_jax.models.batch_statistics import in_one_pass, in_two_passes
 
 RATIOS = (0.0, 1.0, 10.0, 1e2, 1e3, 1e4)
 SHAPE = (32, 28, 28, 16)

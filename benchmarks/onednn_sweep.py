@@ -138,7 +138,7 @@ def write_case(problem: onednn.Problem, file: Path, seed: int) -> None:
 
 
 class Fenced:
-    """A copy of a float32 array, 64-byte aligned as XLA's, right before memory that nobody may touch."""
+    """A copy of an array, 64-byte aligned as XLA's, right before memory that nobody may touch."""
 
     def __init__(self, array: np.ndarray) -> None:
         page = mmap.PAGESIZE
@@ -150,8 +150,8 @@ class Fenced:
             if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0):
                 raise OSError(ctypes.get_errno(), "mprotect")
         self.address = base + page + length - num_bytes
-        buffer = (ctypes.c_float * array.size).from_address(self.address)
-        self.array = np.frombuffer(buffer, np.float32).reshape(array.shape)
+        buffer = (ctypes.c_char * array.nbytes).from_address(self.address)
+        self.array = np.frombuffer(buffer, array.dtype).reshape(array.shape)
         self.array[...] = array
 
 

@@ -1,6 +1,6 @@
 """Batch norm with PyTorch's arithmetic, and what is left of it where it is folded into a convolution."""
 
-import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ from jax.lax import stop_gradient
 from jax.nn import initializers
 
 from resnet_jax.errors import UserError
+from resnet_jax.models.batch_statistics import normalize_by_batch
 from resnet_jax.models.initializers import Initializer
 
 Array = jax.Array
@@ -20,7 +21,7 @@ Dtype = Any
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167) over all axes but the last.
 
-    Training normalises by the batch's own mean and biased variance, see `mean_and_variance`, and moves the running
+    Training normalises by the batch's own mean and biased variance, see `batch_statistics`, and moves the running
     statistics by `1 - momentum`: the running variance is the unbiased one, as in torch and unlike flax.linen.BatchNorm.
     Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
     Under `jit` with a batch sharded over devices the statistics are those of the global batch.
@@ -60,13 +61,13 @@ class BatchNorm(nn.Module):
         if not self.trainable:
             scale, bias, old_mean, old_var = stop_gradient((scale, bias, old_mean, old_var))
 
-        x = x.astype(self.param_dtype)
         if train and not self.frozen:
             num_groups = self._num_groups(x)
+            normalize = partial(normalize_by_batch, epsilon=self.epsilon, axis_name=self.axis_name, dtype=self.dtype)
             if num_groups == 1:
-                y, mean, var = _normalize_by_batch(x, scale, bias, self.epsilon, self.axis_name)
+                y, mean, var = normalize(x, scale, bias)
             else:
-                y, mean, var = _normalize_by_group(x, scale, bias, self.epsilon, num_groups)
+                y, mean, var = _normalize_by_group(normalize, x, scale, bias, num_groups)
             if not self.is_initializing():
                 count = x.size // x.shape[-1] // num_groups * jax.lax.axis_size(self.axis_name)
                 unbiased = var * (count / max(count - 1, 1))
@@ -74,7 +75,7 @@ class BatchNorm(nn.Module):
                 running_var.value = self.momentum * old_var + (1.0 - self.momentum) * unbiased
         else:
             factor = jax.lax.rsqrt(old_var + self.epsilon) * scale
-            y = (x - old_mean) * factor + bias
+            y = (x.astype(self.param_dtype) - old_mean) * factor + bias
         return y.astype(self.dtype)
 
     def _num_groups(self, x: Array) -> int:
@@ -86,92 +87,12 @@ class BatchNorm(nn.Module):
         return rows // self.rows_per_group
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _normalize_by_batch(
-    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: tuple[str, ...] = ()
-) -> tuple[Array, Array, Array]:
-    """Returns `x` (..., C) normalised, with its mean and biased variance (C,), over the mapped axes too."""
-    mean, var = mean_and_variance(x, axis_name)
-    return (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias, mean, var
-
-
-@_normalize_by_batch.defjvp
-def _normalize_by_batch_jvp(epsilon: float, axis_name: tuple[str, ...], primals: Any, tangents: Any) -> Any:
-    """Returns the derivative with all that is per channel gathered first: transposed, it sums over the batch twice, not
-    thrice.
-
-    The mean has no share in the variance's derivative: the centred x sums to zero.
-    """
-    x, scale, bias = primals
-    x_dot, scale_dot, bias_dot = tangents
-    y, mean, var = _normalize_by_batch(x, scale, bias, epsilon, axis_name)
-    centred, inverse = x - mean, jax.lax.rsqrt(var + epsilon)
-    mean_dot, var_dot = _mean(x_dot, axis_name), 2.0 * _mean(centred * x_dot, axis_name)
-    factor, factor_dot = inverse * scale, inverse * scale_dot - 0.5 * inverse**3 * scale * var_dot
-    y_dot = x_dot * factor + centred * factor_dot + (bias_dot - mean_dot * factor)
-    return (y, mean, var), (y_dot, mean_dot, var_dot)
-
-
-def mean_and_variance(x: Array, axis_name: tuple[str, ...] = ()) -> tuple[Array, Array]:
-    """Returns the mean and the biased variance (C,) of each channel of `x` (B, ..., C), over the mapped axes too.
-
-    In one pass over `x`, which is what the time of a GPU goes into; on the CPU in two: its compiler would write what is
-    left of `x` after a shift to memory before it sums it up, and the benchmark's steps took 3 % longer.
-    """
-    mean, var = jax.lax.platform_dependent(x, cpu=in_two_passes, default=in_one_pass)
-    if axis_name:
-        local, mean = mean, jax.lax.pmean(mean, axis_name)
-        var = jax.lax.pmean(var + jnp.square(local - mean), axis_name)
-    return mean, var
-
-
-def in_two_passes(x: Array) -> tuple[Array, Array]:
-    """Returns the mean of each channel of `x` (B, ..., C), then the mean of the squares of what is left: two of
-    (C,).
-    """
-    axes = tuple(range(x.ndim - 1))
-    mean = jnp.mean(x, axes)
-    return mean, jnp.mean(jnp.square(x - mean), axes)
-
-
-def in_one_pass(x: Array) -> tuple[Array, Array]:
-    """Returns the same from the sums of each image's values and of their squares, both less the value in the image's
-    middle.
-
-    So the squares stay small where the mean is large. The images' means and variances, (B, C), are then combined
-    exactly (Chan et al. 1979). The middle is itself among the n values, so that it lies at most sqrt(n - 1) of their
-    standard deviations from their mean (Samuelson 1968): at worst n roundings of an image's variance, mostly a few.
-    """
-    positions = tuple(range(1, x.ndim - 1))
-    num_positions = math.prod(x.shape[axis] for axis in positions)
-    middle = x
-    for axis in positions:
-        middle = jax.lax.slice_in_dim(middle, x.shape[axis] // 2, x.shape[axis] // 2 + 1, axis=axis)
-    shifted = x - middle
-    offset = jnp.sum(shifted, positions) / num_positions  # (B, C)
-    square = jnp.sum(jnp.square(shifted), positions) / num_positions
-    middle = middle.reshape(offset.shape)
-    mean = jnp.mean(middle + offset, axis=0)
-    # Rounding may make the difference negative. Between images, `middle - mean` is exact where both are large.
-    within, between = jnp.maximum(square - jnp.square(offset), 0.0), jnp.square((middle - mean) + offset)
-    return mean, jnp.mean(within + between, axis=0)
-
-
-def _mean(x: Array, axis_name: tuple[str, ...]) -> Array:
-    """Returns the mean of each channel of `x` (..., C), over the mapped axes too."""
-    mean = jnp.mean(x, tuple(range(x.ndim - 1)))
-    return jax.lax.pmean(mean, axis_name) if axis_name else mean
-
-
 def _normalize_by_group(
-    x: Array, scale: Array, bias: Array, epsilon: float, num_groups: int
+    normalize: Callable[..., tuple[Array, Array, Array]], x: Array, scale: Array, bias: Array, num_groups: int
 ) -> tuple[Array, Array, Array]:
-    """Returns `_normalize_by_batch` of each of the groups of rows: `x`, and the means over the groups of mean and
-    variance.
-    """
+    """Returns `normalize` of each of the groups of rows: `x`, and the means over the groups of mean and variance."""
     groups = x.reshape(num_groups, -1, *x.shape[1:])  # (G, B / G, ..., C)
-    normalize = jax.vmap(lambda group: _normalize_by_batch(group, scale, bias, epsilon))
-    y, mean, var = normalize(groups)
+    y, mean, var = jax.vmap(lambda group: normalize(group, scale, bias))(groups)
     return y.reshape(x.shape), jnp.mean(mean, axis=0), jnp.mean(var, axis=0)
 
 

@@ -1,5 +1,7 @@
 """Poolings with PyTorch's arithmetic, and those that strides are anti-aliased with; images are (B, H, W, C)."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -7,26 +9,68 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.ops import onednn_layers
+from resnet_jax.ops.primitives import evaluate_what_counts, make_linear_primitive
+
 Array = jax.Array
 Dtype = Any
+Padding = tuple[tuple[int, int], tuple[int, int]]
 
 
 def max_pool(x: Array) -> Array:
     """Returns the maximum over 3x3 windows at stride 2, padded by 1 as torch does: (B, H, W, C) -> (B, ceil(H/2),
     ceil(W/2), C).
     """
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return _max_pool(x, ((1, 1), (1, 1)))
 
 
 def same_max_pool(x: Array) -> Array:
     """Returns the same, padded as TensorFlow's "SAME" does: a window begins at the first pixel of an even size."""
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+    (top, bottom), (left, right) = jax.lax.padtype_to_pads(x.shape[1:3], (3, 3), (2, 2), "SAME")
+    return _max_pool(x, ((top, bottom), (left, right)))
 
 
 def zero_padded_max_pool(x: Array) -> Array:
     """Returns the same with zeros around: it differs where all of a border's window is negative (BiT, Keras' V2)."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return nn.max_pool(padded, (3, 3), strides=(2, 2))
+    return _max_pool(padded, ((0, 0), (0, 0)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _max_pool(x: Array, padding: Padding) -> Array:
+    """Returns the maximum over 3x3 windows at stride 2, after padding."""
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=padding)
+
+
+@_max_pool.defjvp
+def _max_pool_jvp(padding: Padding, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (y_dot,) = _max_pool_tangent.bind(*tangents, *primals, padding=padding)
+    return _max_pool(*primals, padding), y_dot
+
+
+def _pooled_tangent(x_dot: Array, x: Array, *, padding: Padding) -> tuple[Array]:
+    """Returns of each window what stands in the place of its first maximum, without the maximum."""
+
+    def tangent(x_dot: Array, x: Array) -> Array:
+        pool = partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=padding)
+        return jax.jvp(pool, (x,), (x_dot,))[1]
+
+    return (evaluate_what_counts(tangent, x_dot, x),)
+
+
+def _pooling_gradient_for_cpu(
+    avals: Any, results: Any, is_for_one_device: bool, *, padding: Padding, types: Any
+) -> Callable[..., tuple[Array]] | None:
+    x = avals[1]
+    del results, types
+    if not is_for_one_device or not onednn_layers.can_pool(x.shape, x.dtype.name, padding):
+        return None
+    return lambda cotangent, x: (onednn_layers.max_pool_gradient(cotangent, x, padding=padding),)
+
+
+_max_pool_tangent = make_linear_primitive(
+    "max_pool_tangent", _pooled_tangent, _pooling_gradient_for_cpu, num_linear=1, num_cotangents=1
+)
 
 
 def average_pool(x: Array, stride: int) -> Array:

@@ -9,17 +9,18 @@ They are JAX primitives here, so that each platform gets its own lowering and al
 
 import dataclasses
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad
 
 from resnet_jax.ops import onednn
 from resnet_jax.ops.batch_axes import vary_alike
+from resnet_jax.ops.primitives import like, make_primitive
 
 Array = jax.Array
 
@@ -69,23 +70,11 @@ def _xla(x: Array, kernel: Array, stride: int, groups: int, dilation: int) -> Ar
 
 
 def _xla_input_gradient(cotangent: Array, kernel: Array, *, result: Any, **geometry: int) -> Array:
-    return jax.linear_transpose(lambda x: _xla(x, kernel, **geometry), _like(result))(cotangent)[0]
+    return jax.linear_transpose(lambda x: _xla(x, kernel, **geometry), like(result))(cotangent)[0]
 
 
 def _xla_kernel_gradient(x: Array, cotangent: Array, *, result: Any, **geometry: int) -> Array:
-    return jax.linear_transpose(lambda kernel: _xla(x, kernel, **geometry), _like(result))(cotangent)[0]
-
-
-def _like(result: Any) -> jax.ShapeDtypeStruct:
-    """Returns an array of a type: its shape and dtype, how it lies on an explicit mesh, and along which axes it
-    varies.
-    """
-    return jax.ShapeDtypeStruct(
-        result.shape,
-        result.dtype,
-        sharding=None if result.sharding.mesh.empty else result.sharding,
-        manual_axis_type=result.manual_axis_type,
-    )
+    return jax.linear_transpose(lambda kernel: _xla(x, kernel, **geometry), like(result))(cotangent)[0]
 
 
 # --- XLA's CPU backend without oneDNN --------------------------------------------------------------------------------
@@ -106,7 +95,7 @@ def _cpu_forward(x: Array, kernel: Array, *, stride: int, groups: int, dilation:
 
 def _cpu_input_gradient(cotangent: Array, kernel: Array, *, result: Any, **geometry: int) -> Array:
     cotangent = _materialize(cotangent, kernel)
-    return jax.linear_transpose(lambda x: _cpu_forward(x, kernel, **geometry), _like(result))(cotangent)[0]
+    return jax.linear_transpose(lambda x: _cpu_forward(x, kernel, **geometry), like(result))(cotangent)[0]
 
 
 def _cpu_kernel_gradient(x: Array, cotangent: Array, *, result: Any, groups: int, **geometry: int) -> Array:
@@ -119,7 +108,7 @@ def _cpu_kernel_gradient(x: Array, cotangent: Array, *, result: Any, groups: int
     cotangent = _materialize(cotangent, x)
     if size == 3 and geometry == {"stride": 1, "dilation": 1} and channels >= MIN_CHANNELS_FOR_MATMUL_GRADIENT:
         return _kernel_gradient_by_rows(x, cotangent).astype(result.dtype)
-    transposed = jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), _like(result))
+    transposed = jax.linear_transpose(lambda kernel: _cpu_forward(x, kernel, groups=1, **geometry), like(result))
     return transposed(cotangent)[0]
 
 
@@ -190,51 +179,23 @@ def _primitive(operation: str, xla: Callable[..., Array], cpu: Callable[..., Arr
     Args:
       operation: one of onednn.OPERATIONS.
     """
-    primitive = Primitive("convolution" if operation == "forward" else f"convolution_{operation}")
 
-    @cache
-    def compiled(**params: Any) -> Callable[..., Array]:
-        return jax.jit(partial(primitive.bind, **params))
-
-    def type_of_result(*operands: Any, result: Any = None, **geometry: Any) -> Any:
+    def infer(*operands: Any, result: Any = None, **geometry: Any) -> Any:
         if result is not None:
             return result
         return jax.make_jaxpr(partial(xla, **geometry))(*operands).out_avals[0]
 
-    def lower_on_the_cpu(context: mlir.LoweringRuleContext, *operands: Any, **params: Any) -> Any:
-        avals: Any = context.avals_in
-        # The formulations for the CPU reshape and slice as neither an explicit mesh nor an empty batch bears.
-        function = xla if any(aval.sharding.mesh.explicit_axes or aval.size == 0 for aval in avals) else cpu
-        fits = all(aval.dtype in ONEDNN_DTYPES for aval in avals) and _is_for_one_device(context)
-        if fits and onednn.available():
+    def for_cpu(avals: Any, results: Any, is_for_one_device: bool, **params: Any) -> Callable[..., Array]:
+        if is_for_one_device and all(aval.dtype in ONEDNN_DTYPES for aval in avals) and onednn.available():
             problem = _solvable(operation, _problem(operation, *avals, **params), avals[0].dtype)
             if problem is not None:
-                function = partial(_by_onednn, operation, problem, context.avals_out[0].dtype)
-                params = {}
-        return mlir.lower_fun(function, multiple_results=False)(context, *operands, **params)
+                return partial(_by_onednn, operation, problem, results[0].dtype)
+        # The formulations for the CPU reshape and slice as neither an explicit mesh nor an empty batch bears.
+        bears = not any(aval.sharding.mesh.explicit_axes or aval.size == 0 for aval in avals)
+        return partial(cpu if bears else xla, **params)
 
-    def batch(operands: Any, axes: Any, **params: Any) -> tuple[Array, int]:
-        return jax.vmap(partial(xla, **params), in_axes=axes)(*operands), 0
-
-    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
-    primitive.def_abstract_eval(type_of_result)
-    batching.primitive_batchers[primitive] = batch
-    mlir.register_lowering(primitive, mlir.lower_fun(xla, multiple_results=False))
-    mlir.register_lowering(primitive, lower_on_the_cpu, platform="cpu")
-    return primitive
-
-
-def _is_for_one_device(context: mlir.LoweringRuleContext) -> bool:
-    """Returns whether this part of the program sees one device's data: XLA would not split a custom call over
-    several.
-    """
-    module = context.module_context
-    if getattr(module.lowering_parameters, "for_export", False):
-        return False
-    axes: Any = module.axis_context
-    if manual := getattr(axes, "manual_axes", None):  # inside shard_map
-        return manual == frozenset(axes.mesh.axis_names)
-    return getattr(axes, "num_devices", None) == 1
+    name = "convolution" if operation == "forward" else f"convolution_{operation}"
+    return make_primitive(name, xla, for_cpu, infer=infer)
 
 
 _forward = _primitive("forward", lambda x, kernel, **geometry: _xla(x, kernel, **geometry), _cpu_forward)

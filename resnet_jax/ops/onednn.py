@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from resnet_jax.ops.exit_wait import wait_at_exit
 from resnet_jax.ops.onednn_library import (
     BFLOAT16,
     DIFF_DST,
@@ -43,7 +42,7 @@ from resnet_jax.ops.onednn_library import (
     kernel_axes,
     open_library,
 )
-from resnet_jax.ops.xla_ffi import Kernel, make_handler
+from resnet_jax.ops.xla_ffi import Kernel, register
 
 Array = jax.Array
 Shape = tuple[int, ...]
@@ -163,8 +162,6 @@ def _first_right(operation: str, problem: Problem) -> "Implementation | None":
 
 # --- one convolution -------------------------------------------------------------------------------------------------
 
-_handlers: list[Any] = []  # ctypes callbacks must outlive their registration
-
 
 @functools.cache
 def _register(operation: str, problem: Problem) -> str:
@@ -175,11 +172,7 @@ def _register(operation: str, problem: Problem) -> str:
     shapes = "_".join("x".join(map(str, shape)) for shape in (problem.input_shape, problem.kernel_shape))
     name = f"resnet_jax_onednn_{operation}_{shapes}_stride{problem.stride}_groups{problem.groups}"
     name += f"_dilation{problem.dilation}_{problem.dtype}"
-    handler = make_handler(chosen.prepare())
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
-    _handlers.append(handler)
-    wait_at_exit()
-    return name
+    return register(name, chosen.prepare)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,26 @@ XLA calls a custom call through a C function, `handler(call_frame)`. That functi
 structures are those of xla/ffi/api/c_api.h, as far as they are read.
 """
 
+import atexit
+import contextlib
 import ctypes as c
+import functools
+import threading
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+
+import jax
+
+LOOK_SECONDS = 0.005
+NUM_LOOKS = 3
+PATIENCE_SECONDS = 60.0
 
 # (addresses of the operands, of the results)
 Kernel = Callable[[Sequence[int], Sequence[int]], None]
+
+_registered: dict[str, Any] = {}  # by name: ctypes callbacks must outlive their registration
 
 
 class _Buffer(c.Structure):
@@ -69,6 +83,16 @@ _FFI_VERSION = (0, 3)  # of the structures above; XLA refuses a registration tha
 _INTERNAL_ERROR = 13
 
 
+def register(name: str, prepare: Callable[[], Kernel]) -> str:
+    """Returns the name of the custom call for the CPU, which XLA knows from now on; prepared the first time."""
+    if name not in _registered:
+        handler = make_handler(prepare())
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+        _registered[name] = handler
+        wait_at_exit()
+    return name
+
+
 def make_handler(kernel: Kernel) -> Any:
     """Returns `kernel` as an XLA FFI handler: returns NULL, or an error that fails the execution."""
 
@@ -87,3 +111,43 @@ def make_handler(kernel: Kernel) -> Any:
         return None
 
     return _HANDLER(handle)
+
+
+# --- the end of a process whose custom calls are Python: what is being computed ends first ---------------------------
+# At exit JAX waits for the computations of its CPU client and holds the interpreter's lock, which the handlers need for
+# a moment each: a program that ends with a result that it never looked at would wait for ever.
+
+
+@functools.cache
+def wait_at_exit() -> None:
+    """Has this process wait, when it ends, for what its CPU devices compute; before JAX does, which came first."""
+    atexit.register(wait_for_computations)
+
+
+def wait_for_computations() -> None:
+    """Returns when the CPU devices compute nothing: what is still held, and for PATIENCE_SECONDS what nobody holds.
+
+    A program on many processes does not wait: what one computes may need another that is no longer there. One of your
+    own must look at its results before it ends.
+    """
+    with contextlib.suppress(RuntimeError, OSError):  # no CPU device any more, or no /proc
+        if jax.process_count() > 1:
+            return
+        for array in jax.live_arrays("cpu"):
+            with contextlib.suppress(RuntimeError):  # deleted meanwhile, or computed in vain
+                array.block_until_ready()
+        end = time.monotonic() + PATIENCE_SECONDS
+        quiet_looks = 0
+        while quiet_looks < NUM_LOOKS and time.monotonic() < end:
+            quiet_looks = 0 if _computes() else quiet_looks + 1
+            time.sleep(LOOK_SECONDS)
+
+
+def _computes() -> bool:
+    """Returns whether a thread that Python did not start runs, or would if a core were free (Linux)."""
+    of_python = {str(thread.native_id) for thread in threading.enumerate()}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            if task.name not in of_python and (task / "stat").read_text().rpartition(") ")[2].startswith("R"):
+                return True
+    return False

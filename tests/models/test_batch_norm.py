@@ -9,8 +9,8 @@ import pytest
 from state_dicts import random_variables
 
 from resnet_jax.distributed.mesh import make_mesh, replicated, shard_batch
-from resnet_jax.models import BatchNorm, Conv, ResNet, batch_norm
-from resnet_jax.models.batch_norm import in_one_pass, in_two_passes, mean_and_variance
+from resnet_jax.models import BatchNorm, Conv, ResNet
+from resnet_jax.models.batch_statistics import in_one_pass, in_two_passes, mean_and_variance, normalize_by_batch
 from resnet_jax.training import create_train_state, precise_batch_stats, sgd, train_step
 
 ROWS = 16
@@ -220,10 +220,10 @@ def _passes(jaxpr, depths, size):
 
 
 def test_batch_norm_reads_the_activations_once_for_its_statistics_and_once_for_both_sums_of_its_gradient():
-    x, scale = jnp.ones((4, 6, 6, 8), jnp.bfloat16), jnp.ones(8)
+    x, scale = jnp.ones((1, 4, 6, 6, 8), jnp.bfloat16), jnp.ones(8)
 
-    def normalize(x, scale, bias):
-        return batch_norm._normalize_by_batch(x.astype(jnp.float32), scale, bias, 1e-5)
+    def normalize(x, scale, bias):  # mapped, so that the primitives are the operations that they stand for
+        return jax.vmap(lambda x: normalize_by_batch(x, scale, bias, 1e-5))(x)
 
     def gradients(x, y_dot, scale, bias):
         return jax.vjp(lambda *operands: normalize(*operands)[0], x, scale, bias)[1](y_dot)

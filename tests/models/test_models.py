@@ -20,13 +20,13 @@ from resnet_jax.models import (
     ResNet,
     SqueezeExcite,
     average_pool,
-    batch_norm,
     layers,
     max_pool,
     stochastic_depth,
     variable_shapes,
     zero_padding_shortcut,
 )  # fmt: skip
+from resnet_jax.models.batch_statistics import normalize_by_batch
 from resnet_jax.weights.infer_architecture import agrees, architecture
 from resnet_jax.weights.names import layout_names, torch_shapes
 
@@ -478,7 +478,7 @@ def test_batch_norm_has_the_formulas_first_and_second_derivatives():
             return value
 
         for derivative in (jax.grad, jax.hessian):
-            actual = derivative(loss(batch_norm._normalize_by_batch), (0, 1, 2))(x, scale, bias)
+            actual = derivative(loss(partial(normalize_by_batch, dtype=x.dtype)), (0, 1, 2))(x, scale, bias)
             expected = derivative(loss(formula), (0, 1, 2))(x, scale, bias)
             for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
                 np.testing.assert_allclose(left, right, rtol=1e-10, atol=1e-10)

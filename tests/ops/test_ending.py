@@ -31,7 +31,7 @@ def test_program_ends_though_nobody_awaits_its_results(last):
 def test_busy_threads_of_others_keep_nobody_waiting():
     program = """
 import threading, time
-from resnet_jax.ops.exit_wait import PATIENCE_SECONDS, wait_for_computations
+from resnet_jax.ops.xla_ffi import PATIENCE_SECONDS, wait_for_computations
 def spin():
     while True: pass
 threading.Thread(target=spin, daemon=True).start()

@@ -11,7 +11,8 @@ import pytest
 
 from resnet_jax import create_model
 from resnet_jax.errors import UserError
-from resnet_jax.models import ResNet, batch_norm
+from resnet_jax.models import ResNet, batch_statistics
+from resnet_jax.ops import onednn_layers
 from resnet_jax.training import (
     accumulate,
     adam,
@@ -96,11 +97,13 @@ def golden_run(name, dtype):
 
 
 @pytest.fixture
-def batch_statistics(request, monkeypatch):
+def passes_of_statistics(request, monkeypatch):
     """How batch norm takes them: the CPU in two passes, other devices in one."""
     traced = []
     if request.param == "in one pass":
-        monkeypatch.setattr(batch_norm, "in_two_passes", lambda x: traced.append(x) or batch_norm.in_one_pass(x))
+        in_one_pass = batch_statistics.in_one_pass
+        monkeypatch.setattr(onednn_layers, "can_normalize", lambda *_: False)
+        monkeypatch.setattr(batch_statistics, "in_two_passes", lambda x: traced.append(x) or in_one_pass(x))
     yield
     assert bool(traced) == (request.param == "in one pass")
 
@@ -119,11 +122,11 @@ OTHERS = [
 def golden_runs(*slow):
     """Parametrizes by the run's name and how it takes batch statistics; all but the first of them are slow."""
     cases = [("train-sgd", "as on the CPU"), *(pytest.param(*case, marks=pytest.mark.slow) for case in slow)]
-    return pytest.mark.parametrize(("name", "batch_statistics"), cases, indirect=["batch_statistics"])
+    return pytest.mark.parametrize(("name", "passes_of_statistics"), cases, indirect=["passes_of_statistics"])
 
 
 @golden_runs(*OTHERS, *IN_ONE_PASS)
-@pytest.mark.usefixtures("batch_statistics")
+@pytest.mark.usefixtures("passes_of_statistics")
 def test_losses_weights_statistics_averages_and_logits_equal_torchs(name):
     with jax.enable_x64(True):
         facts, arrays, losses, state = golden_run(name, "float64")
@@ -143,7 +146,7 @@ def test_losses_weights_statistics_averages_and_logits_equal_torchs(name):
 
 @pytest.mark.numerics
 @golden_runs(OTHERS[0], *IN_ONE_PASS)
-@pytest.mark.usefixtures("batch_statistics")
+@pytest.mark.usefixtures("passes_of_statistics")
 def test_float32_losses_drift_no_further_than_torchs_own(name):
     _, arrays, losses, _ = golden_run(name, "float32")
     drift = np.maximum.accumulate(np.abs(arrays["losses_torch_float32"] - arrays["losses"]))

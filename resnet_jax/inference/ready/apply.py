@@ -5,6 +5,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,15 +16,13 @@ from resnet_jax.inference.ready.network import DTYPES, ReadyNetwork
 from resnet_jax.inference.ready.trace import Operation, UnknownOperationError, trace
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.ops.exit_wait import wait_at_exit
 from resnet_jax.ops.onednn import available
 from resnet_jax.ops.onednn_library import OneDNNError
-from resnet_jax.ops.xla_ffi import make_handler
+from resnet_jax.ops.xla_ffi import Kernel, register
 
 Array = jax.Array
 
 logger = logging.getLogger(__name__)
-_registered: dict[str, Any] = {}  # by name: ctypes callbacks must outlive their registration
 
 
 def ready_apply(model: ResNet, variables: Mapping[str, Any], num_devices: int) -> Callable[..., Array]:
@@ -88,21 +87,19 @@ def _register(model: ResNet, variables: Mapping[str, Any], input_shape: tuple[in
         batch, height, width, channels = input_shape
         operations = _operations(model, variables, (batch, height, width, channels))
         name = f"resnet_jax_ready_{model.dtype}_{_digest(operations)}"
-        if name in _registered:
-            return name
-        network = ReadyNetwork(operations, model.dtype)
+        return register(name, partial(_prepare, operations, model.dtype))
     except (UnknownOperationError, OneDNNError) as error:
         logger.debug(f"not made ready for inference: {error}")
         return None
 
+
+def _prepare(operations: list[Operation], dtype: str) -> Kernel:
+    network = ReadyNetwork(operations, dtype)
+
     def run(operands: Sequence[int], results: Sequence[int]) -> None:
         network.run(operands[0], results[0])
 
-    handler = make_handler(run)
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
-    _registered[name] = handler
-    wait_at_exit()
-    return name
+    return run
 
 
 def _digest(operations: list[Operation]) -> str:

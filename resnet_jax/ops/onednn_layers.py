@@ -1,0 +1,225 @@
+"""oneDNN's batch norm and max-pooling, and their gradients, as XLA custom calls in float32 and bfloat16."""
+
+import ctypes as c
+import functools
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from resnet_jax.ops.onednn_library import (
+    BACKWARD,
+    BFLOAT16,
+    DIFF_DST,
+    DIFF_SCALE,
+    DIFF_SHIFT,
+    DIFF_SRC,
+    DST,
+    FLOAT32,
+    FORWARD_TRAINING,
+    MAX_POOLING,
+    MEAN,
+    PREPARING,
+    QUERY_WORKSPACE,
+    RUNNING,
+    SCALE,
+    SHIFT,
+    SRC,
+    VARIANCE,
+    WITH_SCALE,
+    WITH_SHIFT,
+    WORKSPACE,
+    int64s,
+    open_library,
+)
+from resnet_jax.ops.xla_ffi import Kernel, register
+
+Array = jax.Array
+Shape = tuple[int, ...]
+Layout = c.c_void_p
+
+DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+# Right on every instruction set (docs/processors.md).
+_SWEPT = re.compile(
+    r"bnorm_(tbb_)?jit:(sse41|avx2|avx512_core|avx512_core_bf16)|jit:(avx2|avx512_core|avx512_core_bf16)"
+)
+
+
+def can_normalize(shape: Shape, dtype: str, epsilon: float) -> bool:
+    """Returns whether `normalize` and `normalize_gradient` are there for images (B, H, W, C) of a type."""
+    with PREPARING:
+        return _is_known(shape, dtype) and None not in _batch_norm(shape, dtype, epsilon)
+
+
+def normalize(x: Array, scale: Array, bias: Array, *, epsilon: float) -> tuple[Array, Array, Array]:
+    """Returns x (B, H, W, C) normalised by its own statistics, in its type, and their float32 mean and biased variance
+    (C,).
+    """
+    target = _register_batch_norm(False, x.shape, str(x.dtype), epsilon)
+    channels = jax.ShapeDtypeStruct(scale.shape, jnp.float32)
+    results = (jax.ShapeDtypeStruct(x.shape, x.dtype), channels, channels)
+    y, mean, var = jax.ffi.ffi_call(target, results)(x, scale, bias)
+    return y, mean, var
+
+
+def normalize_gradient(
+    cotangent: Array, x: Array, mean: Array, var: Array, scale: Array, *, epsilon: float
+) -> tuple[Array, Array, Array]:
+    """Returns the cotangents of x, scale and bias of what `normalize` returned first."""
+    target = _register_batch_norm(True, x.shape, str(x.dtype), epsilon)
+    channels = jax.ShapeDtypeStruct(scale.shape, jnp.float32)
+    results = (jax.ShapeDtypeStruct(x.shape, x.dtype), channels, channels)
+    of_x, of_scale, of_bias = jax.ffi.ffi_call(target, results)(cotangent, x, mean, var, scale)
+    return of_x, of_scale, of_bias
+
+
+def can_pool(shape: Shape, dtype: str, padding: tuple[tuple[int, int], ...]) -> bool:
+    """Returns whether `max_pool_gradient` is there for images (B, H, W, C) of a type."""
+    with PREPARING:
+        return _is_known(shape, dtype) and None not in _max_pool(shape, dtype, padding)
+
+
+def max_pool_gradient(cotangent: Array, x: Array, *, padding: tuple[tuple[int, int], ...]) -> Array:
+    """Returns the cotangent of x (B, H, W, C) whose 3x3 windows at stride 2, after padding, passed their first maximum
+    on.
+    """
+    with PREPARING:
+        name = f"resnet_jax_onednn_max_pool_gradient_{_written(x.shape)}_{x.dtype}_{_written(sum(padding, ()))}"
+        target = register(name, functools.partial(prepare_max_pool, x.shape, str(x.dtype), padding))
+    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(x.shape, x.dtype))(cotangent, x)
+
+
+# --- batch norm ------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _batch_norm(shape: Shape, dtype: str, epsilon: float) -> tuple[Layout | None, Layout | None]:
+    """Returns the descriptions of batch norm and of its gradient, None where none is known to be right."""
+    library, x = open_library(), _images(shape, dtype)
+    assert library is not None
+    numbers = c.c_float(epsilon), c.c_uint(WITH_SCALE | WITH_SHIFT)
+    describe = functools.partial(library.describe, "batch_normalization_forward", c.c_int(FORWARD_TRAINING), x, x)
+    forward, hint = describe(*numbers), describe(*numbers)
+    if hint is None:
+        return None, None
+    backward = library.describe("batch_normalization_backward", c.c_int(BACKWARD), x, x, x, *numbers, hint)
+    return _first_right(forward), _first_right(backward)
+
+
+def _register_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: float) -> str:
+    with PREPARING:
+        name = f"resnet_jax_onednn_batch_norm{'_gradient' if is_gradient else ''}_{_written(shape)}_{dtype}_{epsilon}"
+        return register(name, functools.partial(prepare_batch_norm, is_gradient, shape, dtype, epsilon))
+
+
+def prepare_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: float) -> Kernel:
+    """Returns `normalize` or `normalize_gradient` as a function of the addresses of its operands and results."""
+    library = open_library()
+    assert library is not None
+    images, channels = _images(shape, dtype), library.layout(shape[-1:], (1,))
+    forward, backward = _batch_norm(shape, dtype, epsilon)
+    if is_gradient:
+        kinds = {DIFF_DST: images, SRC: images, MEAN: channels, VARIANCE: channels, SCALE: channels}
+        kinds |= {DIFF_SRC: images, DIFF_SCALE: channels, DIFF_SHIFT: channels}
+    else:
+        kinds = {SRC: images, SCALE: channels, SHIFT: channels, DST: images, MEAN: channels, VARIANCE: channels}
+    memories = {index: library.borrow(layout) for index, layout in kinds.items()}
+    description = backward if is_gradient else forward
+    assert description is not None
+    return _kernel(list(memories.values()), [library.primitive(description, memories)])
+
+
+# --- max-pooling -----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _max_pool(shape: Shape, dtype: str, padding: tuple[tuple[int, int], ...]) -> tuple[Layout | None, Layout | None]:
+    """Returns the descriptions of max-pooling, which notes where the maxima were, and of its gradient."""
+    library = open_library()
+    assert library is not None
+    x, y = _images(shape, dtype), _images(pooled_shape(shape, padding), dtype)
+    windows = [int64s(pair) for pair in ((2, 2), (3, 3), (0, 0), *zip(*padding, strict=True))]
+    kind = c.c_int(MAX_POOLING)
+    forward = library.describe("pooling_forward", c.c_int(FORWARD_TRAINING), kind, x, y, *windows)
+    if forward is None or not _is_right(forward):
+        return None, None  # the gradient reads what this very implementation noted
+    return forward, _first_right(library.describe("pooling_backward", kind, x, y, *windows, forward))
+
+
+def prepare_max_pool(shape: Shape, dtype: str, padding: tuple[tuple[int, int], ...]) -> Kernel:
+    """Returns `max_pool_gradient` as a function of the addresses of its operands and its result."""
+    library = open_library()
+    assert library is not None
+    forward, backward = _max_pool(shape, dtype, padding)
+    assert forward is not None
+    assert backward is not None
+    images, pooled = _images(shape, dtype), _images(pooled_shape(shape, padding), dtype)
+    cotangent, x, gradient = library.borrow(pooled), library.borrow(images), library.borrow(images)
+    y, places = library.allocate(pooled), library.allocate(library.query_layout(forward, QUERY_WORKSPACE))
+    steps = [
+        library.primitive(forward, {SRC: x, DST: y, WORKSPACE: places}),
+        library.primitive(backward, {DIFF_DST: cotangent, DIFF_SRC: gradient, WORKSPACE: places}),
+    ]
+    return _kernel([cotangent, x, gradient], steps)
+
+
+def pooled_shape(shape: Shape, padding: tuple[tuple[int, int], ...]) -> Shape:
+    """Returns the shape of what max-pooling makes of images (B, H, W, C)."""
+    batch, height, width, channels = shape
+    height, width = ((side + sum(pads) - 3) // 2 + 1 for side, pads in zip((height, width), padding, strict=True))
+    return batch, height, width, channels
+
+
+# --- both ------------------------------------------------------------------------------------------------------------
+
+
+def _is_known(shape: Shape, dtype: str) -> bool:
+    return dtype in DTYPES and len(shape) == 4 and 0 not in shape and open_library() is not None
+
+
+def _images(shape: Shape, dtype: str) -> Layout:
+    """Returns the layout of (B, H, W, C)."""
+    library, (batch, height, width, channels) = open_library(), shape
+    assert library is not None
+    strides = (height * width * channels, 1, width * channels, channels)
+    return library.layout((batch, channels, height, width), strides, DTYPES[dtype])
+
+
+def _first_right(description: Layout | None) -> Layout | None:
+    """Returns the description as the first implementation computes it that is known to be right."""
+    library = open_library()
+    assert library is not None
+    while description is not None:
+        if _is_right(description):
+            return description
+        if not library.advance(description):
+            return None
+    return None
+
+
+def _is_right(description: Layout) -> bool:
+    library = open_library()
+    assert library is not None
+    return _SWEPT.fullmatch(library.query_name(description)) is not None
+
+
+def _kernel(memories: Sequence[Layout], steps: Sequence[Any]) -> Kernel:
+    """Returns a function of the addresses of operands and results, which `memories` are in this order."""
+    library = open_library()
+    assert library is not None
+
+    def run(operand_addresses: Sequence[int], result_addresses: Sequence[int]) -> None:
+        with RUNNING:
+            for memory, address in zip(memories, (*operand_addresses, *result_addresses), strict=True):
+                library.place(memory, address)
+            for step in steps:
+                step()
+            library.check("stream_wait", library.stream)
+
+    return run
+
+
+def _written(shape: Shape) -> str:
+    return "x".join(map(str, shape))
