@@ -20,5 +20,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def activate_norm(norm: nn.Module, x: Array, activation: str, *, train: bool) -> Array:
     """Returns `x` normalised and activated; norms that hold their activation need none."""
+    rectifies = getattr(norm, "rectifies", False) and activation == "relu"
+    # Whoever captures what a norm returns, finds it before its ReLU.
+    if train and rectifies and not norm.is_mutable_collection("intermediates"):
+        return norm(x, train=train, relu=True)
     y = norm(x, train=train)
     return y if getattr(norm, "activates", False) else ACTIVATIONS[activation](y)

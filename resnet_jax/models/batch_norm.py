@@ -26,7 +26,8 @@ class BatchNorm(nn.Module):
     Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
     Under `jit` with a batch sharded over devices the statistics are those of the global batch.
 
-    x (..., C) -> (..., C). Parameters `scale`, `bias` (C,); collection `batch_stats`: `mean`, `var` (C,).
+    x (..., C) -> (..., C), rectified if called with `relu`. Parameters `scale`, `bias` (C,); collection `batch_stats`:
+    `mean`, `var` (C,).
 
     Attributes:
       axis_name: axes of a surrounding `shard_map` over whose shares the statistics are taken together; () for the
@@ -40,6 +41,7 @@ class BatchNorm(nn.Module):
       ValueError: in training if rows_per_group does not divide the rows.
     """
 
+    rectifies = True
     momentum: float = 0.9
     epsilon: float = 1e-5
     rows_per_group: int = 0
@@ -51,7 +53,8 @@ class BatchNorm(nn.Module):
     param_dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Array, *, train: bool, relu: bool = False) -> Array:
+        """Returns x normalised; with `relu` rectified too, in one pass where that is faster."""
         shape = (x.shape[-1],)
         scale = self.param("scale", self.scale_init, shape, self.param_dtype)
         bias = self.param("bias", initializers.zeros, shape, self.param_dtype)
@@ -63,7 +66,8 @@ class BatchNorm(nn.Module):
 
         if train and not self.frozen:
             num_groups = self._num_groups(x)
-            normalize = partial(normalize_by_batch, epsilon=self.epsilon, axis_name=self.axis_name, dtype=self.dtype)
+            options: dict[str, Any] = {"axis_name": self.axis_name, "dtype": self.dtype, "relu": relu}
+            normalize: Any = partial(normalize_by_batch, epsilon=self.epsilon, **options)
             if num_groups == 1:
                 y, mean, var = normalize(x, scale, bias)
             else:
@@ -75,7 +79,8 @@ class BatchNorm(nn.Module):
                 running_var.value = self.momentum * old_var + (1.0 - self.momentum) * unbiased
         else:
             factor = jax.lax.rsqrt(old_var + self.epsilon) * scale
-            y = (x.astype(self.param_dtype) - old_mean) * factor + bias
+            y = ((x.astype(self.param_dtype) - old_mean) * factor + bias).astype(self.dtype)
+            y = nn.relu(y) if relu else y
         return y.astype(self.dtype)
 
     def _num_groups(self, x: Array) -> int:

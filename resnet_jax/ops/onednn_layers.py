@@ -2,12 +2,14 @@
 
 import ctypes as c
 import functools
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from resnet_jax.ops.onednn_library import (
     BACKWARD,
@@ -28,6 +30,7 @@ from resnet_jax.ops.onednn_library import (
     SHIFT,
     SRC,
     VARIANCE,
+    WITH_RELU,
     WITH_SCALE,
     WITH_SHIFT,
     WORKSPACE,
@@ -47,31 +50,39 @@ _SWEPT = re.compile(
 )
 
 
-def can_normalize(shape: Shape, dtype: str, epsilon: float) -> bool:
+def can_normalize(shape: Shape, dtype: str, epsilon: float, relu: bool = False) -> bool:
     """Returns whether `normalize` and `normalize_gradient` are there for images (B, H, W, C) of a type."""
     with PREPARING:
-        return _is_known(shape, dtype) and None not in _batch_norm(shape, dtype, epsilon)
+        return _is_known(shape, dtype) and None not in _batch_norm(shape, dtype, epsilon, relu)
 
 
-def normalize(x: Array, scale: Array, bias: Array, *, epsilon: float) -> tuple[Array, Array, Array]:
+def normalize(x: Array, scale: Array, bias: Array, *, epsilon: float, relu: bool = False) -> tuple[Array, ...]:
     """Returns x (B, H, W, C) normalised by its own statistics, in its type, and their float32 mean and biased variance
     (C,).
+
+    With `relu` it is rectified, and a fourth result (B, H, W, C) of bool is room for what oneDNN notes for its
+    gradient: not a bool for each pixel, but bits.
     """
-    target = _register_batch_norm(False, x.shape, str(x.dtype), epsilon)
+    target = _register_batch_norm(False, x.shape, str(x.dtype), epsilon, relu)
     channels = jax.ShapeDtypeStruct(scale.shape, jnp.float32)
-    results = (jax.ShapeDtypeStruct(x.shape, x.dtype), channels, channels)
-    y, mean, var = jax.ffi.ffi_call(target, results)(x, scale, bias)
-    return y, mean, var
+    results = [jax.ShapeDtypeStruct(x.shape, x.dtype), channels, channels]
+    if relu:
+        results.append(jax.ShapeDtypeStruct(x.shape, jnp.bool_))
+    return tuple(jax.ffi.ffi_call(target, results)(x, scale, bias))
 
 
 def normalize_gradient(
-    cotangent: Array, x: Array, mean: Array, var: Array, scale: Array, *, epsilon: float
+    cotangent: Array, x: Array, mean: Array, var: Array, scale: Array, *note: Array, epsilon: float
 ) -> tuple[Array, Array, Array]:
-    """Returns the cotangents of x, scale and bias of what `normalize` returned first."""
-    target = _register_batch_norm(True, x.shape, str(x.dtype), epsilon)
+    """Returns the cotangents of x, scale and bias of what `normalize` returned first.
+
+    Args:
+      note: what it returned fourth, if it did.
+    """
+    target = _register_batch_norm(True, x.shape, str(x.dtype), epsilon, bool(note))
     channels = jax.ShapeDtypeStruct(scale.shape, jnp.float32)
     results = (jax.ShapeDtypeStruct(x.shape, x.dtype), channels, channels)
-    of_x, of_scale, of_bias = jax.ffi.ffi_call(target, results)(cotangent, x, mean, var, scale)
+    of_x, of_scale, of_bias = jax.ffi.ffi_call(target, results)(cotangent, x, mean, var, scale, *note)
     return of_x, of_scale, of_bias
 
 
@@ -95,40 +106,60 @@ def max_pool_gradient(cotangent: Array, x: Array, *, padding: tuple[tuple[int, i
 
 
 @functools.cache
-def _batch_norm(shape: Shape, dtype: str, epsilon: float) -> tuple[Layout | None, Layout | None]:
+def _batch_norm(shape: Shape, dtype: str, epsilon: float, relu: bool) -> tuple[Layout | None, Layout | None]:
     """Returns the descriptions of batch norm and of its gradient, None where none is known to be right."""
     library, x = open_library(), _images(shape, dtype)
     assert library is not None
-    numbers = c.c_float(epsilon), c.c_uint(WITH_SCALE | WITH_SHIFT)
-    describe = functools.partial(library.describe, "batch_normalization_forward", c.c_int(FORWARD_TRAINING), x, x)
-    forward, hint = describe(*numbers), describe(*numbers)
-    if hint is None:
+    numbers = c.c_float(epsilon), c.c_uint(WITH_SCALE | WITH_SHIFT | (WITH_RELU if relu else 0))
+    forward = library.describe("batch_normalization_forward", c.c_int(FORWARD_TRAINING), x, x, *numbers)
+    if forward is None or not _is_right(forward):
         return None, None
-    backward = library.describe("batch_normalization_backward", c.c_int(BACKWARD), x, x, x, *numbers, hint)
-    return _first_right(forward), _first_right(backward)
+    if relu and library.num_bytes(library.query_layout(forward, QUERY_WORKSPACE)) > math.prod(shape):
+        return None, None
+    backward = library.describe("batch_normalization_backward", c.c_int(BACKWARD), x, x, x, *numbers, forward)
+    return forward, _first_right(backward)
 
 
-def _register_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: float) -> str:
+def _register_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: float, relu: bool) -> str:
     with PREPARING:
-        name = f"resnet_jax_onednn_batch_norm{'_gradient' if is_gradient else ''}_{_written(shape)}_{dtype}_{epsilon}"
-        return register(name, functools.partial(prepare_batch_norm, is_gradient, shape, dtype, epsilon))
+        name = f"resnet_jax_onednn_batch_norm{'_relu' if relu else ''}{'_gradient' if is_gradient else ''}"
+        name += f"_{_written(shape)}_{dtype}_{epsilon}"
+        return register(name, functools.partial(prepare_batch_norm, is_gradient, shape, dtype, epsilon, relu))
 
 
-def prepare_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: float) -> Kernel:
+def prepare_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: float, relu: bool) -> Kernel:
     """Returns `normalize` or `normalize_gradient` as a function of the addresses of its operands and results."""
     library = open_library()
     assert library is not None
     images, channels = _images(shape, dtype), library.layout(shape[-1:], (1,))
-    forward, backward = _batch_norm(shape, dtype, epsilon)
+    forward, backward = _batch_norm(shape, dtype, epsilon, relu)
+    assert forward is not None
+    note = {WORKSPACE: library.query_layout(forward, QUERY_WORKSPACE)} if relu else {}
     if is_gradient:
-        kinds = {DIFF_DST: images, SRC: images, MEAN: channels, VARIANCE: channels, SCALE: channels}
+        kinds = {DIFF_DST: images, SRC: images, MEAN: channels, VARIANCE: channels, SCALE: channels, **note}
         kinds |= {DIFF_SRC: images, DIFF_SCALE: channels, DIFF_SHIFT: channels}
     else:
         kinds = {SRC: images, SCALE: channels, SHIFT: channels, DST: images, MEAN: channels, VARIANCE: channels}
+        kinds |= note
     memories = {index: library.borrow(layout) for index, layout in kinds.items()}
     description = backward if is_gradient else forward
     assert description is not None
-    return _kernel(list(memories.values()), [library.primitive(description, memories)])
+    run = _kernel(list(memories.values()), [library.primitive(description, memories)])
+    return run if is_gradient or not relu else functools.partial(_run_and_keep_nan, run, shape, dtype)
+
+
+def _run_and_keep_nan(run: Kernel, shape: Shape, dtype: str, operands: Sequence[int], results: Sequence[int]) -> None:
+    """Runs batch norm with ReLU, and makes NaN what is: oneDNN's ReLU of NaN is 0, and nobody would see it."""
+    run(operands, results)
+    bad = ~np.isfinite(_view(results[2], shape[-1:], "float32"))
+    if bad.any():
+        _view(results[0], shape, dtype)[..., bad] = np.nan
+
+
+def _view(address: int, shape: Shape, dtype: str) -> np.ndarray:
+    kind = jnp.dtype(dtype)
+    buffer: Any = (c.c_char * (math.prod(shape) * kind.itemsize)).from_address(address)
+    return np.frombuffer(buffer, kind).reshape(shape)
 
 
 # --- max-pooling -----------------------------------------------------------------------------------------------------

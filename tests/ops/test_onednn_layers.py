@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.models.batch_statistics import normalize_by_batch
+from resnet_jax.models.blocks import BottleneckBlock
 from resnet_jax.models.pooling import max_pool, same_max_pool, zero_padded_max_pool
 from resnet_jax.ops import onednn, onednn_layers
 
@@ -29,6 +30,10 @@ def operands(shape, dtype, mean=2.0):
 
 def normalized(x, scale, bias):
     return normalize_by_batch(x, scale, bias, EPSILON, dtype=x.dtype)[0].astype(x.dtype)
+
+
+def rectified(x, scale, bias):
+    return normalize_by_batch(x, scale, bias, EPSILON, dtype=x.dtype, relu=True)[0]
 
 
 def formula(x, scale, bias):
@@ -64,6 +69,41 @@ def test_batch_norm_and_its_gradients_are_the_formulas(shape, dtype):
         assert_near(one, other, 10 * DTYPES[dtype])
 
 
+@pytest.mark.numerics
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rectified_it_is_the_same_where_it_is_positive(shape, dtype):
+    given = operands(shape, dtype)
+    program = with_gradients(rectified).lower(*given)
+    count = program.as_text().count("resnet_jax_onednn_batch_norm_relu")
+    assert count == 2 * onednn_layers.can_normalize(shape, dtype, EPSILON, relu=True)
+    actual = program.compile()(*given)
+    expected = with_gradients(lambda *given: nn.relu(normalized(*given)))(*given)
+    assert actual[0].dtype == jnp.dtype(dtype)
+    for one, other in zip(actual, expected, strict=True):
+        assert_near(one, other, DTYPES[dtype])
+
+
+def test_a_block_rectifies_within_its_norms_and_captures_what_they_return():
+    block = BottleneckBlock(filters=16)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 32))
+    variables = block.init(jax.random.key(1), x, train=False)
+
+    def apply(*mutable, capture=False):
+        program = jax.jit(
+            lambda variables: block.apply(
+                variables, x, train=True, mutable=["batch_stats", *mutable], capture_intermediates=capture
+            )
+        ).lower(variables)
+        return program.as_text().count("relu_2x8x8x16"), *program.compile()(variables)
+
+    fused, y, _ = apply()
+    apart, same, captured = apply("intermediates", capture=True)
+    assert (fused, apart) == (2 * onednn_layers.can_normalize((2, 8, 8, 16), "float32", EPSILON, relu=True), 0)
+    assert_near(y, same, 1e-5)
+    assert captured["intermediates"]["bn1"]["__call__"][0].min() < 0
+
+
 def test_onednn_normalizes_what_it_vectorizes():
     assert onednn_layers.can_normalize((4, 8, 8, 32), "float32", EPSILON)
     assert not onednn_layers.can_normalize((2, 5, 5, 3), "float32", EPSILON)  # its reference code alone
@@ -79,15 +119,19 @@ def test_a_large_mean_costs_no_digits():
     assert_near(jax.jit(normalized)(x, scale, bias), expected, 1e-3)  # a mean's rounding is 1e-4 of the spread
 
 
-def test_nan_reaches_all_of_its_channel():
-    x, scale, bias, cotangent = operands((2, 4, 4, 16), "float32")
-    results = with_gradients(normalized)(x.at[0, 1, 2, 5].set(jnp.nan), scale, bias, cotangent)
-    for result in results[:2]:
+@pytest.mark.numerics
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", [normalized, rectified])
+def test_nan_reaches_all_of_its_channel(function, dtype):
+    x, scale, bias, cotangent = operands((2, 4, 4, 16), dtype)
+    results = with_gradients(function)(x.at[0, 1, 2, 5].set(jnp.nan), scale, bias, cotangent)
+    for result in (np.asarray(result, np.float32) for result in results[:2]):
         assert np.isnan(result[..., 5]).all()
         assert np.isfinite(np.delete(result, 5, axis=-1)).all()
 
 
-def test_all_derivatives_are_the_formulas_to_second_order():
+@pytest.mark.parametrize("relu", [False, True])
+def test_all_derivatives_are_the_formulas_to_second_order(relu):
     x, scale, bias, _ = operands((2, 3, 3, 16), "float32")
     weights = jax.random.normal(jax.random.key(5), x.shape)
 
@@ -96,10 +140,10 @@ def test_all_derivatives_are_the_formulas_to_second_order():
 
     tangents = jax.tree.map(jnp.cos, (x, scale, bias))
     with jax.enable_x64(True):
-        exact = partial(loss, formula)
+        exact = partial(loss, (lambda *given: nn.relu(formula(*given))) if relu else formula)
         expected = jax.jvp(exact, (x, scale, bias), tangents)[1], jax.grad(exact, 1)(x, scale, bias)
         expected_second = jax.hessian(exact, (1, 2))(x, scale, bias)
-    ours = partial(loss, normalized)
+    ours = partial(loss, rectified if relu else normalized)
     actual = jax.jvp(ours, (x, scale, bias), tangents)[1], jax.grad(ours, 1)(x, scale, bias)
     for one, other in zip(actual, expected, strict=True):
         assert_near(one, other, 1e-5)
