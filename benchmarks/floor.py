@@ -131,7 +131,7 @@ class Program:
         if is_batch_norm(equation):
             self.norms.append(Norm(self.in_memory(images[0], images[0].num_bytes)))
             self.kernels.append(Kernel("statistics", self.norms[-1].x.num_bytes))
-            return [Value(size_of(avals[0]), [self.norms[-1]]), None, None]
+            return [Value(size_of(avals[0]), [self.norms[-1]]), *[None] * (len(avals) - 1)]
         inner = next((p for p in equation.params.values() if hasattr(getattr(p, "jaxpr", p), "eqns")), None)
         if inner is not None:
             return self.walk(getattr(inner, "jaxpr", inner), operands)
@@ -205,9 +205,9 @@ class Program:
 
 def is_batch_norm(equation: Any) -> bool:
     """Returns whether an equation normalises by the batch: gives the normalised array, and a mean and variance (C,)."""
-    if equation.primitive.name != "custom_jvp_call" or len(equation.outvars) != 3:
+    if equation.primitive.name != "custom_jvp_call" or len(equation.outvars) not in (3, 4):
         return False
-    normalised, mean, var = (x.aval.shape for x in equation.outvars)
+    normalised, mean, var, *_ = (x.aval.shape for x in equation.outvars)
     return mean == var == normalised[-1:]
 
 

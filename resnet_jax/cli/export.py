@@ -16,6 +16,7 @@ def add_command(add: AddCommand) -> None:
     export.add_argument("--to", required=True, metavar="PATH", help="model.stablehlo or model.onnx")
     export.add_argument("--image_size", type=image_size, metavar="PIXELS", help="side, or 64x96 (default: the model's)")
     export.add_argument("--preprocessing", action="store_true", help="take uint8 images: normalise in the network")
+    export.add_argument("--channels_first", action="store_true", help="take (batch, C, H, W), as PyTorch and OpenCV")
     export.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -27,5 +28,11 @@ def run_export(arguments: argparse.Namespace) -> int:
 
     check_export(target)
     trained = open_trained(arguments, judges=arguments.preprocessing)
-    result = export(trained, target, preprocessing=arguments.preprocessing, image_size=arguments.image_size)
+    result = export(
+        trained,
+        target,
+        preprocessing=arguments.preprocessing,
+        image_size=arguments.image_size,
+        channels_first=arguments.channels_first,
+    )
     return print_result(result, arguments.json)

@@ -28,7 +28,12 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export(
-    trained: TrainedModel, target: Path, *, preprocessing: bool = False, image_size: Side | None = None
+    trained: TrainedModel,
+    target: Path,
+    *,
+    preprocessing: bool = False,
+    image_size: Side | None = None,
+    channels_first: bool = False,
 ) -> dict[str, Any]:
     """Returns {..., "to", "format", "input", "output", "bytes", "difference"}: the network as a file, batch norm
     folded.
@@ -39,6 +44,7 @@ def export(
       preprocessing: the input is (batch, H, W, C) uint8 and the normalisation is part of the network; otherwise it is
         normalised float32. The batch may be of any size.
       image_size: H = W in pixels, or (H, W); None: the network's own.
+      channels_first: the input is (batch, C, H, W).
 
     The difference is of the logits of the file, loaded again, from JAX's: the largest by the largest logit.
 
@@ -54,20 +60,21 @@ def export(
     shape, dtype = (height, width, num_channels), np.dtype(np.uint8 if preprocessing else np.float32)
     function = _inference(trained, preprocessing)
     if target.suffix == ".onnx":
-        data, run = _onnx(function, shape, dtype, _described(trained, preprocessing))
+        data, run = _onnx(function, shape, dtype, _described(trained, preprocessing), channels_first)
     else:
-        data, run = _stablehlo(function, shape, dtype)
+        data, run = _stablehlo(function, shape, dtype, channels_first)
     with programs_not_kept():
-        difference = max(_difference(function, run, (batch, *shape), dtype) for batch in BATCHES)
+        difference = max(_difference(function, run, (batch, *shape), dtype, channels_first) for batch in BATCHES)
     if not difference <= LIMITS[target.suffix]:
         raise RunError(f"{target} is not written: its logits differ from JAX's by {difference:.1e} of the largest")
     with atomic_write(target) as file:
         file.write(data)
+    sides = ", ".join(map(str, (num_channels, height, width) if channels_first else shape))
     return {
         **trained.origin,
         "to": str(target),
         "format": target.suffix[1:],
-        "input": f"images (batch, {height}, {width}, {num_channels}) {dtype}{'' if preprocessing else ', normalised'}",
+        "input": f"images (batch, {sides}) {dtype}{'' if preprocessing else ', normalised'}",
         "output": f"logits (batch, {trained.num_classes}) float32",
         "bytes": len(data),
         "difference": difference,
@@ -112,20 +119,30 @@ def _inference(trained: TrainedModel, preprocessing: bool) -> Callable[[Array], 
 
 
 def _stablehlo(
-    function: Callable[[Array], Array], shape: tuple[int, ...], dtype: np.dtype
+    function: Callable[[Array], Array], shape: tuple[int, int, int], dtype: np.dtype, channels_first: bool
 ) -> tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
     (batch,) = jax.export.symbolic_shape("batch")
-    exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *shape), dtype))
+    height, width, channels = shape
+
+    def infer(images: Array) -> Array:
+        return function(images.transpose(0, 2, 3, 1) if channels_first else images)
+
+    sides = (channels, height, width) if channels_first else shape
+    exported = jax.export.export(jax.jit(infer), platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *sides), dtype))
     data = bytes(exported.serialize())
     reloaded = jax.jit(jax.export.deserialize(bytearray(data)).call)
     return data, lambda images: np.asarray(reloaded(images))
 
 
 def _onnx(
-    function: Callable[[Array], Array], shape: tuple[int, int, int], dtype: np.dtype, description: dict[str, str]
+    function: Callable[[Array], Array],
+    shape: tuple[int, int, int],
+    dtype: np.dtype,
+    description: dict[str, str],
+    channels_first: bool,
 ) -> tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
     onnx, onnxruntime = import_onnx(), _import_onnxruntime()
-    model = to_onnx(function, shape, dtype)
+    model = to_onnx(function, shape, dtype, channels_first=channels_first)
     onnx.helper.set_model_props(model, description)
     data = model.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -148,12 +165,18 @@ def _difference(
     run: Callable[[np.ndarray], np.ndarray],
     shape: tuple[int, ...],
     dtype: np.dtype,
+    channels_first: bool,
 ) -> float:
-    """Returns the largest difference of two functions' logits on random images, by the largest logit."""
+    """Returns the largest difference of the logits of `function` and of `run`, the file, by the largest logit.
+
+    Args:
+      shape: of random images (B, H, W, C), which the file may take as (B, C, H, W).
+    """
     random = np.random.default_rng(shape[0])
     if dtype == np.uint8:
         images = random.integers(0, 256, shape, np.uint8)
     else:
         images = random.standard_normal(shape, np.float32)
     expected = np.asarray(jax.jit(function)(images))
-    return float(np.max(np.abs(run(images) - expected)) / max(np.max(np.abs(expected)), np.finfo(np.float32).tiny))
+    given = np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if channels_first else images
+    return float(np.max(np.abs(run(given) - expected)) / max(np.max(np.abs(expected)), np.finfo(np.float32).tiny))

@@ -24,12 +24,20 @@ ELEMENTWISE = {
 }  # fmt: skip
 
 
-def to_onnx(function: Callable[[Any], Any], input_shape: tuple[int, int, int], dtype: Any, opset: int = OPSET) -> Any:
+def to_onnx(
+    function: Callable[[Any], Any],
+    input_shape: tuple[int, int, int],
+    dtype: Any,
+    opset: int = OPSET,
+    *,
+    channels_first: bool = False,
+) -> Any:
     """Returns the onnx.ModelProto of `function`, from "images" (batch, H, W, C) of `dtype` to "logits" (batch, K).
 
     Args:
       function: traceable by JAX for a batch of any size, of the operations that networks here consist of.
       input_shape: (H, W, C).
+      channels_first: the file takes (batch, C, H, W).
 
     Raises:
       UserError: for an operation that has no translation, and where onnx is missing.
@@ -38,14 +46,16 @@ def to_onnx(function: Callable[[Any], Any], input_shape: tuple[int, int, int], d
     (batch,) = jax.export.symbolic_shape(BATCH)
     traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((batch, *input_shape), dtype))
     graph = _Graph(onnx)
-    given = graph.add("Transpose", ["images"], perm=TO_ONNX)
+    given = "images" if channels_first else graph.add("Transpose", ["images"], perm=TO_ONNX)
     (result,) = graph.inline(traced, [given])
     assert isinstance(result, str)
     graph.nodes[-1].output[0] = "logits"
     helper = onnx.helper
     image_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     logits_type = helper.np_dtype_to_tensor_dtype(np.dtype(traced.out_avals[0].dtype))
-    inputs = [helper.make_tensor_value_info("images", image_type, [BATCH, *input_shape])]
+    height, width, channels = input_shape
+    sides = [channels, height, width] if channels_first else [height, width, channels]
+    inputs = [helper.make_tensor_value_info("images", image_type, [BATCH, *sides])]
     outputs = [helper.make_tensor_value_info("logits", logits_type, [BATCH, *traced.out_avals[0].shape[1:]])]
     made = helper.make_graph(graph.nodes, "resnet_jax", inputs, outputs, graph.constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], producer_name="resnet_jax")

@@ -7,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from resnet_jax.ops import onednn_layers
 from resnet_jax.ops.batch_axes import vary_alike
@@ -22,83 +21,71 @@ def normalize_by_batch(
     x: Array, scale: Array, bias: Array, epsilon: float, axis_name: Axes = (), dtype: Dtype = jnp.float32,
     *, relu: bool = False,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Returns `x` (..., C) normalised, with its mean and biased variance (C,), in the type of scale and bias (C,).
+    """Returns `x` (..., C) normalised, in `dtype`, with its mean and biased variance (C,); computed in the type of
+    scale and bias (C,).
 
     Args:
       axis_name: mapped axes over which the statistics are taken together.
-      dtype: to which y will be rounded; it may be so already.
-      relu: y is rectified, and in `dtype`.
+      relu: y is rectified.
     """
     if not axis_name:  # scale and bias that all devices share have the sum as their gradient
         x, scale, bias = vary_alike((x, scale, bias), x, scale, bias)
-    wide = x.astype(scale.dtype)
-    as_given = jax.lax.stop_gradient(x if x.dtype == dtype else wide)
-    y, mean, var, *_ = _normalize_by_batch(wide, scale, bias, as_given, epsilon, axis_name, relu)
-    return y.astype(dtype) if relu else y, mean, var
+    x = x if x.dtype == dtype else x.astype(scale.dtype)
+    y, mean, var, *_ = _normalize_by_batch(x, scale, bias, epsilon, axis_name, relu)
+    return y.astype(dtype), mean, var
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5, 6))
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
 def _normalize_by_batch(
-    x: Array, scale: Array, bias: Array, as_given: Array, epsilon: float, axis_name: Axes, relu: bool
+    x: Array, scale: Array, bias: Array, epsilon: float, axis_name: Axes, relu: bool
 ) -> tuple[Array, ...]:
-    """Returns the same in one type; with `relu` a fourth, for oneDNN's gradient alone.
-
-    Args:
-      as_given: the same x in its own type, of which oneDNN returns y and takes the cotangent; a rectified y is of it.
-    """
+    """Returns the same in the type of x; with `relu` a fourth, oneDNN's note for its gradient."""
     if axis_name:
-        return _normalize(x, scale, bias, as_given, epsilon=epsilon, axis_name=axis_name, relu=relu)
-    return tuple(_batch_norm.bind(x, scale, bias, as_given, epsilon=epsilon, relu=relu))
+        return _normalize(x, scale, bias, epsilon=epsilon, axis_name=axis_name, relu=relu)
+    return tuple(_batch_norm.bind(x, scale, bias, epsilon=epsilon, relu=relu))
 
 
 @_normalize_by_batch.defjvp
 def _normalize_by_batch_jvp(epsilon: float, axis_name: Axes, relu: bool, primals: Any, tangents: Any) -> Any:
-    x, scale, bias, as_given = primals
-    y, mean, var, *note = _normalize_by_batch(x, scale, bias, as_given, epsilon, axis_name, relu)
-    centred, inverse = x - mean, jax.lax.rsqrt(var + epsilon)
-    factor, slope = inverse * scale, 0.5 * inverse**3 * scale
-    factors = jax.lax.broadcast_in_dim(factor, (1,) * (x.ndim - 1) + factor.shape, (x.ndim - 1,))
-    rectified = (*note, y) if relu else ()
-    operands = [*tangents[:3], as_given, mean, var, scale, *rectified, centred, inverse, factor, factors, slope]
+    x, scale, bias = primals
+    y, mean, var, *note = _normalize_by_batch(x, scale, bias, epsilon, axis_name, relu)
+    operands = [*tangents, x, mean, var, scale, *((*note, y) if relu else ())]
     if axis_name:
         found = _tangents(*operands, epsilon=epsilon, axis_name=axis_name)
     else:
         found = tuple(_batch_norm_tangents.bind(*operands, epsilon=epsilon))
-    return (y, mean, var, *note), (*found, *(np.zeros(one.shape, jax.dtypes.float0) for one in note))
+    return (y, mean, var, *note), (*found, *map(jnp.zeros_like, note))
 
 
 def _normalize(
-    x: Array, scale: Array, bias: Array, as_given: Array, *, epsilon: float, axis_name: Axes = (), relu: bool = False
+    x: Array, scale: Array, bias: Array, *, epsilon: float, axis_name: Axes = (), relu: bool = False
 ) -> tuple[Array, ...]:
-    mean, var = mean_and_variance(x, axis_name)
-    y = (x - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias
+    wide = x.astype(scale.dtype)
+    mean, var = mean_and_variance(wide, axis_name)
+    y = ((wide - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias).astype(x.dtype)
     if not relu:
         return y, mean, var
-    y = y.astype(as_given.dtype)
-    return nn.relu(y), mean, var, y > 0
+    room = jax.lax.slice_in_dim(y, 0, onednn_layers.note_shape(y.shape, y.dtype)[-1], axis=-1)
+    return nn.relu(y), mean, var, room
 
 
 def _tangents(
-    x_dot: Array, scale_dot: Array, bias_dot: Array, as_given: Array, mean: Array, var: Array, scale: Array,
-    *others: Array, epsilon: float, axis_name: Axes = (),
+    x_dot: Array, scale_dot: Array, bias_dot: Array, x: Array, mean: Array, var: Array, scale: Array,
+    *rectified: Array, epsilon: float, axis_name: Axes = (),
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Returns the derivative with all that is per channel gathered first: transposed, it sums over the batch twice, not
     thrice.
 
-    The mean has no share in the variance's derivative: the centred x sums to zero. oneDNN reads the operands up to the
-    scale and its note, this formula the others.
+    The mean has no share in the variance's derivative: the centred x sums to zero.
 
     Args:
-      others: if y was rectified, oneDNN's note and y; x - mean; inverse = 1 / sqrt(var + epsilon); factor = inverse *
-        scale, then the same of the rank of x; slope = inverse**3 * scale / 2.
+      rectified: nothing, or oneDNN's note and y.
     """
-    del mean, var, scale, epsilon
-    *rectified, centred, inverse, factor, factors, slope = others
-    mean_dot, var_dot = _mean(x_dot, axis_name), 2.0 * _mean(centred * x_dot, axis_name)
-    factor_dot = inverse * scale_dot - slope * var_dot
-    y_dot = x_dot * factors + centred * factor_dot + (bias_dot - mean_dot * factor)
+    wide_dot, centred, inverse = x_dot.astype(scale.dtype), x.astype(scale.dtype) - mean, jax.lax.rsqrt(var + epsilon)
+    mean_dot, var_dot = _mean(wide_dot, axis_name), 2.0 * _mean(centred * wide_dot, axis_name)
+    factor, factor_dot = inverse * scale, inverse * scale_dot - 0.5 * inverse**3 * scale * var_dot
+    y_dot = (wide_dot * factor + centred * factor_dot + (bias_dot - mean_dot * factor)).astype(x.dtype)
     if rectified:
-        y_dot = y_dot.astype(as_given.dtype)
         y_dot = jax.lax.select(rectified[-1] > 0, y_dot, jnp.zeros_like(y_dot))
     return y_dot, mean_dot, var_dot
 
@@ -157,34 +144,27 @@ def _mean(x: Array, axis_name: tuple[str, ...]) -> Array:
 # --- on the CPU ------------------------------------------------------------------------------------------------------
 
 
-def _can_be_onednns(as_given: Any, scale: Any, is_for_one_device: bool, epsilon: float, relu: bool) -> bool:
+def _can_be_onednns(x: Any, scale: Any, is_for_one_device: bool, epsilon: float, relu: bool) -> bool:
     """Returns whether oneDNN computes it, by the types of the operands."""
     fits = is_for_one_device and scale.dtype == jnp.float32
-    return fits and onednn_layers.can_normalize(as_given.shape, as_given.dtype.name, epsilon, relu)
+    return fits and onednn_layers.can_normalize(x.shape, x.dtype.name, epsilon, relu)
 
 
 def _forward_for_cpu(avals: Any, results: Any, is_for_one_device: bool, *, epsilon: float, relu: bool) -> Any:
-    _, scale, _, as_given = avals
-
-    def compute(x: Array, scale: Array, bias: Array, as_given: Array) -> tuple[Array, ...]:
-        del x
-        y, *others = onednn_layers.normalize(as_given, scale, bias, epsilon=epsilon, relu=relu)
-        return y.astype(results[0].dtype), *others
-
-    return compute if _can_be_onednns(as_given, scale, is_for_one_device, epsilon, relu) else None
+    x, scale, _ = avals
+    del results
+    can = _can_be_onednns(x, scale, is_for_one_device, epsilon, relu)
+    return partial(onednn_layers.normalize, epsilon=epsilon, relu=relu) if can else None
 
 
 def _gradient_for_cpu(avals: Any, results: Any, is_for_one_device: bool, *, epsilon: float, types: Any) -> Any:
-    _, as_given, _, _, scale, fifth, *_ = avals
-    relu = fifth.dtype == jnp.bool_
-    del types
+    _, x, _, _, scale, *rectified = avals
+    del results, types
 
-    def compute(cotangent: Array, as_given: Array, *others: Array) -> Any:
-        operands = cotangent.astype(as_given.dtype), as_given, *others[: 4 if relu else 3]
-        of_x, of_scale, of_bias = onednn_layers.normalize_gradient(*operands, epsilon=epsilon)
-        return of_x.astype(results[0].dtype), of_scale, of_bias
+    def compute(*operands: Array) -> tuple[Array, Array, Array]:
+        return onednn_layers.normalize_gradient(*(operands[:-1] if rectified else operands), epsilon=epsilon)
 
-    return compute if _can_be_onednns(as_given, scale, is_for_one_device, epsilon, relu) else None
+    return compute if _can_be_onednns(x, scale, is_for_one_device, epsilon, bool(rectified)) else None
 
 
 _batch_norm = make_primitive("batch_norm", _normalize, _forward_for_cpu, several=True)

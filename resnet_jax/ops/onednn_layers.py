@@ -60,15 +60,20 @@ def normalize(x: Array, scale: Array, bias: Array, *, epsilon: float, relu: bool
     """Returns x (B, H, W, C) normalised by its own statistics, in its type, and their float32 mean and biased variance
     (C,).
 
-    With `relu` it is rectified, and a fourth result (B, H, W, C) of bool is room for what oneDNN notes for its
-    gradient: not a bool for each pixel, but bits.
+    With `relu` it is rectified, and a fourth result of `note_shape` is what oneDNN notes for its gradient: bits, not
+    numbers.
     """
     target = _register_batch_norm(False, x.shape, str(x.dtype), epsilon, relu)
     channels = jax.ShapeDtypeStruct(scale.shape, jnp.float32)
     results = [jax.ShapeDtypeStruct(x.shape, x.dtype), channels, channels]
     if relu:
-        results.append(jax.ShapeDtypeStruct(x.shape, jnp.bool_))
+        results.append(jax.ShapeDtypeStruct(note_shape(x.shape, x.dtype), x.dtype))
     return tuple(jax.ffi.ffi_call(target, results)(x, scale, bias))
+
+
+def note_shape(shape: Shape, dtype: Any) -> Shape:
+    """Returns the shape of an array of this type in which there is a bit for each of (B, H, W, C)."""
+    return *shape[:-1], -(-shape[-1] // (8 * jnp.dtype(dtype).itemsize))
 
 
 def normalize_gradient(
@@ -114,7 +119,8 @@ def _batch_norm(shape: Shape, dtype: str, epsilon: float, relu: bool) -> tuple[L
     forward = library.describe("batch_normalization_forward", c.c_int(FORWARD_TRAINING), x, x, *numbers)
     if forward is None or not _is_right(forward):
         return None, None
-    if relu and library.num_bytes(library.query_layout(forward, QUERY_WORKSPACE)) > math.prod(shape):
+    room = math.prod(note_shape(shape, dtype)) * jnp.dtype(dtype).itemsize
+    if relu and library.num_bytes(library.query_layout(forward, QUERY_WORKSPACE)) > room:
         return None, None
     backward = library.describe("batch_normalization_backward", c.c_int(BACKWARD), x, x, x, *numbers, forward)
     return forward, _first_right(backward)

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +88,36 @@ def test_run_is_exported_by_the_command(tmp_path, capsys):
 
 
 # The modules of the distributions that the package requires, and those that these require, are there; others are not.
+@pytest.mark.parametrize("name", ["resnet18", "seresnet50"])
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_opencv_answers_as_the_network_whichever_axis_the_channels_are(name, channels_first, tmp_path):
+    model, variables, path = saved(tmp_path, name, NARROW)
+    target = tmp_path / "net.onnx"
+    words = ["--channels_first"] if channels_first else []
+    assert main(["export", "--weights", str(path), "--to", str(target), "--image_size", "32", *words]) == 0
+    images = np.random.RandomState(0).standard_normal((3, 32, 32, 3)).astype(np.float32)
+    network = cv2.dnn.readNetFromONNX(str(target))
+    network.setInput(np.ascontiguousarray(images.transpose(0, 3, 1, 2)) if channels_first else images)
+    expected = np.asarray(jax.jit(partial(model.apply, train=False))(variables, images))
+    np.testing.assert_allclose(network.forward(), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_channels_come_first_in_both_files_of_pixels(tmp_path):
+    _, _, path = saved(tmp_path, "resnet20", ONE_BLOCK, preprocess=PREPROCESS["CIFAR"])
+    trained = open_weights(path, judges=False)
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 3, 32, 32), np.uint8)
+    logits = []
+    for ending in ("onnx", "stablehlo"):
+        target = tmp_path / f"net.{ending}"
+        result = export(trained, target, preprocessing=True, channels_first=True)
+        assert result["input"] == "images (batch, 3, 32, 32) uint8"
+        if ending == "onnx":
+            logits.append(onnxruntime.InferenceSession(target).run(None, {"images": pixels})[0])
+        else:
+            logits.append(jax.export.deserialize(bytearray(target.read_bytes())).call(pixels))
+    np.testing.assert_allclose(*logits, rtol=0, atol=1e-4)
+
+
 OWN_REQUIREMENTS_ALONE = """
 import importlib.metadata, re, sys, tomllib
 
@@ -155,8 +186,8 @@ def test_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
     trained = open_weights(path, judges=False)
     translate = to_onnx
 
-    def wrong(function, *arguments):
-        return translate(lambda images: 1.001 * function(images), *arguments)
+    def wrong(function, *arguments, **options):
+        return translate(lambda images: 1.001 * function(images), *arguments, **options)
 
     monkeypatch.setattr("resnet_jax.inference.export.to_onnx", wrong)
     with pytest.raises(RunError, match="its logits differ from JAX's"):
