@@ -63,7 +63,7 @@ def batch_norm(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, rel
     channels, y = np.empty(shape[-1], np.float32), normal * scale + bias
     forward = {"y": (np.maximum(y, 0) if relu else y, images), "mean": (mean, None), "var": (var, None)}
     run = onednn_layers.prepare_batch_norm(False, shape, dtype, EPSILON, relu)
-    note = [Fenced(np.zeros(onednn_layers.note_shape(shape, dtype), images))] if relu else []
+    note = [Fenced(np.zeros(onednn_layers.note_bytes(shape), np.uint8))] if relu else []
     found = check(name, shape, dtype, run, [x, scale, bias], forward, channels, note)
     if relu:
         slope = slope * (found[0].astype(np.float64) > 0)
@@ -72,7 +72,15 @@ def batch_norm(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, rel
     x_gradient = (slope - bias_gradient / count - normal * scale_gradient / count) * inverse * scale
     gradient = {"x": (x_gradient, images), "scale": (scale_gradient, None), "bias": (bias_gradient, None)}
     run = onednn_layers.prepare_batch_norm(True, shape, dtype, EPSILON, relu)
-    given = [cotangent, x, mean.astype(np.float32), var.astype(np.float32), scale, *(one.array for one in note)]
+    given = [
+        cotangent,
+        x,
+        mean.astype(np.float32),
+        var.astype(np.float32),
+        scale,
+        *(one.array for one in note),
+        *found[: len(note)],
+    ]
     check(f"{name}_gradient", shape, dtype, run, given, gradient, channels)
 
 

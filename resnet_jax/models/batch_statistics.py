@@ -54,7 +54,7 @@ def _normalize_by_batch_jvp(epsilon: float, axis_name: Axes, relu: bool, primals
         found = _tangents(*operands, epsilon=epsilon, axis_name=axis_name)
     else:
         found = tuple(_batch_norm_tangents.bind(*operands, epsilon=epsilon))
-    return (y, mean, var, *note), (*found, *map(jnp.zeros_like, note))
+    return (y, mean, var, *note), (*found, *map(jax.custom_derivatives.zero_from_primal, note))
 
 
 def _normalize(
@@ -65,8 +65,8 @@ def _normalize(
     y = ((wide - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias).astype(x.dtype)
     if not relu:
         return y, mean, var
-    room = jax.lax.slice_in_dim(y, 0, onednn_layers.note_shape(y.shape, y.dtype)[-1], axis=-1)
-    return nn.relu(y), mean, var, room
+    no_note = vary_alike(jnp.zeros(onednn_layers.note_bytes(y.shape), jnp.uint8), y)
+    return nn.relu(y), mean, var, no_note
 
 
 def _tangents(
@@ -160,11 +160,8 @@ def _forward_for_cpu(avals: Any, results: Any, is_for_one_device: bool, *, epsil
 def _gradient_for_cpu(avals: Any, results: Any, is_for_one_device: bool, *, epsilon: float, types: Any) -> Any:
     _, x, _, _, scale, *rectified = avals
     del results, types
-
-    def compute(*operands: Array) -> tuple[Array, Array, Array]:
-        return onednn_layers.normalize_gradient(*(operands[:-1] if rectified else operands), epsilon=epsilon)
-
-    return compute if _can_be_onednns(x, scale, is_for_one_device, epsilon, bool(rectified)) else None
+    can = _can_be_onednns(x, scale, is_for_one_device, epsilon, bool(rectified))
+    return partial(onednn_layers.normalize_gradient, epsilon=epsilon) if can else None
 
 
 _batch_norm = make_primitive("batch_norm", _normalize, _forward_for_cpu, several=True)

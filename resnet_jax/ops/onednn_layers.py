@@ -43,6 +43,7 @@ Array = jax.Array
 Shape = tuple[int, ...]
 Layout = c.c_void_p
 
+_SIGN = b"a note of oneDNN"
 DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 # Right on every instruction set (docs/processors.md).
 _SWEPT = re.compile(
@@ -60,34 +61,33 @@ def normalize(x: Array, scale: Array, bias: Array, *, epsilon: float, relu: bool
     """Returns x (B, H, W, C) normalised by its own statistics, in its type, and their float32 mean and biased variance
     (C,).
 
-    With `relu` it is rectified, and a fourth result of `note_shape` is what oneDNN notes for its gradient: bits, not
-    numbers.
+    With `relu` it is rectified, and a fourth result of `note_bytes` is what oneDNN notes for its gradient.
     """
     target = _register_batch_norm(False, x.shape, str(x.dtype), epsilon, relu)
     channels = jax.ShapeDtypeStruct(scale.shape, jnp.float32)
     results = [jax.ShapeDtypeStruct(x.shape, x.dtype), channels, channels]
     if relu:
-        results.append(jax.ShapeDtypeStruct(note_shape(x.shape, x.dtype), x.dtype))
+        results.append(jax.ShapeDtypeStruct((note_bytes(x.shape),), jnp.uint8))
     return tuple(jax.ffi.ffi_call(target, results)(x, scale, bias))
 
 
-def note_shape(shape: Shape, dtype: Any) -> Shape:
-    """Returns the shape of an array of this type in which there is a bit for each of (B, H, W, C)."""
-    return *shape[:-1], -(-shape[-1] // (8 * jnp.dtype(dtype).itemsize))
+def note_bytes(shape: Shape) -> int:
+    """Returns the size of a note on (B, H, W, C): a bit for each number, and the sign that it is one."""
+    return -(-math.prod(shape) // 8) + len(_SIGN)
 
 
 def normalize_gradient(
-    cotangent: Array, x: Array, mean: Array, var: Array, scale: Array, *note: Array, epsilon: float
+    cotangent: Array, x: Array, mean: Array, var: Array, scale: Array, *rectified: Array, epsilon: float
 ) -> tuple[Array, Array, Array]:
     """Returns the cotangents of x, scale and bias of what `normalize` returned first.
 
     Args:
-      note: what it returned fourth, if it did.
+      rectified: if it was, what `normalize` returned fourth, or other numbers for want of it, and y.
     """
-    target = _register_batch_norm(True, x.shape, str(x.dtype), epsilon, bool(note))
+    target = _register_batch_norm(True, x.shape, str(x.dtype), epsilon, bool(rectified))
     channels = jax.ShapeDtypeStruct(scale.shape, jnp.float32)
     results = (jax.ShapeDtypeStruct(x.shape, x.dtype), channels, channels)
-    of_x, of_scale, of_bias = jax.ffi.ffi_call(target, results)(cotangent, x, mean, var, scale, *note)
+    of_x, of_scale, of_bias = jax.ffi.ffi_call(target, results)(cotangent, x, mean, var, scale, *rectified)
     return of_x, of_scale, of_bias
 
 
@@ -99,7 +99,7 @@ def can_pool(shape: Shape, dtype: str, padding: tuple[tuple[int, int], ...]) -> 
 
 def max_pool_gradient(cotangent: Array, x: Array, *, padding: tuple[tuple[int, int], ...]) -> Array:
     """Returns the cotangent of x (B, H, W, C) whose 3x3 windows at stride 2, after padding, passed their first maximum
-    on.
+    on. What a window of NaN or of the least float32 alone would get is lost.
     """
     with PREPARING:
         name = f"resnet_jax_onednn_max_pool_gradient_{_written(x.shape)}_{x.dtype}_{_written(sum(padding, ()))}"
@@ -119,8 +119,7 @@ def _batch_norm(shape: Shape, dtype: str, epsilon: float, relu: bool) -> tuple[L
     forward = library.describe("batch_normalization_forward", c.c_int(FORWARD_TRAINING), x, x, *numbers)
     if forward is None or not _is_right(forward):
         return None, None
-    room = math.prod(note_shape(shape, dtype)) * jnp.dtype(dtype).itemsize
-    if relu and library.num_bytes(library.query_layout(forward, QUERY_WORKSPACE)) > room:
+    if relu and library.num_bytes(library.query_layout(forward, QUERY_WORKSPACE)) + len(_SIGN) != note_bytes(shape):
         return None, None
     backward = library.describe("batch_normalization_backward", c.c_int(BACKWARD), x, x, x, *numbers, forward)
     return forward, _first_right(backward)
@@ -151,15 +150,28 @@ def prepare_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: flo
     description = backward if is_gradient else forward
     assert description is not None
     run = _kernel(list(memories.values()), [library.primitive(description, memories)])
-    return run if is_gradient or not relu else functools.partial(_run_and_keep_nan, run, shape, dtype)
+    if not relu:
+        return run
+    return functools.partial(_run_with_note if is_gradient else _run_and_sign, run, shape, dtype)
 
 
-def _run_and_keep_nan(run: Kernel, shape: Shape, dtype: str, operands: Sequence[int], results: Sequence[int]) -> None:
+def _run_and_sign(run: Kernel, shape: Shape, dtype: str, operands: Sequence[int], results: Sequence[int]) -> None:
     """Runs batch norm with ReLU, and makes NaN what is: oneDNN's ReLU of NaN is 0, and nobody would see it."""
     run(operands, results)
-    bad = ~np.isfinite(_view(results[2], shape[-1:], "float32"))
+    of_channels = (_view(address, shape[-1:], "float32") for address in (*operands[1:3], results[2]))
+    bad = functools.reduce(np.logical_or, map(np.isnan, of_channels))  # scale, bias, variance
     if bad.any():
         _view(results[0], shape, dtype)[..., bad] = np.nan
+    c.memmove(results[3] + note_bytes(shape) - len(_SIGN), _SIGN, len(_SIGN))
+
+
+def _run_with_note(run: Kernel, shape: Shape, dtype: str, operands: Sequence[int], results: Sequence[int]) -> None:
+    """Runs the gradient of the same. Without oneDNN's note, where something else rectified, makes it of y."""
+    *others, note, y = operands
+    if c.string_at(note + note_bytes(shape) - len(_SIGN), len(_SIGN)) == _SIGN:
+        return run((*others, note), results)
+    made = np.packbits(_view(y, shape, dtype).ravel() > 0, bitorder="little")
+    return run((*others, made.ctypes.data), results)
 
 
 def _view(address: int, shape: Shape, dtype: str) -> np.ndarray:

@@ -50,7 +50,11 @@ def make_primitive(
         mapped = jax.vmap(partial(function, **params), in_axes=axes)(*operands)
         return mapped, (0,) * len(mapped) if several else 0
 
-    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    def compute(*operands: Any, **params: Any) -> Any:
+        with jax.disable_jit(False):  # without, `bind` would end up here again
+            return compiled(**params)(*operands)
+
+    primitive.def_impl(compute)
     primitive.def_abstract_eval(infer or infer_by_tracing)
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, mlir.lower_fun(function, multiple_results=several))

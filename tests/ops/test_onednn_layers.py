@@ -130,6 +130,43 @@ def test_nan_reaches_all_of_its_channel(function, dtype):
         assert np.isfinite(np.delete(result, 5, axis=-1)).all()
 
 
+@pytest.mark.numerics
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("which", ["scale", "bias"])
+def test_nan_of_a_parameter_reaches_its_channel_through_the_relu(which, dtype):
+    x, scale, bias, _ = operands((2, 4, 4, 16), dtype)
+    given = {"scale": scale, "bias": bias}
+    given[which] = given[which].at[3].set(jnp.nan)
+    y = np.asarray(jax.jit(rectified)(x, **given), np.float32)
+    assert np.isnan(y[..., 3]).all()
+    assert np.isfinite(np.delete(y, 3, axis=-1)).all()
+
+
+def test_gradients_hold_where_forward_was_computed_otherwise():
+    """Mapped at once and transposed one by one; on eight devices and on one: no note of oneDNN's is there then."""
+    x, scale, bias, cotangent = operands((8, 4, 4, 16), "float32")
+    expected = with_gradients(lambda *given: nn.relu(normalized(*given)))(x, scale, bias, cotangent)[1]
+    of_x = lambda x: rectified(x, scale, bias)  # noqa: E731
+    _, transposed = jax.vmap(lambda x: jax.vjp(of_x, x))(jnp.stack([x, x]))
+    for found in jax.lax.map(lambda pair: pair[0](pair[1])[0], (transposed, jnp.stack([cotangent, cotangent]))):
+        assert_near(found, expected, 1e-5)
+    split = jax.device_put(x, jax.NamedSharding(make_mesh(), PartitionSpec("data")))
+    _, transposed = jax.jit(lambda x: jax.vjp(of_x, x))(split)
+    transposed = jax.device_put(transposed, jax.devices()[0])
+    assert_near(jax.jit(lambda vjp, cotangent: vjp(cotangent)[0])(transposed, cotangent), expected, 1e-5)
+
+
+def test_debugging_without_jit_and_for_nan_finds_nothing():
+    x, scale, bias, cotangent = operands((4, 4, 4, 16), "float32")
+    expected = jax.vjp(rectified, x, scale, bias)[1](cotangent)
+    with jax.disable_jit():
+        found = jax.vjp(lambda *given: max_pool(rectified(*given)), x, scale, bias)[1](max_pool(cotangent))
+    assert all(np.isfinite(one).all() for one in found)
+    with jax.debug_nans(True):
+        for one, other in zip(jax.vjp(jax.jit(rectified), x, scale, bias)[1](cotangent), expected, strict=True):
+            assert_near(one, other, 1e-5)
+
+
 @pytest.mark.parametrize("relu", [False, True])
 def test_all_derivatives_are_the_formulas_to_second_order(relu):
     x, scale, bias, _ = operands((2, 3, 3, 16), "float32")

@@ -17,7 +17,7 @@ from resnet_jax.inference.ready.trace import Operation, UnknownOperationError, t
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops.onednn import available
-from resnet_jax.ops.onednn_library import OneDNNError
+from resnet_jax.ops.onednn_library import PREPARING, OneDNNError
 from resnet_jax.ops.xla_ffi import Kernel, register
 
 Array = jax.Array
@@ -87,7 +87,8 @@ def _register(model: ResNet, variables: Mapping[str, Any], input_shape: tuple[in
         batch, height, width, channels = input_shape
         operations = _operations(model, variables, (batch, height, width, channels))
         name = f"resnet_jax_ready_{model.dtype}_{_digest(operations)}"
-        return register(name, partial(_prepare, operations, model.dtype))
+        with PREPARING:
+            return register(name, partial(_prepare, operations, model.dtype))
     except (UnknownOperationError, OneDNNError) as error:
         logger.debug(f"not made ready for inference: {error}")
         return None
