@@ -12,7 +12,7 @@ import numpy as np
 from resnet_jax.data.transforms.preprocess import Side, height_and_width
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import atomic_write, check_parents
-from resnet_jax.inference.onnx_graph import import_onnx, to_onnx
+from resnet_jax.inference.onnx_graph import axes_in_file, import_onnx, to_onnx
 from resnet_jax.inference.predictor import TrainedModel
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.shapes import num_input_channels
@@ -69,7 +69,7 @@ def export(
         raise RunError(f"{target} is not written: its logits differ from JAX's by {difference:.1e} of the largest")
     with atomic_write(target) as file:
         file.write(data)
-    sides = ", ".join(map(str, (num_channels, height, width) if channels_first else shape))
+    sides = ", ".join(map(str, axes_in_file(shape, channels_first)))
     return {
         **trained.origin,
         "to": str(target),
@@ -122,13 +122,12 @@ def _stablehlo(
     function: Callable[[Array], Array], shape: tuple[int, int, int], dtype: np.dtype, channels_first: bool
 ) -> tuple[bytes, Callable[[np.ndarray], np.ndarray]]:
     (batch,) = jax.export.symbolic_shape("batch")
-    height, width, channels = shape
 
     def infer(images: Array) -> Array:
         return function(images.transpose(0, 2, 3, 1) if channels_first else images)
 
-    sides = (channels, height, width) if channels_first else shape
-    exported = jax.export.export(jax.jit(infer), platforms=PLATFORMS)(jax.ShapeDtypeStruct((batch, *sides), dtype))
+    images = jax.ShapeDtypeStruct((batch, *axes_in_file(shape, channels_first)), dtype)
+    exported = jax.export.export(jax.jit(infer), platforms=PLATFORMS)(images)
     data = bytes(exported.serialize())
     reloaded = jax.jit(jax.export.deserialize(bytearray(data)).call)
     return data, lambda images: np.asarray(reloaded(images))

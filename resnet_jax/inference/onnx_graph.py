@@ -53,15 +53,19 @@ def to_onnx(
     helper = onnx.helper
     image_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     logits_type = helper.np_dtype_to_tensor_dtype(np.dtype(traced.out_avals[0].dtype))
-    height, width, channels = input_shape
-    sides = [channels, height, width] if channels_first else [height, width, channels]
-    inputs = [helper.make_tensor_value_info("images", image_type, [BATCH, *sides])]
+    inputs = [helper.make_tensor_value_info("images", image_type, [BATCH, *axes_in_file(input_shape, channels_first)])]
     outputs = [helper.make_tensor_value_info("logits", logits_type, [BATCH, *traced.out_avals[0].shape[1:]])]
     made = helper.make_graph(graph.nodes, "resnet_jax", inputs, outputs, graph.constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], producer_name="resnet_jax")
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
     return model
+
+
+def axes_in_file(shape: tuple[int, int, int], channels_first: bool) -> tuple[int, int, int]:
+    """Returns (H, W, C) in the order in which a file takes images."""
+    height, width, channels = shape
+    return (channels, height, width) if channels_first else shape
 
 
 def import_onnx() -> Any:

@@ -15,7 +15,7 @@ found it right on every instruction set (docs/processors.md); `implementation` n
 import ctypes as c
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,18 +23,16 @@ import jax
 import jax.numpy as jnp
 
 from resnet_jax.ops.onednn_library import (
-    BFLOAT16,
     DIFF_DST,
     DIFF_SRC,
     DIFF_WEIGHTS,
     DIRECT,
     DST,
-    FLOAT32,
+    DTYPES,
     FORWARD_TRAINING,
     PREPARING,
     QUERY_DIFF_WEIGHTS,
     QUERY_WEIGHTS,
-    RUNNING,
     SRC,
     WEIGHTS,
     OneDNNError,
@@ -206,16 +204,7 @@ class Implementation:
             ),
         }[self.operation]  # fmt: skip
         primitives = [library.primitive(description, memories) for description, memories in steps]
-
-        def run(operand_addresses: Sequence[int], result_addresses: Sequence[int]) -> None:
-            with RUNNING:
-                for memory, address in zip((*operands, result), (*operand_addresses, *result_addresses), strict=True):
-                    library.place(memory, address)
-                for primitive in primitives:
-                    primitive()
-                library.check("stream_wait", library.stream)
-
-        return run
+        return library.kernel(primitives, (*operands, result))
 
 
 class _Layouts(NamedTuple):
@@ -231,15 +220,9 @@ def implementations(operation: str, problem: Problem) -> Iterator[Implementation
     """
     library = open_library()
     assert library is not None
-    batch, height, width, channels = problem.input_shape
-    _, out_height, out_width, features = problem.output_shape
-
-    # oneDNN names the axes B, C, H, W and (groups,) F, C, k, k; strides say that ours lie as B, H, W, C and k, k, C, F.
-    dtype = {"float32": FLOAT32, "bfloat16": BFLOAT16}[problem.dtype]
-    strides_of_x = (height * width * channels, 1, width * channels, channels)
-    x = library.layout((batch, channels, height, width), strides_of_x, dtype)
-    strides_of_y = (out_height * out_width * features, 1, out_width * features, features)
-    y = library.layout((batch, features, out_height, out_width), strides_of_y, dtype)
+    dtype = DTYPES[problem.dtype]
+    x, y = library.images(problem.input_shape, dtype), library.images(problem.output_shape, dtype)
+    # oneDNN names the axes (groups,) F, C, k, k; strides say that ours lie as k, k, C, F.
     shape, strides = kernel_axes(problem.kernel_shape, problem.groups)
     kernel, blocked = library.layout(shape, strides), library.layout(shape, None, dtype)
     # oneDNN counts the pixels between those that the kernel meets.

@@ -13,19 +13,17 @@ import numpy as np
 
 from resnet_jax.ops.onednn_library import (
     BACKWARD,
-    BFLOAT16,
     DIFF_DST,
     DIFF_SCALE,
     DIFF_SHIFT,
     DIFF_SRC,
     DST,
-    FLOAT32,
+    DTYPES,
     FORWARD_TRAINING,
     MAX_POOLING,
     MEAN,
     PREPARING,
     QUERY_WORKSPACE,
-    RUNNING,
     SCALE,
     SHIFT,
     SRC,
@@ -44,7 +42,6 @@ Shape = tuple[int, ...]
 Layout = c.c_void_p
 
 _SIGN = b"a note of oneDNN"
-DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 # Right on every instruction set (docs/processors.md).
 _SWEPT = re.compile(
     r"bnorm_(tbb_)?jit:(sse41|avx2|avx512_core|avx512_core_bf16)|jit:(avx2|avx512_core|avx512_core_bf16)"
@@ -149,7 +146,7 @@ def prepare_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: flo
     memories = {index: library.borrow(layout) for index, layout in kinds.items()}
     description = backward if is_gradient else forward
     assert description is not None
-    run = _kernel(list(memories.values()), [library.primitive(description, memories)])
+    run = library.kernel([library.primitive(description, memories)], list(memories.values()))
     if not relu:
         return run
     return functools.partial(_run_with_note if is_gradient else _run_and_sign, run, shape, dtype)
@@ -211,7 +208,7 @@ def prepare_max_pool(shape: Shape, dtype: str, padding: tuple[tuple[int, int], .
         library.primitive(forward, {SRC: x, DST: y, WORKSPACE: places}),
         library.primitive(backward, {DIFF_DST: cotangent, DIFF_SRC: gradient, WORKSPACE: places}),
     ]
-    return _kernel([cotangent, x, gradient], steps)
+    return library.kernel(steps, [cotangent, x, gradient])
 
 
 def pooled_shape(shape: Shape, padding: tuple[tuple[int, int], ...]) -> Shape:
@@ -229,11 +226,9 @@ def _is_known(shape: Shape, dtype: str) -> bool:
 
 
 def _images(shape: Shape, dtype: str) -> Layout:
-    """Returns the layout of (B, H, W, C)."""
-    library, (batch, height, width, channels) = open_library(), shape
+    library = open_library()
     assert library is not None
-    strides = (height * width * channels, 1, width * channels, channels)
-    return library.layout((batch, channels, height, width), strides, DTYPES[dtype])
+    return library.images(shape, DTYPES[dtype])
 
 
 def _first_right(description: Layout | None) -> Layout | None:
@@ -252,22 +247,6 @@ def _is_right(description: Layout) -> bool:
     library = open_library()
     assert library is not None
     return _SWEPT.fullmatch(library.query_name(description)) is not None
-
-
-def _kernel(memories: Sequence[Layout], steps: Sequence[Any]) -> Kernel:
-    """Returns a function of the addresses of operands and results, which `memories` are in this order."""
-    library = open_library()
-    assert library is not None
-
-    def run(operand_addresses: Sequence[int], result_addresses: Sequence[int]) -> None:
-        with RUNNING:
-            for memory, address in zip(memories, (*operand_addresses, *result_addresses), strict=True):
-                library.place(memory, address)
-            for step in steps:
-                step()
-            library.check("stream_wait", library.stream)
-
-    return run
 
 
 def _written(shape: Shape) -> str:

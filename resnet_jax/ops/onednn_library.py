@@ -5,7 +5,7 @@ import functools
 import importlib.metadata
 import mmap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 PACKAGE = "onednn-cpu-gomp"
@@ -18,6 +18,7 @@ MIN_SCRATCHPAD_BYTES = 1 << 20
 
 CPU, IN_ORDER, ANY_LAYOUT = 1, 1, 1
 BFLOAT16, FLOAT32 = 2, 3
+DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 FORWARD_TRAINING, FORWARD_INFERENCE, BACKWARD, DIRECT = 64, 96, 128, 1
 MAX_POOLING, AVERAGE_WITH_PADDING, AVERAGE_WITHOUT_PADDING = 0x1FF, 0x2FF, 0x3FF
 RELU, LOGISTIC, SWISH = 0x20, 0x29, 0x2C
@@ -105,6 +106,12 @@ class Library:
             return self._out("memory_desc_create_with_tag", *arguments, c.c_int(ANY_LAYOUT))
         return self._out("memory_desc_create_with_strides", *arguments, int64s(strides))
 
+    def images(self, shape: Sequence[int], dtype: int) -> c.c_void_p:
+        """Returns the memory descriptor of images that lie as (B, H, W, C); oneDNN names the axes B, C, H, W."""
+        batch, height, width, channels = shape
+        strides = (height * width * channels, 1, width * channels, channels)
+        return self.layout((batch, channels, height, width), strides, dtype)
+
     def describe(self, kind: str, *arguments: Any, attributes: c.c_void_p | None = None) -> c.c_void_p | None:
         """Returns the description of a primitive as the preferred implementation computes it; None if none can."""
         result = c.c_void_p()
@@ -144,6 +151,23 @@ class Library:
     def place(self, memory: c.c_void_p, address: int) -> None:
         """Sets where borrowed memory lies."""
         self.check("memory_set_data_handle", memory, c.c_void_p(address))
+
+    def run(
+        self, primitives: Iterable[Callable[[], None]], memories: Iterable[c.c_void_p], addresses: Iterable[int]
+    ) -> None:
+        """Runs primitives in a row, with borrowed memories at these addresses, and waits for the last."""
+        with RUNNING:
+            for memory, address in zip(memories, addresses, strict=True):
+                self.place(memory, address)
+            for primitive in primitives:
+                primitive()
+            self.check("stream_wait", self.stream)
+
+    def kernel(
+        self, primitives: Sequence[Callable[[], None]], memories: Sequence[c.c_void_p]
+    ) -> Callable[[Sequence[int], Sequence[int]], None]:
+        """Returns `run` as a function of the addresses of operands and results, which `memories` are in this order."""
+        return lambda operands, results: self.run(primitives, memories, (*operands, *results))
 
     def reorder(self, source: c.c_void_p, target: c.c_void_p) -> c.c_void_p:
         """Returns the description of a copy from one layout into another."""

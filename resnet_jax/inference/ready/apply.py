@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.inference.ready.network import DTYPES, ReadyNetwork
+from resnet_jax.inference.ready.network import ReadyNetwork
 from resnet_jax.inference.ready.trace import Operation, UnknownOperationError, trace
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops.onednn import available
-from resnet_jax.ops.onednn_library import PREPARING, OneDNNError
+from resnet_jax.ops.onednn_library import DTYPES, PREPARING, OneDNNError
 from resnet_jax.ops.xla_ffi import Kernel, register
 
 Array = jax.Array

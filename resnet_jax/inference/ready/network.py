@@ -12,10 +12,10 @@ from resnet_jax.ops.onednn_library import (
     ADD,
     AVERAGE_WITH_PADDING,
     AVERAGE_WITHOUT_PADDING,
-    BFLOAT16,
     BIAS,
     DIRECT,
     DST,
+    DTYPES,
     FLOAT32,
     FORWARD_INFERENCE,
     GIVEN_STATISTICS,
@@ -28,7 +28,6 @@ from resnet_jax.ops.onednn_library import (
     QUERY_SRC,
     QUERY_WEIGHTS,
     RELU,
-    RUNNING,
     SCALE,
     SHIFT,
     SRC,
@@ -47,7 +46,6 @@ from resnet_jax.ops.onednn_library import (
 )
 
 ALIGNMENT = 64  # bytes
-DTYPES = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 
 
 @dataclass(eq=False)
@@ -108,13 +106,9 @@ class ReadyNetwork:
 
     def run(self, images: int, logits: int) -> None:
         """Does the same by the addresses of the images and of the logits."""
-        with RUNNING:
-            for memories, address in zip(self._memories, (images, logits), strict=True):
-                for memory in memories:
-                    self._library.place(memory, address)
-            for primitive in self._primitives:
-                primitive()
-            self._library.check("stream_wait", self._library.stream)
+        inputs, outputs = self._memories
+        addresses = [images] * len(inputs) + [logits] * len(outputs)
+        self._library.run(self._primitives, (*inputs, *outputs), addresses)
 
 
 class _Builder:
@@ -150,7 +144,7 @@ class _Builder:
 
     def _input(self, operation: Operation, place: int) -> _Slot:
         del place
-        return _Slot(self._plain(operation.shape, FLOAT32), FLOAT32, first=0)
+        return _Slot(self._library.images(operation.shape, FLOAT32), FLOAT32, first=0)
 
     def _conv(self, operation: Operation, place: int, x: _Slot) -> _Slot:
         library, kernel = self._library, operation.kernel
@@ -271,18 +265,13 @@ class _Builder:
         self._append(description, {**arrays, DST: result})
         return result
 
-    def _plain(self, shape: tuple[int, int, int, int], dtype: int) -> c.c_void_p:
-        batch, height, width, channels = shape
-        strides = (height * width * channels, 1, width * channels, channels)
-        return self._library.layout((batch, channels, height, width), strides, dtype)
-
     def _as(self, dtype: int, place: int) -> _Slot:
         """Returns the array of an operation's result, in another type plain."""
         slot = self._values[place]
         if slot.dtype == dtype:
             return slot
         batch, channels, height, width = self._shapes[place]
-        return self._in_layout(slot, self._plain((batch, height, width, channels), dtype), dtype)
+        return self._in_layout(slot, self._library.images((batch, height, width, channels), dtype), dtype)
 
     def _in_layout(self, slot: _Slot, layout: c.c_void_p, dtype: int) -> _Slot:
         """Returns the same array in another layout; a copy is made once."""
@@ -313,11 +302,7 @@ class _Builder:
         plain, packed = np.ascontiguousarray(kernel, np.float32), _aligned(library.num_bytes(packed_layout))
         memories = [library.borrow(layout), library.borrow(packed_layout)]
         run = library.primitive(library.reorder(layout, packed_layout), {SRC: memories[0], DST: memories[1]})
-        with RUNNING:
-            for memory, array in zip(memories, (plain, packed), strict=True):
-                library.place(memory, array.ctypes.data)
-            run()
-            library.check("stream_wait", library.stream)
+        library.run([run], memories, (plain.ctypes.data, packed.ctypes.data))
         self.constants.append(packed)
         return _Slot(packed_layout, self._dtype, packed, address=packed.ctypes.data)
 
