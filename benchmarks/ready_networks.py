@@ -28,9 +28,12 @@ def random_variables(shapes: Any) -> Any:
         name = path[-1].key
         if name == "kernel":
             fan_in = int(np.prod(leaf.shape[:-1]))
-            return rng.standard_normal(leaf.shape, np.float32) * np.float32(np.sqrt(2 / fan_in))
+            # Gates that saturate make a hundred layers chaotic: float32 itself is then 0.4 from float64.
+            gain = 0.001 if any(key.key == "se" for key in path) else 1.0
+            return rng.standard_normal(leaf.shape, np.float32) * np.float32(gain * np.sqrt(2 / fan_in))
         if name in ("var", "scale"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+            least = 0.5 if name == "var" else 0.25
+            return rng.uniform(least, least + 1, leaf.shape).astype(np.float32)
         return 0.1 * rng.standard_normal(leaf.shape, np.float32)
 
     return jax.tree_util.tree_map_with_path(make, shapes)

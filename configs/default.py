@@ -137,8 +137,11 @@ def get_config() -> ConfigDict:
     # Cadences.
     config.log_every_steps = 50  # the training loss; once an epoch where that is shorter
     config.eval_every_epochs = 1  # on the validation images
+    # > 0: so many validations in succession without a better one end the run, as its last step would.
+    config.early_stopping_patience = 0
     config.test_every_epochs = 0  # on the test images, besides the end; 0: at the end only
     config.checkpoint_every_steps = 0  # 0: once an epoch
+    config.tensorboard_tags = "grouped"  # "grouped": loss/train beside loss/val | "plain": train_loss, as in the log
     config.on_nonfinite = "stop"  # a loss or gradient that is not finite: "stop" the run | "skip" the update
     config.max_skipped_updates = 100  # so many skipped in succession stop the run all the same
 

@@ -55,6 +55,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         return _print_dry_run(options, workdir, arguments.json)
 
     from resnet_jax.training.run import train
+    from resnet_jax.training.validation_score import best_validation
 
     result = train(options, workdir, name)
     if result.interrupted_by:
@@ -63,10 +64,12 @@ def run_train(arguments: argparse.Namespace) -> int:
     for record in result.records:
         final.update(record)
     rows = [(key.replace("_", " "), format_number(key, final[key])) for key in RESULT_FIELDS if key in final]
-    judged_by = next(field for field in JUDGED_BY if field in final or field == JUDGED_BY[-1])
-    best = max((record for record in result.records if judged_by in record),
-               key=lambda record: record[judged_by], default=None)  # fmt: skip
+    if result.step < result.num_steps:
+        patience = options.periods.early_stopping_patience
+        rows.insert(1, ("stopped early", f"of {result.num_steps} steps: no better validation in the last {patience}"))
+    best = best_validation(result.records)
     if best is not None:
+        judged_by = next(field for field in JUDGED_BY if field in best)
         name = judged_by.replace("_", " ")
         rows.append((f"best {name}", f"{format_number(judged_by, best[judged_by])} at epoch {best['epoch']:g}"))
     rows += [("parameters, sha256", result.digest), ("curves", str(workdir / "curves.png"))]

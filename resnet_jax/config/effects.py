@@ -180,7 +180,7 @@ CONDITIONS = (
         "config.warmup_epochs > 0 or config.warmup_steps > 0",
     ),
     Condition(
-        ("eval_every_epochs",),
+        ("eval_every_epochs", "early_stopping_patience"),
         lambda _, images: images.has_validation is not False,
         "validation images: config.validation_fraction > 0, or a data set that has some",
     ),

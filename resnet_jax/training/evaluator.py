@@ -1,6 +1,5 @@
 """When a run evaluates, what it writes of it, and by which number the best is chosen."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from resnet_jax.training.average_precision import average_precision, mean_averag
 from resnet_jax.training.evaluation import Sums, evaluate
 from resnet_jax.training.metric_writer import MetricWriter
 from resnet_jax.training.train_state import TrainState
+from resnet_jax.training.validation_score import validation_score
 
 
 class Evaluator:
@@ -39,15 +39,8 @@ class Evaluator:
         self._writer, self._preemption = writer, preemption
 
     def validate(self, step: int, state: Callable[[], TrainState]) -> float:
-        """Returns the number by which the best is chosen: the moving average's, if there is one.
-
-        That is what people keep of such a run. The number is the validation accuracy, or of several labels an image the
-        mean average precision; -1.0 where it or the loss is not finite.
-        """
-        metrics = self._evaluate("val", step, state)
-        average = "ema_" if "ema_loss" in metrics else ""
-        score = metrics[f"{average}{'map' if 'map' in metrics else 'accuracy'}"]
-        return score if math.isfinite(metrics[f"{average}loss"]) and math.isfinite(score) else -1.0
+        """Returns the number by which the best is chosen, `validation_score`."""
+        return validation_score(self._evaluate("val", step, state))
 
     def test(self, step: int, state: Callable[[], TrainState]) -> None:
         """Evaluates on the test images."""

@@ -21,11 +21,22 @@ def _hidden(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
+SPLITS = ("train", "val", "test")
+
 # tensorboardX imports torch where it is installed, for nothing used here: seconds, and CUDA libraries of its own.
 with _hidden("torch"):
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import scalar
+
+
+def grouped_tag(name: str) -> str:
+    """Returns TensorBoard's tag of a metric: "loss/train" of "train_loss", "accuracy/val_ema" of "val_ema_accuracy"."""
+    split, _, metric = name.partition("_")
+    if split not in SPLITS:
+        return name
+    average = "_ema" if metric.startswith("ema_") else ""
+    return f"{metric.removeprefix('ema_')}/{split}{average}"
 
 
 class EventLog:
@@ -34,15 +45,22 @@ class EventLog:
     Everything raises OSError where the disk does.
     """
 
-    def __init__(self, workdir: Path, first_step: int) -> None:
-        """What earlier files say of `first_step` and later ones no longer counts."""
+    def __init__(self, workdir: Path, first_step: int, tags: str = "grouped") -> None:
+        """What earlier files say of `first_step` and later ones no longer counts.
+
+        Args:
+          tags: how metrics are called: "grouped", so that a metric's curves of training, validation and test share a
+            chart, or "plain", by their names.
+        """
+        self._tags = tags
         self._writer = EventsWriter(str(workdir / "events"), filename_suffix=f".{os.getpid()}")
         self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add_scalars(self, step: int, values: dict[str, float]) -> None:
         """Writes one event for each of `values` after `step` updates, on disk when this returns."""
         for name, value in values.items():
-            self._write(Event(step=step, summary=scalar(name, value)))
+            tag = grouped_tag(name) if self._tags == "grouped" else name
+            self._write(Event(step=step, summary=scalar(tag, value)))
         self._writer.flush()
 
     def close(self) -> None:

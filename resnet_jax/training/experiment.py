@@ -38,7 +38,7 @@ from resnet_jax.training.images import (
     make_transform,
 )
 from resnet_jax.training.optimizer import OptimizerOptions, make_optimizer
-from resnet_jax.training.periods import PeriodOptions, Periods
+from resnet_jax.training.periods import TENSORBOARD_TAGS, PeriodOptions, Periods
 from resnet_jax.training.schedule import SCHEDULES, Schedule, ScheduleOptions, make_schedule
 from resnet_jax.training.train_state import StateOptions
 
@@ -156,6 +156,7 @@ class Experiment:
             validate_every=None if self.validation is None else options.eval_every_epochs * steps_per_epoch,
             test_every=None if self.test is None else options.test_every_epochs * steps_per_epoch,
             save_every=options.checkpoint_every_steps or steps_per_epoch,
+            patience=0 if self.validation is None else options.early_stopping_patience,
         )
 
     @property
@@ -189,6 +190,7 @@ def build_experiment(
     model = build_model(options, options.images.num_classes or 1)
     _check_batch_norm(options, model)
     _check_schedule(options.schedule)
+    check_choice("config.tensorboard_tags", options.periods.tensorboard_tags, TENSORBOARD_TAGS)
     check_finetune(options.finetune, options.optimizer, options.state.precise_bn_batches)
     _build_optimizer(options, model, optax.constant_schedule(options.optimizer.learning_rate))
     splits = load_images(options) if splits is None else splits

@@ -22,6 +22,7 @@ from resnet_jax.training.jit_steps import TrainStep
 from resnet_jax.training.metric_writer import MetricWriter
 from resnet_jax.training.periods import Periods
 from resnet_jax.training.train_state import TrainState
+from resnet_jax.training.validation_score import num_since_best
 from resnet_jax.training.workdir import Record
 
 
@@ -70,6 +71,10 @@ class Run:
         if step < self.due.num_steps:
             self.preemption.stop_if_requested()
 
+    def ends_early(self) -> bool:
+        """Returns whether the log has as many validations behind the best one as the run has patience for."""
+        return 0 < self.due.patience <= num_since_best(self.writer.log.records)
+
     def result(self, step: int, state: TrainState, preempted_by: str = "") -> RunResult:
         """Returns how the run ended, when all that it wrote is on disk."""
         self.writer.skip_final_plot = bool(preempted_by) and preempted_by != signal.SIGINT.name
@@ -82,7 +87,8 @@ def train_loop(run: Run, state: TrainState) -> RunResult:
     """Trains `state` to the run's last step; what follows a step depends on its number and the log alone."""
     step, pending = int(state.step), None  # pending: metrics that the device still computes
     try:
-        after_step(run, state, step)  # what a run that was killed has left undone
+        if after_step(run, state, step):  # what a run that was killed has left undone
+            return run.result(step, state)
         with closing(run.batches(start=step)) as batches:  # sharded and prefetched; step k always gets batch k
             for batch in batches:
                 state, metrics = run.train_step(state, batch)
@@ -91,7 +97,8 @@ def train_loop(run: Run, state: TrainState) -> RunResult:
                     run.writer.write_train(step - 1, pending)
                 pending = metrics
                 if run.due.anything(step) or run.preemption.requested():
-                    after_step(run, state, step, pending)
+                    if after_step(run, state, step, pending):
+                        break
                     pending = None
     except Preempted as stop:
         run.checkpointer.save(step, state)
@@ -99,8 +106,11 @@ def train_loop(run: Run, state: TrainState) -> RunResult:
     return run.result(step, state)
 
 
-def after_step(run: Run, state: TrainState, step: int, metrics: dict[str, Any] | None = None) -> None:
+def after_step(run: Run, state: TrainState, step: int, metrics: dict[str, Any] | None = None) -> bool:
     """Does what is due after `step` updates: logs the last, validates, keeps the best, saves, tests, in this order.
+
+    Returns:
+      Whether the run ends early here, by its patience; what is due at a run's end is done then.
 
     Raises:
       Preempted: if the run is to stop before its end.
@@ -111,12 +121,16 @@ def after_step(run: Run, state: TrainState, step: int, metrics: dict[str, Any] |
     run.writer.pause_clock()
     run.stop_if_requested(step)  # before statistics are computed, which may take long
     eval_state = cache(partial(run.eval_state, state))  # once, and only where something asks for it
+    ends = False
     if run.due.validates(step):
         score = run.evaluator.validate(step, eval_state)
         if score > run.checkpointer.best_score:
             run.checkpointer.save_best(eval_state(), score)
-    if run.due.saves(step):
+        ends = step < run.due.num_steps and run.ends_early()
+    if run.due.saves(step, ends=ends):
         run.checkpointer.save(step, state, eval_state if run.has_precise_batch_norm else None)
-    if run.due.tests(step):
+    if run.due.tests(step, ends=ends):
         run.evaluator.test(step, eval_state)
-    run.stop_if_requested(step)
+    if not ends:
+        run.stop_if_requested(step)
+    return ends

@@ -16,6 +16,7 @@ from resnet_jax.distributed.sync import broadcast_from_process_0
 from resnet_jax.errors import NonFiniteError
 from resnet_jax.plotting.curves import CURVES_FILE, draw_curves
 from resnet_jax.training.progress import ProgressDisplay
+from resnet_jax.training.validation_score import best_validation, validation_score
 from resnet_jax.training.workdir import MetricsLog, Record
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class MetricWriter:
     def __init__(
         self, workdir: Path, name: str, *, step: int, sums: MetricSums, num_steps: int, steps_per_epoch: int,
         batch_size: int, log_every_steps: int, preemption: PreemptionGuard, max_skipped: int = 0,
-        keep_later: bool = False,
+        keep_later: bool = False, tensorboard_tags: str = "grouped",
     ) -> None:  # fmt: skip
         """For a run that begins after `step` updates: log records of later steps are dropped, to be made again.
 
@@ -58,7 +59,7 @@ class MetricWriter:
         self._writes, self._preemption = jax.process_index() == 0, preemption
         self.display = ProgressDisplay(step, num_steps, steps_per_epoch, quiet=not self._writes)
         self._events: EventLog | None = None
-        self._writes_events = self._writes
+        self._writes_events, self._tensorboard_tags = self._writes, tensorboard_tags
         self._workdir, self._first_step = workdir, step + 1
         folder = workdir.resolve().name  # several runs of one config differ in it
         self._title = folder if folder == name else f"{folder} ({name})"
@@ -129,9 +130,18 @@ class MetricWriter:
         epoch = step / self._steps_per_epoch
         names = [name for name in result if name != "count"]
         numbers = "  ".join(f"{split}_{name} {result[name]:.4f}" for name in names)
-        self.display.say(f"epoch {epoch:g}  step {step}  {numbers}")
+        self.display.say(f"epoch {epoch:g}  step {step}  {numbers}{self._best_so_far(split)}")
         if time.monotonic() - self._curves_drawn > CURVES_EVERY_SECONDS:
             self.draw()
+
+    def _best_so_far(self, split: str) -> str:
+        """Returns what to add to the line of an evaluation just recorded."""
+        best = best_validation(self.log.records) if split == "val" else None
+        if best is None:
+            return ""
+        if best is self.log.records[-1]:
+            return "  (best so far)"
+        return f"  (best so far {validation_score(best, 'val_'):.4f} at epoch {best['epoch']:g})"
 
     def pause_clock(self) -> None:
         """Leaves out of images/s what follows, until the next step."""
@@ -181,7 +191,7 @@ class MetricWriter:
         if self._events is None:  # not before the first step, which need not wait for it
             from resnet_jax.training.events import EventLog
 
-            self._events = EventLog(self._workdir, self._first_step)
+            self._events = EventLog(self._workdir, self._first_step, self._tensorboard_tags)
         self._events.add_scalars(step, values)
 
     def _try_events(self, write: Callable[[], None]) -> None:

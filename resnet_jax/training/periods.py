@@ -5,18 +5,26 @@ from typing import Annotated
 
 from resnet_jax.ranges import NOT_NEGATIVE, POSITIVE
 
+TENSORBOARD_TAGS = ("grouped", "plain")
+
 
 @dataclass(frozen=True)
 class PeriodOptions:
-    """How long a run lasts, and how often it does what; 0 where the comment does not say otherwise: never."""
+    """How long a run lasts, and how often it does and writes what; 0 where the comment does not say otherwise: never.
+
+    Attributes:
+      tensorboard_tags: "grouped", so that a metric's curves of training, validation and test share a chart, or "plain".
+    """
 
     num_epochs: Annotated[int, NOT_NEGATIVE]
     num_steps: Annotated[int, NOT_NEGATIVE]  # > 0: instead of num_epochs
     stop_after_minutes: Annotated[float, NOT_NEGATIVE]
     log_every_steps: Annotated[int, POSITIVE]
     eval_every_epochs: Annotated[int, POSITIVE]
+    early_stopping_patience: Annotated[int, NOT_NEGATIVE]
     test_every_epochs: Annotated[int, NOT_NEGATIVE]  # 0: at the end only
     checkpoint_every_steps: Annotated[int, NOT_NEGATIVE]  # 0: once an epoch
+    tensorboard_tags: str
 
     def run_length(self, steps_per_epoch: int) -> int:
         """Returns the number of steps of the run."""
@@ -25,24 +33,29 @@ class PeriodOptions:
 
 @dataclass(frozen=True)
 class Periods:
-    """What is due after how many updates; at the end everything is. 0 means never before the end, None never."""
+    """What is due after how many updates; at the end everything is. 0 means never before the end, None never.
+
+    Attributes:
+      patience: so many validations in succession without a better one end the run early; 0: none do.
+    """
 
     num_steps: int
     validate_every: int | None
     test_every: int | None
     save_every: int
+    patience: int = 0
 
     def validates(self, step: int) -> bool:
         """Returns whether the validation images are due."""
         return self.validate_every is not None and self._due(step, self.validate_every)
 
-    def saves(self, step: int) -> bool:
-        """Returns whether a checkpoint is due."""
-        return self._due(step, self.save_every)
+    def saves(self, step: int, *, ends: bool = False) -> bool:
+        """Returns whether a checkpoint is due; ends: the run stops early, after this step."""
+        return ends or self._due(step, self.save_every)
 
-    def tests(self, step: int) -> bool:
-        """Returns whether the test images are due."""
-        return self.test_every is not None and self._due(step, self.test_every)
+    def tests(self, step: int, *, ends: bool = False) -> bool:
+        """Returns whether the test images are due; ends: the run stops early, after this step."""
+        return self.test_every is not None and (ends or self._due(step, self.test_every))
 
     def anything(self, step: int) -> bool:
         """Returns whether anything is due."""

@@ -21,8 +21,9 @@ from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record
 
 # A continued run may differ from its beginning in these: how long, how often, and where the data lies.
 MAY_CHANGE = (
-    "num_epochs", "num_steps", "log_every_steps", "eval_every_epochs", "test_every_epochs", "checkpoint_every_steps",
-    "stop_after_minutes", "data_dir", "decode_threads", "max_bad_images", "max_skipped_updates",
+    "num_epochs", "num_steps", "early_stopping_patience", "log_every_steps", "eval_every_epochs", "test_every_epochs",
+    "checkpoint_every_steps", "tensorboard_tags", "stop_after_minutes", "data_dir", "decode_threads", "max_bad_images",
+    "max_skipped_updates",
 )  # fmt: skip
 
 

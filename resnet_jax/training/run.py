@@ -20,6 +20,7 @@ from resnet_jax.distributed.processes import log, warn
 from resnet_jax.distributed.sync import assert_equal_across_processes, broadcast_from_process_0, sync_errors
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import write_text
+from resnet_jax.formatting import format_count
 from resnet_jax.runtime import versions
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.checkpointer import Checkpointer, RunMetadata, score_name
@@ -171,6 +172,7 @@ def _open_writer(
         preemption=preemption,
         max_skipped=of_state.max_skipped_updates if of_state.on_nonfinite == "skip" else 0,
         keep_later=start.manifest is None or has_gone_on,
+        tensorboard_tags=experiment.options.periods.tensorboard_tags,
     )
 
 
@@ -188,7 +190,10 @@ def _log_start(experiment: Experiment, workdir: Path, latest: CheckpointFolder, 
             "accuracy the share of right decisions whether an image has a label, at a probability of 1/2"
         )
     if experiment.validation is None:
-        log("no validation split (config.validation_fraction=0): no best model is kept")
+        line = "no validation split (config.validation_fraction=0): no best model is kept"
+        if experiment.test is not None and (every := experiment.options.periods.test_every_epochs):
+            line += f"; the test images are evaluated every {format_count(every, 'epoch')}, only to watch"
+        log(line)
     for line in start.missing:
         warn(line)
 

@@ -122,9 +122,11 @@ CASES = {
     "warmup_start_factor": ("rates", 0.5, WARMUP, ()),
     "warmup_shape": ("rates", "constant", WARMUP, ()),
     "log_every_steps": ("log", 1, RUN, None),
+    "early_stopping_patience": ("due", 1, ("validation_fraction=0.1",), ()),
     "eval_every_epochs": ("due", 2, ("validation_fraction=0.1",), ()),
     "test_every_epochs": ("due", 1, (), FOLDER),
     "checkpoint_every_steps": ("due", 5, (), None),
+    "tensorboard_tags": ("log", "plain", RUN, None),
     "on_nonfinite": ("log", "skip", DIVERGING, None),
     "max_skipped_updates": ("log", 1, (*DIVERGING, "on_nonfinite=skip"), DIVERGING),
 }  # fmt: skip
@@ -281,9 +283,11 @@ def seen(tmp_path_factory):
         key = to_json(config)
         if key not in logs:
             try:
-                result = train(options_of(config), tmp_path_factory.mktemp("runs") / "run", "run")
+                workdir = tmp_path_factory.mktemp("runs") / "run"
+                result = train(options_of(config), workdir, "run")
                 records = [{k: v for k, v in one.items() if k != "images_per_second"} for one in result.records]
-                logs[key] = str((records, result.interrupted_by, result.digest))
+                tags = [b"loss/train" in path.read_bytes() for path in workdir.glob("events.*")]
+                logs[key] = str((records, result.interrupted_by, result.digest, tags))
             except NonFiniteError as error:
                 logs[key] = str(error)
         return logs[key]

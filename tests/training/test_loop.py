@@ -691,3 +691,29 @@ def test_run_of_weighted_balanced_classes_goes_on_to_the_same_end(tmp_path):
     assert continued.digest == unbroken.digest
     losses = [[r["train_loss"] for r in one.records if "train_loss" in r][-1] for one in (unbroken, continued)]
     assert losses[0] == losses[1]
+
+
+def test_run_without_a_better_validation_stops_early_and_stays_stopped(tmp_path, capfd):
+    workdir = tmp_path / "run"
+    # Nothing is learned at such a rate: the first validation stays the best.
+    words = [capfd, *TINY, "--config.learning_rate=1e-30", "--config.num_epochs=9", "--config.validation_fraction=0.1"]
+    words += ["--config.weight_decay=0", "--config.schedule=constant", "--config.warmup_epochs=0", "--workdir", workdir]
+    code, output, errors = run_here(*words, "--config.early_stopping_patience=2")
+    assert code == 0, errors
+    log = records(workdir)
+    validated = [record for record in log if "val_accuracy" in record]
+    assert [record["epoch"] for record in validated][-1] < 9
+    scores = [record["val_accuracy"] for record in validated]
+    best = scores.index(max(scores))
+    assert len(scores) - 1 - best == 2
+    assert "(best so far)" in errors
+    assert f"(best so far {max(scores):.4f} at epoch {validated[best]['epoch']:g})" in errors
+    last = validated[-1]["step"]
+    assert [record["step"] for record in log if "test_accuracy" in record] == [last]
+    assert open_latest(workdir).latest_step() == last
+    assert "stopped early" in output
+    assert run_here(*words, "--config.early_stopping_patience=2")[0] == 0
+    assert records(workdir) == log
+    code, _, errors = run_here(*words, "--config.early_stopping_patience=3")  # it may go on with more
+    assert code == 0, errors
+    assert len([record for record in records(workdir) if "val_accuracy" in record]) > len(validated)

@@ -137,21 +137,40 @@ def test_title_of_the_curves_has_the_workdirs_name(tmp_path, monkeypatch, folder
     assert titles == [title]
 
 
-def test_events_are_what_tensorboard_reads(tmp_path):
-    with make(tmp_path) as recorder:
-        for step in range(1, 7):
-            recorder.write_train(step, metrics(float(step)))
-        recorder.write_eval(6, "val", {"loss": 2.5, "accuracy": 0.25, "count": 4})
-    (path,) = tmp_path.glob("events.out.tfevents.*")
+def events_in(workdir):
+    """The events in the one file of them in `workdir`."""
+    (path,) = workdir.glob("events.out.tfevents.*")
     data, events = path.read_bytes(), []
     while data:  # length (8), its checksum (4), the event, its checksum (4)
         (length,) = struct.unpack("<Q", data[:8])
         events.append(Event.FromString(data[12 : 12 + length]))
         data = data[12 + length + 4 :]
+    return events
+
+
+def test_events_are_what_tensorboard_reads(tmp_path):
+    with make(tmp_path) as recorder:
+        for step in range(1, 7):
+            recorder.write_train(step, metrics(float(step)))
+        recorder.write_eval(6, "val", {"loss": 2.5, "accuracy": 0.25, "count": 4})
+    events = events_in(tmp_path)
     assert events[0].file_version == "brain.Event:2"
     assert events[1].step == 1  # what an earlier start wrote of this step and later ones does not count
     assert events[1].session_log.status == SessionLog.START
     scalars = {(event.step, value.tag): value.simple_value for event in events[2:] for value in event.summary.value}
-    assert scalars[3, "train_loss"] == 2.0
-    assert scalars[6, "train_loss"] == 5.0
-    assert scalars[6, "val_loss"] == 2.5
+    assert scalars[3, "loss/train"] == 2.0
+    assert scalars[6, "loss/train"] == 5.0
+    assert scalars[6, "learning_rate"] == pytest.approx(0.1)
+    assert scalars[6, "loss/val"] == 2.5
+
+
+def test_tags_group_a_metrics_curves_or_are_its_names(tmp_path):
+    result = {"loss": 2.5, "accuracy": 0.25, "ema_loss": 2.0, "ema_map": 0.5, "count": 4}
+    for tags in ("grouped", "plain"):
+        (tmp_path / tags).mkdir()
+        with make(tmp_path / tags, tensorboard_tags=tags) as recorder:
+            recorder.write_eval(6, "test", result)
+    found = {tags: {value.tag for event in events_in(tmp_path / tags) for value in event.summary.value}
+             for tags in ("grouped", "plain")}  # fmt: skip
+    assert found["plain"] == {f"test_{name}" for name in result}
+    assert found["grouped"] == {"loss/test", "accuracy/test", "loss/test_ema", "map/test_ema", "count/test"}

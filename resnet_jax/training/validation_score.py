@@ -1,0 +1,37 @@
+"""The number by which a run's best is chosen, and what a run's log says of it: all processes read the same there."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from resnet_jax.training.workdir import Record
+
+
+def validation_score(metrics: Mapping[str, Any], prefix: str = "") -> float:
+    """Returns the number by which the best is chosen: the moving average's, if there is one.
+
+    That is what people keep of such a run. The number is the validation accuracy, or of several labels an image the
+    mean average precision; -1.0 where it or the loss is not finite.
+
+    Args:
+      prefix: of the metrics' names, "val_" in a record of the log.
+    """
+    average = f"{prefix}ema_" if f"{prefix}ema_loss" in metrics else prefix
+    score = metrics[f"{average}{'map' if f'{prefix}map' in metrics else 'accuracy'}"]
+    return score if math.isfinite(metrics[f"{average}loss"]) and math.isfinite(score) else -1.0
+
+
+def best_validation(records: Iterable[Record]) -> Record | None:
+    """Returns the record of the best validation in a log, the earliest of equal ones; None if there is none."""
+    return max(_validations(records), key=lambda record: validation_score(record, "val_"), default=None)
+
+
+def num_since_best(records: Iterable[Record]) -> int:
+    """Returns how many validations came after the best one."""
+    validations = _validations(records)
+    best = best_validation(validations)
+    return 0 if best is None else len(validations) - 1 - validations.index(best)
+
+
+def _validations(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if "val_loss" in record]
