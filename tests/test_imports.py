@@ -22,6 +22,7 @@ BELOW = {
     "inference": {"checkpoint", "config", "data", "distributed", "models", "ops", "plotting", "training", "weights"},
     "preflight": {"checkpoint", "config", "data", "distributed", "models", "ops", "training", "weights"},
     "benchmark": {"inference", "models", "training"},
+    "comparison": {"checkpoint", "distributed", "training"},
 }
 FOR_ALL = {"errors", "filesystem", "formatting", "ranges", "runtime"}
 

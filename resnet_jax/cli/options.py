@@ -189,7 +189,7 @@ def _num_numbers(words: Sequence[str]) -> int:
 
 
 def _takes_images(parser: argparse.ArgumentParser) -> bool:
-    return isinstance(parser, Parser) and parser.takes_images
+    return isinstance(parser, Parser) and bool(parser.takes_words)
 
 
 def _give_back(namespace: argparse.Namespace, words: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from resnet_jax.cli import (
     benchmark,
+    compare,
     convert,
     doctor,
     evaluate,
@@ -20,7 +21,7 @@ from resnet_jax.cli.options import GIVEN_BACK
 from resnet_jax.cli.usage import Parser
 from resnet_jax.errors import UserError
 
-COMMANDS = (train, evaluate, predict, export, convert, list_models, summary, preview, benchmark, doctor)
+COMMANDS = (train, evaluate, predict, export, convert, list_models, summary, preview, compare, benchmark, doctor)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,9 +44,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.command is None:
         parser.refuse_unknown("python -m resnet_jax", rest)
         parser.error(f"the following arguments are required: COMMAND, one of {names}")
-    if "images" in arguments:  # argparse takes those before an option or those behind it, not both
+    words_of = parser.commands[arguments.command].takes_words
+    if words_of:  # argparse takes those before an option or those behind it, not both
         given_back = getattr(arguments, GIVEN_BACK, [])
-        arguments.images, rest = [*arguments.images, *given_back, *rest], []
+        setattr(arguments, words_of, [*getattr(arguments, words_of), *given_back, *rest])
+        rest = []
     if parser.commands[arguments.command].takes_fields:
         parser.commands[arguments.command].refuse_stray_field(arguments.command, rest, before)
     elif rest:

@@ -47,9 +47,9 @@ class Parser(argparse.ArgumentParser):
         return ANY_FIELD in self.options
 
     @property
-    def takes_images(self) -> bool:
-        """True if words that belong to no option are images."""
-        return any(action.dest == "images" for action in self._actions)
+    def takes_words(self) -> str:
+        """What words that belong to no option are, "images" or "runs"; empty where there are none."""
+        return next((action.dest for action in self._actions if action.dest in ("images", "runs")), "")
 
     def refuse_missing_command(self, words: Sequence[str]) -> None:
         """Raises UserError if the first of `words` is an option of a command, and none of them is a command."""
@@ -70,7 +70,7 @@ class Parser(argparse.ArgumentParser):
             if not is_option or self._takes(option):
                 continue
             near = self._nearest(option)
-            if self.takes_images and not option.startswith("--"):
+            if self.takes_words and not option.startswith("--"):
                 near += f"; a file of that name is given as ./{word}"
             raise UserError(f"{option!r} is no option of {command}{near}")
 
@@ -80,7 +80,7 @@ class Parser(argparse.ArgumentParser):
         Args:
           given: all words of the command line, whose options are not suggested again.
         """
-        if not words or words[0].startswith("-") or self.takes_images:
+        if not words or words[0].startswith("-") or self.takes_words:
             return
         option = self._option_for(words[0])
         if not option or option in {word.partition("=")[0] for word in given}:

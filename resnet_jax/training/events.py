@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+SPLITS = ("train", "val", "test")
+
 
 @contextlib.contextmanager
 def _hidden(module: str) -> Iterator[None]:
@@ -20,8 +22,6 @@ def _hidden(module: str) -> Iterator[None]:
     finally:
         del sys.modules[module]
 
-
-SPLITS = ("train", "val", "test")
 
 # tensorboardX imports torch where it is installed, for nothing used here: seconds, and CUDA libraries of its own.
 with _hidden("torch"):

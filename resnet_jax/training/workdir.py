@@ -66,7 +66,7 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
                 f"workdir {workdir} is no run's: it holds {others[0]!r} but no {CONFIG_FILE}; choose another --workdir"
             )
         return
-    fields, stored = _flatten(fields), {**_flatten(defaults), **_flatten(read_config(workdir))}
+    fields, stored = flatten_fields(fields), {**flatten_fields(defaults), **flatten_fields(read_config(workdir))}
     for path in [*fields, *(path for path in stored if path not in fields)]:
         if path not in may_change and stored.get(path) != fields.get(path):
             raise UserError(
@@ -75,10 +75,11 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
             )
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_fields(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns every field of a config.json by its dotted path."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+        flat.update(flatten_fields(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
     return flat
 
 

@@ -1,0 +1,1 @@
+"""Comparing runs: what differs between them, and what came out."""

@@ -1,0 +1,119 @@
+"""Runs side by side: those that differ in their seed alone are one group, with mean and standard deviation."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from resnet_jax.comparison.runs import METRICS, RunSummary
+from resnet_jax.errors import abridge, check_choice
+from resnet_jax.training.resume import MAY_CHANGE
+
+NUMBERS = ("best", "best_epoch", *METRICS)
+# Fields that decide how long a run takes and what it tells, but no number of it.
+LENGTHS = ("num_epochs", "num_steps", "early_stopping_patience")
+NOT_DECIDING = frozenset(MAY_CHANGE) - frozenset(LENGTHS)
+SEED = "seed"
+# Of what less is better.
+ASCENDING = ("loss", "epoch")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Finished runs of one config, one set of versions and the same images, with their seeds; or one unfinished run.
+
+    Attributes:
+      differs: what it has of the fields that decide a run's numbers, but the seed, and of "versions" and "data", in
+        which the groups differ.
+      mean, deviation: of each number; the standard deviation is the sample's (n - 1), None for a single run.
+    """
+
+    runs: list[RunSummary]
+    differs: dict[str, Any]
+    mean: dict[str, float]
+    deviation: dict[str, float | None]
+
+    @property
+    def name(self) -> str:
+        """The run's name, or of several the first's and how many more there are."""
+        more = f" +{len(self.runs) - 1}" if len(self.runs) > 1 else ""
+        return f"{self.runs[0].name}{more}"
+
+    @property
+    def note(self) -> str:
+        """What one must know of it: that it is not finished, or has a seed several times; else empty."""
+        run, seeds = self.runs[0], [run.fields[SEED] for run in self.runs]
+        if not run.is_finished:
+            return f"unfinished: step {run.step} of {run.num_steps or '?'}"
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        return f"seed {abridge([str(seed) for seed in twice])} more than once" if twice else ""
+
+
+def group_runs(runs: Sequence[RunSummary], sort: str = "") -> list[Group]:
+    """Returns the groups of `runs`, sorted.
+
+    Args:
+      sort: a number, a field or "name"; "": the best validation, else the test accuracy, else as they were given.
+        Losses and epochs ascend, other numbers descend.
+
+    Raises:
+      UserError: for another name.
+    """
+    by_key: dict[str, list[RunSummary]] = {}
+    for run in runs:
+        key = [_deciding(run), run.versions, run.data] if run.is_finished else [run.name]
+        by_key.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(run)
+    differing = _differing([members[0] for members in by_key.values()])
+    groups = [_group(members, differing) for members in by_key.values()]
+    known = {number for group in groups for number in group.mean}
+    if sort:
+        check_choice("--sort", sort, ("name", *NUMBERS, *runs[0].fields))
+    else:
+        sort = next((number for number in ("best", "test_accuracy") if number in known), "")
+    return sorted(groups, key=lambda group: _place(group, sort)) if sort else groups
+
+
+def _group(runs: list[RunSummary], differing: Sequence[str]) -> Group:
+    mean: dict[str, float] = {}
+    deviation: dict[str, float | None] = {}
+    for number in NUMBERS:
+        values = [run.numbers[number] for run in runs if number in run.numbers]
+        if len(values) == len(runs):
+            mean[number] = statistics.fmean(values)
+            deviation[number] = statistics.stdev(values) if len(values) > 1 else None
+    return Group(runs, {name: _value(runs[0], name) for name in differing}, mean, deviation)
+
+
+def _deciding(run: RunSummary) -> dict[str, Any]:
+    return {field: value for field, value in run.fields.items() if field != SEED and field not in NOT_DECIDING}
+
+
+def _value(run: RunSummary, name: str) -> Any:
+    if name == "data":
+        return run.data[:8] or "?"
+    return run.versions if name == "versions" else run.fields.get(name)
+
+
+def _differing(runs: Sequence[RunSummary]) -> list[str]:
+    """Returns in what the runs differ: fields that decide a run's numbers, then "versions" and "data" of those whose
+    are known.
+    """
+    fields = {field: None for run in runs for field in _deciding(run)}
+    known = [run for run in runs if run.data]
+    found = [field for field in fields if len({repr(run.fields.get(field)) for run in runs}) > 1]
+    return found + [name for name in ("versions", "data") if len({repr(_value(run, name)) for run in known}) > 1]
+
+
+def _place(group: Group, sort: str) -> tuple[Any, ...]:
+    """Returns a key to sort by; groups without the number are last."""
+    if sort == "name":
+        return (group.name,)
+    if sort in NUMBERS:
+        value = group.mean.get(sort)
+        if value is None or value != value:
+            return (1, 0.0)
+        return (0, value if sort.endswith(ASCENDING) else -value)
+    value = group.runs[0].fields.get(sort)
+    is_number = isinstance(value, int | float)
+    return (0, value, "") if is_number else (1, 0, str(value))

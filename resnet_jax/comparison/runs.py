@@ -1,0 +1,133 @@
+"""What a run's folder says of it, read without opening its images or arrays."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnet_jax.checkpoint.folder import BEST_DIR, LATEST_DIR
+from resnet_jax.checkpoint.manifest import read_manifest
+from resnet_jax.distributed.processes import warn
+from resnet_jax.errors import UserError
+from resnet_jax.training.experiment import stored_options
+from resnet_jax.training.validation_score import best_validation, num_since_best, validation_score
+from resnet_jax.training.workdir import CONFIG_FILE, MetricsLog, Record, flatten_fields, read_config
+
+# The last of each in the log is a number of the run.
+METRICS = tuple(
+    f"{split}_{average}{metric}"
+    for split in ("train", "val", "test")
+    for average in ("", "ema_")
+    for metric in ("loss", "accuracy", "map")
+)
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run.
+
+    Attributes:
+      name: its folder's, as it was given.
+      fields: its config, by dotted paths; a field that is newer than the run has its default.
+      records: its metrics log.
+      step, num_steps: how far it got, and how far it was to go; num_steps is 0 where nothing is known of it yet.
+      is_finished: it got there, or stopped early as it was to.
+      versions: of Python and the libraries that computed its newest checkpoint.
+      data: the digest of its training images; "" where it has no checkpoint yet.
+      numbers: "best" of the validations, "best_epoch", and the last of each of METRICS.
+    """
+
+    name: str
+    fields: dict[str, Any]
+    records: list[Record]
+    step: int
+    num_steps: int
+    is_finished: bool
+    versions: dict[str, str]
+    data: str
+    numbers: dict[str, float]
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Returns the workdirs among `paths` and in those of them that hold runs, in order; what holds none is left out
+    with a warning.
+
+    Raises:
+      UserError: for a path that does not exist, or if nothing is left.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} does not exist: give workdirs of runs, or folders of them")
+        inside = sorted(_runs_below(path)) if path.is_dir() else []
+        if not inside:
+            warn(f"{path} holds no run: it is left out")
+        found.update(dict.fromkeys(inside))
+    if not found:
+        raise UserError(f"no runs in {', '.join(map(str, paths))}: give workdirs, which hold a {CONFIG_FILE}")
+    return list(found)
+
+
+def _runs_below(path: Path) -> Iterator[Path]:
+    """Yields `path` if it is a run's, otherwise the runs in it and in its folders."""
+    if (path / CONFIG_FILE).is_file():
+        yield path
+        return
+    with contextlib.suppress(OSError):
+        for child in path.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                yield from _runs_below(child)
+
+
+def read_run(workdir: Path) -> RunSummary:
+    """Returns what the run in `workdir` says of itself.
+
+    Raises:
+      UserError: if its config cannot be read.
+    """
+    options = stored_options(read_config(workdir))
+    records = MetricsLog(workdir).records
+    step = max((record["step"] for record in records), default=0)
+    manifest = _newest_manifest(workdir)
+    position = manifest.get("position", {})
+    steps_per_epoch = position.get("num_train", 0) // options.batches.batch_size or _steps_per_epoch(records)
+    num_steps = options.periods.run_length(steps_per_epoch)
+    has_stopped = 0 < options.periods.early_stopping_patience <= num_since_best(records)
+    return RunSummary(
+        name=str(workdir),
+        fields=flatten_fields(json.loads(options.written)),
+        records=records,
+        step=step,
+        num_steps=num_steps,
+        is_finished=has_stopped or (num_steps > 0 and step >= num_steps),
+        versions=manifest.get("versions", {}),
+        data=position.get("train_digest", ""),
+        numbers=_numbers(records),
+    )
+
+
+def _numbers(records: list[Record]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    best = best_validation(records)
+    if best is not None:
+        numbers |= {"best": validation_score(best, "val_"), "best_epoch": best["epoch"]}
+    last: Record = {}
+    for record in records:
+        last |= record
+    return {**numbers, **{metric: last[metric] for metric in METRICS if metric in last}}
+
+
+def _steps_per_epoch(records: list[Record]) -> int:
+    return next((round(record["step"] / record["epoch"]) for record in records[::-1] if record["epoch"]), 0)
+
+
+def _newest_manifest(workdir: Path) -> dict[str, Any]:
+    """Returns the manifest of the run's newest readable checkpoint; empty if it has none."""
+    for folder in (workdir / LATEST_DIR, workdir / BEST_DIR):
+        steps = [path for path in folder.glob("*") if path.name.isdecimal()]
+        for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
+            with contextlib.suppress(UserError, OSError, json.JSONDecodeError):
+                return read_manifest(path)
+    return {}

@@ -1,0 +1,57 @@
+"""The curves of several runs in one picture: a line for each group, its runs' mean, in a band of their deviation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resnet_jax.plotting.figures import new_figure, save_figure, style_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Records = Sequence[Mapping[str, Any]]
+
+PANELS = {"train_loss": "training loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy",
+          "val_map": "validation map", "test_accuracy": "test accuracy"}  # fmt: skip
+MOST_IN_LEGEND = 12
+MOST_CHARACTERS = 60
+
+
+def draw_comparison(groups: Mapping[str, Sequence[Records]], path: Path, title: str) -> None:
+    """Writes `path` (PNG): training loss, validation and test by epoch, for each group by its label.
+
+    A panel that no group has a curve for is left out. The legend names the first dozen groups.
+    """
+    panels = [field for field in PANELS if _num_points(groups, field) > 1] or ["train_loss"]
+    figure = new_figure((4.2 * len(panels), 4.4), title)
+    for i, (axes, field) in enumerate(zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True)):
+        for k, (label, runs) in enumerate(groups.items()):
+            _draw_group(axes, runs, field, label[:MOST_CHARACTERS] if k < MOST_IN_LEGEND else "_", f"C{k % 10}")
+        style_axes(axes, xlabel="epoch", ylabel=PANELS[field])
+        if legend := axes.get_legend():
+            legend.remove()
+        if i == 0:
+            handles, labels = axes.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize="small")
+    save_figure(figure, path)
+
+
+def _num_points(groups: Mapping[str, Sequence[Records]], field: str) -> int:
+    """Returns how many records of `field` the run has that has the most."""
+    return max(sum(field in record for record in run) for runs in groups.values() for run in runs)
+
+
+def _draw_group(axes: "Axes", runs: Sequence[Records], field: str, label: str, color: str) -> None:
+    curves = [{record["epoch"]: record[field] for record in run if field in record} for run in runs]
+    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
+    if not epochs:
+        axes.plot([], [], color=color, label=label)  # the legend is that of the first panel
+        return
+    values = np.array([[curve[epoch] for epoch in epochs] for curve in curves], float)
+    mean = values.mean(axis=0)
+    axes.plot(epochs, mean, color=color, label=label, linewidth=1.2, marker="." if len(epochs) < 20 else None)
+    if len(runs) > 1:
+        deviation = values.std(axis=0, ddof=1)
+        axes.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.2, linewidth=0)

@@ -1,0 +1,117 @@
+"""Runs side by side: what differs, means over seeds, and what must be said of them."""
+
+import csv
+import io
+import json
+
+import pytest
+from commands import refused
+from PIL import Image
+
+from resnet_jax.cli.main import main
+from resnet_jax.config import default_config, to_json
+
+
+def write_run(folder, accuracies, *, num_epochs=3, test=None, train_loss=1.0, **fields):
+    """A run's folder with a validation an epoch of ten steps, as train writes it."""
+    config = default_config()
+    for name, value in {"num_epochs": num_epochs, "validation_fraction": 0.1, **fields}.items():
+        config[name] = value
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(to_json(config))
+    records = []
+    for epoch, accuracy in enumerate(accuracies, start=1):
+        place = {"step": 10 * epoch, "epoch": float(epoch)}
+        records.append({**place, "train_loss": train_loss / epoch, "train_accuracy": 0.5, "learning_rate": 0.1})
+        records.append({**place, "val_loss": 1.0, "val_accuracy": accuracy, "val_count": 10})
+    if test is not None:
+        records.append({**place, "test_loss": 1.5, "test_accuracy": test, "test_count": 10})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Three seeds at a rate of 0.1, two at 0.2, and one at 0.2 that is not finished."""
+    root = tmp_path / "runs"
+    for seed, accuracy in enumerate((0.8, 0.9, 0.85)):
+        write_run(root / f"a-{seed}", (0.5, accuracy, 0.7), test=accuracy - 0.1, seed=seed)
+    for seed, accuracy in enumerate((0.6, 0.62)):
+        write_run(root / f"b-{seed}", (0.5, 0.55, accuracy), test=accuracy, seed=seed, learning_rate=0.2)
+    write_run(root / "c", (0.95,), learning_rate=0.2, seed=7)
+    return root
+
+
+def compared(capsys, *words):
+    assert main(["compare", *map(str, words)]) == 0
+    return capsys.readouterr()
+
+
+def test_seeds_are_one_row_with_mean_and_deviation(runs, tmp_path, capsys):
+    picture = tmp_path / "out" / "picture.png"
+    output = compared(capsys, runs, "--to", picture).out.splitlines()
+    header, _, *rows = output[: output.index("")]
+    assert header.split()[:3] == ["run", "n", "learning_rate"]
+    assert "seed" not in header
+    (unfinished,) = [row for row in rows if "unfinished: step 10 of 30" in row]
+    assert unfinished.split()[1] == "1"
+    (first,) = [row for row in rows if "a-0 +2" in row]
+    assert "85.00 ± 5.00 %" in first  # the best of each run: 80, 90 and 85
+    assert "75.00 ± 5.00 %" in first  # the test images
+    assert "70.00 ± 0.00 %" in first  # the last validation
+    (second,) = [row for row in rows if "b-0 +1" in row]
+    assert "61.00 ± 1.41 %" in second
+    assert Image.open(picture).width > 600
+
+
+def test_json_and_csv_have_every_run_and_number(runs, tmp_path, capsys):
+    result = json.loads(compared(capsys, runs, "--json", "--to", tmp_path / "p.png").out)
+    assert [group["n"] for group in result["groups"]] == [1, 3, 2]  # by the best validation
+    group = result["groups"][1]
+    assert group["mean"]["test_accuracy"] == pytest.approx(0.75)
+    assert group["deviation"]["test_accuracy"] == pytest.approx(0.05)
+    assert group["differs"] == {"learning_rate": 0.1}
+    assert [run["seed"] for run in group["runs"]] == [0, 1, 2]
+    rows = list(csv.DictReader(io.StringIO(compared(capsys, runs, "--csv", "--to", tmp_path / "p.png").out)))
+    assert len(rows) == 6
+    assert {row["finished"] for row in rows if row["run"].endswith("c")} == {"False"}
+    assert next(row for row in rows if row["run"].endswith("b-1"))["test_accuracy"] == "0.62"
+
+
+def test_rows_are_sorted_by_numbers_fields_and_names(runs, tmp_path, capsys):
+    def order(sort):
+        groups = json.loads(compared(capsys, runs, "--json", "--sort", sort, "--to", tmp_path / "p.png").out)["groups"]
+        return [group["runs"][0]["run"].rpartition("/")[2] for group in groups]
+
+    assert order("name") == ["a-0", "b-0", "c"]
+    assert order("test_accuracy") == ["a-0", "b-0", "c"]  # the one without a test is last
+    assert order("test_loss")[-1] == "c"
+    assert order("learning_rate")[0] == "a-0"
+    assert "did you mean 'test_accuracy'?" in refused(capsys, "compare", runs, "--sort", "test_acuracy")
+
+
+def test_early_stopped_runs_are_finished_and_a_seed_that_is_there_twice_is_said(tmp_path, capsys):
+    for name in ("one", "two"):
+        write_run(tmp_path / name, (0.9, 0.8, 0.7), num_epochs=99, early_stopping_patience=2)
+    output = compared(capsys, tmp_path / "one", tmp_path / "two", "--to", tmp_path / "p.png").out
+    assert "unfinished" not in output
+    assert "seed 0 more than once" in output
+
+
+def test_what_is_no_run_is_left_out_with_a_word_or_refused(runs, tmp_path, capsys):
+    (runs / "notes").mkdir()
+    captured = compared(capsys, *sorted(runs.iterdir()), "--to", tmp_path / "p.png")
+    assert f"warning: {runs / 'notes'} holds no run: it is left out" in captured.err
+    assert "a-0 +2" in captured.out
+    assert "does not exist" in refused(capsys, "compare", tmp_path / "absent")
+    assert "give the runs to compare" in refused(capsys, "compare")
+    assert "must be a .png file" in refused(capsys, "compare", runs, "--to", tmp_path / "p.txt")
+    assert "exclude each other" in refused(capsys, "compare", runs, "--csv", "--json")
+    assert "is no option of compare; did you mean '--sort'?" in refused(capsys, "compare", runs, "--sorted", "best")
+
+
+def test_two_hundred_runs_are_read(tmp_path, capsys):
+    for i in range(200):
+        write_run(tmp_path / "runs" / f"{i:03}", (0.5,) * 3, test=0.5, learning_rate=1.0 + i // 4, seed=i % 4)
+    result = json.loads(compared(capsys, tmp_path / "runs", "--json", "--to", tmp_path / "p.png").out)
+    assert [group["n"] for group in result["groups"]] == [4] * 50
