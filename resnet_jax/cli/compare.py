@@ -40,7 +40,7 @@ def add_command(add: AddCommand) -> None:
 def run_compare(arguments: argparse.Namespace) -> int:
     """Prints the groups of runs as a table, CSV or JSON, and draws their curves."""
     from resnet_jax.comparison.groups import group_runs
-    from resnet_jax.comparison.runs import find_runs, read_run
+    from resnet_jax.comparison.runs import find_runs, read_runs
     from resnet_jax.plotting.comparison import draw_comparison
 
     if arguments.csv and arguments.json:
@@ -51,7 +51,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     if picture.suffix.lower() != ".png":
         raise UserError(f"--to {arguments.to} must be a .png file")
     check_parents(picture)
-    runs = [read_run(path) for path in find_runs([expand(path) for path in arguments.runs])]
+    runs = read_runs(find_runs([expand(path) for path in arguments.runs]))
     groups = group_runs(runs, arguments.sort)
     picture.parent.mkdir(parents=True, exist_ok=True)
     labels = _labels(groups)

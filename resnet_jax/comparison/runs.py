@@ -23,6 +23,8 @@ METRICS = tuple(
     for metric in ("loss", "accuracy", "map")
 )
 
+MOST_DEEP = 3  # folders of runs within folders
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -70,15 +72,36 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def _runs_below(path: Path) -> Iterator[Path]:
-    """Yields `path` if it is a run's, otherwise the runs in it and in its folders."""
+def _runs_below(path: Path, depth: int = MOST_DEEP) -> Iterator[Path]:
+    """Yields `path` if it is a run's, otherwise the runs in it and in its folders, so many below one another."""
     if (path / CONFIG_FILE).is_file():
         yield path
+        return
+    if depth == 0:
         return
     with contextlib.suppress(OSError):
         for child in path.iterdir():
             if child.is_dir() and not child.is_symlink():
-                yield from _runs_below(child)
+                yield from _runs_below(child, depth - 1)
+
+
+def read_runs(workdirs: Sequence[Path]) -> list[RunSummary]:
+    """Returns what the runs say of themselves; one whose config cannot be read is left out with a warning.
+
+    Raises:
+      UserError: if none can be read.
+    """
+    runs = []
+    for workdir in workdirs:
+        try:
+            runs.append(read_run(workdir))
+        except UserError as error:
+            if len(workdirs) == 1:
+                raise
+            warn(f"{workdir} is left out: {error}")
+    if not runs:
+        raise UserError(f"none of {len(workdirs)} runs can be read: see the warnings")
+    return runs
 
 
 def read_run(workdir: Path) -> RunSummary:

@@ -100,7 +100,10 @@ def test_early_stopped_runs_are_finished_and_a_seed_that_is_there_twice_is_said(
 
 def test_what_is_no_run_is_left_out_with_a_word_or_refused(runs, tmp_path, capsys):
     (runs / "notes").mkdir()
+    broken = write_run(runs / "broken", (0.5,))
+    (broken / "config.json").write_text('{"model": 7}')
     captured = compared(capsys, *sorted(runs.iterdir()), "--to", tmp_path / "p.png")
+    assert f"warning: {broken} is left out: config.json: config.model=7 has another type" in captured.err
     assert f"warning: {runs / 'notes'} holds no run: it is left out" in captured.err
     assert "a-0 +2" in captured.out
     assert "does not exist" in refused(capsys, "compare", tmp_path / "absent")
