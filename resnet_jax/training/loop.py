@@ -127,9 +127,9 @@ def after_step(run: Run, state: TrainState, step: int, metrics: dict[str, Any] |
         if score > run.checkpointer.best_score:
             run.checkpointer.save_best(eval_state(), score)
         ends = step < run.due.num_steps and run.ends_early()
-    if run.due.saves(step, ends=ends):
+    if ends or run.due.saves(step):
         run.checkpointer.save(step, state, eval_state if run.has_precise_batch_norm else None)
-    if run.due.tests(step, ends=ends):
+    if run.due.tests(step) or (ends and run.due.test_every is not None):
         run.evaluator.test(step, eval_state)
     if not ends:
         run.stop_if_requested(step)

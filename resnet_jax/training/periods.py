@@ -49,13 +49,13 @@ class Periods:
         """Returns whether the validation images are due."""
         return self.validate_every is not None and self._due(step, self.validate_every)
 
-    def saves(self, step: int, *, ends: bool = False) -> bool:
-        """Returns whether a checkpoint is due; ends: the run stops early, after this step."""
-        return ends or self._due(step, self.save_every)
+    def saves(self, step: int) -> bool:
+        """Returns whether a checkpoint is due."""
+        return self._due(step, self.save_every)
 
-    def tests(self, step: int, *, ends: bool = False) -> bool:
-        """Returns whether the test images are due; ends: the run stops early, after this step."""
-        return self.test_every is not None and (ends or self._due(step, self.test_every))
+    def tests(self, step: int) -> bool:
+        """Returns whether the test images are due."""
+        return self.test_every is not None and self._due(step, self.test_every)
 
     def anything(self, step: int) -> bool:
         """Returns whether anything is due."""
