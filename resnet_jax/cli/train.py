@@ -23,7 +23,6 @@ RESULT_FIELDS = (
     "val_map", "val_ema_map", "test_loss", "test_accuracy", "test_ema_loss", "test_ema_accuracy", "test_map",
     "test_ema_map", "test_count",
 )  # fmt: skip
-JUDGED_BY = ("val_ema_map", "val_map", "val_ema_accuracy", "val_accuracy")  # the best is, by the first that there is
 SPLITS = {"train": "training", "validation": "validation", "test": "test"}
 
 
@@ -55,7 +54,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         return _print_dry_run(options, workdir, arguments.json)
 
     from resnet_jax.training.run import train
-    from resnet_jax.training.validation_score import best_validation
+    from resnet_jax.training.validation_score import best_validation, score_field
 
     result = train(options, workdir, name)
     if result.interrupted_by:
@@ -69,7 +68,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         rows.insert(1, ("stopped early", f"of {result.num_steps} steps: no better validation in the last {patience}"))
     best = best_validation(result.records)
     if best is not None:
-        judged_by = next(field for field in JUDGED_BY if field in best)
+        judged_by = score_field(best, "val_")
         name = judged_by.replace("_", " ")
         rows.append((f"best {name}", f"{format_number(judged_by, best[judged_by])} at epoch {best['epoch']:g}"))
     rows += [("parameters, sha256", result.digest), ("curves", str(workdir / "curves.png"))]

@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def takes_words(self) -> str:
-        """What words that belong to no option are, "images" or "runs"; empty where there are none."""
+        """Names what words that belong to no option are, "images" or "runs"; empty where there are none."""
         return next((action.dest for action in self._actions if action.dest in ("images", "runs")), "")
 
     def refuse_missing_command(self, words: Sequence[str]) -> None:

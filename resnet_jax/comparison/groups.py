@@ -11,7 +11,7 @@ from resnet_jax.errors import abridge, check_choice
 from resnet_jax.training.resume import MAY_CHANGE
 
 NUMBERS = ("best", "best_epoch", *METRICS)
-# Fields that decide how long a run takes and what it tells, but no number of it.
+# Of what a continued run may change, these alone decide its numbers.
 LENGTHS = ("num_epochs", "num_steps", "early_stopping_patience")
 NOT_DECIDING = frozenset(MAY_CHANGE) - frozenset(LENGTHS)
 SEED = "seed"
@@ -42,7 +42,7 @@ class Group:
 
     @property
     def note(self) -> str:
-        """What one must know of it: that it is not finished, or has a seed several times; else empty."""
+        """Says what one must know of it: that it is not finished, or has a seed several times; else empty."""
         run, seeds = self.runs[0], [run.fields[SEED] for run in self.runs]
         if not run.is_finished:
             return f"unfinished: step {run.step} of {run.num_steps or '?'}"

@@ -1,4 +1,4 @@
-"""What a run's folder says of it, read without opening its images or arrays."""
+"""Reads what a run's folder says of it, without opening its images or arrays."""
 
 import contextlib
 import json
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.checkpoint.folder import BEST_DIR, LATEST_DIR
+from resnet_jax.checkpoint.folder import open_best, open_latest
 from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.distributed.processes import warn
 from resnet_jax.errors import UserError
 from resnet_jax.training.experiment import stored_options
-from resnet_jax.training.validation_score import best_validation, num_since_best, validation_score
+from resnet_jax.training.validation_score import best_validation, is_out_of_patience, validation_score
 from resnet_jax.training.workdir import CONFIG_FILE, MetricsLog, Record, flatten_fields, read_config
 
 # The last of each in the log is a number of the run.
@@ -117,7 +117,7 @@ def read_run(workdir: Path) -> RunSummary:
     position = manifest.get("position", {})
     steps_per_epoch = position.get("num_train", 0) // options.batches.batch_size or _steps_per_epoch(records)
     num_steps = options.periods.run_length(steps_per_epoch)
-    has_stopped = 0 < options.periods.early_stopping_patience <= num_since_best(records)
+    has_stopped = is_out_of_patience(records, options.periods.early_stopping_patience)
     return RunSummary(
         name=str(workdir),
         fields=flatten_fields(json.loads(options.written)),
@@ -148,9 +148,8 @@ def _steps_per_epoch(records: list[Record]) -> int:
 
 def _newest_manifest(workdir: Path) -> dict[str, Any]:
     """Returns the manifest of the run's newest readable checkpoint; empty if it has none."""
-    for folder in (workdir / LATEST_DIR, workdir / BEST_DIR):
-        steps = [path for path in folder.glob("*") if path.name.isdecimal()]
-        for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
-            with contextlib.suppress(UserError, OSError, json.JSONDecodeError):
-                return read_manifest(path)
+    for folder in (open_latest(workdir), open_best(workdir)):
+        for step in reversed(folder.list_steps()):
+            with contextlib.suppress(UserError, OSError):
+                return read_manifest(folder.directory / str(step))
     return {}

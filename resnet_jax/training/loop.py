@@ -22,7 +22,7 @@ from resnet_jax.training.jit_steps import TrainStep
 from resnet_jax.training.metric_writer import MetricWriter
 from resnet_jax.training.periods import Periods
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.validation_score import num_since_best
+from resnet_jax.training.validation_score import is_out_of_patience
 from resnet_jax.training.workdir import Record
 
 
@@ -72,8 +72,8 @@ class Run:
             self.preemption.stop_if_requested()
 
     def ends_early(self) -> bool:
-        """Returns whether the log has as many validations behind the best one as the run has patience for."""
-        return 0 < self.due.patience <= num_since_best(self.writer.log.records)
+        """Returns whether the run's patience is over, by its log."""
+        return is_out_of_patience(self.writer.log.records, self.due.patience)
 
     def result(self, step: int, state: TrainState, preempted_by: str = "") -> RunResult:
         """Returns how the run ended, when all that it wrote is on disk."""

@@ -8,17 +8,22 @@ from resnet_jax.training.workdir import Record
 
 
 def validation_score(metrics: Mapping[str, Any], prefix: str = "") -> float:
-    """Returns the number by which the best is chosen: the moving average's, if there is one.
-
-    That is what people keep of such a run. The number is the validation accuracy, or of several labels an image the
-    mean average precision; -1.0 where it or the loss is not finite.
+    """Returns the number by which the best is chosen, `score_field`'s; -1.0 where it or its loss is not finite.
 
     Args:
       prefix: of the metrics' names, "val_" in a record of the log.
     """
-    average = f"{prefix}ema_" if f"{prefix}ema_loss" in metrics else prefix
-    score = metrics[f"{average}{'map' if f'{prefix}map' in metrics else 'accuracy'}"]
-    return score if math.isfinite(metrics[f"{average}loss"]) and math.isfinite(score) else -1.0
+    score, loss = metrics[score_field(metrics, prefix)], metrics[f"{_average(metrics, prefix)}loss"]
+    return score if math.isfinite(loss) and math.isfinite(score) else -1.0
+
+
+def score_field(metrics: Mapping[str, Any], prefix: str = "") -> str:
+    """Returns the name of the number by which the best is chosen: the moving average's, if there is one.
+
+    That is what people keep of such a run. The number is the validation accuracy, or of several labels an image the
+    mean average precision.
+    """
+    return f"{_average(metrics, prefix)}{'map' if f'{prefix}map' in metrics else 'accuracy'}"
 
 
 def best_validation(records: Iterable[Record]) -> Record | None:
@@ -31,6 +36,15 @@ def num_since_best(records: Iterable[Record]) -> int:
     validations = _validations(records)
     best = best_validation(validations)
     return 0 if best is None else len(validations) - 1 - validations.index(best)
+
+
+def is_out_of_patience(records: Iterable[Record], patience: int) -> bool:
+    """Returns whether as many validations came after the best one as a run has patience for; 0: it has no end."""
+    return 0 < patience <= num_since_best(records)
+
+
+def _average(metrics: Mapping[str, Any], prefix: str) -> str:
+    return f"{prefix}ema_" if f"{prefix}ema_loss" in metrics else prefix
 
 
 def _validations(records: Iterable[Record]) -> list[Record]:
