@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_INTERRUPTED
-from resnet_jax.cli.log_handler import install_log_handler
 from resnet_jax.config import load_config
+from resnet_jax.distributed.log_handler import install_log_handler
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.formatting import format_percent
 from resnet_jax.models import list_models

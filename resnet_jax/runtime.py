@@ -6,6 +6,7 @@ imports resnet_jax as a library decides for itself: importing runs none of it.
 
 import contextlib
 import ctypes
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -162,6 +163,18 @@ def versions() -> dict[str, str]:
         "resnet_jax": resnet_jax.__version__,
         **{name: importlib.metadata.version(name) for name in libraries},
     }
+
+
+@functools.cache
+def source_digest() -> str:
+    """Returns 12 hexadecimal digits of a digest of the package's own code, by which runs of the same version that a
+    change lies between can be told apart.
+    """
+    package, sha = Path(resnet_jax.__file__).parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        sha.update(f"{path.relative_to(package).as_posix()}\n".encode())
+        sha.update(path.read_bytes())
+    return sha.hexdigest()[:12]
 
 
 def keep_freed_memory() -> bool:

@@ -30,7 +30,7 @@ import jax  # noqa: E402 - after the environment is set
 import pytest  # noqa: E402
 
 from resnet_jax import runtime  # noqa: E402
-from resnet_jax.cli.log_handler import install_log_handler  # noqa: E402
+from resnet_jax.distributed.log_handler import install_log_handler  # noqa: E402
 
 
 def keep_programs():

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import jax
 
 from resnet_jax.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
-from resnet_jax.cli.log_handler import install_log_handler
 from resnet_jax.cli.parser import parse
 from resnet_jax.distributed import processes as distributed
+from resnet_jax.distributed.log_handler import install_log_handler
 from resnet_jax.errors import FAULTS_OF_THE_DISK, Preempted, RunError, UserError
 from resnet_jax.runtime import prepare_process
 

@@ -108,6 +108,21 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
+def checked_config(config: ConfigDict | str | Path) -> ConfigDict:
+    """Returns a config that a program has made or changed, or that of a file by its name or path, checked.
+
+    Raises:
+      UserError: as `load_config`.
+    """
+    if isinstance(config, str | Path):
+        return load_config(str(config))
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"config must be an ml_collections.ConfigDict or a config's name, not {type(config).__name__}")
+    _compare_fields("given", config, default_config())
+    check_values(config)
+    return config
+
+
 def given_fields(config: ConfigDict) -> tuple[str, ...]:
     """Returns the dotted paths of the fields that `apply_overrides` has set."""
     return vars(config).get(_GIVEN, ())

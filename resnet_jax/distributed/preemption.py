@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ SIGNALS = tuple(
     if name in signal.Signals.__members__ and hasattr(signal, name)
 )
 # What stops a run besides them, in numbers that are no signals': of several reasons the largest counts.
-TIME_IS_UP, FAILED = 1000, 2000
+TIME_IS_UP, STOPPED, FAILED = 1000, 1001, 2000
 SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -60,6 +61,7 @@ class PreemptionGuard:
         self._deadline = time.monotonic() + 60.0 * stop_after_minutes if stop_after_minutes else math.inf
         self._own: int = 0
         self._agreed: int = 0
+        self._stop_reason = "a callback"
         self._failure: BaseException | None = None
         self._flags: deque[jax.Array] = deque()
         self._inputs: dict[int, jax.Array] = {}
@@ -70,6 +72,10 @@ class PreemptionGuard:
         self._own = max(self._own, number)
         if self.interrupt_immediately:
             self._raise()
+
+    def stop(self, reason: str) -> None:
+        """Has the run save and stop, as a signal does, for a reason of this process's own."""
+        self._own, self._stop_reason = max(self._own, STOPPED), reason
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -200,6 +206,8 @@ class PreemptionGuard:
         number = self._agreed or self._own
         if number == TIME_IS_UP:
             raise Preempted(f"config.stop_after_minutes={self._stop_after_minutes:g}")
+        if number == STOPPED:
+            raise Preempted(self._stop_reason)
         raise Preempted(signal.Signals(number).name)
 
 
@@ -207,7 +215,9 @@ class PreemptionGuard:
 def catch_preemption(num_processes: int = 1, stop_after_minutes: float = 0.0) -> Iterator[PreemptionGuard]:
     """Catches `SIGNALS`, which ask the run to stop, however often they come; but the second Ctrl-C ends it at once."""
     preemption = PreemptionGuard(num_processes, stop_after_minutes)
-    previous = {number: signal.getsignal(number) for number in SIGNALS}
+    # Python lets nobody but the main thread catch signals; a run that another one trains leaves them to the program.
+    caught = SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.getsignal(number) for number in caught}
 
     def handle(number: int, frame: object) -> None:
         del frame
@@ -219,7 +229,7 @@ def catch_preemption(num_processes: int = 1, stop_after_minutes: float = 0.0) ->
                 os.write(2, cursor + b"interrupted: this step ends and is saved; Ctrl-C again ends at once\n")
         preemption.receive(number)
 
-    for number in SIGNALS:
+    for number in caught:
         signal.signal(number, handle)
     try:
         yield preemption

@@ -2,6 +2,7 @@
 
 from resnet_jax.training.adam import adam, adamw, lion, rmsprop
 from resnet_jax.training.average_precision import average_precision, mean_average_precision
+from resnet_jax.training.callbacks import Callback, TrainingRun
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.optimizer import add_l1, clip_gradient_norm, lamb, lars, scale_by_layer, sgd
 from resnet_jax.training.precise_batch_norm import precise_batch_stats
@@ -17,7 +18,9 @@ from resnet_jax.training.train_step import (
 )
 
 __all__ = [
+    "Callback",
     "TrainState",
+    "TrainingRun",
     "accumulate",
     "adam",
     "adamw",

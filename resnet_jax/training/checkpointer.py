@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -146,10 +148,12 @@ class Checkpointer:
         writer: MetricWriter,
         preemption: PreemptionGuard,
         best_score: float,
+        announce: Callable[[Path], None],
     ) -> None:
+        """announce: called with each checkpoint that is on disk, in process 0, by the thread that writes them."""
         self._latest, self._best, self._background = latest, best, background
         self._metadata, self._writer, self._preemption = metadata, writer, preemption
-        self.best_score = best_score
+        self.best_score, self._announce = best_score, announce
         preemption.check_each_step(background.raise_failure)
 
     def save(self, step: int, state: TrainState, eval_state: Callable[[], TrainState] | None = None) -> None:
@@ -183,4 +187,7 @@ class Checkpointer:
         bad_images.add(*allgather(bad_images.known()))
         content = self._metadata.content(self._writer, **more)
         self._preemption.defer_errors(save_state, folder, self._background, state, content, eval_state)
+        if jax.process_index() == 0:  # jobs are done in order, and none after one that fails
+            path = folder.directory / str(int(state.step))
+            self._background.submit(f"{path} could not be announced", partial(self._announce, path))
         bad_images.raise_if_too_many()  # of all processes together

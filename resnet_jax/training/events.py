@@ -46,7 +46,7 @@ class EventLog:
     """
 
     def __init__(self, workdir: Path, first_step: int, tags: str = "grouped") -> None:
-        """What earlier files say of `first_step` and later ones no longer counts.
+        """Begins a file; what earlier ones hold of `first_step` and later ones no longer counts.
 
         Args:
           tags: how metrics are called: "grouped", so that a metric's curves of training, validation and test share a

@@ -54,6 +54,7 @@ class MetricWriter:
             killed.
         """
         self.skip_final_plot = False
+        self.listeners: list[Callable[[Record], None]] = []  # of process 0, called with each record once it is written
         self.sums = sums
         self.log = MetricsLog(workdir, broadcast_from_process_0(lambda: begin_log(workdir, step, keep_later)))
         self._writes, self._preemption = jax.process_index() == 0, preemption
@@ -186,6 +187,8 @@ class MetricWriter:
             return
         self.log.append(record)
         self._try_events(lambda: self._write_events(step, values))
+        for listener in self.listeners:
+            listener(record)
 
     def _write_events(self, step: int, values: dict[str, Any]) -> None:
         if self._events is None:  # not before the first step, which need not wait for it

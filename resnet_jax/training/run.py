@@ -1,6 +1,8 @@
 """A run from its config to its result: what is checked before it begins, and what its loop works with."""
 
 import json
+import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +25,7 @@ from resnet_jax.filesystem import write_text
 from resnet_jax.formatting import format_count
 from resnet_jax.runtime import versions
 from resnet_jax.training import workdir as folder
+from resnet_jax.training.callbacks import CallbackList, TrainingRun
 from resnet_jax.training.checkpointer import Checkpointer, RunMetadata, score_name
 from resnet_jax.training.evaluator import Evaluator
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
@@ -39,10 +42,14 @@ from resnet_jax.training.resume import (
     restore_last,
     warn_of_another_schedule,
 )
+from resnet_jax.training.starts import StartLog
 from resnet_jax.training.train_state import TrainState
+from resnet_jax.training.validation_score import is_out_of_patience
 
 
-def train(options: Options, workdir: Path, name: str, splits: Splits | None = None) -> RunResult:
+def train(
+    options: Options, workdir: Path, name: str, splits: Splits | None = None, callbacks: Sequence[Any] = ()
+) -> RunResult:
     """Trains as `options` say in `workdir`, from where an earlier start got to.
 
     Args:
@@ -50,6 +57,7 @@ def train(options: Options, workdir: Path, name: str, splits: Splits | None = No
       workdir: its folder.
       name: the run's, for the title of its curves.
       splits: images to train and evaluate on, instead of those of the options.
+      callbacks: what hears of the run, see `Callback`.
 
     Returns:
       How the run ended.
@@ -59,7 +67,9 @@ def train(options: Options, workdir: Path, name: str, splits: Splits | None = No
       NonFiniteError: training diverges.
       Preempted: a signal came before the first step, when there is nothing to save.
     """
+    began = time.time()
     broadcast_from_process_0(partial(check_run, workdir, options))
+    heard = sync_errors(partial(CallbackList, callbacks, workdir))
     assert_equal_across_processes("the config or workdir", f"{options.written} {workdir.absolute()}")
     with catch_preemption(jax.process_count(), options.periods.stop_after_minutes) as preemption, ExitStack() as stack:
         latest, best = open_latest(workdir), open_best(workdir)
@@ -77,12 +87,20 @@ def train(options: Options, workdir: Path, name: str, splits: Splits | None = No
         if start.step < experiment.num_steps:
             experiment = with_features(experiment, start.state, preemption)
         writer = stack.enter_context(_open_writer(experiment, workdir, name, latest, start, preemption))
+        starts = stack.enter_context(_open_starts(experiment, workdir, start, writer, began))
         _log_start(experiment, workdir, latest, start)
-        run = _make_run(experiment, latest, best, background, writer, start, preemption)
+        run = _make_run(experiment, latest, best, background, writer, start, preemption, heard)
         preemption.interrupt_immediately = False  # from here on there is something to save
         if start.manifest is not None:
             run.checkpointer.save(start.step, start.state)  # where the best had to serve
-        return train_loop(run, start.state)
+        seen = _as_callbacks_see_it(experiment, workdir, starts, writer, preemption)
+        sync_errors(partial(heard.start, seen, (latest, best)))
+        writer.listeners += [lambda record: starts.reached(record["step"]), heard.record]
+        preemption.check_each_step(heard.bring_checkpoints)
+        result = train_loop(run, start.state)
+        starts.finish(result.step, finished=not result.interrupted_by)
+        sync_errors(partial(heard.end, result))
+        return result
 
 
 def _build(
@@ -176,6 +194,19 @@ def _open_writer(
     )
 
 
+def _open_starts(experiment: Experiment, workdir: Path, start: _Start, writer: MetricWriter, began: float) -> StartLog:
+    is_over = start.step >= experiment.num_steps or is_out_of_patience(writer.log.records, experiment.periods.patience)
+    return StartLog(workdir, start.step, began, is_over=is_over)
+
+
+def _as_callbacks_see_it(
+    experiment: Experiment, workdir: Path, starts: StartLog, writer: MetricWriter, preemption: PreemptionGuard
+) -> TrainingRun:
+    fields = folder.flatten_fields(json.loads(experiment.options.written))
+    num_steps, steps_per_epoch = experiment.num_steps, experiment.steps_per_epoch
+    return TrainingRun(workdir, starts.run_id, fields, num_steps, steps_per_epoch, writer.log, preemption)
+
+
 def _log_start(experiment: Experiment, workdir: Path, latest: CheckpointFolder, start: _Start) -> None:
     """Says what its images are, where the run goes on, and what it will not have."""
     for line in describe_lines(experiment.layout) if experiment.layout else ():
@@ -200,7 +231,7 @@ def _log_start(experiment: Experiment, workdir: Path, latest: CheckpointFolder, 
 
 def _make_run(
     experiment: Experiment, latest: CheckpointFolder, best: CheckpointFolder, background: BackgroundWriter,
-    writer: MetricWriter, start: _Start, preemption: PreemptionGuard,
+    writer: MetricWriter, start: _Start, preemption: PreemptionGuard, heard: CallbackList,
 ) -> Run:  # fmt: skip
     options, mesh = experiment.options, experiment.mesh
     sources = {"val": experiment.validation, "test": experiment.test}
@@ -212,7 +243,9 @@ def _make_run(
         due=experiment.periods,
         writer=writer,
         evaluator=Evaluator(eval_step, sources, experiment.batches.batch_size, mesh, writer, preemption),
-        checkpointer=Checkpointer(latest, best, background, metadata, writer, preemption, start.best_score),
+        checkpointer=Checkpointer(
+            latest, best, background, metadata, writer, preemption, start.best_score, heard.checkpoint_saved
+        ),
         preemption=preemption,
         eval_state=make_eval_state_fn(experiment, preemption),
         has_precise_batch_norm=bool(options.state.precise_bn_batches),

@@ -9,7 +9,7 @@ import time
 from runs import WORDS, digest, load_config, open_latest, template
 
 from resnet_jax.checkpoint.folder import open_best
-from resnet_jax.cli.log_handler import install_log_handler
+from resnet_jax.distributed.log_handler import install_log_handler
 from resnet_jax.training.checkpointer import restore_state
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.resume import restore_last

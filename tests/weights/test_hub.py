@@ -130,7 +130,7 @@ def server(models):
 
 LOAD = """
 import sys
-from resnet_jax.cli.log_handler import install_log_handler
+from resnet_jax.distributed.log_handler import install_log_handler
 from resnet_jax.errors import UserError
 from resnet_jax.weights import load_pretrained
 install_log_handler()

@@ -292,7 +292,8 @@ def test_threads_that_want_the_same_file_download_it_once(server, path):
 def test_process_waits_for_another_that_downloads_and_finds_its_file(server, path):
     path.parent.mkdir()
     code = (
-        "from resnet_jax.cli.log_handler import install_log_handler; from resnet_jax.weights import pretrained; "
+        "from resnet_jax.distributed.log_handler import install_log_handler; "
+        "from resnet_jax.weights import pretrained; "
         f"install_log_handler(); pretrained.PRETRAINED = {TABLE!r}; print(pretrained.fetch_pretrained('tiny'))"
     )
     with path.with_name(FILE + ".lock").open("w") as lock:

@@ -13,9 +13,15 @@ class StderrHandler(logging.Handler):
         print(f"{level}{record.getMessage()}", file=sys.stderr, flush=True)
 
 
-def install_log_handler() -> None:
-    """Has the logger `resnet_jax` print, unless it has a handler already."""
+def install_log_handler(*, unless_program_has_one: bool = False) -> None:
+    """Has the logger `resnet_jax` print, unless it has a handler already.
+
+    Args:
+      unless_program_has_one: nor if the program has given the root logger one, or this one a level.
+    """
     logger = logging.getLogger("resnet_jax")
+    if unless_program_has_one and (logging.getLogger().handlers or logger.level):
+        return
     if not logger.handlers:
         logger.addHandler(StderrHandler())
         logger.setLevel(logging.INFO)

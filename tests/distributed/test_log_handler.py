@@ -19,7 +19,8 @@ def printed(before):
 
 
 def test_commands_print_each_line_once_whatever_handlers_a_library_adds():
-    before = "from resnet_jax.cli.log_handler import install_log_handler; install_log_handler(); logging.basicConfig()"
+    handler = "from resnet_jax.distributed.log_handler import install_log_handler; install_log_handler()"
+    before = f"{handler}; logging.basicConfig()"
     assert printed(before) == ["a line", "warning: beware"]
 
 

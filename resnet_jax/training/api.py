@@ -1,0 +1,49 @@
+"""Training from Python: what the train command does, with the user's callbacks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnet_jax.distributed.log_handler import install_log_handler
+from resnet_jax.filesystem import expand
+from resnet_jax.runtime import prepare_process
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from resnet_jax.training.callbacks import Callback
+    from resnet_jax.training.loop import RunResult
+
+
+def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: "Sequence[Callback]" = ()) -> "RunResult":
+    """Trains as a config says in a folder, or continues the run that is there, as `python train.py` does.
+
+    In a notebook the progress is shown below the cell. Ctrl-C, or the notebook's stop, saves and returns; the same
+    call then continues. What the package logs is printed, unless the program has given `logging` handlers of its own.
+    To be called before JAX computes anything, so that the CPU's memory is used as the command does. Of many processes
+    each calls it, after `jax.distributed.initialize`.
+
+    Args:
+      config: a config, as `resnet_jax.load_config` or a config file's `get_config` gives it, changed as you like; or
+        the name or path of a file.
+      workdir: the run's folder, made if need be.
+      callbacks: what is called as the run goes; see `resnet_jax.training.Callback`.
+
+    Returns:
+      How the run ended: `step`, `num_steps`, `records` (the metrics log), `digest` (the SHA-256 of its parameters and
+      statistics), and `interrupted_by`, empty if it ran to its end.
+
+    Raises:
+      UserError: a ValueError: a config, a folder or a callback that cannot be used, before anything is written.
+      RunError: a RuntimeError: the disk is full, a loss is not finite. What a callback raises ends the run as well.
+    """
+    from resnet_jax.config import checked_config
+    from resnet_jax.training.experiment import options_of
+    from resnet_jax.training.run import train as train_options
+
+    prepare_process()
+    install_log_handler(unless_program_has_one=True)
+    options, name = options_of(checked_config(config)), expand(workdir).name
+    if isinstance(config, str | Path):
+        name = Path(config).stem
+    return train_options(options, expand(workdir), name, callbacks=callbacks)

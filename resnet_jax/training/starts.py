@@ -1,0 +1,165 @@
+"""The starts of a run: when, how long, on what machine and by which code each of them trained."""
+
+import dataclasses
+import json
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from resnet_jax.distributed.processes import warn
+from resnet_jax.errors import RunError
+from resnet_jax.filesystem import write_text
+from resnet_jax.runtime import processor_name, source_digest, versions
+
+STARTS_FILE = "starts.json"
+DAMAGED_FILE = "starts-damaged.json"
+WRITE_EVERY_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a run.
+
+    Attributes:
+      began: in UTC, as ISO 8601 has it.
+      seconds: from there to the last time that it was written: at most half a minute before a process was killed.
+      from_step, to_step: updates that were done before it, and after it.
+      finished: it got to the run's end.
+      command: what started it.
+      processor: of the host that wrote this, and how many of its cores were to be had.
+      devices: "8 x NVIDIA H200", of all processes.
+      num_processes: in how many it ran.
+      versions: of Python and the libraries that computed it.
+      source: a digest of the package's own code.
+    """
+
+    began: str
+    seconds: float
+    from_step: int
+    to_step: int
+    finished: bool
+    command: str
+    processor: str
+    devices: str
+    num_processes: int
+    versions: dict[str, str]
+    source: str
+
+
+def read_starts(workdir: Path) -> list[Start]:
+    """Returns the starts of the run in `workdir`, in order; none of a run that is older than this file, or where it
+    cannot be read.
+    """
+    try:
+        return [_start_of(entry) for entry in json.loads((workdir / STARTS_FILE).read_text())]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return []
+
+
+def _start_of(entry: dict[str, Any]) -> Start:
+    start = Start(**{field.name: entry[field.name] for field in dataclasses.fields(Start)})
+    if not isinstance(start.seconds, int | float) or type(start.to_step) is not int or not start.versions.items():
+        raise TypeError(entry)
+    return start
+
+
+class StartLog:
+    """Keeps this start in the run's folder while it trains; a context manager. Only process 0 writes.
+
+    It cannot stop a run: where it cannot be written, a warning says so, once.
+    """
+
+    def __init__(self, workdir: Path, step: int, began: float, *, is_over: bool) -> None:
+        """Begins an entry.
+
+        Args:
+          workdir: the run's folder.
+          step: the updates that were done before.
+          began: when this start began, as time.time() counts.
+          is_over: nothing is left to be done; then nothing is written unless something is done all the same.
+        """
+        self._path, self._began = workdir / STARTS_FILE, began
+        self._writes = jax.process_index() == 0
+        self._earlier = self._read_earlier() if self._writes else []
+        self._start = Start(
+            began=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+            seconds=0.0,
+            from_step=step,
+            to_step=step,
+            finished=False,
+            command=shlex.join(["python", *sys.orig_argv[1:]]),
+            processor=processor_name(),
+            devices=describe_devices(),
+            num_processes=jax.process_count(),
+            versions=versions(),
+            source=source_digest(),
+        )
+        self._written = 0.0
+        self._changed = not is_over
+
+    @property
+    def run_id(self) -> str:
+        """What tells this run from others: the moment of its first start; the same in each of its starts."""
+        return (self._earlier or [self._start])[0].began
+
+    def __enter__(self) -> "StartLog":
+        if self._changed:
+            self._write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._changed:
+            self._write()
+
+    def reached(self, step: int) -> None:
+        """Takes in that `step` updates are done; writes it if it has been half a minute."""
+        self._changed = True
+        self._start = dataclasses.replace(self._start, to_step=step)
+        if time.monotonic() - self._written > WRITE_EVERY_SECONDS:
+            self._write()
+
+    def finish(self, step: int, *, finished: bool) -> None:
+        """Takes in how the start ended."""
+        self._changed = self._changed or step > self._start.to_step
+        self._start = dataclasses.replace(self._start, to_step=step, finished=finished)
+
+    def _read_earlier(self) -> list[Start]:
+        earlier = read_starts(self._path.parent)
+        if not earlier and self._path.exists():
+            try:
+                self._path.replace(self._path.with_name(DAMAGED_FILE))
+                warn(f"{self._path} is not readable: it is kept as {DAMAGED_FILE}, and a new one begins")
+            except OSError:
+                pass  # `_write` says it
+        return earlier
+
+    def _write(self) -> None:
+        if not self._writes:
+            return
+        self._written = time.monotonic()
+        self._start = dataclasses.replace(self._start, seconds=round(time.time() - self._began, 1))
+        entries = [dataclasses.asdict(start) for start in (*self._earlier, self._start)]
+        try:
+            write_text(self._path, json.dumps(entries, indent=1) + "\n")
+        except RunError as error:
+            self._writes = False
+            warn(f"{error}; the run goes on without")
+
+
+def describe_devices() -> str:
+    """Returns the devices of all processes, as in "8 x NVIDIA H200" or "1 x cpu"."""
+    kinds = [device.device_kind for device in jax.devices()]
+    return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
+
+
+def describe_machine(start: Start) -> str:
+    """Returns where a start ran, in a few words: its devices, or on CPUs the processor and its cores."""
+    processes = "" if start.num_processes == 1 else f", {start.num_processes} processes"
+    on_cpu = start.devices.endswith(" x cpu")
+    return f"{start.processor if on_cpu else start.devices}{processes}"
