@@ -14,6 +14,8 @@ def format_number(key: str, value: Any) -> str:
         return format_percent(value)
     if key.endswith("loss"):
         return f"{value:.4f}"
+    if key.endswith("minutes"):
+        return f"{value:.1f}"
     if key.endswith("memory"):
         return f"{value / 2**20:.0f} MiB"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -205,6 +205,12 @@ def compute_one_at_a_time() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def in_notebook() -> bool:
+    """Returns whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
+
+
 def num_cores() -> float:
     """Returns the cores that the process may use, a container's share of them included."""
     cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,8 +8,8 @@ from pathlib import Path
 import resnet_jax
 
 PACKAGE = Path(resnet_jax.__file__).parent
-# Who reads a config: what finds and checks it, and what unpacks it. The commands hand it on.
-READS_CONFIGS = {"config", "training/experiment.py"}
+# Who reads a config: what finds and checks it, what unpacks it, and what is given one. The commands hand it on.
+READS_CONFIGS = {"config", "training/experiment.py", "training/api.py", "__init__.py"}
 
 
 def imports(path):

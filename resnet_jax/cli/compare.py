@@ -22,6 +22,7 @@ PICTURE = "compare.png"
 SHOWN = {
     "best": "best validation", "val_accuracy": "last", "val_map": "last map", "val_ema_accuracy": "last average",
     "test_accuracy": "test", "test_map": "test map", "test_ema_accuracy": "test average", "test_loss": "test loss",
+    "minutes": "minutes",
 }  # fmt: skip
 
 
@@ -63,14 +64,24 @@ def run_compare(arguments: argparse.Namespace) -> int:
         _print_csv(groups)
     else:
         _print_table(groups)
-        print(f"\ncurves: {picture}")
+        machines = {group.machine for group in groups} - {""}
+        print()
+        if len(machines) == 1:
+            print(f"machine: {machines.pop()}")
+        print(f"curves: {picture}")
     return EXIT_DONE
 
 
 def _labels(groups: "list[Group]") -> list[str]:
     """Returns what tells each group from the others: in what it differs, its name where that is not enough."""
+    from resnet_jax.comparison.groups import OF_STARTS
+
     labels = [
-        ", ".join(f"{name.rpartition('.')[2]} {_show(value)}" for name, value in group.differs.items())
+        ", ".join(
+            f"{name.rpartition('.')[2]} {_show(value)}"
+            for name, value in group.differs.items()
+            if name not in OF_STARTS
+        )
         for group in groups
     ]
     return [
@@ -83,13 +94,14 @@ def _print_table(groups: "list[Group]") -> None:
     differs = list(groups[0].differs)
     numbers = [number for number in SHOWN if any(number in group.mean for group in groups)]
     notes = any(group.note for group in groups)
-    header = ["run", "n", *differs, *(SHOWN[number] for number in numbers), *(["note"] if notes else [])]
+    header = ["run", "n", *differs, *(SHOWN[number] for number in numbers), "config", *(["note"] if notes else [])]
     rows = [
         [
             group.name,
             str(len(group.runs)),
             *(_show(group.differs[name]) for name in differs),
             *(_show_number(group, number) for number in numbers),
+            group.config,
             *([group.note] if notes else []),
         ]
         for group in groups
@@ -125,11 +137,21 @@ def _as_json(group: "Group") -> dict[str, Any]:
             "step": run.step,
             "num_steps": run.num_steps,
             "finished": run.is_finished,
+            "machines": run.machines,
+            "sources": run.sources,
+            "command": run.command,
             **run.numbers,
         }
         for run in group.runs
     ]
-    return {"n": len(runs), "differs": group.differs, "mean": group.mean, "deviation": group.deviation, "runs": runs}
+    return {
+        "n": len(runs),
+        "config": group.config,
+        "differs": group.differs,
+        "mean": group.mean,
+        "deviation": group.deviation,
+        "runs": runs,
+    }
 
 
 def _print_csv(groups: "list[Group]") -> None:

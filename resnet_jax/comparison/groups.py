@@ -1,5 +1,6 @@
 """Runs side by side: those that differ in their seed alone are one group, with mean and standard deviation."""
 
+import hashlib
 import json
 import statistics
 from collections.abc import Sequence
@@ -8,15 +9,19 @@ from typing import Any
 
 from resnet_jax.comparison.runs import METRICS, RunSummary
 from resnet_jax.errors import abridge, check_choice
+from resnet_jax.training.experiment import default_fields
 from resnet_jax.training.resume import MAY_CHANGE
+from resnet_jax.training.workdir import flatten_fields
 
-NUMBERS = ("best", "best_epoch", *METRICS)
+NUMBERS = ("best", "best_epoch", *METRICS, "minutes")
 # Of what a continued run may change, these alone decide its numbers.
 LENGTHS = ("num_epochs", "num_steps", "early_stopping_patience")
 NOT_DECIDING = frozenset(MAY_CHANGE) - frozenset(LENGTHS)
 SEED = "seed"
 # Of what less is better.
-ASCENDING = ("loss", "epoch")
+ASCENDING = ("loss", "epoch", "minutes")
+# In what else groups may differ, where it is known.
+OF_STARTS = ("machine", "source")
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Group:
     """Finished runs of one config, one set of versions and the same images, with their seeds; or one unfinished run.
 
     Attributes:
-      differs: what it has of the fields that decide a run's numbers, but the seed, and of "versions" and "data", in
-        which the groups differ.
+      differs: what it has of the fields that decide a run's numbers, but the seed, and of "versions", "data",
+        "machine" and "source", in which the groups differ.
       mean, deviation: of each number; the standard deviation is the sample's (n - 1), None for a single run.
     """
 
@@ -41,13 +46,42 @@ class Group:
         return f"{self.runs[0].name}{more}"
 
     @property
+    def config(self) -> str:
+        """Eight digits of a digest of what its config changes of the defaults, and decides its numbers, but the seed:
+        the same whenever and with whatever workdir it runs.
+        """
+        defaults = flatten_fields(default_fields())
+        changed = {
+            field: value
+            for field, value in _deciding(self.runs[0]).items()
+            if field not in defaults or defaults[field] != value
+        }
+        return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def machine(self) -> str:
+        """Where its runs ran; empty if they are too old to say it."""
+        return "; ".join(dict.fromkeys(machine for run in self.runs for machine in run.machines))
+
+    @property
+    def source(self) -> str:
+        """Digests of the package's code that its runs ran by; empty if they are too old to say it."""
+        return ", ".join(dict.fromkeys(source for run in self.runs for source in run.sources))
+
+    @property
     def note(self) -> str:
-        """Says what one must know of it: that it is not finished, or has a seed several times; else empty."""
+        """Says what one must know of it: that it is not finished, has a seed several times, or ran by code that was
+        changed meanwhile; else empty.
+        """
         run, seeds = self.runs[0], [run.fields[SEED] for run in self.runs]
         if not run.is_finished:
             return f"unfinished: step {run.step} of {run.num_steps or '?'}"
         twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-        return f"seed {abridge([str(seed) for seed in twice])} more than once" if twice else ""
+        notes = [f"seed {abridge([str(seed) for seed in twice])} more than once"] if twice else []
+        num_sources = len({source for run in self.runs for source in run.sources})
+        if num_sources > 1:
+            notes.append(f"{num_sources} states of the code")
+        return ", ".join(notes)
 
 
 def group_runs(runs: Sequence[RunSummary], sort: str = "") -> list[Group]:
@@ -66,6 +100,10 @@ def group_runs(runs: Sequence[RunSummary], sort: str = "") -> list[Group]:
         by_key.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(run)
     differing = _differing([members[0] for members in by_key.values()])
     groups = [_group(members, differing) for members in by_key.values()]
+    for name in OF_STARTS:
+        if len({getattr(group, name) for group in groups} - {""}) > 1:
+            for group in groups:
+                group.differs[name] = getattr(group, name) or "?"
     known = {number for group in groups for number in group.mean}
     if sort:
         check_choice("--sort", sort, ("name", *NUMBERS, *runs[0].fields))

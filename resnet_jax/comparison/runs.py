@@ -12,6 +12,7 @@ from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.distributed.processes import warn
 from resnet_jax.errors import UserError
 from resnet_jax.training.experiment import stored_options
+from resnet_jax.training.starts import Start, describe_machine, read_starts
 from resnet_jax.training.validation_score import best_validation, is_out_of_patience, validation_score
 from resnet_jax.training.workdir import CONFIG_FILE, MetricsLog, Record, flatten_fields, read_config
 
@@ -38,7 +39,11 @@ class RunSummary:
       is_finished: it got there, or stopped early as it was to.
       versions: of Python and the libraries that computed its newest checkpoint.
       data: the digest of its training images; "" where it has no checkpoint yet.
-      numbers: "best" of the validations, "best_epoch", and the last of each of METRICS.
+      numbers: "best" of the validations, "best_epoch", the last of each of METRICS, and the "minutes" of all its
+        starts.
+      machines: where it ran, in the order of its starts.
+      sources: digests of the package's code that it ran by; of an older run, () as its machines.
+      command: its last start's; "" of an older run.
     """
 
     name: str
@@ -50,6 +55,9 @@ class RunSummary:
     versions: dict[str, str]
     data: str
     numbers: dict[str, float]
+    machines: tuple[str, ...]
+    sources: tuple[str, ...]
+    command: str
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -117,6 +125,7 @@ def read_run(workdir: Path) -> RunSummary:
     position = manifest.get("position", {})
     steps_per_epoch = position.get("num_train", 0) // options.batches.batch_size or _steps_per_epoch(records)
     num_steps = options.periods.run_length(steps_per_epoch)
+    starts = read_starts(workdir)
     has_stopped = is_out_of_patience(records, options.periods.early_stopping_patience)
     return RunSummary(
         name=str(workdir),
@@ -127,12 +136,15 @@ def read_run(workdir: Path) -> RunSummary:
         is_finished=has_stopped or (num_steps > 0 and step >= num_steps),
         versions=manifest.get("versions", {}),
         data=position.get("train_digest", ""),
-        numbers=_numbers(records),
+        numbers=_numbers(records, starts),
+        machines=tuple(dict.fromkeys(map(describe_machine, starts))),
+        sources=tuple(dict.fromkeys(start.source for start in starts)),
+        command=starts[-1].command if starts else "",
     )
 
 
-def _numbers(records: list[Record]) -> dict[str, float]:
-    numbers: dict[str, float] = {}
+def _numbers(records: list[Record], starts: list[Start]) -> dict[str, float]:
+    numbers: dict[str, float] = {"minutes": sum(start.seconds for start in starts) / 60} if starts else {}
     best = best_validation(records)
     if best is not None:
         numbers |= {"best": validation_score(best, "val_"), "best_epoch": best["epoch"]}

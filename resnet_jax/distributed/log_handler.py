@@ -1,16 +1,22 @@
-"""How the commands print what the package logs: a line each on standard error, as it comes."""
+"""How what the package logs is printed: a line each on standard error, as it comes."""
 
 import logging
 import sys
 
+from resnet_jax.runtime import in_notebook
+
 
 class StderrHandler(logging.Handler):
-    """Prints each record on what is standard error at that time: `warning: …`, and what is no warning as it is."""
+    """Prints each record on what is standard error at that time: `warning: …`, and what is no warning as it is.
+
+    A notebook paints standard error red; what is no warning is on standard output there.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints a record."""
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        print(f"{level}{record.getMessage()}", file=sys.stderr, flush=True)
+        stream = sys.stdout if not level and in_notebook() else sys.stderr
+        print(f"{level}{record.getMessage()}", file=stream, flush=True)
 
 
 def install_log_handler(*, unless_program_has_one: bool = False) -> None:

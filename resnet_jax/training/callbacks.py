@@ -31,7 +31,7 @@ class TrainingRun:
 
     Attributes:
       workdir: its folder.
-      id: what tells it from other runs, the same in each of its starts: when the first began, in UTC.
+      id: what tells it from other runs, the same in each of its starts: eight hexadecimal digits.
       config: every field by its dotted path, as in "augment.flip".
       num_steps: updates to the run's end.
       steps_per_epoch: updates in an epoch.
@@ -44,11 +44,12 @@ class TrainingRun:
         self.workdir, self.id, self.config = workdir, run_id, dict(config)
         self.num_steps, self.steps_per_epoch = num_steps, steps_per_epoch
         self._log, self._preemption = log, preemption
+        self._num_brought: int | None = None  # None: all
 
     @property
     def records(self) -> list[Record]:
-        """The metrics log so far, those of earlier starts included; a copy."""
-        return [dict(record) for record in self._log.records]
+        """The metrics log, earlier starts' records included, up to the one that is just brought; a copy."""
+        return [dict(record) for record in self._log.records[: self._num_brought]]
 
     def stop(self, reason: str = "a callback") -> None:
         """Ends the run after the step that is under way: it saves, and its result says interrupted_by=reason.
@@ -110,8 +111,10 @@ class CallbackList:
         if not self._callbacks:
             return
         self._call_all("on_start")
-        for record in run.records:
+        for number, record in enumerate(run.records, start=1):
+            run._num_brought = number
             self.record(record)
+        run._num_brought = None
         for folder in folders:
             self._saved.extend(folder.directory / str(step) for step in folder.list_steps())
         self.bring_checkpoints()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import secrets
 import shlex
 import sys
 import time
@@ -27,6 +28,7 @@ class Start:
     """One start of a run.
 
     Attributes:
+      run_id: eight hexadecimal digits drawn at the run's first start, and kept.
       began: in UTC, as ISO 8601 has it.
       seconds: from there to the last time that it was written: at most half a minute before a process was killed.
       from_step, to_step: updates that were done before it, and after it.
@@ -39,6 +41,7 @@ class Start:
       source: a digest of the package's own code.
     """
 
+    run_id: str
     began: str
     seconds: float
     from_step: int
@@ -64,7 +67,11 @@ def read_starts(workdir: Path) -> list[Start]:
 
 def _start_of(entry: dict[str, Any]) -> Start:
     start = Start(**{field.name: entry[field.name] for field in dataclasses.fields(Start)})
-    if not isinstance(start.seconds, int | float) or type(start.to_step) is not int or not start.versions.items():
+    if (
+        not isinstance(start.seconds, int | float)
+        or type(start.to_step) is not int
+        or not isinstance(start.versions, dict)
+    ):
         raise TypeError(entry)
     return start
 
@@ -88,6 +95,7 @@ class StartLog:
         self._writes = jax.process_index() == 0
         self._earlier = self._read_earlier() if self._writes else []
         self._start = Start(
+            run_id=self._earlier[0].run_id if self._earlier else secrets.token_hex(4),
             began=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
             seconds=0.0,
             from_step=step,
@@ -105,8 +113,8 @@ class StartLog:
 
     @property
     def run_id(self) -> str:
-        """What tells this run from others: the moment of its first start; the same in each of its starts."""
-        return (self._earlier or [self._start])[0].began
+        """What tells this run from others, the same in each of its starts."""
+        return self._start.run_id
 
     def __enter__(self) -> "StartLog":
         if self._changed:

@@ -98,6 +98,51 @@ def test_early_stopped_runs_are_finished_and_a_seed_that_is_there_twice_is_said(
     assert "seed 0 more than once" in output
 
 
+def write_starts(folder, *starts):
+    """starts.json of a run, by (seconds, processor, source) of each start."""
+    entries = [
+        {
+            "run_id": "0" * 8, "began": "2026-11-29T07:00:00+00:00", "seconds": seconds, "from_step": 0,
+            "to_step": 30, "finished": True,
+            "command": "python train.py", "processor": processor, "devices": "1 x cpu", "num_processes": 1,
+            "versions": {}, "source": source,
+        }
+        for seconds, processor, source in starts
+    ]  # fmt: skip
+    (folder / "starts.json").write_text(json.dumps(entries))
+
+
+def test_minutes_of_all_starts_machine_and_other_code_are_said(runs, tmp_path, capsys):
+    for seed in range(3):
+        write_starts(runs / f"a-{seed}", (60 + 60 * seed, "EPYC, 2 cores", "aa"), (60, "EPYC, 2 cores", "aa"))
+    words = (runs / "a-0", runs / "a-1", runs / "a-2", "--to", tmp_path / "p.png")
+    output = compared(capsys, *words).out
+    assert "3.0 ± 1.0" in output  # 2, 3 and 4 minutes
+    assert "machine: EPYC, 2 cores" in output
+    assert "states of the code" not in output
+    write_starts(runs / "a-2", (60, "Xeon, 8 cores", "bb"))
+    output = compared(capsys, *words).out
+    assert "2 states of the code" in output
+    assert "machine: EPYC, 2 cores; Xeon, 8 cores" in output
+    write_starts(runs / "b-0", (60, "Xeon, 8 cores", "bb"))
+    groups = json.loads(compared(capsys, runs, "--json", "--to", tmp_path / "p.png").out)["groups"]
+    assert {group["differs"]["machine"] for group in groups} == {
+        "EPYC, 2 cores; Xeon, 8 cores", "Xeon, 8 cores", "?"
+    }  # fmt: skip
+    assert groups[1]["runs"][0]["command"] == "python train.py"
+
+
+def test_a_configs_digest_is_of_what_decides_its_numbers(tmp_path, capsys):
+    same = [{"seed": 1}, {"seed": 2}, {"log_every_steps": 7}, {"data_dir": "elsewhere"}]
+    other = [{"learning_rate": 0.3}, {"num_epochs": 4}]
+    for i, fields in enumerate(same + other):
+        write_run(tmp_path / f"{i}", (0.5,) * fields.get("num_epochs", 3), **fields)
+    result = json.loads(compared(capsys, tmp_path, "--json", "--to", tmp_path / "p.png").out)
+    digests = {run["run"][-1]: group["config"] for group in result["groups"] for run in group["runs"]}
+    assert digests["0"] == digests["1"] == digests["2"] == digests["3"]
+    assert len({digests["0"], digests["4"], digests["5"]}) == 3
+
+
 def test_what_is_no_run_is_left_out_with_a_word_or_refused(runs, tmp_path, capsys):
     (runs / "notes").mkdir()
     broken = write_run(runs / "broken", (0.5,))

@@ -2,13 +2,13 @@
 
 import errno
 import json
-import struct
 import subprocess
 import sys
 
 import jax.numpy as jnp
 import pytest
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from event_files import read_events
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.errors import NonFiniteError, RunError
@@ -140,12 +140,7 @@ def test_title_of_the_curves_has_the_workdirs_name(tmp_path, monkeypatch, folder
 def events_in(workdir):
     """The events in the one file of them in `workdir`."""
     (path,) = workdir.glob("events.out.tfevents.*")
-    data, events = path.read_bytes(), []
-    while data:  # length (8), its checksum (4), the event, its checksum (4)
-        (length,) = struct.unpack("<Q", data[:8])
-        events.append(Event.FromString(data[12 : 12 + length]))
-        data = data[12 + length + 4 :]
-    return events
+    return read_events(path)
 
 
 def test_events_are_what_tensorboard_reads(tmp_path):

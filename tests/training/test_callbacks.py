@@ -1,0 +1,226 @@
+"""Training from Python: callbacks hear of each thing once, over kills and restarts; starts are written down."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from processes import TINY, records, wait_for_step
+
+import resnet_jax
+from resnet_jax.errors import UserError
+from resnet_jax.training.callbacks import CALLBACKS_FILE, CallbackList
+from resnet_jax.training.starts import STARTS_FILE, read_starts
+
+FIELDS = [word for word in TINY if word.startswith("--config.")]
+
+
+def tiny(num_steps=60, **fields):
+    words = [f"--config.{name}={value}" for name, value in {"num_steps": num_steps, **fields}.items()]
+    return resnet_jax.load_config("digits", [*FIELDS, *words])
+
+
+class Heard:
+    """Keeps all it hears."""
+
+    def __init__(self):
+        self.starts, self.records, self.evaluations, self.checkpoints, self.ends = [], [], [], [], []
+
+    def on_start(self, run):
+        self.starts.append(run.id)
+
+    def on_record(self, run, record):
+        assert record in run.records
+        self.records.append(record)
+
+    def on_evaluation(self, run, split, metrics):
+        self.evaluations.append((metrics["step"], split, metrics["accuracy"]))
+
+    def on_checkpoint(self, run, step, path):
+        assert (path / "manifest.json").is_file()
+        self.checkpoints.append((path.parent.name, step))
+
+    def on_end(self, run, result):
+        self.ends.append((result.step, result.interrupted_by))
+
+
+def test_a_callback_hears_of_every_record_evaluation_and_checkpoint(tmp_path):
+    heard = Heard()
+    result = resnet_jax.train(tiny(), tmp_path / "run", [heard])
+    assert heard.records == result.records
+    assert len(heard.evaluations) == sum("val_loss" in record or "test_loss" in record for record in result.records)
+    assert heard.evaluations[-1][:2] == (60, "test")
+    assert [step for kind, step in heard.checkpoints if kind == "checkpoints"] == [25, 50, 60]
+    assert heard.ends == [(60, "")]
+    again = Heard()
+    resnet_jax.train(tiny(), tmp_path / "run", (again,))  # finished, and nothing twice
+    assert (again.records, again.checkpoints, again.ends) == ([], [], [(60, "")])
+    assert again.starts == heard.starts
+
+
+def test_train_gives_what_the_command_gives(tmp_path):
+    of_call = resnet_jax.train(tiny(30), tmp_path / "call")
+    words = [sys.executable, "-m", "resnet_jax", *TINY, "--config.num_steps=30", "--workdir", tmp_path / "command"]
+    environment = {**os.environ, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    printed = subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout
+    assert of_call.digest in printed
+    assert records(tmp_path / "call") == records(tmp_path / "command")
+
+
+PROGRAM = """
+import json, os, sys
+from pathlib import Path
+import resnet_jax
+
+class Log:
+    def write(self, *entry):
+        with open(sys.argv[2], "a") as file:
+            file.write(json.dumps(entry) + "\\n")
+
+    def on_record(self, run, record):
+        record.pop("images_per_second", None)
+        self.write("record", record)
+
+    def on_evaluation(self, run, split, metrics):
+        self.write("evaluation", split, metrics)
+
+    def on_checkpoint(self, run, step, path):
+        self.write("checkpoint", path.parent.name, step)
+
+config = resnet_jax.load_config("digits", sys.argv[3:])
+result = resnet_jax.train(config, sys.argv[1], [Log()])
+sys.exit(75 if result.interrupted_by else 0)
+"""
+
+
+def start_program(folder, name, *fields):
+    words = [sys.executable, "-c", PROGRAM, folder / name, folder / f"{name}.log", *FIELDS, *fields]
+    return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_continued_nothing_is_heard_twice_or_missed(tmp_path, number):
+    length = "--config.num_steps=400"
+    assert start_program(tmp_path, "unbroken", length).wait(240) == 0
+    for step in (60, 130, 290):
+        process = start_program(tmp_path, "broken", length)
+        wait_for_step(process, tmp_path / "broken", step)
+        process.send_signal(number)
+        assert process.wait(240) == (-number if number == signal.SIGKILL else 75)
+    assert start_program(tmp_path, "broken", length).wait(240) == 0
+
+    def heard(name, *kinds):
+        entries = map(json.loads, (tmp_path / f"{name}.log").read_text().splitlines())
+        return [entry for entry in entries if entry[0] in kinds]
+
+    assert heard("broken", "record", "evaluation") == heard("unbroken", "record", "evaluation")
+    saved = [tuple(entry[1:]) for entry in heard("broken", "checkpoint")]
+    assert len(saved) == len(set(saved))  # a kill may come before a checkpoint that the unbroken run has
+    assert len(read_starts(tmp_path / "broken")) == 4
+
+
+def test_what_raised_is_brought_again_and_what_is_new_catches_up(tmp_path):
+    class Fails(Heard):
+        def on_record(self, run, record):
+            if record["step"] == 30:
+                raise OSError("no network")
+            super().on_record(run, record)
+
+    failing = Fails()
+    with pytest.raises(OSError, match="no network"):
+        resnet_jax.train(tiny(), tmp_path / "run", [failing])
+    missed = failing.records
+    assert missed[-1]["step"] < 30
+    failing = Heard()
+    Heard.__qualname__, before = Fails.__qualname__, Heard.__qualname__  # the same class, mended
+    try:
+        result = resnet_jax.train(tiny(), tmp_path / "run", [failing])
+    finally:
+        Heard.__qualname__ = before
+    steps = [(record["step"], "train_loss" in record) for record in (*missed, *failing.records)]
+    assert steps == [(record["step"], "train_loss" in record) for record in result.records]
+    new = Heard()
+    resnet_jax.train(tiny(), tmp_path / "run", [failing, new])
+    assert new.records == result.records
+
+
+def test_a_callback_stops_the_run_and_the_same_call_continues_it(tmp_path):
+    unbroken = resnet_jax.train(tiny(), tmp_path / "unbroken")
+
+    class Stops:
+        def on_record(self, run, record):
+            if record["step"] == 30:
+                run.stop("good enough")
+
+    result = resnet_jax.train(tiny(), tmp_path / "run", [Stops()])
+    assert result.interrupted_by == "good enough"
+    assert 30 <= result.step <= 32
+    result = resnet_jax.train(tiny(), tmp_path / "run", [Stops()])  # it has heard of step 30
+    assert (result.interrupted_by, result.digest) == ("", unbroken.digest)
+    first, second = read_starts(tmp_path / "run")
+    assert (first.from_step, first.finished, second.to_step, second.finished) == (0, False, 60, True)
+    assert second.from_step == first.to_step
+
+
+def test_what_is_no_callback_is_refused_in_one_line(tmp_path):
+    class Keras:
+        def on_epoch_end(self, epoch, logs):
+            pass
+
+    class Mistyped:
+        def on_records(self, run, record):
+            pass
+
+    for callbacks, message in [
+        ([Keras()], r"Keras.on_epoch_end is never called; did you mean .*; a callback has any of on_start, on_record"),
+        ([Mistyped()], r"did you mean 'on_record'\?"),
+        ([Heard], r"Heard is a class: give an object of it, Heard\(\)"),
+        ([print], r"has nothing to call"),
+        (Heard(), r"must be a list or tuple of callbacks"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            resnet_jax.train(tiny(), tmp_path / "run", callbacks)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_config_is_refused_in_one_line(tmp_path):
+    changed = tiny()
+    changed.learning_rate = -1.0
+    for config, message in [
+        (changed, r"config.learning_rate=-1.0"),
+        ({"learning_rate": 0.1}, "config must be an ml_collections.ConfigDict or a config's name, not dict"),
+        ("digit", "did you mean 'digits'"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            resnet_jax.train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_file_of_callbacks_is_refused_and_one_of_starts_is_kept(tmp_path, caplog):
+    resnet_jax.train(tiny(30), tmp_path / "run", [Heard()])
+    (tmp_path / "run" / CALLBACKS_FILE).write_text("{")
+    with pytest.raises(UserError, match=r"callbacks.json must say what the run's callbacks have heard: bring it back"):
+        resnet_jax.train(tiny(30), tmp_path / "run", [Heard()])
+    resnet_jax.train(tiny(30), tmp_path / "run")  # without callbacks nobody asks
+    (tmp_path / "run" / STARTS_FILE).write_text('[{"began": 3}]')
+    resnet_jax.train(tiny(40), tmp_path / "run")
+    assert [start.to_step for start in read_starts(tmp_path / "run")] == [40]
+    assert (tmp_path / "run" / "starts-damaged.json").read_text() == '[{"began": 3}]'
+
+
+def test_a_thread_may_train(tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(resnet_jax.train(tiny(30), tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert results[0].step == 30
+
+
+def test_two_of_a_class_hear_each_for_themselves(tmp_path):
+    heard = CallbackList([Heard(), Heard()], Path(tmp_path))
+    assert heard._names == ["Heard", "Heard 2"]
