@@ -23,6 +23,7 @@ BELOW = {
     "preflight": {"checkpoint", "config", "data", "distributed", "models", "ops", "training", "weights"},
     "benchmark": {"inference", "models", "training"},
     "comparison": {"checkpoint", "distributed", "training"},
+    "sweep": {"comparison", "distributed", "training"},
 }
 FOR_ALL = {"errors", "filesystem", "formatting", "ranges", "runtime"}
 
