@@ -11,10 +11,13 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -28,6 +31,7 @@ MOST_CACHED_BYTES = 2**30
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 NVIDIA_DEVICE = Path("/dev/nvidia0")
+CUDA_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 def prepare_process() -> None:
@@ -245,6 +249,39 @@ def peak_memory() -> int:
 def has_nvidia_gpu() -> bool:
     """Returns whether the machine has a GPU of NVIDIA's, whoever can use it."""
     return NVIDIA_DEVICE.exists() or shutil.which("nvidia-smi") is not None
+
+
+def cuda_devices() -> list[str]:
+    """Returns the NVIDIA GPUs that JAX would compute on, each as CUDA_VISIBLE_DEVICES names it; empty if it would on
+    something else.
+
+    Asks the driver and not JAX, which would take the GPUs' memory: those that CUDA_VISIBLE_DEVICES names where it is
+    set, else all, or of a GPU that is cut into instances (MIG) these.
+    """
+    platform = os.environ.get("JAX_PLATFORMS", "").split(",")[0]
+    has_plugin = any(find_spec(f"jax_cuda{version}_plugin") for version in (12, 13))
+    if platform not in ("", "cuda", "gpu") or not has_plugin or not has_nvidia_gpu():
+        return []
+    if (visible := os.environ.get(CUDA_VISIBLE_DEVICES)) is not None:
+        names = [name.strip() for name in visible.split(",")]
+        end = next((i for i, name in enumerate(names) if name in ("", "-1")), len(names))  # where CUDA stops reading
+        return names[:end]
+    try:
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        listing = "\n".join(f"GPU {i}:" for i, _ in enumerate(NVIDIA_DEVICE.parent.glob("nvidia[0-9]*")))
+    return _listed_gpus(listing)
+
+
+def _listed_gpus(listing: str) -> list[str]:
+    """Returns the GPUs of `nvidia-smi -L` by their numbers, and in place of one that has instances what names these."""
+    gpus: list[list[str]] = []
+    for line in listing.splitlines():
+        if gpu := re.match(r"GPU (\d+):", line):
+            gpus.append([gpu[1]])
+        elif gpus and (instance := re.search(r"\(UUID: (MIG-[^)]+)\)", line)):
+            gpus[-1].append(instance[1])
+    return [name for gpu in gpus for name in gpu[1:] or gpu]
 
 
 def _read(path: Path) -> str:

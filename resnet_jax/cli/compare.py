@@ -1,29 +1,14 @@
 """The compare command: what differs between runs, and what came out."""
 
 import argparse
-import csv
-import io
-import json
-import sys
-from typing import TYPE_CHECKING, Any
 
+from resnet_jax.cli.comparison_table import print_comparison
 from resnet_jax.cli.exit_codes import EXIT_DONE
 from resnet_jax.cli.options import AddCommand
-from resnet_jax.cli.printing import print_columns
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import check_parents, expand
-from resnet_jax.formatting import format_number
-
-if TYPE_CHECKING:
-    from resnet_jax.comparison.groups import Group
 
 PICTURE = "compare.png"
-# The numbers of the table, where a run has them, and what stands above them.
-SHOWN = {
-    "best": "best validation", "val_accuracy": "last", "val_map": "last map", "val_ema_accuracy": "last average",
-    "test_accuracy": "test", "test_map": "test map", "test_ema_accuracy": "test average", "test_loss": "test loss",
-    "minutes": "minutes",
-}  # fmt: skip
 
 
 def add_command(add: AddCommand) -> None:
@@ -42,7 +27,6 @@ def run_compare(arguments: argparse.Namespace) -> int:
     """Prints the groups of runs as a table, CSV or JSON, and draws their curves."""
     from resnet_jax.comparison.groups import group_runs
     from resnet_jax.comparison.runs import find_runs, read_runs
-    from resnet_jax.plotting.comparison import draw_comparison
 
     if arguments.csv and arguments.json:
         raise UserError("--csv and --json exclude each other: choose one")
@@ -52,118 +36,6 @@ def run_compare(arguments: argparse.Namespace) -> int:
     if picture.suffix.lower() != ".png":
         raise UserError(f"--to {arguments.to} must be a .png file")
     check_parents(picture)
-    runs = read_runs(find_runs([expand(path) for path in arguments.runs]))
-    groups = group_runs(runs, arguments.sort)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    labels = _labels(groups)
-    curves = {label: [run.records for run in group.runs] for label, group in zip(labels, groups, strict=True)}
-    draw_comparison(curves, picture, f"{len(runs)} runs")
-    if arguments.json:
-        print(json.dumps({"groups": [_as_json(group) for group in groups], "picture": str(picture)}))
-    elif arguments.csv:
-        _print_csv(groups)
-    else:
-        _print_table(groups)
-        machines = {group.machine for group in groups} - {""}
-        print()
-        if len(machines) == 1:
-            print(f"machine: {machines.pop()}")
-        print(f"curves: {picture}")
+    groups = group_runs(read_runs(find_runs([expand(path) for path in arguments.runs])), arguments.sort)
+    print_comparison(groups, picture, as_json=arguments.json, as_csv=arguments.csv)
     return EXIT_DONE
-
-
-def _labels(groups: "list[Group]") -> list[str]:
-    """Returns what tells each group from the others: in what it differs, its name where that is not enough."""
-    from resnet_jax.comparison.groups import OF_STARTS
-
-    labels = [
-        ", ".join(
-            f"{name.rpartition('.')[2]} {_show(value)}"
-            for name, value in group.differs.items()
-            if name not in OF_STARTS
-        )
-        for group in groups
-    ]
-    return [
-        label if label and labels.count(label) == 1 else f"{label} {group.name}".strip()
-        for label, group in zip(labels, groups, strict=True)
-    ]
-
-
-def _print_table(groups: "list[Group]") -> None:
-    differs = list(groups[0].differs)
-    numbers = [number for number in SHOWN if any(number in group.mean for group in groups)]
-    notes = any(group.note for group in groups)
-    header = ["run", "n", *differs, *(SHOWN[number] for number in numbers), "config", *(["note"] if notes else [])]
-    rows = [
-        [
-            group.name,
-            str(len(group.runs)),
-            *(_show(group.differs[name]) for name in differs),
-            *(_show_number(group, number) for number in numbers),
-            group.config,
-            *([group.note] if notes else []),
-        ]
-        for group in groups
-    ]
-    print_columns(header, rows)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, dict):  # versions
-        return " ".join(f"{name} {version}" for name, version in value.items() if name in ("resnet_jax", "jax"))
-    return format(value, "g") if isinstance(value, float) else str(value)
-
-
-def _show_number(group: "Group", number: str) -> str:
-    if number not in group.mean:
-        return "-"
-    shown, deviation = format_number(_kind(number), group.mean[number]), group.deviation[number]
-    if deviation is None:
-        return shown
-    spread = format_number(_kind(number), deviation)
-    return f"{shown.removesuffix(' %')} ± {spread}"
-
-
-def _kind(number: str) -> str:
-    return "best_accuracy" if number == "best" else number
-
-
-def _as_json(group: "Group") -> dict[str, Any]:
-    runs = [
-        {
-            "run": run.name,
-            "seed": run.fields["seed"],
-            "step": run.step,
-            "num_steps": run.num_steps,
-            "finished": run.is_finished,
-            "machines": run.machines,
-            "sources": run.sources,
-            "command": run.command,
-            **run.numbers,
-        }
-        for run in group.runs
-    ]
-    return {
-        "n": len(runs),
-        "config": group.config,
-        "differs": group.differs,
-        "mean": group.mean,
-        "deviation": group.deviation,
-        "runs": runs,
-    }
-
-
-def _print_csv(groups: "list[Group]") -> None:
-    from resnet_jax.comparison.groups import NUMBERS
-
-    runs = [(i, group, run) for i, group in enumerate(groups) for run in group.runs]
-    numbers = [number for number in NUMBERS if any(number in run.numbers for _, _, run in runs)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "group", "seed", "step", "num_steps", "finished", *groups[0].differs, *numbers])
-    for i, group, run in runs:
-        place = [run.name, i, run.fields["seed"], run.step, run.num_steps, run.is_finished]
-        values = [json.dumps(value) if isinstance(value, dict) else value for value in group.differs.values()]
-        writer.writerow([*place, *values, *(run.numbers.get(number, "") for number in numbers)])
-    sys.stdout.write(text.getvalue())

@@ -15,13 +15,14 @@ from resnet_jax.cli import (
     predict,
     preview,
     summary,
+    sweep,
     train,
 )
 from resnet_jax.cli.options import GIVEN_BACK
 from resnet_jax.cli.usage import Parser
 from resnet_jax.errors import UserError
 
-COMMANDS = (train, evaluate, predict, export, convert, list_models, summary, preview, compare, benchmark, doctor)
+COMMANDS = (train, evaluate, predict, export, convert, list_models, summary, preview, compare, sweep, benchmark, doctor)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -36,7 +36,7 @@ class RunSummary:
       fields: its config, by dotted paths; a field that is newer than the run has its default.
       records: its metrics log.
       step, num_steps: how far it got, and how far it was to go; num_steps is 0 where nothing is known of it yet.
-      is_finished: it got there, or stopped early as it was to.
+      is_finished: it got there, or stopped early as it was to, and did what was due then.
       versions: of Python and the libraries that computed its newest checkpoint.
       data: the digest of its training images; "" where it has no checkpoint yet.
       numbers: "best" of the validations, "best_epoch", the last of each of METRICS, and the "minutes" of all its
@@ -133,7 +133,7 @@ def read_run(workdir: Path) -> RunSummary:
         records=records,
         step=step,
         num_steps=num_steps,
-        is_finished=has_stopped or (num_steps > 0 and step >= num_steps),
+        is_finished=(has_stopped or (num_steps > 0 and step >= num_steps)) and (not starts or starts[-1].finished),
         versions=manifest.get("versions", {}),
         data=position.get("train_digest", ""),
         numbers=_numbers(records, starts),

@@ -187,18 +187,9 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
     Raises:
       UserError: for an unknown field, a missing value or one of another type.
     """
-    words = list(words)
     given: list[str] = []
-    while words:
-        word = words.pop(0)
-        if not word.startswith(PREFIX):
-            raise UserError(f"{word!r} is not understood here; fields are set by --config.field=value")
-        path, equals, text = word.removeprefix(PREFIX).partition("=")
-        if not equals:
-            if not words or words[0].startswith("--"):
-                raise UserError(f"{word} needs a value: {word}=...")
-            text = words.pop(0)
-        _override(config, path, text)
+    for path, text in split_overrides(words):
+        _assign(config, path, read_value(config, path, text))
         given.append(path)
     for pair in ALTERNATIVES:
         # As of a field that is given twice, the last one counts.
@@ -208,6 +199,43 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
             config[other] = type(config[other])()
             given = [path for path in given if path != other]
     vars(config)[_GIVEN] = (*given_fields(config), *given)
+
+
+def read_value(config: ConfigDict, path: str, text: str) -> Any:
+    """Returns `text` as the type of a field of `config`, which stays as it is.
+
+    Raises:
+      UserError: for an unknown field, or a value of another type.
+    """
+    known = flatten(config)
+    if _is_open(path) and path.count(".") == 1:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+    if path not in known:
+        raise UserError(f"config.{path} is no field of the config{suggest_field(path, list(known))}")
+    return _parse(path, text, known[path])
+
+
+def split_overrides(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the field's path and the text of its value for each `--config.field=value` or `--config.field value`.
+
+    Raises:
+      UserError: for another word, or a missing value.
+    """
+    words, pairs = list(words), []
+    while words:
+        word = words.pop(0)
+        if not word.startswith(PREFIX):
+            raise UserError(f"{word!r} is not understood here; fields are set by --config.field=value")
+        path, equals, text = word.removeprefix(PREFIX).partition("=")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise UserError(f"{word} needs a value: {word}=...")
+            text = words.pop(0)
+        pairs.append((path, text))
+    return pairs
 
 
 def check_values(config: ConfigDict) -> None:
@@ -280,20 +308,6 @@ def _compare_fields(name: str, config: ConfigDict, default: ConfigDict, *, compl
     for path in known:
         if complete and path not in fields:
             raise UserError(f"config {name}: the field {path!r} is missing; start from default_config()")
-
-
-def _override(config: ConfigDict, path: str, text: str) -> None:
-    known = flatten(config)
-    if _is_open(path) and path.count(".") == 1:
-        try:
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            value = text
-    elif path in known:
-        value = _parse(path, text, known[path])
-    else:
-        raise UserError(f"config.{path} is no field of the config{suggest_field(path, list(known))}")
-    _assign(config, path, value)
 
 
 def _assign(config: ConfigDict, path: str, value: Any) -> None:

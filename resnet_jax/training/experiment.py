@@ -186,13 +186,7 @@ def build_experiment(
     """
     mesh, batching = make_mesh(devices), options.batches
     check_batch_size(batching.batch_size, mesh, batching.accumulation_steps)
-    # Their own errors, before a data set is prepared for hours.
-    model = build_model(options, options.images.num_classes or 1)
-    _check_batch_norm(options, model)
-    _check_schedule(options.schedule)
-    check_choice("config.tensorboard_tags", options.periods.tensorboard_tags, TENSORBOARD_TAGS)
-    check_finetune(options.finetune, options.optimizer, options.state.precise_bn_batches)
-    _build_optimizer(options, model, optax.constant_schedule(options.optimizer.learning_rate))
+    check_without_images(options)  # before a data set is prepared for hours
     splits = load_images(options) if splits is None else splits
     check_labels(options.state.loss, splits)
     batches = TrainBatches(
@@ -227,6 +221,18 @@ def build_experiment(
         layout=splits.layout,
         class_weights=make_class_weights(options.state.class_weights, splits.train),
     )
+
+
+def check_without_images(options: Options) -> None:
+    """Raises UserError (a ValueError) for options that are wrong whatever the images are; asks JAX for no device."""
+    model = build_model(options, options.images.num_classes or 1)
+    _check_batch_norm(options, model)
+    _check_schedule(options.schedule)
+    check_choice("config.tensorboard_tags", options.periods.tensorboard_tags, TENSORBOARD_TAGS)
+    check_finetune(options.finetune, options.optimizer, options.state.precise_bn_batches)
+    _build_optimizer(options, model, optax.constant_schedule(options.optimizer.learning_rate))
+    options.images.statistics()
+    make_transform(options.augment, options.images)
 
 
 def load_images(options: Options) -> Splits:

@@ -1,0 +1,48 @@
+"""The machine divided among several runs at a time: a GPU each, or cores of their own."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from resnet_jax.errors import UserError
+from resnet_jax.runtime import CUDA_VISIBLE_DEVICES, cuda_devices, num_cores
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of the machine.
+
+    Attributes:
+      environment: the variables that say which, besides this process's own.
+      cores: their numbers; empty: those that this process has.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cores: tuple[int, ...] = ()
+
+
+def share_machine(num_jobs: int) -> list[Share]:
+    """Returns a share for each of so many runs at a time; for a single one all that this process has.
+
+    Where JAX computes on NVIDIA GPUs each has one of them, elsewhere a part of the cores, of the same size within one.
+    On systems that cannot give a process some of the cores they share all.
+
+    Raises:
+      UserError: for more than there are GPUs, or cores.
+    """
+    if num_jobs < 1:
+        raise UserError(f"--jobs {num_jobs} must be at least 1")
+    if num_jobs == 1:
+        return [Share()]
+    if gpus := cuda_devices():
+        _check(num_jobs, len(gpus), "GPUs")
+        return [Share({CUDA_VISIBLE_DEVICES: gpu}) for gpu in gpus[:num_jobs]]
+    _check(num_jobs, max(int(num_cores()), 1), "cores")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    bounds = [i * len(cores) // num_jobs for i in range(num_jobs + 1)]
+    return [Share(cores=tuple(cores[bounds[i] : bounds[i + 1]])) for i in range(num_jobs)]
+
+
+def _check(num_jobs: int, most: int, what: str) -> None:
+    if num_jobs > most:
+        raise UserError(f"--jobs {num_jobs} must be at most {most}, the number of {what}: no two runs share one")
