@@ -62,6 +62,7 @@ def get_config() -> ConfigDict:
     config.augment.crop_padding = 0  # pixels on every side, then a random crop; 0: none
     config.augment.crop_padding_mode = "zeros"  # "zeros" (before normalisation) | "reflect"
     config.augment.flip = False  # left to right, half of the images
+    config.augment.flip_alternates = False  # each image in every second epoch, not by chance
     config.augment.random_resized_crop = False  # a random part, resized; else as in evaluation
     config.augment.crop_size = 0  # pixels a side of that; 0: image_size
     config.augment.crop_scale = (0.08, 1.0)  # its share of the area

@@ -76,6 +76,7 @@ CONDITIONS = (
         lambda config, _: config.finetune.trainable != "head",
         "another config.finetune.trainable than 'head'",
     ),
+    Condition(("augment.flip_alternates",), lambda config, _: config.augment.flip, "config.augment.flip=True"),
     Condition(
         ("data_dir",),
         lambda config, _: config.dataset != "digits",

@@ -13,6 +13,7 @@ class AugmentOptions:
     crop_padding: Annotated[int, NOT_NEGATIVE]
     crop_padding_mode: Annotated[str, OneOf(("zeros", "reflect"))]
     flip: bool
+    flip_alternates: bool
     random_resized_crop: bool
     crop_size: Annotated[int, NOT_NEGATIVE, at_most(8192)]  # 0: image_size
     crop_scale: Annotated[tuple[float, float], TWO_NUMBERS]

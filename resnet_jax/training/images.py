@@ -14,7 +14,16 @@ from resnet_jax.data.labels import balanced_class_weights
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import DatasetOptions, ImageOptions, Splits, load_source, load_splits, split_names
 from resnet_jax.data.tfds.records import NoLabelsError
-from resnet_jax.data.transforms.augment import augment, batch_key, cutout, erase, image_keys, mix, normalize
+from resnet_jax.data.transforms.augment import (
+    alternating_flips,
+    augment,
+    batch_key,
+    cutout,
+    erase,
+    image_keys,
+    mix,
+    normalize,
+)
 from resnet_jax.data.transforms.policies import POLICIES, ColorJitter
 from resnet_jax.data.transforms.preprocess import Preprocess, height_and_width
 from resnet_jax.data.transforms.training import Operation, RandomResizedCrop, TrainingTransform
@@ -244,6 +253,7 @@ def augmenter(
             crop_padding=options.crop_padding,
             crop_padding_mode=options.crop_padding_mode,
             flip=options.flip,
+            flips=alternating_flips(seed, batch["epoch"], batch["sample"]) if options.flip_alternates else None,
         )
         images, labels = normalized(images), batch["label"]
         if labels.ndim == 2:  # several an image, 0 or 1 each

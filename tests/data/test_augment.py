@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.data.transforms.augment import (
+    alternating_flips,
     augment,
     batch_key,
     cutout,
@@ -152,3 +153,15 @@ def test_keys_of_batches_and_images_differ():
     batch = jnp.stack([batch_key(0, step) for step in (0, 5, 6)])
     data = np.concatenate([jax.random.key_data(image), jax.random.key_data(batch)])
     assert len({tuple(row) for row in data.tolist()}) == 6
+
+
+def test_alternating_flips_show_each_image_both_ways_in_two_epochs():
+    sample = np.arange(1000)
+    first, second, third = (alternating_flips(3, np.full(1000, epoch), sample) for epoch in range(3))
+    np.testing.assert_array_equal(second, ~first)
+    np.testing.assert_array_equal(third, first)
+    assert 450 < first.sum() < 550
+    assert (alternating_flips(4, np.zeros(1000, int), sample) != first).any()
+    images = np.stack([IMAGE, IMAGE])
+    flipped = augment(keys(2), images, flip=True, flips=np.array([True, False]))
+    np.testing.assert_array_equal(flipped, np.stack([IMAGE[:, ::-1], IMAGE]))

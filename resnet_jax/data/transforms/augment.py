@@ -13,7 +13,7 @@ Array = jax.Array
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect"}
 ERASING_ATTEMPTS = 10
 # Folded into a run's key, where an image's has its epoch; and into an image's, whose crop and flip are 0 and 1.
-_BATCH, _ERASE, _CUTOUT = 2**31 - 1, 2, 3
+_BATCH, _FLIP, _ERASE, _CUTOUT = 2**31 - 1, 2**31 - 2, 2, 3
 
 
 def image_keys(seed: int, epoch: Array, sample: Array) -> Array:
@@ -25,6 +25,20 @@ def image_keys(seed: int, epoch: Array, sample: Array) -> Array:
 def batch_key(seed: int, step: Array) -> Array:
     """Returns the random key of what is chosen once for a batch: a function of seed and step () int."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _BATCH), step)
+
+
+def alternating_flips(seed: int, epoch: Array, sample: Array) -> Array:
+    """Returns which images are mirrored, (B,) bool, if each is in every second epoch (Jordan 2024, arXiv:2404.00498).
+
+    In the first epoch an image's own coin decides; so two epochs in succession hold every image both ways.
+
+    Args:
+      seed: the run's.
+      epoch, sample: (B,) int.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), _FLIP)
+    first = jax.vmap(lambda i: jax.random.bernoulli(jax.random.fold_in(key, i)))(sample)
+    return first ^ (epoch % 2 == 1)
 
 
 def random_crop(key: Array, image: Array, padding: int, padding_mode: str = "zeros") -> Array:
@@ -45,19 +59,31 @@ def random_flip(key: Array, image: Array) -> Array:
 
 
 def augment(
-    keys: Array, images: Array, *, crop_padding: int = 0, crop_padding_mode: str = "zeros", flip: bool = False
+    keys: Array,
+    images: Array,
+    *,
+    crop_padding: int = 0,
+    crop_padding_mode: str = "zeros",
+    flip: bool = False,
+    flips: Array | None = None,
 ) -> Array:
-    """Returns `images` (B, H, W, C), each cropped (if crop_padding > 0) and flipped (if `flip`) by its own key (B,)."""
+    """Returns `images` (B, H, W, C), each cropped (if crop_padding > 0) and flipped (if `flip`) by its own key (B,).
+
+    flips: (B,) bool, which are flipped, instead of by their keys.
+    """
 
     def augment_one(key: Array, image: Array) -> Array:
         crop_key, flip_key = jax.random.split(key)
         if crop_padding:
             image = random_crop(crop_key, image, crop_padding, crop_padding_mode)
-        if flip:
+        if flip and flips is None:
             image = random_flip(flip_key, image)
         return image
 
-    return jax.vmap(augment_one)(keys, images)
+    images = jax.vmap(augment_one)(keys, images)
+    if flip and flips is not None:
+        images = jnp.where(flips[:, None, None, None], images[:, :, ::-1], images)
+    return images
 
 
 def normalize(images: Array, mean: ArrayLike, std: ArrayLike, dtype: str = "float32") -> Array:
