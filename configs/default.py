@@ -18,6 +18,9 @@ def get_config() -> ConfigDict:
     # Whose statistics normalise in training: "global" the whole batch's | "local" each device's share's |
     # "ghost:N" every N images' | "frozen" the running ones.
     config.batch_norm = "global"
+    # The first convolution's filters: "random", as the others | "whitening": principal components of training images'
+    # patches, each with both signs. Where images are decoded as they are read, 2,000 are at each start.
+    config.stem_init = "random"
     config.precise_bn_batches = 0  # > 0: before it is judged, a model's statistics are computed anew over so many
 
     # Data.

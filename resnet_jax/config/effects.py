@@ -76,6 +76,7 @@ CONDITIONS = (
         lambda config, _: config.finetune.trainable != "head",
         "another config.finetune.trainable than 'head'",
     ),
+    Condition(("stem_init",), lambda config, _: not config.finetune.weights, "a network that begins from scratch"),
     Condition(("augment.flip_alternates",), lambda config, _: config.augment.flip, "config.augment.flip=True"),
     Condition(
         ("data_dir",),

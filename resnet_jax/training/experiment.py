@@ -227,6 +227,8 @@ def check_without_images(options: Options) -> None:
     """Raises UserError (a ValueError) for options that are wrong whatever the images are; asks JAX for no device."""
     model = build_model(options, options.images.num_classes or 1)
     _check_batch_norm(options, model)
+    if options.state.stem_init == "whitening" and model.stem.startswith("deep"):
+        raise UserError(f"config.stem_init='whitening' needs a stem of one convolution, and {model.stem!r} has three")
     _check_schedule(options.schedule)
     check_choice("config.tensorboard_tags", options.periods.tensorboard_tags, TENSORBOARD_TAGS)
     check_finetune(options.finetune, options.optimizer, options.state.precise_bn_batches)

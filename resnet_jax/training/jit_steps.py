@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -27,6 +28,7 @@ from resnet_jax.training.train_step import (
     per_example_eval_step,
     train_step,
 )
+from resnet_jax.training.whitening import whitening_filters
 
 if TYPE_CHECKING:
     from resnet_jax.training.experiment import Experiment, Options
@@ -53,6 +55,7 @@ def init_train_state(
     multi_label: bool = False,
     shapes_only: bool = False,
     begin_with: Mapping[str, Any] | None = None,
+    stem_filters: np.ndarray | None = None,
 ) -> TrainState:
     """Returns the train state at step 0, drawn from the options' seed and replicated on the mesh; with shapes_only its
     shapes.
@@ -61,6 +64,7 @@ def init_train_state(
       steps_per_epoch, class_weights, multi_label: where it is to be trained.
       begin_with: variables instead of drawn ones; but with config.finetune.head other than "keep" the last layer is
         drawn all the same.
+      stem_filters: (h, w, C, K), instead of the first K drawn ones of the first convolution.
     """
 
     of_state, seed = options.state, options.batches.seed
@@ -89,6 +93,11 @@ def init_train_state(
         variables = model.init(key, jnp.zeros((1, 32, 32, options.images.channels)), train=False)
         if not given:
             return state_of(variables)
+        if "stem_filters" in given:
+            kernel = variables["params"]["conv1"]["kernel"]
+            kernel = kernel.at[..., : given["stem_filters"].shape[-1]].set(given["stem_filters"])
+            conv1 = {**variables["params"]["conv1"], "kernel": kernel}
+            return state_of({**variables, "params": {**variables["params"], "conv1": conv1}})
         params, (new, _) = dict(given["params"]), model.head_layers[-1]
         if options.finetune.head != "keep":
             params[new] = variables["params"][new]
@@ -97,13 +106,20 @@ def init_train_state(
     # It runs once: optimised fully, each kernel's random numbers would take seconds to compile and nothing to draw.
     compiler_options = {"xla_backend_optimization_level": 1}
     compiled = jax.jit(create, out_shardings=replicated(mesh), compiler_options=compiler_options)
-    return compiled(jax.random.key(seed), begin_with or {})
+    given = {} if stem_filters is None else {"stem_filters": stem_filters}
+    return compiled(jax.random.key(seed), begin_with or given)
 
 
 def init_run_state(
     experiment: "Experiment", *, shapes_only: bool = False, begin_with: Mapping[str, Any] | None = None
 ) -> TrainState:
     """Returns the experiment's train state at step 0, as `init_train_state`."""
+    options, stem_filters = experiment.options, None
+    if options.state.stem_init == "whitening" and not shapes_only and begin_with is None:
+        kernel = variable_shapes(experiment.model, options.images.channels)["params"]["conv1"]["kernel"]
+        stem_filters = whitening_filters(
+            experiment.batches.source, experiment.normalization, kernel.shape[:2], kernel.shape[-1]
+        )
     return init_train_state(
         experiment.model,
         experiment.tx,
@@ -114,6 +130,7 @@ def init_run_state(
         multi_label=experiment.multi_label,
         shapes_only=shapes_only,
         begin_with=begin_with,
+        stem_filters=stem_filters,
     )
 
 

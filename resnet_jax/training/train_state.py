@@ -21,8 +21,11 @@ ON_NONFINITE = ("stop", "skip")
 
 @dataclass(frozen=True)
 class StateOptions:
-    """The loss, the moving average, what follows an update that is not finite, and whose statistics are evaluated."""
+    """The first filters, the loss, the moving average, what follows an update that is not finite, and whose statistics
+    are evaluated.
+    """
 
+    stem_init: Annotated[str, OneOf(("random", "whitening"))]
     loss: Annotated[str, OneOf(("softmax", "sigmoid"))]
     target_threshold: Annotated[float, FRACTION]
     label_smoothing: Annotated[float, FRACTION]

@@ -35,6 +35,7 @@ CASES = {
     "num_classes": ("refusal", 7, (), None),
     "dtype": ("model", "bfloat16", (), None),
     "batch_norm": ("logits", "ghost:4", (), HEAD),
+    "stem_init": ("log", "whitening", RUN, ("finetune.weights=some.pth",)),
     "precise_bn_batches": ("log", 2, RUN, None),
     "dataset": ("batches", "folder", (), None),
     "data_dir": ("batches", "{damaged}", FOLDER, ()),
