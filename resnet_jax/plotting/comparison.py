@@ -17,6 +17,7 @@ PANELS = {"train_loss": "training loss", "val_loss": "validation loss", "val_acc
           "val_map": "validation map", "test_accuracy": "test accuracy"}  # fmt: skip
 MOST_IN_LEGEND = 12
 MOST_CHARACTERS = 60
+LOGARITHMIC = 30.0  # times its least that a loss's largest is, on an axis of powers of ten
 
 
 def draw_comparison(groups: Mapping[str, Sequence[Records]], path: Path, title: str) -> None:
@@ -30,12 +31,21 @@ def draw_comparison(groups: Mapping[str, Sequence[Records]], path: Path, title: 
         for k, (label, runs) in enumerate(groups.items()):
             _draw_group(axes, runs, field, label[:MOST_CHARACTERS] if k < MOST_IN_LEGEND else "_", f"C{k % 10}")
         style_axes(axes, xlabel="epoch", ylabel=PANELS[field])
+        if field.endswith("loss") and _spans_powers_of_ten(axes):
+            axes.set_yscale("log", nonpositive="clip")
         if legend := axes.get_legend():
             legend.remove()
         if i == 0:
             handles, labels = axes.get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", frameon=False, fontsize="small")
     save_figure(figure, path)
+
+
+def _spans_powers_of_ten(axes: "Axes") -> bool:
+    """Returns whether the lines of a panel, all above 0, are too far apart in height for a plain axis."""
+    heights = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    heights = heights[np.isfinite(heights)]
+    return heights.size > 0 and heights.min() > 0 and heights.max() > LOGARITHMIC * heights.min()
 
 
 def _num_points(groups: Mapping[str, Sequence[Records]], field: str) -> int:
