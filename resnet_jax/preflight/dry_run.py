@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from resnet_jax.preflight.memory import estimate_memory, state_bytes, training_i
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.features import has_fixed_features
 from resnet_jax.training.init_weights import load_initial
-from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_run_eval_step, jit_train_step
+from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_run_eval_step, jit_train_step, load_train_batch
 from resnet_jax.training.resume import check_run, continues_after
 from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import check_unlocked
@@ -113,7 +114,7 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
     """
     mesh, num_parts = experiment.mesh, experiment.batches.num_parts
     train_fn, program = jit_train_step(experiment), None
-    first = shard_batch(experiment.batches[0], mesh, num_parts)
+    first = load_train_batch(experiment, 0)
     logger.info("compiling the step")
     started = time.perf_counter()
     if num_parts == 1:
@@ -122,9 +123,12 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
         state, _ = jax.block_until_ready(train_fn(state, first))
     seconds: dict[str, Any] = {"compile": time.perf_counter() - started}
     logger.info(f"timing {NUM_STEPS} steps")
-    make = lambda k: shard_batch(experiment.batches[k], mesh, num_parts)  # noqa: E731
     (state, _), seconds["step"], num_timed = _seconds_each(
-        lambda carried, batch: train_fn(carried[0], batch), (state, None), make, NUM_UNTIMED, NUM_STEPS
+        lambda carried, batch: train_fn(carried[0], batch),
+        (state, None),
+        partial(load_train_batch, experiment),
+        NUM_UNTIMED,
+        NUM_STEPS,
     )
     eval_fn = jit_run_eval_step(experiment)
     seconds |= {"evaluation": {}, "evaluation_batch": 0.0}

@@ -175,11 +175,13 @@ def build_experiment(
     devices: Sequence[jax.Device] | None = None,
     splits: Splits | None = None,
     num_steps: int | None = None,
+    schedule: Schedule | None = None,
 ) -> Experiment:
     """Returns the experiment that `options` describe, on `devices` (all if None), with the images of `splits` if given.
 
     Args:
       num_steps: of the run, instead of the options'.
+      schedule: of the learning rate, instead of the options', whose errors are raised all the same.
 
     Raises:
       UserError: for options that make none; what is cheap is checked before images are read.
@@ -202,7 +204,8 @@ def build_experiment(
     _warn_of_long_cadence(options, batches.steps_per_epoch)
     model = build_model(options, splits.train.num_classes)
     num_steps = num_steps or options.periods.run_length(batches.steps_per_epoch)
-    schedule = build_schedule(options, num_steps, batches.steps_per_epoch)
+    own_schedule = build_schedule(options, num_steps, batches.steps_per_epoch)
+    schedule = own_schedule if schedule is None else schedule
     return Experiment(
         options=options,
         model=model,
@@ -321,7 +324,7 @@ def build_schedule(options: Options, num_steps: int, steps_per_epoch: int) -> Sc
         num_steps,
         decay_steps=schedule.decay_steps or [round(epoch * steps_per_epoch) for epoch in schedule.decay_epochs],
         decay_factor=schedule.decay_factor,
-        warmup_steps=schedule.warmup_steps or round(schedule.warmup_epochs * steps_per_epoch),
+        warmup_steps=schedule.num_warmup_steps(steps_per_epoch),
         warmup_start_factor=schedule.warmup_start_factor,
         warmup_shape=schedule.warmup_shape,
         hold_steps=steps_per_epoch if schedule.schedule_by == "epoch" else 1,

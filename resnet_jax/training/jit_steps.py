@@ -134,6 +134,11 @@ def init_run_state(
     )
 
 
+def load_train_batch(experiment: "Experiment", step: int) -> dict[str, Any]:
+    """Returns the batch of step `step`, from 0, on the mesh."""
+    return shard_batch(experiment.batches[step], experiment.mesh, experiment.batches.num_parts)
+
+
 def jit_train_step(experiment: "Experiment", watch: Watch = _unwatched) -> TrainStep:
     """Returns (state, batch of `TrainBatches` on the mesh) -> (state, metrics): augmentation and update in one program.
 

@@ -16,7 +16,6 @@ from resnet_jax.checkpoint.folder import CheckpointFolder, digest, open_best, op
 from resnet_jax.checkpoint.serialization import load_orbax
 from resnet_jax.data.image_set import describe_lines
 from resnet_jax.data.sources import Splits, missing_classes
-from resnet_jax.distributed.mesh import shard_batch
 from resnet_jax.distributed.preemption import PreemptionGuard, catch_preemption
 from resnet_jax.distributed.processes import log, warn
 from resnet_jax.distributed.sync import assert_equal_across_processes, broadcast_from_process_0, sync_errors
@@ -31,7 +30,13 @@ from resnet_jax.training.evaluator import Evaluator
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.features import with_features
 from resnet_jax.training.init_weights import Variables, load_initial
-from resnet_jax.training.jit_steps import init_run_state, jit_run_eval_step, jit_train_step, make_eval_state_fn
+from resnet_jax.training.jit_steps import (
+    init_run_state,
+    jit_run_eval_step,
+    jit_train_step,
+    load_train_batch,
+    make_eval_state_fn,
+)
 from resnet_jax.training.loop import Run, RunResult, train_loop
 from resnet_jax.training.metric_writer import MetricSums, MetricWriter, begin_log
 from resnet_jax.training.resume import (
@@ -238,7 +243,7 @@ def _make_run(
     metadata = RunMetadata(experiment, start.train_digest, versions())
     eval_step = jit_run_eval_step(experiment)
     return Run(
-        load_batch=partial(_load_batch, experiment),
+        load_batch=partial(load_train_batch, experiment),
         train_step=preemption.marking_progress(jit_train_step(experiment, preemption.with_stop_flag)),
         due=experiment.periods,
         writer=writer,
@@ -250,7 +255,3 @@ def _make_run(
         eval_state=make_eval_state_fn(experiment, preemption),
         has_precise_batch_norm=bool(options.state.precise_bn_batches),
     )
-
-
-def _load_batch(experiment: Experiment, step: int) -> Any:
-    return shard_batch(experiment.batches[step], experiment.mesh, experiment.batches.num_parts)

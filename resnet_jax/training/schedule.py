@@ -36,6 +36,10 @@ class ScheduleOptions:
     warmup_start_factor: Annotated[float, NOT_NEGATIVE]
     warmup_shape: str
 
+    def num_warmup_steps(self, steps_per_epoch: int) -> int:
+        """Returns the number of steps of the warm-up, without that which "one_cycle" has by itself."""
+        return self.warmup_steps or round(self.warmup_epochs * steps_per_epoch)
+
 
 def step_decay(learning_rate: float, boundaries: Sequence[int], factor: float) -> Schedule:
     """Returns `learning_rate`, multiplied by `factor` at each of the steps `boundaries` (torch's MultiStepLR)."""
@@ -50,6 +54,11 @@ def cosine(learning_rate: float, num_steps: int) -> Schedule:
 def polynomial(learning_rate: float, num_steps: int, power: float = 2.0) -> Schedule:
     """Returns learning_rate * (1 - step / num_steps) ** power, 0 from step num_steps on."""
     return optax.polynomial_schedule(learning_rate, 0.0, power, num_steps)
+
+
+def exponential(low: float, high: float, num_steps: int) -> Schedule:
+    """Returns the rate that grows by the same factor at each step, from `low` at step 0 to `high` at num_steps - 1."""
+    return optax.exponential_decay(low, num_steps - 1, high / low)
 
 
 def one_cycle(

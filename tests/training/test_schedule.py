@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resnet_jax.training.schedule import make_schedule
+from resnet_jax.training.schedule import exponential, make_schedule
 
 # torch.optim.lr_scheduler.OneCycleLR(max_lr=0.4, total_steps=20, cycle_momentum=False), torch 2.13.
 TORCH_ONE_CYCLE = [
@@ -20,6 +20,11 @@ def rates(*arguments, steps, **options):
 
 def test_constant():
     assert rates("constant", 0.1, 10, steps=[0, 9]) == pytest.approx([0.1, 0.1])
+
+
+def test_exponential_grows_by_the_same_factor_at_each_step():
+    schedule = exponential(1e-3, 10.0, 5)
+    assert [float(schedule(step)) for step in range(5)] == pytest.approx([1e-3, 1e-2, 0.1, 1.0, 10.0])
 
 
 def test_step_decays_at_its_boundaries():
