@@ -12,6 +12,7 @@ from resnet_jax.cli import (
     evaluate,
     export,
     list_models,
+    lr_find,
     predict,
     preview,
     summary,
@@ -22,7 +23,21 @@ from resnet_jax.cli.options import GIVEN_BACK
 from resnet_jax.cli.usage import Parser
 from resnet_jax.errors import UserError
 
-COMMANDS = (train, evaluate, predict, export, convert, list_models, summary, preview, compare, sweep, benchmark, doctor)
+COMMANDS = (
+    train,
+    evaluate,
+    predict,
+    export,
+    convert,
+    list_models,
+    summary,
+    preview,
+    compare,
+    lr_find,
+    sweep,
+    benchmark,
+    doctor,
+)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

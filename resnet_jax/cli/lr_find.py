@@ -1,0 +1,134 @@
+"""The lr_find command: a learning rate for a run, by one short test of a growing rate."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnet_jax.cli.exit_codes import EXIT_DONE
+from resnet_jax.cli.options import AddCommand
+from resnet_jax.cli.printing import print_table
+from resnet_jax.cli.usage import ANY_FIELD
+from resnet_jax.errors import UserError
+from resnet_jax.filesystem import check_folder, check_parents, expand
+
+if TYPE_CHECKING:
+    from resnet_jax.preflight.learning_rate import LossCurve, Proposal
+    from resnet_jax.training.experiment import Options
+
+PICTURE = "lr_find.png"
+NUM_STEPS = 200
+
+
+def add_command(add: AddCommand) -> None:
+    """Adds the command with its options."""
+    find = add("lr_find", run_lr_find, "propose a learning rate: the loss by a rate that grows, in one short run",
+               "python -m resnet_jax lr_find --config digits")  # fmt: skip
+    find.add_argument("--config", required=True, metavar="NAME|PATH", help="a config file, or its name in configs/")
+    find.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, as for train")
+    find.add_argument("--steps", type=int, default=NUM_STEPS, metavar="N", help=f"of the test (default: {NUM_STEPS})")
+    find.add_argument(
+        "--from", dest="low", type=float, metavar="RATE", help="the first rate (default: 1e-5, or the optimizer's)"
+    )
+    find.add_argument(
+        "--to_rate", dest="high", type=float, metavar="RATE", help="the last rate (default: 10, or the optimizer's)"
+    )
+    find.add_argument("--to", default=PICTURE, metavar="FILE", help=f"the picture (default: {PICTURE})")
+    find.add_argument("--json", action="store_true", help="print one JSON object, with the curve")
+
+
+def run_lr_find(arguments: argparse.Namespace) -> int:
+    """Prints the proposed learning rate, and draws the loss by the rate."""
+    from resnet_jax.config import given_fields, load_config
+    from resnet_jax.preflight.rising_rate import find_learning_rate, rate_range
+    from resnet_jax.training.experiment import options_of
+
+    config = load_config(arguments.config, arguments.overrides)
+    if "learning_rate" in given_fields(config):
+        raise UserError(
+            "config.learning_rate is what lr_find looks for: leave out --config.learning_rate; the rates that it tries "
+            "are set by --from and --to_rate"
+        )
+    options, picture = options_of(config), _picture(arguments.to)
+    low, high = rate_range(options.optimizer.optimizer, arguments.low, arguments.high, arguments.steps)
+    curve, proposal = find_learning_rate(options, low, high, arguments.steps)
+    _draw(curve, proposal, picture, Path(arguments.config).stem)
+    if arguments.json:
+        print(json.dumps(_as_json(curve, proposal, options, arguments.steps, picture)))
+        return EXIT_DONE
+    turned = "" if proposal.turn_rate is None else f", before it turned at {proposal.turn_rate:.2g}"
+    print_table(
+        [
+            ("learning rate", f"{proposal.learning_rate:g} (the config has {options.optimizer.learning_rate:g})"),
+            ("lowest loss", f"{proposal.lowest_loss:.4f} at {proposal.lowest_rate:.2g}{turned}"),
+            ("diverged", f"at {curve.rates[-1]:.2g}" if curve.has_diverged else f"not up to {high:g}"),
+            ("steps", f"{len(curve.rates)} of {arguments.steps}"),
+            ("picture", str(picture)),
+            ("take it with", " ".join(_overrides(proposal, options))),
+        ]
+    )
+    return EXIT_DONE
+
+
+def _picture(text: str) -> Path:
+    """Returns the path of the picture.
+
+    Raises:
+      UserError: if none can be written there.
+    """
+    picture = expand(text)
+    if picture.suffix.lower() != ".png" or picture.is_dir():
+        raise UserError(f"--to {text} must be a .png file")
+    check_parents(picture)
+    check_folder(picture.absolute().parent)
+    return picture
+
+
+def _draw(curve: "LossCurve", proposal: "Proposal", picture: Path, name: str) -> None:
+    from resnet_jax.plotting.learning_rate import draw_range_test
+
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    draw_range_test(
+        curve.rates,
+        curve.losses,
+        curve.averages,
+        picture,
+        f"{name}: loss by learning rate",
+        proposal=proposal.learning_rate,
+        lowest_rate=proposal.lowest_rate,
+    )
+
+
+def _overrides(proposal: "Proposal", options: "Options") -> list[str]:
+    """Returns the fields that take the proposal: the head's own rate keeps its ratio to the other layers'."""
+    words, head = [f"--config.learning_rate={proposal.learning_rate:g}"], options.finetune.head_learning_rate
+    if head:
+        of_head = head / options.optimizer.learning_rate * proposal.learning_rate
+        words.append(f"--config.finetune.head_learning_rate={of_head:.2g}")
+    return words
+
+
+def _as_json(
+    curve: "LossCurve", proposal: "Proposal", options: "Options", num_steps: int, picture: Path
+) -> dict[str, Any]:
+    return {
+        "learning_rate": proposal.learning_rate,
+        "lowest_loss": proposal.lowest_loss,
+        "lowest_rate": proposal.lowest_rate,
+        "turn_rate": proposal.turn_rate,
+        "diverged_rate": curve.rates[-1] if curve.has_diverged else None,
+        "steps": len(curve.rates),
+        "num_steps": num_steps,
+        "overrides": _overrides(proposal, options),
+        "picture": str(picture),
+        "curve": {
+            "learning_rate": curve.rates,
+            "loss": [_finite(loss) for loss in curve.losses],
+            "average_loss": [_finite(loss) for loss in curve.averages],
+        },
+    }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
