@@ -16,8 +16,9 @@ DIVERGED = 4.0  # times its lowest: the average has left it far behind
 RISE, RISE_OF_FALL = 0.1, 0.2
 FALL = 0.03  # of the first average, at least
 NUM_DEVIATIONS = 3.0
-MOST_BEYOND_LOWEST = 4.0  # times its rate: on a plateau as wide as that, nothing says where the loss turns
-WITHOUT_WARMUP = 0.5  # of the rate that a run stands which is led up to it
+MOST_BEYOND = 4.0  # times the rate of the lowest: on a plateau that wide nothing says where the loss turns
+# By steps of warm-up at least, how many times the rate at which the loss turns a run stands: see docs/recipes.md.
+BY_WARMUP = {100: 2.0, 10: 1.0, 0: 0.5}
 
 
 @dataclass
@@ -58,15 +59,18 @@ class Proposal:
     turn_rate: float | None
 
 
-def propose_learning_rate(curve: LossCurve, *, led_up: bool) -> Proposal:
+def propose_learning_rate(curve: LossCurve, *, warmup_steps: int, adaptive: bool = False) -> Proposal:
     """Returns the peak, with two significant digits, for a run of which `curve` is the range test.
 
-    It is the rate at which the average loss turns, or at which it ceases to fall where it does not turn. A run that is
-    led up to its peak by a warm-up stands that; one that begins at its peak gets half.
+    It is the rate at which the average loss turns: half of it for a run that begins at its peak, and twice as much for
+    one that comes to it by a long warm-up. A loss that does not turn gives the rate at which it ceases to fall. An
+    adaptive optimizer gets the rate at which the loss has half fallen: its steps are as long as the rate, however small
+    gradients have become, and a few of them do no harm yet at rates by which a run comes to nothing.
 
     Args:
       curve: at rates that grow by a factor from step to step.
-      led_up: the run comes to its peak by a warm-up.
+      warmup_steps: in which the run comes to its peak.
+      adaptive: its optimizer divides gradients by their size, or by their layer's.
 
     Raises:
       RunError: if the very first loss is not finite.
@@ -92,15 +96,20 @@ def propose_learning_rate(curve: LossCurve, *, led_up: bool) -> Proposal:
             f"the loss did not fall up to a rate of {last}: end with a higher one (--to_rate), or take more steps "
             "(--steps)"
         )
-    if turn is None:
-        ceased = int(np.argmax(averages <= averages[lowest] + _rise(losses, averages, lowest)))
-        if not curve.has_diverged and averages.size - ceased <= PLATEAU:
-            raise UserError(f"the loss still falls at a rate of {last}: end with a higher one (--to_rate)")
-        rate = curve.rates[ceased]
+    ceased = _first(averages <= averages[lowest] + _rise(losses, averages, lowest))
+    if turn is None and not curve.has_diverged and averages.size - ceased <= PLATEAU:
+        raise UserError(f"the loss still falls at a rate of {last}: end with a higher one (--to_rate)")
+    times = next(times for steps, times in BY_WARMUP.items() if warmup_steps >= steps)
+    if adaptive:
+        rate = curve.rates[_first(averages <= (averages[BEGIN] + averages[lowest]) / 2.0)]
+    elif turn is None:
+        rate = min(times, 1.0) * curve.rates[ceased]
     else:
-        rate = min(curve.rates[turn], MOST_BEYOND_LOWEST * curve.rates[lowest])
+        rate = min(curve.rates[turn], MOST_BEYOND * curve.rates[lowest])
+        far_below = curve.rates[-1] / 2.0 if curve.has_diverged else math.inf
+        rate = min(times * rate, max(rate, far_below))
     return Proposal(
-        learning_rate=float(f"{rate if led_up else WITHOUT_WARMUP * rate:.2g}"),
+        learning_rate=float(f"{rate:.2g}"),
         lowest_rate=curve.rates[lowest],
         lowest_loss=float(averages[lowest]),
         turn_rate=None if turn is None else curve.rates[turn],
@@ -135,3 +144,7 @@ def _noise(losses: np.ndarray, lowest: int) -> float:
     """
     of_a_loss = 1.4826 * np.median(np.abs(np.diff(losses[: lowest + 1]))) / math.sqrt(2.0)
     return NUM_DEVIATIONS * float(of_a_loss) * math.sqrt((1.0 - DECAY) / (1.0 + DECAY))
+
+
+def _first(holds: np.ndarray) -> int:
+    return int(np.argmax(holds))

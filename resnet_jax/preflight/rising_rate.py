@@ -15,12 +15,11 @@ from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step, load_train_batch
 from resnet_jax.training.progress import ProgressDisplay
-from resnet_jax.training.schedule import exponential
+from resnet_jax.training.schedule import RISING_FRACTION, exponential
 
 logger = logging.getLogger(__name__)
 
 FEWEST_STEPS = 50
-WARMUP_STEPS = 10  # a shorter warm-up is none
 LOG_EVERY_STEPS = 25  # where there is no live bar
 # The lowest and the highest rate by optimizer, far below and above those that networks are trained with.
 RANGES = {
@@ -66,13 +65,16 @@ def find_learning_rate(
     experiment = build_experiment(options, devices, schedule=exponential(low, high, num_steps))
     logger.info(f"the rate grows from {low:g} to {high:g} in {num_steps} steps")
     curve = _train(experiment, num_steps)
-    return curve, propose_learning_rate(curve, led_up=is_led_up(experiment))
+    adaptive = options.optimizer.optimizer != "sgd"
+    return curve, propose_learning_rate(curve, warmup_steps=num_warmup_steps(experiment), adaptive=adaptive)
 
 
-def is_led_up(experiment: Experiment) -> bool:
-    """Returns whether the run comes to its peak by a warm-up that has steps enough to matter."""
+def num_warmup_steps(experiment: Experiment) -> int:
+    """Returns in how many steps the run comes to its peak."""
     schedule = experiment.options.schedule
-    return schedule.schedule == "one_cycle" or schedule.num_warmup_steps(experiment.steps_per_epoch) >= WARMUP_STEPS
+    if schedule.schedule == "one_cycle":
+        return round(RISING_FRACTION * experiment.num_steps)
+    return schedule.num_warmup_steps(experiment.steps_per_epoch)
 
 
 def _train(experiment: Experiment, num_steps: int) -> LossCurve:

@@ -20,6 +20,7 @@ Schedule = Callable[[Any], Any]
 
 SCHEDULES = ("constant", "step", "cosine", "polynomial", "one_cycle")
 WARMUP_SHAPES = ("linear", "constant")
+RISING_FRACTION = 0.3  # of a run by "one_cycle"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def exponential(low: float, high: float, num_steps: int) -> Schedule:
 def one_cycle(
     learning_rate: float,
     num_steps: int,
-    rising_fraction: float = 0.3,
+    rising_fraction: float = RISING_FRACTION,
     start_divisor: float = 25.0,
     end_divisor: float = 1e4,
 ) -> Schedule:

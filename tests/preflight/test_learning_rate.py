@@ -27,8 +27,8 @@ def valley(begin=1e-3, turn=0.1, high=2.3, low=0.5, steep=3.0):
     return fall + steep * np.maximum(np.log(RATES / turn), 0.0)
 
 
-def proposed(losses, *, led_up=True):
-    return propose_learning_rate(curve_of(losses), led_up=led_up)
+def proposed(losses, *, warmup_steps=20, adaptive=False):
+    return propose_learning_rate(curve_of(losses), warmup_steps=warmup_steps, adaptive=adaptive)
 
 
 def test_average_is_that_of_the_losses_so_far_without_bias():
@@ -47,10 +47,23 @@ def test_rate_is_that_at_which_the_loss_turns():
     assert proposed(valley(turn=0.01, begin=1e-4)).learning_rate == pytest.approx(result.learning_rate / 10, rel=0.1)
 
 
-def test_run_without_a_warmup_gets_half():
-    whole, half = proposed(valley()), proposed(valley(), led_up=False)
-    assert half.learning_rate == pytest.approx(whole.learning_rate / 2, rel=0.06)  # both of two digits
-    assert half.turn_rate == whole.turn_rate
+@pytest.mark.parametrize(("warmup_steps", "times"), [(0, 0.5), (9, 0.5), (10, 1.0), (99, 1.0), (100, 2.0), (9999, 2.0)])
+def test_run_without_a_warmup_gets_half_and_one_with_a_long_one_twice_as_much(warmup_steps, times):
+    result = proposed(valley(steep=0.5), warmup_steps=warmup_steps)
+    assert result.learning_rate == pytest.approx(times * result.turn_rate, rel=0.06)  # two digits
+    assert result.turn_rate == proposed(valley(steep=0.5)).turn_rate
+
+
+def test_long_warmup_does_not_lead_to_where_the_loss_diverged():
+    steep = proposed(valley(steep=30.0), warmup_steps=100)
+    assert steep.learning_rate == float(f"{steep.turn_rate:.2g}")
+
+
+def test_adaptive_optimizer_gets_the_rate_at_which_the_loss_has_half_fallen():
+    result = proposed(valley(begin=1e-3, turn=0.1), adaptive=True)
+    assert 0.01 <= result.learning_rate <= 0.02  # the middle of the fall, and the average comes ten steps later
+    assert result.turn_rate == proposed(valley()).turn_rate
+    assert proposed(valley(), adaptive=True, warmup_steps=0) == result
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -74,7 +87,7 @@ def test_loss_that_is_suddenly_not_finite_ends_the_curve_and_the_rate_is_below(e
     curve = curve_of(losses)
     assert len(curve.losses) == 151
     assert curve.has_diverged
-    result = propose_learning_rate(curve, led_up=True)
+    result = propose_learning_rate(curve, warmup_steps=20)
     assert RATES[149] / 3 < result.learning_rate < RATES[149]
     assert result.turn_rate is None
 
@@ -84,7 +97,7 @@ def test_loss_that_never_diverges_gives_the_rate_where_it_ceases_to_fall():
     curve = curve_of(losses)
     assert not curve.has_diverged
     assert len(curve.losses) == NUM_STEPS
-    result = propose_learning_rate(curve, led_up=True)
+    result = propose_learning_rate(curve, warmup_steps=20)
     assert 0.1 <= result.learning_rate <= 0.3  # the average comes ten steps later
     assert result.turn_rate is None
 

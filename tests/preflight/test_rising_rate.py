@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.config import load_config
-from resnet_jax.preflight.rising_rate import RANGES, find_learning_rate, is_led_up, rate_range
+from resnet_jax.preflight.rising_rate import RANGES, find_learning_rate, num_warmup_steps, rate_range
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.optimizer import OPTIMIZERS
 from resnet_jax.training.schedule import exponential
@@ -38,17 +38,16 @@ def test_the_rate_that_grows_is_the_one_that_layers_have_factors_of():
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], True),  # an epoch of 20 steps
-        (["--config.warmup_epochs=0"], False),
-        (["--config.warmup_steps=9"], False),
-        (["--config.warmup_steps=10"], True),
-        (["--config.batch_size=512"], False),  # an epoch of 2
-        (["--config.warmup_epochs=0", "--config.schedule=one_cycle"], True),
+        ([], 20),  # an epoch
+        (["--config.warmup_epochs=0"], 0),
+        (["--config.warmup_steps=9"], 9),
+        (["--config.batch_size=512"], 2),
+        (["--config.warmup_epochs=0", "--config.schedule=one_cycle"], 180),  # of 600
     ],
     ids=str,
 )
-def test_warmup_of_few_steps_is_none(words, expected):
-    assert is_led_up(build_experiment(tiny_options(*words))) == expected
+def test_warmup_is_counted_in_steps(words, expected):
+    assert num_warmup_steps(build_experiment(tiny_options(*words))) == expected
 
 
 def test_what_is_wrong_with_the_configs_own_schedule_is_said_all_the_same():
