@@ -59,18 +59,19 @@ class Proposal:
     turn_rate: float | None
 
 
-def propose_learning_rate(curve: LossCurve, *, warmup_steps: int, adaptive: bool = False) -> Proposal:
+def propose_learning_rate(curve: LossCurve, *, warmup_steps: int, optimizer: str) -> Proposal:
     """Returns the peak, with two significant digits, for a run of which `curve` is the range test.
 
     It is the rate at which the average loss turns: half of it for a run that begins at its peak, and twice as much for
-    one that comes to it by a long warm-up. A loss that does not turn gives the rate at which it ceases to fall. An
-    adaptive optimizer gets the rate at which the loss has half fallen: its steps are as long as the rate, however small
-    gradients have become, and a few of them do no harm yet at rates by which a run comes to nothing.
+    one that comes to it by a long warm-up. A loss that does not turn gives the rate at which it ceases to fall.
+    Optimizers whose steps are as long as the rate, however small gradients have become, do no harm yet in a few steps
+    at rates by which a run comes to nothing: theirs is the geometric mean of the rates at which the loss ceases to fall
+    and is lowest, and Lion's, whose steps are the longest, the one at which it has half fallen.
 
     Args:
       curve: at rates that grow by a factor from step to step.
       warmup_steps: in which the run comes to its peak.
-      adaptive: its optimizer divides gradients by their size, or by their layer's.
+      optimizer: as config.optimizer names it.
 
     Raises:
       RunError: if the very first loss is not finite.
@@ -100,8 +101,10 @@ def propose_learning_rate(curve: LossCurve, *, warmup_steps: int, adaptive: bool
     if turn is None and not curve.has_diverged and averages.size - ceased <= PLATEAU:
         raise UserError(f"the loss still falls at a rate of {last}: end with a higher one (--to_rate)")
     times = next(times for steps, times in BY_WARMUP.items() if warmup_steps >= steps)
-    if adaptive:
+    if optimizer == "lion":
         rate = curve.rates[_first(averages <= (averages[BEGIN] + averages[lowest]) / 2.0)]
+    elif optimizer != "sgd":
+        rate = math.sqrt(curve.rates[ceased] * curve.rates[lowest])
     elif turn is None:
         rate = min(times, 1.0) * curve.rates[ceased]
     else:

@@ -65,8 +65,8 @@ def find_learning_rate(
     experiment = build_experiment(options, devices, schedule=exponential(low, high, num_steps))
     logger.info(f"the rate grows from {low:g} to {high:g} in {num_steps} steps")
     curve = _train(experiment, num_steps)
-    adaptive = options.optimizer.optimizer != "sgd"
-    return curve, propose_learning_rate(curve, warmup_steps=num_warmup_steps(experiment), adaptive=adaptive)
+    optimizer = options.optimizer.optimizer
+    return curve, propose_learning_rate(curve, warmup_steps=num_warmup_steps(experiment), optimizer=optimizer)
 
 
 def num_warmup_steps(experiment: Experiment) -> int:

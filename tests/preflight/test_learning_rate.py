@@ -27,8 +27,8 @@ def valley(begin=1e-3, turn=0.1, high=2.3, low=0.5, steep=3.0):
     return fall + steep * np.maximum(np.log(RATES / turn), 0.0)
 
 
-def proposed(losses, *, warmup_steps=20, adaptive=False):
-    return propose_learning_rate(curve_of(losses), warmup_steps=warmup_steps, adaptive=adaptive)
+def proposed(losses, *, warmup_steps=20, optimizer="sgd"):
+    return propose_learning_rate(curve_of(losses), warmup_steps=warmup_steps, optimizer=optimizer)
 
 
 def test_average_is_that_of_the_losses_so_far_without_bias():
@@ -59,11 +59,15 @@ def test_long_warmup_does_not_lead_to_where_the_loss_diverged():
     assert steep.learning_rate == float(f"{steep.turn_rate:.2g}")
 
 
-def test_adaptive_optimizer_gets_the_rate_at_which_the_loss_has_half_fallen():
-    result = proposed(valley(begin=1e-3, turn=0.1), adaptive=True)
-    assert 0.01 <= result.learning_rate <= 0.02  # the middle of the fall, and the average comes ten steps later
+@pytest.mark.parametrize(
+    ("optimizer", "low", "high"),
+    [("adamw", 0.09, 0.12), ("lars", 0.09, 0.12), ("lion", 0.01, 0.02)],  # the average comes ten steps later
+)
+def test_steps_as_long_as_the_rate_give_the_end_of_the_fall_and_lions_its_middle(optimizer, low, high):
+    result = proposed(valley(begin=1e-3, turn=0.1), optimizer=optimizer)
+    assert low <= result.learning_rate <= high
     assert result.turn_rate == proposed(valley()).turn_rate
-    assert proposed(valley(), adaptive=True, warmup_steps=0) == result
+    assert proposed(valley(), optimizer=optimizer, warmup_steps=0) == result
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -87,7 +91,7 @@ def test_loss_that_is_suddenly_not_finite_ends_the_curve_and_the_rate_is_below(e
     curve = curve_of(losses)
     assert len(curve.losses) == 151
     assert curve.has_diverged
-    result = propose_learning_rate(curve, warmup_steps=20)
+    result = propose_learning_rate(curve, warmup_steps=20, optimizer="sgd")
     assert RATES[149] / 3 < result.learning_rate < RATES[149]
     assert result.turn_rate is None
 
@@ -97,7 +101,7 @@ def test_loss_that_never_diverges_gives_the_rate_where_it_ceases_to_fall():
     curve = curve_of(losses)
     assert not curve.has_diverged
     assert len(curve.losses) == NUM_STEPS
-    result = propose_learning_rate(curve, warmup_steps=20)
+    result = propose_learning_rate(curve, warmup_steps=20, optimizer="sgd")
     assert 0.1 <= result.learning_rate <= 0.3  # the average comes ten steps later
     assert result.turn_rate is None
 
