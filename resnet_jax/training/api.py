@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnet_jax.distributed.log_handler import install_log_handler
+from resnet_jax.errors import Preempted
 from resnet_jax.filesystem import expand
 from resnet_jax.runtime import prepare_process
 
@@ -36,6 +37,7 @@ def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: "Se
     Raises:
       UserError: a ValueError: a config, a folder or a callback that cannot be used, before anything is written.
       RunError: a RuntimeError: the disk is full, a loss is not finite. What a callback raises ends the run as well.
+      KeyboardInterrupt: Ctrl-C, or another signal, before the first step: there is nothing to save.
     """
     from resnet_jax.config import checked_config
     from resnet_jax.training.experiment import options_of
@@ -46,4 +48,7 @@ def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: "Se
     options, name = options_of(checked_config(config)), expand(workdir).name
     if isinstance(config, str | Path):
         name = Path(config).stem
-    return train_options(options, expand(workdir), name, callbacks=callbacks)
+    try:
+        return train_options(options, expand(workdir), name, callbacks=callbacks)
+    except Preempted as stop:
+        raise KeyboardInterrupt(f"interrupted by {stop} before the first step: nothing is saved") from None

@@ -100,7 +100,7 @@ def train(
             run.checkpointer.save(start.step, start.state)  # where the best had to serve
         seen = _as_callbacks_see_it(experiment, workdir, starts, writer, preemption)
         sync_errors(partial(heard.start, seen, (latest, best)))
-        writer.listeners += [lambda record: starts.reached(record["step"]), heard.record]
+        writer.listeners += [starts.record, heard.record]
         preemption.check_each_step(heard.bring_checkpoints)
         result = train_loop(run, start.state)
         starts.finish(result.step, finished=not result.interrupted_by)

@@ -17,6 +17,7 @@ from resnet_jax.distributed.processes import warn
 from resnet_jax.errors import RunError
 from resnet_jax.filesystem import write_text
 from resnet_jax.runtime import processor_name, source_digest, versions
+from resnet_jax.training.workdir import Record
 
 STARTS_FILE = "starts.json"
 DAMAGED_FILE = "starts-damaged.json"
@@ -125,10 +126,10 @@ class StartLog:
         if self._changed:
             self._write()
 
-    def reached(self, step: int) -> None:
-        """Takes in that `step` updates are done; writes it if it has been half a minute."""
+    def record(self, record: Record) -> None:
+        """Takes in a record of the metrics log: so many updates are done; writes it if it has been half a minute."""
         self._changed = True
-        self._start = dataclasses.replace(self._start, to_step=step)
+        self._start = dataclasses.replace(self._start, to_step=record["step"])
         if time.monotonic() - self._written > WRITE_EVERY_SECONDS:
             self._write()
 

@@ -13,6 +13,7 @@ from processes import TINY, records, wait_for_step
 
 import resnet_jax
 from resnet_jax.errors import UserError
+from resnet_jax.training import run
 from resnet_jax.training.callbacks import CALLBACKS_FILE, CallbackList
 from resnet_jax.training.starts import STARTS_FILE, read_starts
 
@@ -211,6 +212,15 @@ def test_a_damaged_file_of_callbacks_is_refused_and_one_of_starts_is_kept(tmp_pa
     resnet_jax.train(tiny(40), tmp_path / "run")
     assert [start.to_step for start in read_starts(tmp_path / "run")] == [40]
     assert (tmp_path / "run" / "starts-damaged.json").read_text() == '[{"began": 3}]'
+
+
+def test_ctrl_c_before_the_first_step_is_pythons_own(tmp_path, monkeypatch):
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(run, "build_experiment", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="interrupted by SIGINT before the first step"):
+        resnet_jax.train(tiny(), tmp_path / "run")
 
 
 def test_a_thread_may_train(tmp_path):
