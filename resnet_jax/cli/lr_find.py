@@ -103,7 +103,7 @@ def _draw(curve: "LossCurve", proposal: "Proposal", picture: Path, name: str) ->
 def _overrides(proposal: "Proposal", options: "Options") -> list[str]:
     """Returns the fields that take the proposal: the head's own rate keeps its ratio to the other layers'."""
     words, head = [f"--config.learning_rate={proposal.learning_rate:g}"], options.finetune.head_learning_rate
-    if head:
+    if head and "finetune.head_learning_rate" not in options.without_effect:
         of_head = head / options.optimizer.learning_rate * proposal.learning_rate
         words.append(f"--config.finetune.head_learning_rate={of_head:.2g}")
     return words

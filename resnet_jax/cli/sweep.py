@@ -21,7 +21,6 @@ from resnet_jax.formatting import format_count
 if TYPE_CHECKING:
     from resnet_jax.sweep.children import Outcomes
     from resnet_jax.sweep.combinations import Setting
-    from resnet_jax.sweep.shares import Share
     from resnet_jax.training.experiment import Options
 
 PICTURE = "compare.png"
@@ -69,7 +68,8 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         return EXIT_DONE
     if find_processes(None, None, None, os.environ) is not None:
         raise UserError("this is one of many processes, and a sweep is one: start it once, or run what --print prints")
-    outcomes = _train(runs, folder, share_machine(arguments.jobs))
+    share_machine(arguments.jobs)  # its errors, before anything runs
+    outcomes = _train(runs, folder, arguments.jobs)
     if outcomes.stopped_by and (outcomes.interrupted or outcomes.left):
         print(f"interrupted by {outcomes.stopped_by}; the same command continues", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -176,9 +176,10 @@ def _read_values(config: Any, field: str, text: str) -> "list[Setting]":
     return settings
 
 
-def _train(runs: Sequence[SweptRun], folder: Path, shares: "Sequence[Share]") -> "Outcomes":
-    """Trains the runs that are not finished, each in a process."""
+def _train(runs: Sequence[SweptRun], folder: Path, num_jobs: int) -> "Outcomes":
+    """Trains the runs that are not finished, each in a process, `num_jobs` at a time or all that are left."""
     from resnet_jax.sweep.children import Child, is_finished, run_children
+    from resnet_jax.sweep.shares import share_machine
 
     children = [
         Child(f"run {number} of {len(runs)}", run.name, run.command, run.workdir, folder / f"{run.name}.log")
@@ -188,7 +189,7 @@ def _train(runs: Sequence[SweptRun], folder: Path, shares: "Sequence[Share]") ->
     if num_finished := len(runs) - len(children):
         are = "is" if num_finished == 1 else "are"
         print(f"{num_finished} of {format_count(len(runs), 'run')} {are} finished", file=sys.stderr)
-    return run_children(children, shares)
+    return run_children(children, share_machine(max(min(num_jobs, len(children)), 1)))
 
 
 def _print_runs(runs: Sequence[SweptRun], picture: Path, as_json: bool) -> None:

@@ -61,12 +61,12 @@ class Group:
     @property
     def machine(self) -> str:
         """Where its runs ran; empty if they are too old to say it."""
-        return "; ".join(dict.fromkeys(machine for run in self.runs for machine in run.machines))
+        return "; ".join(sorted({machine for run in self.runs for machine in run.machines}))
 
     @property
     def source(self) -> str:
         """Digests of the package's code that its runs ran by; empty if they are too old to say it."""
-        return ", ".join(dict.fromkeys(source for run in self.runs for source in run.sources))
+        return ", ".join(sorted({source for run in self.runs for source in run.sources}))
 
     @property
     def note(self) -> str:

@@ -77,7 +77,11 @@ CONDITIONS = (
         "another config.finetune.trainable than 'head'",
     ),
     Condition(("stem_init",), lambda config, _: not config.finetune.weights, "a network that begins from scratch"),
-    Condition(("augment.flip_alternates",), lambda config, _: config.augment.flip, "config.augment.flip=True"),
+    Condition(
+        ("augment.flip_alternates",),
+        lambda config, _: config.augment.flip and config.sampling == "shuffle" and config.repeated_augmentation == 1,
+        "config.augment.flip=True, and epochs that take each image once (sampling='shuffle', repeated_augmentation=1)",
+    ),
     Condition(
         ("data_dir",),
         lambda config, _: config.dataset != "digits",

@@ -75,7 +75,7 @@ class PreemptionGuard:
 
     def stop(self, reason: str) -> None:
         """Has the run save and stop, as a signal does, for a reason of this process's own."""
-        self._own, self._stop_reason = max(self._own, STOPPED), reason
+        self._own, self._stop_reason = max(self._own, STOPPED), reason or "a callback"
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:

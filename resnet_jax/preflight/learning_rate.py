@@ -97,12 +97,12 @@ def propose_learning_rate(curve: LossCurve, *, warmup_steps: int, optimizer: str
             f"the loss did not fall up to a rate of {last}: end with a higher one (--to_rate), or take more steps "
             "(--steps)"
         )
-    ceased = _first(averages <= averages[lowest] + _rise(losses, averages, lowest))
+    ceased = _first_below(averages, averages[lowest] + _rise(losses, averages, lowest))
     if turn is None and not curve.has_diverged and averages.size - ceased <= PLATEAU:
         raise UserError(f"the loss still falls at a rate of {last}: end with a higher one (--to_rate)")
     times = next(times for steps, times in BY_WARMUP.items() if warmup_steps >= steps)
     if optimizer == "lion":
-        rate = curve.rates[_first(averages <= (averages[BEGIN] + averages[lowest]) / 2.0)]
+        rate = curve.rates[_first_below(averages, (averages[BEGIN] + averages[lowest]) / 2.0)]
     elif optimizer != "sgd":
         rate = math.sqrt(curve.rates[ceased] * curve.rates[lowest])
     elif turn is None:
@@ -149,5 +149,6 @@ def _noise(losses: np.ndarray, lowest: int) -> float:
     return NUM_DEVIATIONS * float(of_a_loss) * math.sqrt((1.0 - DECAY) / (1.0 + DECAY))
 
 
-def _first(holds: np.ndarray) -> int:
-    return int(np.argmax(holds))
+def _first_below(averages: np.ndarray, level: float) -> int:
+    """Returns the first step whose average is at most `level`; those before BEGIN are of few losses, and leap."""
+    return BEGIN + int(np.argmax(averages[BEGIN:] <= level))

@@ -70,8 +70,9 @@ def combine(fields: Mapping[str, Sequence[Setting]]) -> list[tuple[Setting, ...]
 def run_names(runs: Sequence[Sequence[Setting]]) -> list[str]:
     """Returns a name for each run, for a folder: what varies between the runs, and the seed, which always stands there.
 
-    A name depends on the run's own values alone, so that a sweep with more values later finds the runs it has; of two
-    that would be the same one, the later has the beginning of a digest behind it.
+    A name depends on the run's own values alone, so that a sweep with more values later finds the runs it has; but one
+    in which another field varies, too, has other names. One that cannot hold its values as they are, being too long or
+    not for a file, has the beginning of a digest behind it.
     """
     varying = [
         settings[0].field
@@ -86,7 +87,7 @@ def run_names(runs: Sequence[Sequence[Setting]]) -> list[str]:
     for settings in runs:
         exact = ",".join(f"{labels[s.field]}={show(s.value)}" for s in settings if s.field in labels)
         name = "".join(c if c.isalnum() or c in SAFE else "_" for c in exact)
-        if len(name) > MOST_CHARACTERS or name.casefold() in taken:
+        if name != exact or len(name) > MOST_CHARACTERS or name.casefold() in taken:
             name = f"{name[: MOST_CHARACTERS - 9]}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
         names.append(name)
         taken.add(name.casefold())  # some file systems do not distinguish capitals

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from resnet_jax.distributed.log_handler import install_log_handler
 from resnet_jax.errors import Preempted
@@ -12,11 +12,10 @@ from resnet_jax.runtime import prepare_process
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-    from resnet_jax.training.callbacks import Callback
     from resnet_jax.training.loop import RunResult
 
 
-def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: "Sequence[Callback]" = ()) -> "RunResult":
+def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: Sequence[Any] = ()) -> "RunResult":
     """Trains as a config says in a folder, or continues the run that is there, as `python train.py` does.
 
     In a notebook the progress is shown below the cell. Ctrl-C, or the notebook's stop, saves and returns; the same

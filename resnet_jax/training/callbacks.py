@@ -64,8 +64,9 @@ class Callback(Protocol):
 
     All come from the thread that trains, between steps, and of many processes in process 0 alone. `on_record`,
     `on_evaluation` and `on_checkpoint` are called once for each record, evaluation and checkpoint, also where a run is
-    killed and makes some of them again; what a callback raised an error at is brought again by the next start. A
-    callback that is new to a run gets what it has missed.
+    killed and makes some of them again; what a callback raised an error at is brought again by the next start. That it
+    was brought is written before the call: a kill in the middle of a call does not repeat it. A callback that is new to
+    a run gets what it has missed.
     """
 
     def on_start(self, run: TrainingRun) -> None:
@@ -78,7 +79,11 @@ class Callback(Protocol):
         """Takes an evaluation of `split`, "val" or "test": "step", "loss", "accuracy", "count" …, after its record."""
 
     def on_checkpoint(self, run: TrainingRun, step: int, path: Path) -> None:
-        """Takes a checkpoint that is on disk; path.parent.name is "checkpoints" or "best"."""
+        """Takes a checkpoint that is on disk; path.parent.name is "checkpoints" or "best".
+
+        The run removes it once there are newer ones: copy what is to stay. Of those that follow each other faster than
+        steps, some are removed before they are brought.
+        """
 
     def on_end(self, run: TrainingRun, result: "RunResult") -> None:
         """Hears how this start ended, after all is on disk; not where it raised an error."""
@@ -97,7 +102,8 @@ class CallbackList:
         self._callbacks = list(callbacks) if jax.process_index() == 0 else []
         self._names = _names_of(self._callbacks)
         self._path = workdir / CALLBACKS_FILE
-        self._heard = _read_heard(self._path) if self._callbacks else {}
+        self._heard = self._read_heard()  # its errors, before anything is written
+        self._has_failed = False
         self._run: TrainingRun | None = None
         self._saved: deque[Path] = deque()  # by the thread that writes checkpoints
         self._at_step: Counter[int] = Counter()  # records so far, by step
@@ -110,6 +116,7 @@ class CallbackList:
         self._run = run
         if not self._callbacks:
             return
+        self._heard = self._read_heard()  # again: another start may have gone on before this one held the folder
         self._call_all("on_start")
         for number, record in enumerate(run.records, start=1):
             run._num_brought = number
@@ -141,13 +148,17 @@ class CallbackList:
         """Brings those that are on disk by now."""
         while self._saved:
             path = self._saved.popleft()
-            step = int(path.name)
-            self._bring("on_checkpoint", path.parent.name, [step, 1], step, path)
+            if path.is_dir():  # not replaced by a later one meanwhile
+                step = int(path.name)
+                self._bring("on_checkpoint", path.parent.name, [step, 1], step, path)
 
     def end(self, result: "RunResult") -> None:
         """Brings what is left, and how this start ended."""
         self.bring_checkpoints()
         self._call_all("on_end", result)
+
+    def _read_heard(self) -> dict[str, dict[str, Position]]:
+        return _read_heard(self._path) if self._callbacks else {}
 
     def _call_all(self, hook: str, *arguments: Any) -> None:
         for callback in self._callbacks:
@@ -162,12 +173,13 @@ class CallbackList:
         for name, callback in zip(self._names, self._callbacks, strict=True):
             heard = self._heard.setdefault(name, {})
             before = heard.get(kind, [-1, 0])
-            if not hasattr(callback, hook) or position <= before:
+            if self._has_failed or not hasattr(callback, hook) or position <= before:
                 continue
             self._write(name, kind, position)
             try:
                 getattr(callback, hook)(self._run, *arguments)
             except BaseException:
+                self._has_failed = True  # of many processes, the others go on for a step before all stop
                 self._write(name, kind, before)
                 raise
 

@@ -48,6 +48,7 @@ def save_state(
     state: TrainState,
     content: dict[str, Any],
     eval_state: TrainState | None = None,
+    announce: Callable[[Path], None] | None = None,
 ) -> None:
     """Writes a train state under its step; it may be donated when this returns.
 
@@ -57,13 +58,18 @@ def save_state(
       state: what to save.
       content: of the manifest.
       eval_state: the same with statistics that were computed for evaluation, which are saved as well.
+      announce: called with the checkpoint's path when it is on disk, by the thread that writes.
     """
     if jax.process_index():
         return
     items = items_of(writer.copy(state))
     if eval_state is not None:
         items[JUDGED] = jax.tree.map(np.array, _statistics(eval_state))
-    folder.save(writer, int(state.step), items, content)
+    step = int(state.step)
+    folder.save(writer, step, items, content)
+    if announce is not None:  # jobs are done in order, and none after one that fails
+        path = folder.directory / str(step)
+        writer.submit(f"{path} could not be announced", partial(announce, path))
 
 
 def restore_state(folder: CheckpointFolder, template: TrainState, step: int) -> TrainState:
@@ -186,8 +192,6 @@ class Checkpointer:
         bad_images = self._metadata.experiment.bad_images
         bad_images.add(*allgather(bad_images.known()))
         content = self._metadata.content(self._writer, **more)
-        self._preemption.defer_errors(save_state, folder, self._background, state, content, eval_state)
-        if jax.process_index() == 0:  # jobs are done in order, and none after one that fails
-            path = folder.directory / str(int(state.step))
-            self._background.submit(f"{path} could not be announced", partial(self._announce, path))
+        arguments = (folder, self._background, state, content, eval_state, self._announce)
+        self._preemption.defer_errors(save_state, *arguments)
         bad_images.raise_if_too_many()  # of all processes together

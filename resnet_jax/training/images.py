@@ -244,6 +244,9 @@ def augmenter(
 ) -> Callable[[dict[str, Array], Array], dict[str, Array]]:
     """Returns (batch of `TrainBatches`, step) -> batch of `train_step`: what happens to images inside `jit`."""
     seed, normalized = batches.seed, normalizer(normalization, dtype)
+    # Elsewhere an epoch does not take each image once, and its number says nothing of one.
+    takes_each_once = batches.sampling == "shuffle" and batches.repeated_augmentation == 1
+    alternates = options.flip_alternates and takes_each_once
 
     def prepare(batch: dict[str, Array], step: Array) -> dict[str, Array]:
         keys = image_keys(seed, batch["epoch"], batch["sample"])
@@ -253,7 +256,7 @@ def augmenter(
             crop_padding=options.crop_padding,
             crop_padding_mode=options.crop_padding_mode,
             flip=options.flip,
-            flips=alternating_flips(seed, batch["epoch"], batch["sample"]) if options.flip_alternates else None,
+            flips=alternating_flips(seed, batch["epoch"], batch["sample"]) if alternates else None,
         )
         images, labels = normalized(images), batch["label"]
         if labels.ndim == 2:  # several an image, 0 or 1 each

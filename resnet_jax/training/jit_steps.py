@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
 from resnet_jax.distributed.preemption import PreemptionGuard
+from resnet_jax.distributed.sync import broadcast_from_process_0
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.training.images import Normalization, augmenter, normalizer
@@ -117,9 +118,11 @@ def init_run_state(
     options, stem_filters = experiment.options, None
     if options.state.stem_init == "whitening" and not shapes_only and begin_with is None:
         kernel = variable_shapes(experiment.model, options.images.channels)["params"]["conv1"]["kernel"]
-        stem_filters = whitening_filters(
-            experiment.batches.source, experiment.normalization, kernel.shape[:2], kernel.shape[-1]
+        source, normalization = experiment.batches.source, experiment.normalization
+        found = broadcast_from_process_0(  # another processor might round them otherwise
+            lambda: whitening_filters(source, normalization, kernel.shape[:2], kernel.shape[-1]).tolist()
         )
+        stem_filters = np.asarray(found, np.float32)
     return init_train_state(
         experiment.model,
         experiment.tx,

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live bar in a terminal and in a notebook, logged lines elsewhere."""
+"""Shows how far a run is while it works: a live bar in a terminal and in a notebook, logged lines elsewhere."""
 
 import logging
 import sys

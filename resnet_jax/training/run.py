@@ -102,6 +102,7 @@ def train(
         sync_errors(partial(heard.start, seen, (latest, best)))
         writer.listeners += [starts.record, heard.record]
         preemption.check_each_step(heard.bring_checkpoints)
+        preemption.check_each_step(starts.write_if_due)
         result = train_loop(run, start.state)
         starts.finish(result.step, finished=not result.interrupted_by)
         sync_errors(partial(heard.end, result))

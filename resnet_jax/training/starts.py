@@ -56,6 +56,15 @@ class Start:
     source: str
 
 
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("run_id", "began", "command", "processor", "devices", "source"), str),
+    **dict.fromkeys(("from_step", "to_step", "num_processes"), int),
+    "seconds": int | float,
+    "finished": bool,
+    "versions": dict,
+}
+
+
 def read_starts(workdir: Path) -> list[Start]:
     """Returns the starts of the run in `workdir`, in order; none of a run that is older than this file, or where it
     cannot be read.
@@ -68,11 +77,7 @@ def read_starts(workdir: Path) -> list[Start]:
 
 def _start_of(entry: dict[str, Any]) -> Start:
     start = Start(**{field.name: entry[field.name] for field in dataclasses.fields(Start)})
-    if (
-        not isinstance(start.seconds, int | float)
-        or type(start.to_step) is not int
-        or not isinstance(start.versions, dict)
-    ):
+    if not all(isinstance(getattr(start, name), kind) for name, kind in _KINDS.items()):
         raise TypeError(entry)
     return start
 
@@ -110,11 +115,12 @@ class StartLog:
             source=source_digest(),
         )
         self._written = 0.0
-        self._changed = not is_over
+        # A run that was killed between its end and the last entry's: this start says that it is finished.
+        self._changed = not is_over or (bool(self._earlier) and not self._earlier[-1].finished)
 
     @property
     def run_id(self) -> str:
-        """What tells this run from others, the same in each of its starts."""
+        """Eight hexadecimal digits that tell this run from others, the same in each of its starts."""
         return self._start.run_id
 
     def __enter__(self) -> "StartLog":
@@ -127,16 +133,21 @@ class StartLog:
             self._write()
 
     def record(self, record: Record) -> None:
-        """Takes in a record of the metrics log: so many updates are done; writes it if it has been half a minute."""
+        """Takes in a record of the metrics log: so many updates are done."""
         self._changed = True
         self._start = dataclasses.replace(self._start, to_step=record["step"])
-        if time.monotonic() - self._written > WRITE_EVERY_SECONDS:
+
+    def write_if_due(self) -> None:
+        """Writes the entry if it has been half a minute."""
+        if self._changed and time.monotonic() - self._written > WRITE_EVERY_SECONDS:
             self._write()
 
     def finish(self, step: int, *, finished: bool) -> None:
-        """Takes in how the start ended."""
+        """Takes in how the start ended, and writes it."""
         self._changed = self._changed or step > self._start.to_step
         self._start = dataclasses.replace(self._start, to_step=step, finished=finished)
+        if self._changed:
+            self._write()
 
     def _read_earlier(self) -> list[Start]:
         earlier = read_starts(self._path.parent)

@@ -145,7 +145,7 @@ def test_finished_runs_are_skipped_and_one_that_fails_keeps_none_from_running(ca
 
 @pytest.mark.slow
 def test_an_interrupted_sweep_ends_as_one_that_was_not(capsys, tmp_path, one_device, no_devices):
-    words = [*SWEEP, "--config.num_steps=200", "--seeds", "0,1", "--workdir"]
+    words = [*SWEEP, "--config.num_steps=1000", "--seeds", "0,1", "--workdir"]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     process = start(*words, broken)
     wait_for_step(process, broken / "seed=0", 5)
@@ -157,7 +157,7 @@ def test_an_interrupted_sweep_ends_as_one_that_was_not(capsys, tmp_path, one_dev
     assert not (broken / "seed=1").exists()
     assert "interrupted by SIGTERM: saved step" in (broken / "seed=0.log").read_text()
     assert main([*words, str(broken)]) == 0
-    unbroken = [*SWEEP, "--config.num_steps=200", "--workdir", str(whole)]
+    unbroken = [*SWEEP, "--config.num_steps=1000", "--workdir", str(whole)]
     assert main(unbroken) == 0
     assert "continuing" in (broken / "seed=0.log").read_text()
     digests = [re.findall("sha256  (.*)", (folder / "seed=0.log").read_text()) for folder in (broken, whole)]

@@ -115,7 +115,7 @@ def test_rate_is_not_far_beyond_the_lowest_of_a_long_plateau():
 
 
 def test_fall_of_a_tenth_is_seen_where_the_loss_can_rise_little_above_it():
-    """As of a thousand classes: from 6.9 to 6.5 in so few steps, and back to 6.9, which is chance."""
+    """The loss of a thousand classes: from 6.9 to 6.5 in so few steps, and back to 6.9, which is chance."""
     losses = np.minimum(valley(high=6.9, low=6.5, steep=0.5), 6.9)
     assert 0.1 <= proposed(losses).learning_rate <= 0.4
 

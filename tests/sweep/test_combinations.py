@@ -1,4 +1,4 @@
-"""What a sweep varies: values in a text, all their combinations, and names that stay as they are when values come."""
+"""The parts of a sweep: values in a text, all their combinations, and names that stay as they are when values come."""
 
 import pytest
 

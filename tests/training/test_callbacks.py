@@ -8,8 +8,9 @@ import sys
 import threading
 from pathlib import Path
 
+import pausing
 import pytest
-from processes import TINY, records, wait_for_step
+from processes import TINY, end, free_port, records
 
 import resnet_jax
 from resnet_jax.errors import UserError
@@ -42,7 +43,7 @@ class Heard:
         self.evaluations.append((metrics["step"], split, metrics["accuracy"]))
 
     def on_checkpoint(self, run, step, path):
-        assert (path / "manifest.json").is_file()
+        assert path.is_dir()
         self.checkpoints.append((path.parent.name, step))
 
     def on_end(self, run, result):
@@ -72,11 +73,11 @@ def test_train_gives_what_the_command_gives(tmp_path):
     assert records(tmp_path / "call") == records(tmp_path / "command")
 
 
-PROGRAM = """
-import json, os, sys
-from pathlib import Path
+KILLED_AT = (60, 130, 290)
+PROGRAM = f"""
+import json, sys
 import resnet_jax
-
+{pausing.PROGRAM.format(steps=set(KILLED_AT))}
 class Log:
     def write(self, *entry):
         with open(sys.argv[2], "a") as file:
@@ -92,28 +93,27 @@ class Log:
     def on_checkpoint(self, run, step, path):
         self.write("checkpoint", path.parent.name, step)
 
-config = resnet_jax.load_config("digits", sys.argv[3:])
-result = resnet_jax.train(config, sys.argv[1], [Log()])
+config = resnet_jax.load_config("digits", sys.argv[4:])
+callbacks = [Log(), Pause()] if sys.argv[3] == "pause" else [Log()]
+result = resnet_jax.train(config, sys.argv[1], callbacks)
 sys.exit(75 if result.interrupted_by else 0)
 """
 
 
-def start_program(folder, name, *fields):
-    words = [sys.executable, "-c", PROGRAM, folder / name, folder / f"{name}.log", *FIELDS, *fields]
+def start_program(folder, name, pause=""):
+    words = [sys.executable, "-c", PROGRAM, folder / name, folder / f"{name}.log", pause, *FIELDS]
+    words.append("--config.num_steps=400")
     return subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_and_continued_nothing_is_heard_twice_or_missed(tmp_path, number):
-    length = "--config.num_steps=400"
-    assert start_program(tmp_path, "unbroken", length).wait(240) == 0
-    for step in (60, 130, 290):
-        process = start_program(tmp_path, "broken", length)
-        wait_for_step(process, tmp_path / "broken", step)
-        process.send_signal(number)
-        assert process.wait(240) == (-number if number == signal.SIGKILL else 75)
-    assert start_program(tmp_path, "broken", length).wait(240) == 0
+    assert start_program(tmp_path, "unbroken").wait(240) == 0
+    for step in KILLED_AT:
+        code = pausing.kill_at(start_program(tmp_path, "broken", "pause"), tmp_path / "broken", step, number)
+        assert code == (75 if number == signal.SIGTERM else -number)
+    assert start_program(tmp_path, "broken").wait(240) == 0
 
     def heard(name, *kinds):
         entries = map(json.loads, (tmp_path / f"{name}.log").read_text().splitlines())
@@ -148,6 +148,64 @@ def test_what_raised_is_brought_again_and_what_is_new_catches_up(tmp_path):
     new = Heard()
     resnet_jax.train(tiny(), tmp_path / "run", [failing, new])
     assert new.records == result.records
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_finished_by_the_next_start(tmp_path):
+    resnet_jax.train(tiny(30), tmp_path / "run")
+    path = tmp_path / "run" / STARTS_FILE
+    path.write_text(path.read_text().replace('"finished": true', '"finished": false'))
+    resnet_jax.train(tiny(30), tmp_path / "run")
+    assert [start.finished for start in read_starts(tmp_path / "run")] == [False, True]
+
+
+@pytest.mark.slow
+def test_of_two_processes_the_first_alone_calls_and_its_stop_stops_both(tmp_path):
+    code = """
+import os, sys
+import jax
+jax.distributed.initialize(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
+import resnet_jax
+
+class Stops:
+    def on_record(self, run, record):
+        print("record", record["step"], flush=True)
+        if record["step"] == 10:
+            run.stop("enough")
+        if record["step"] == 20 and len(sys.argv) > 4 and sys.argv[4] == "fail":
+            raise OSError("no network")
+
+result = resnet_jax.train(resnet_jax.load_config("digits", sys.argv[5:]), sys.argv[3], [Stops()])
+print("ended", result.step, result.interrupted_by, flush=True)
+"""
+
+    def ends(then):
+        words = [sys.executable, "-c", code, free_port()]
+        rest = [tmp_path / "run", then, *FIELDS, "--config.num_steps=60", "--config.log_every_steps=1"]
+        processes = [
+            subprocess.Popen(
+                list(map(str, [*words, number, *rest])), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            for number in range(2)
+        ]
+        return [end(process) for process in processes]
+
+    (first, of_first, errors), (second, of_second, _) = ends("stop")
+    assert (first, second) == (0, 0), errors
+    assert "record 10\n" in of_first
+    assert "record" not in of_second
+    stopped = int(of_first.rpartition("ended ")[2].split()[0])
+    assert 10 <= stopped <= 12
+    assert of_first.endswith(f"ended {stopped} enough\n")
+    assert of_second.startswith(f"ended {stopped} ")
+    (first, of_first, errors), (second, _, _) = ends("fail")
+    assert first != 0
+    assert second != 0
+    assert "no network" in errors
+    assert "record 21" not in of_first  # it would be past the one that failed
+    (first, of_first, errors), _ = ends("go on")
+    assert first == 0, errors
+    assert of_first.startswith("record 20\n")
+    assert f"record {stopped}\n" not in of_first
 
 
 def test_a_callback_stops_the_run_and_the_same_call_continues_it(tmp_path):

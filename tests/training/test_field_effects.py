@@ -69,7 +69,7 @@ CASES = {
     "augment.crop_padding": ("prepared", 2, (), None),
     "augment.crop_padding_mode": ("prepared", "reflect", ("augment.crop_padding=2",), ()),
     "augment.flip": ("prepared", True, (), None),
-    "augment.flip_alternates": ("prepared", True, ("augment.flip=True",), ()),
+    "augment.flip_alternates": ("prepared", True, ("augment.flip=True",), ("augment.flip=True", "sampling=balanced")),
     "augment.random_resized_crop": ("batches", True, (), None),
     "augment.crop_size": ("batches", 16, CROP, ()),
     "augment.crop_scale": ("batches", (0.5, 0.6), CROP, ()),

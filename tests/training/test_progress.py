@@ -1,4 +1,4 @@
-"""What a run shows in a notebook: one bar that moves, its lines on standard output, in a real kernel."""
+"""A run in a notebook shows one bar that moves, its lines on standard output, in a real kernel."""
 
 import pytest
 from processes import TINY

@@ -6,28 +6,25 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from collections import Counter
 
+import pausing
 import pytest
 from event_files import read_events
 from pages import ROOT, read_blocks
-from processes import TINY, records, wait_for_step
+from processes import TINY, records
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from resnet_jax.training.starts import read_starts
 
+KILLED_AT = {60: signal.SIGKILL, 120: signal.SIGTERM, 160: signal.SIGKILL}
 PROGRAM = """
-import sys, time
+import sys
 import resnet_jax
-{callbacks}
-
-class Pause:
-    def on_record(self, run, record):
-        time.sleep(0.5)
-
+{callback}
+{pause}
 config = resnet_jax.load_config("digits", sys.argv[1:])
-result = resnet_jax.train(config, "run", [{names}, Pause()])
+result = resnet_jax.train(config, "run", [{name}(), Pause()])
 sys.exit(75 if result.interrupted_by else 0)
 """
 FIELDS = [
@@ -37,20 +34,15 @@ OFFLINE = {
     "WANDB_MODE": "offline", "WANDB_SILENT": "true", "MLFLOW_ALLOW_FILE_STORE": "true",
     "MLFLOW_TRACKING_URI": "file:mlruns",
 }  # fmt: skip
-KILLED_AFTER = ((60, signal.SIGKILL), (110, signal.SIGTERM), (160, signal.SIGKILL))
 
 
-def callback_of_the_page(name):
-    """The code of docs/experiments.md that defines a callback."""
-    (code,) = [block.code for block in read_blocks(ROOT / "docs" / "experiments.md") if f"class {name}:" in block.code]
-    return code
-
-
-def train_and_kill(folder, *names):
-    """Trains with callbacks of the page in a process that is killed three times; returns its records."""
-    code = PROGRAM.format(
-        callbacks="\n".join(map(callback_of_the_page, names)), names=", ".join(f"{name}()" for name in names)
-    )
+def train_and_kill(folder, name, arrived=lambda: True):
+    """Trains with a callback of docs/experiments.md in a process that is killed three times, and once more when it is
+    finished; returns its records.
+    """
+    page = read_blocks(ROOT / "docs" / "experiments.md")
+    (callback,) = [block.code for block in page if f"class {name}:" in block.code]
+    code = PROGRAM.format(callback=callback, pause=pausing.PROGRAM.format(steps=set(KILLED_AT)), name=name)
 
     def start():
         return subprocess.Popen(
@@ -58,15 +50,13 @@ def train_and_kill(folder, *names):
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    for step, number in KILLED_AFTER:
+    for step, number in KILLED_AT.items():
+        code_of_end = pausing.kill_at(start(), folder / "run", step, number, arrived)
+        assert code_of_end == (75 if number == signal.SIGTERM else -number)
+    for _ in range(2):
         process = start()
-        wait_for_step(process, folder / "run", step)
-        time.sleep(0.3)  # W&B writes what it has after 0.1 s
-        process.send_signal(number)
-        process.communicate(timeout=240)
-    process = start()
-    errors = process.communicate(timeout=240)[1]
-    assert process.returncode == 0, errors
+        errors = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, errors
     return records(folder / "run")
 
 
@@ -97,14 +87,22 @@ def wandb_rows(path):
 @pytest.mark.slow
 def test_weights_and_biases_gets_every_record_once(tmp_path):
     pytest.importorskip("wandb")
-    expected = train_and_kill(tmp_path, "WandbCallback")
-    files = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
-    assert len(files) == len(KILLED_AFTER) + 1
-    assert {file.name for file in files} == {f"run-{read_starts(tmp_path / 'run')[0].run_id}.wandb"}  # one run
-    rows = [row for file in files for row in wandb_rows(file)]
-    assert [row["_step"] for row in rows] == list(range(1, len(expected) + 1))
+
+    def rows():
+        return [row for file in files() for row in wandb_rows(file)]
+
+    def files():
+        return sorted((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
+
+    def arrived():  # W&B writes from a process of its own, every 0.1 s
+        return len(rows()) == len(records(tmp_path / "run"))
+
+    expected = train_and_kill(tmp_path, "WandbCallback", arrived)
+    assert len(files()) == len(KILLED_AT) + 2
+    assert {file.name for file in files()} == {f"run-{read_starts(tmp_path / 'run')[0].run_id}.wandb"}  # one run
+    assert [row["_step"] for row in rows()] == list(range(1, len(expected) + 1))
     own = ("_step", "_runtime", "_timestamp", "images_per_second")
-    assert [{name: value for name, value in row.items() if name not in own} for row in rows] == expected
+    assert [{name: value for name, value in row.items() if name not in own} for row in rows()] == expected
 
 
 @pytest.mark.slow
