@@ -1,6 +1,9 @@
-"""A small wide ResNet on CIFAR-10 for a laptop: as accurate as half an hour on two cores allows.
+"""A shallow, wide ResNet on CIFAR-10 for a laptop: twenty epochs in half an hour on two cores.
 
-python train.py --config configs/cifar10_fast.py
+    python train.py --config configs/cifar10_fast.py
+
+With --config.num_epochs=3, in 3.6 minutes, on JPEG copies of CIFAR-10: 77.16 % of the test images (one seed; of
+cifar10_quick 75.56 %). Its twenty epochs have not been run yet.
 """
 
 from ml_collections import ConfigDict
@@ -10,12 +13,11 @@ from resnet_jax.config import default_config
 
 def get_config() -> ConfigDict:
     config = default_config()
-    # Few layers of many channels: on a CPU a multiplication costs a third of what it does in ResNet-20's thin layers.
+    # Few layers of many channels: on a CPU a multiplication costs two thirds of what it does in ResNet-20's thin ones.
     config.model = "cifar_resnet18"
     config.model_args.stage_sizes = (1, 1, 1, 1)
     config.model_args.stage_filters = (32, 128, 256, 256)
     config.model_args.stem_filters = 32
-    config.model_args.zero_init_residual = True
     config.stem_init = "whitening"
     config.dtype = "bfloat16"
     config.dataset = "cifar10"
@@ -25,16 +27,13 @@ def get_config() -> ConfigDict:
     config.augment.crop_padding_mode = "reflect"
     config.augment.flip = True
     config.augment.flip_alternates = True
-    config.batch_size = 256
-    config.num_epochs = 10
-    config.learning_rate = 0.4
+    config.batch_size = 128
+    config.num_epochs = 20
+    config.learning_rate = 0.2
     config.momentum = 0.9
     config.nesterov = True
     config.weight_decay = 5e-4
     config.decay_norm_and_bias = False
-    config.label_smoothing = 0.1
     config.schedule = "one_cycle"
-    config.ema_decay = 0.99
-    config.ema_every_steps = 5
     config.test_every_epochs = 1  # all 50,000 train: the test set is watched, and chooses nothing
     return config

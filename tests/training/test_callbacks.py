@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -194,9 +195,9 @@ print("ended", result.step, result.interrupted_by, flush=True)
     assert "record 10\n" in of_first
     assert "record" not in of_second
     stopped = int(of_first.rpartition("ended ")[2].split()[0])
-    assert 10 <= stopped <= 12
+    assert 10 <= stopped <= 15  # some steps are under way when the other hears of it
     assert of_first.endswith(f"ended {stopped} enough\n")
-    assert of_second.startswith(f"ended {stopped} ")
+    assert of_second.endswith(f"ended {stopped} a callback\n")
     (first, of_first, errors), (second, _, _) = ends("fail")
     assert first != 0
     assert second != 0
@@ -204,7 +205,7 @@ print("ended", result.step, result.interrupted_by, flush=True)
     assert "record 21" not in of_first  # it would be past the one that failed
     (first, of_first, errors), _ = ends("go on")
     assert first == 0, errors
-    assert of_first.startswith("record 20\n")
+    assert re.findall(r"record (\d+)", of_first)[0] == "20"
     assert f"record {stopped}\n" not in of_first
 
 
