@@ -2,8 +2,8 @@
 
     python train.py --config configs/cifar10_fast.py
 
-With --config.num_epochs=3, in 3.6 minutes, on JPEG copies of CIFAR-10: 77.16 % of the test images (one seed; of
-cifar10_quick 75.56 %). Its twenty epochs have not been run yet.
+With --config.num_epochs=3 and warmup_epochs=0.3, in 3.6 minutes, on JPEG copies of CIFAR-10: 77.77 % of the test images
+(one seed; of cifar10_quick 75.56 %). Its twenty epochs have not been run yet.
 """
 
 from ml_collections import ConfigDict
@@ -34,6 +34,7 @@ def get_config() -> ConfigDict:
     config.nesterov = True
     config.weight_decay = 5e-4
     config.decay_norm_and_bias = False
-    config.schedule = "one_cycle"
+    config.schedule = "cosine"
+    config.warmup_epochs = 1.0
     config.test_every_epochs = 1  # all 50,000 train: the test set is watched, and chooses nothing
     return config
