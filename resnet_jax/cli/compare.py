@@ -4,9 +4,9 @@ import argparse
 
 from resnet_jax.cli.comparison_table import print_comparison
 from resnet_jax.cli.exit_codes import EXIT_DONE
-from resnet_jax.cli.options import AddCommand
+from resnet_jax.cli.options import AddCommand, picture_path
 from resnet_jax.errors import UserError
-from resnet_jax.filesystem import check_parents, expand
+from resnet_jax.filesystem import expand
 
 PICTURE = "compare.png"
 
@@ -32,10 +32,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         raise UserError("--csv and --json exclude each other: choose one")
     if not arguments.runs:
         raise UserError("give the runs to compare, for example: python -m resnet_jax compare runs/*")
-    picture = expand(arguments.to)
-    if picture.suffix.lower() != ".png":
-        raise UserError(f"--to {arguments.to} must be a .png file")
-    check_parents(picture)
+    picture = picture_path(arguments.to)
     groups = group_runs(read_runs(find_runs([expand(path) for path in arguments.runs])), arguments.sort)
     print_comparison(groups, picture, as_json=arguments.json, as_csv=arguments.csv)
     return EXIT_DONE

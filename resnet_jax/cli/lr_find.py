@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
-from resnet_jax.cli.options import AddCommand
+from resnet_jax.cli.options import AddCommand, picture_path
 from resnet_jax.cli.printing import print_table
 from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.errors import UserError
-from resnet_jax.filesystem import check_folder, check_parents, expand
 
 if TYPE_CHECKING:
     from resnet_jax.preflight.learning_rate import LossCurve, Proposal
@@ -50,7 +49,7 @@ def run_lr_find(arguments: argparse.Namespace) -> int:
             "config.learning_rate is what lr_find looks for: leave out --config.learning_rate; the rates that it tries "
             "are set by --from and --to_rate"
         )
-    options, picture = options_of(config), _picture(arguments.to)
+    options, picture = options_of(config), picture_path(arguments.to)
     low, high = rate_range(options.optimizer.optimizer, arguments.low, arguments.high, arguments.steps)
     curve, proposal = find_learning_rate(options, low, high, arguments.steps)
     _draw(curve, proposal, picture, Path(arguments.config).stem)
@@ -69,20 +68,6 @@ def run_lr_find(arguments: argparse.Namespace) -> int:
         ]
     )
     return EXIT_DONE
-
-
-def _picture(text: str) -> Path:
-    """Returns the path of the picture.
-
-    Raises:
-      UserError: if none can be written there.
-    """
-    picture = expand(text)
-    if picture.suffix.lower() != ".png" or picture.is_dir():
-        raise UserError(f"--to {text} must be a .png file")
-    check_parents(picture)
-    check_folder(picture.absolute().parent)
-    return picture
 
 
 def _draw(curve: "LossCurve", proposal: "Proposal", picture: Path, name: str) -> None:

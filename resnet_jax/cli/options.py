@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax.cli.usage import Parser
 from resnet_jax.errors import UserError
-from resnet_jax.filesystem import expand
+from resnet_jax.filesystem import check_folder, check_parents, expand
 
 if TYPE_CHECKING:
     from resnet_jax.data.transforms.adjustment import Adjustment
@@ -66,6 +66,20 @@ def run_folder(workdir: str | None, config: str) -> Path:
     Raises as `expand`.
     """
     return expand(f"runs/{Path(config).stem}" if workdir is None else workdir)
+
+
+def picture_path(text: str) -> Path:
+    """Returns the path that --to gives for a picture.
+
+    Raises:
+      UserError: if none can be written there.
+    """
+    picture = expand(text)
+    if picture.suffix.lower() != ".png" or picture.is_dir():
+        raise UserError(f"--to {text} must be a .png file")
+    check_parents(picture)
+    check_folder(picture.absolute().parent)
+    return picture
 
 
 def image_size(text: str) -> int | tuple[int, int]:

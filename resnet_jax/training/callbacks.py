@@ -12,15 +12,13 @@ from resnet_jax.checkpoint.folder import CheckpointFolder
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.errors import UserError, suggestion, truncate
 from resnet_jax.filesystem import write_text
-from resnet_jax.training.workdir import MetricsLog, Record
+from resnet_jax.training.workdir import MetricsLog, Record, evaluation_in
 
 if TYPE_CHECKING:
     from resnet_jax.training.loop import RunResult
 
 CALLBACKS_FILE = "callbacks.json"
 HOOKS = ("on_start", "on_record", "on_evaluation", "on_checkpoint", "on_end")
-# The hooks that are called once for each thing in the life of a run; the others at each start.
-ONCE = ("on_record", "on_evaluation", "on_checkpoint")
 SPLITS = ("val", "test")
 
 Position = list[int]  # the step, and the how manieth of its step
@@ -135,10 +133,9 @@ class CallbackList:
         position = [step, self._at_step[step]]
         self._bring("on_record", "records", position, dict(record))
         for split in SPLITS:
-            prefix = f"{split}_"
-            if f"{prefix}loss" in record:
-                own = {name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)}
-                self._bring("on_evaluation", "evaluations", position, split, {"step": step, **own})
+            metrics = evaluation_in(record, split)
+            if metrics is not None:
+                self._bring("on_evaluation", "evaluations", position, split, {"step": step, **metrics})
 
     def checkpoint_saved(self, path: Path) -> None:
         """Takes in that a checkpoint is on disk; from any thread."""

@@ -200,11 +200,16 @@ class MetricsLog:
         """Returns the evaluation of `split` that has been recorded for `step`: its "loss", "accuracy" …; None if
         none has.
         """
-        prefix = f"{split}_"
-        for record in self.records:
-            if record["step"] == step and f"{prefix}accuracy" in record:
-                return {name.removeprefix(prefix): record[name] for name in record if name.startswith(prefix)}
+        found = (evaluation_in(record, split) for record in self.records if record["step"] == step)
+        return next((metrics for metrics in found if metrics is not None), None)
+
+
+def evaluation_in(record: Record, split: str) -> dict[str, Any] | None:
+    """Returns the evaluation of `split` in a record: its "loss", "accuracy" …; None if there is none."""
+    prefix = f"{split}_"
+    if f"{prefix}accuracy" not in record:
         return None
+    return {name.removeprefix(prefix): record[name] for name in record if name.startswith(prefix)}
 
 
 def _is_left_by_a_start(path: Path) -> bool:
