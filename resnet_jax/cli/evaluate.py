@@ -33,6 +33,7 @@ def add_command(add: AddCommand) -> None:
     evaluate.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: the run's, or ~/tensorflow_datasets)")
     evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
     evaluate.add_argument("--ten_crop", action="store_true", help="average the corners, the centre and their mirrors")
+    evaluate.add_argument("--flip", action="store_true", help="average each image with its mirror")
     evaluate.add_argument("--threshold", type=float, metavar="P", help="of several labels an image (default: 0.5)")
     evaluate.add_argument("--report", metavar="DIR", help="write pictures and tables of what is confused there")
     add_process_options(evaluate)
@@ -53,6 +54,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             arguments.checkpoint or "newest",
             arguments.data_dir,
             ten_crop=arguments.ten_crop,
+            flip=arguments.flip,
             average=not arguments.no_average,
             threshold=arguments.threshold,
             report=report,
@@ -70,6 +72,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         data_dir=arguments.data_dir,
         ten_crop=arguments.ten_crop,
+        flip=arguments.flip,
         threshold=arguments.threshold,
         report=report,
     )

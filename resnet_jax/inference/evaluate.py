@@ -1,12 +1,13 @@
 """The evaluate command: how well a trained run or imported weights judge labelled images."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data.batches import EvalBatches
@@ -42,6 +43,7 @@ def evaluate_run(
     data_dir: str | None = None,
     *,
     ten_crop: bool = False,
+    flip: bool = False,
     average: bool = True,
     threshold: float | None = None,
     report: Path | None = None,
@@ -58,6 +60,7 @@ def evaluate_run(
       which: "newest" or "best" (on the validation images).
       data_dir: where the run's images or TFDS's sets are, None: where the run had them.
       ten_crop: average ten views (`TenCrop`).
+      flip: average the logits of each image and its mirror.
       average: take the moving average of the weights, if the run keeps one.
       threshold: of the probability of one of several labels, 1/2 if None.
       report: the folder for `write_report`.
@@ -67,6 +70,7 @@ def evaluate_run(
     """
     _check_report(report)
     check_threshold(threshold)
+    _check_views(ten_crop, flip)
     trained = open_run(workdir, which, average=average)
     options, mean = trained.options, trained.normalization.mean
     assert options is not None
@@ -91,7 +95,7 @@ def evaluate_run(
             f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
             f"--data {data} has images of shape {source.image_shape}"
         )
-    return _evaluate(trained, source, data, options.batches.batch_size, threshold, report)
+    return _evaluate(trained, source, data, options.batches.batch_size, threshold, report, flip=flip)
 
 
 def evaluate_weights(
@@ -105,6 +109,7 @@ def evaluate_weights(
     batch_size: int | None = None,
     data_dir: str | None = None,
     ten_crop: bool = False,
+    flip: bool = False,
     threshold: float | None = None,
     report: Path | None = None,
 ) -> dict[str, Any]:
@@ -116,6 +121,7 @@ def evaluate_weights(
       batch_size: 128 if None.
       data_dir: where TFDS's sets are, None: its own default.
       ten_crop: average ten views (`TenCrop`).
+      flip: average the logits of each image and its mirror.
       threshold, report: as for `evaluate_run`.
 
     Raises:
@@ -127,6 +133,7 @@ def evaluate_weights(
         raise UserError(f"batch_size={batch_size} must be at least 1")
     _check_report(report)
     check_threshold(threshold)
+    _check_views(ten_crop, flip)
     trained = open_weights(
         weights, model_name=model_name, model_args=model_args, preprocess=preprocess, adjustment=adjustment
     )
@@ -135,7 +142,7 @@ def evaluate_weights(
         data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""), decode=trained.decode
     )
     source = open_images(data, trained.class_names, trained.num_classes, reading)
-    return _evaluate(trained, source, data, batch_size, threshold, report)
+    return _evaluate(trained, source, data, batch_size, threshold, report, flip=flip)
 
 
 def open_images(data: str, class_names: tuple[str, ...], num_classes: int, reading: DatasetOptions) -> Source:
@@ -201,9 +208,25 @@ def _stored_names(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...]
     return class_names or None
 
 
+def _check_views(ten_crop: bool, flip: bool) -> None:
+    if ten_crop and flip:
+        raise UserError("--ten_crop averages mirrors already: leave --flip out")
+
+
+def _averaging_mirrors(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """Returns `apply`, but of each image (H, W, C) the mean of its logits and its mirror's."""
+
+    def apply_to_both(variables: Any, images: jax.Array, *, train: bool) -> jax.Array:
+        both = jnp.concatenate([images, images[:, :, ::-1]])  # (2 * B, H, W, C)
+        return apply(variables, both, train=train).reshape(2, len(images), -1).mean(axis=0)  # (B, K)
+
+    return apply_to_both
+
+
 def _evaluate(
-    trained: TrainedModel, source: Source, data: str, batch_size: int, threshold: float | None, report: Path | None
-) -> dict[str, Any]:
+    trained: TrainedModel, source: Source, data: str, batch_size: int, threshold: float | None, report: Path | None,
+    *, flip: bool,
+) -> dict[str, Any]:  # fmt: skip
     multi_label = source.multi_label
     if trained.multi_label and not multi_label:
         raise UserError(f"the network is of several labels an image, and {data} has one each: give such images")
@@ -218,7 +241,8 @@ def _evaluate(
     normalization, dtype, mesh = trained.normalization, trained.model.dtype, trained.mesh
     judge_fn = jit_per_example_eval_step(normalization, dtype, mesh, multi_label=multi_label)
     rows: list[dict[str, np.ndarray]] = []
-    state = trained.state.replace(apply_fn=ready_apply(trained.model, trained.state.variables, num_devices))
+    apply = ready_apply(trained.model, trained.state.variables, num_devices)
+    state = trained.state.replace(apply_fn=_averaging_mirrors(apply) if flip else apply)
     sums = evaluate(preemption.with_stop_flag(judge_fn, mesh), state, batches, mesh, preemption, rows.append)
     if not math.isfinite(sums["loss"]):
         raise NonFiniteError(f"the loss is {sums['loss']}: the weights are not finite, or not those of this model")

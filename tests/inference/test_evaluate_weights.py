@@ -53,12 +53,13 @@ def images(tmp_path):
     return tmp_path / "images", sorted(pixels, key=lambda pair: pair[0])
 
 
-def expected(images, preprocess):
+def expected(images, preprocess, *, flip=False):
     """Loss and accuracy by the plain way."""
     model = small()
     inputs = np.stack([preprocess(Image.fromarray(pixels)) for _, pixels in images])
     labels = np.array([label for label, _ in images])
-    logits = np.asarray(model.apply(random_variables(model), inputs, train=False))
+    views = [inputs, inputs[:, :, ::-1]] if flip else [inputs]
+    logits = np.mean([model.apply(random_variables(model), view, train=False) for view in views], axis=0)
     log_probabilities = jax.nn.log_softmax(logits)
     return {
         "loss": pytest.approx(float(-log_probabilities[np.arange(9), labels].mean()), rel=1e-4),
@@ -76,6 +77,11 @@ def test_mean_and_std_on_the_command_line_prepare_the_images(source, images, cap
     result = json.loads(capsys.readouterr().out)
     preprocess = Preprocess(None, None, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
     assert {key: result[key] for key in ("loss", "accuracy", "count")} == expected(pixels, preprocess)
+    assert main([str(word) for word in [*words, "--flip"]]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert {key: result[key] for key in ("loss", "accuracy", "count")} == expected(pixels, preprocess, flip=True)
+    assert main([str(word) for word in [*words, "--flip", "--ten_crop"]]) == 2
+    assert "--ten_crop averages mirrors already: leave --flip out" in capsys.readouterr().err
 
 
 def test_preprocessing_that_travels_with_the_weights_is_used(source, images, tmp_path):
