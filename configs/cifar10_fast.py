@@ -27,8 +27,10 @@ def get_config() -> ConfigDict:
     config.augment.crop_padding_mode = "reflect"
     config.augment.flip = True
     config.augment.flip_alternates = True
+    config.augment.cutout_size = 8
+    config.label_smoothing = 0.1
     config.batch_size = 128
-    config.num_epochs = 20
+    config.num_epochs = 25
     config.learning_rate = 0.2
     config.momentum = 0.9
     config.nesterov = True

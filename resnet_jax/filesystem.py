@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,10 +32,15 @@ def expand(text: str | Path) -> Path:
     """Returns the path with its `~` replaced by the home folder.
 
     Raises:
-      UserError: for an empty one.
+      UserError: for an empty one, and for an address like s3://bucket/file.
     """
     if not str(text):
         raise UserError("a path is empty: give the name of a file or folder")
+    if re.match(r"\w+:/", str(text)) and os.name != "nt":  # pathlib makes one slash of two
+        raise UserError(
+            f"{text} is an address, and a path on this machine is needed here; addresses are taken as --workdir of a "
+            "run, as weights, and as config.data_dir"
+        )
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~nobody

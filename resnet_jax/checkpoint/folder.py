@@ -52,11 +52,14 @@ class CheckpointFolder:
     All processes call the same methods in the same order.
     """
 
-    def __init__(self, directory: Path, *, num_kept: int) -> None:
-        """`num_kept` latest steps stay when another one is saved."""
+    def __init__(self, directory: Path, *, num_kept: int, publish: Callable[[], None] = lambda: None) -> None:
+        """`num_kept` latest steps stay when another one is saved.
+
+        publish: called when a step is on disk, by the thread that writes; what it raises makes the save fail.
+        """
         self.directory = directory.absolute()
         self._note = self.directory.with_name(f"{self.directory.name}.json")
-        self._num_kept = num_kept
+        self._num_kept, self._publish = num_kept, publish
         self._saving: int | None = None
 
     def clean(self) -> None:
@@ -245,16 +248,17 @@ class CheckpointFolder:
             path.rename(path.with_suffix(REMOVED))
         for path in (replaced, *self.directory.glob(f"*{REMOVED}")):
             shutil.rmtree(path, ignore_errors=True)
+        self._publish()
 
 
-def open_latest(workdir: Path) -> CheckpointFolder:
+def open_latest(workdir: Path, publish: Callable[[], None] = lambda: None) -> CheckpointFolder:
     """Returns the run's latest checkpoints; two are kept, so that there is one to fall back to."""
-    return CheckpointFolder(workdir / LATEST_DIR, num_kept=NUM_LATEST_KEPT)
+    return CheckpointFolder(workdir / LATEST_DIR, num_kept=NUM_LATEST_KEPT, publish=publish)
 
 
-def open_best(workdir: Path) -> CheckpointFolder:
+def open_best(workdir: Path, publish: Callable[[], None] = lambda: None) -> CheckpointFolder:
     """Returns the run's best checkpoint by validation accuracy."""
-    return CheckpointFolder(workdir / BEST_DIR, num_kept=1)
+    return CheckpointFolder(workdir / BEST_DIR, num_kept=1, publish=publish)
 
 
 def digest(tree: Any) -> str:

@@ -1,12 +1,13 @@
 """The compare command: what differs between runs, and what came out."""
 
 import argparse
+from dataclasses import replace
 
 from resnet_jax.cli.comparison_table import print_comparison
 from resnet_jax.cli.exit_codes import EXIT_DONE
 from resnet_jax.cli.options import AddCommand, picture_path
 from resnet_jax.errors import UserError
-from resnet_jax.filesystem import expand
+from resnet_jax.storage import is_address, read_run
 
 PICTURE = "compare.png"
 
@@ -33,6 +34,11 @@ def run_compare(arguments: argparse.Namespace) -> int:
     if not arguments.runs:
         raise UserError("give the runs to compare, for example: python -m resnet_jax compare runs/*")
     picture = picture_path(arguments.to)
-    groups = group_runs(read_runs(find_runs([expand(path) for path in arguments.runs])), arguments.sort)
+    folders = [read_run(path, arrays=False) for path in arguments.runs]
+    runs = read_runs(find_runs(folders))
+    for folder, given in zip(folders, arguments.runs, strict=True):
+        if is_address(given):
+            runs = [replace(run, name=run.name.replace(str(folder), given)) for run in runs]
+    groups = group_runs(runs, arguments.sort)
     print_comparison(groups, picture, as_json=arguments.json, as_csv=arguments.csv)
     return EXIT_DONE

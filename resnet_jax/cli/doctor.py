@@ -11,6 +11,7 @@ from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.errors import UserError
 from resnet_jax.preflight.finding import ERROR, OK, WARNING, Finding
 from resnet_jax.preflight.packages import examine_packages, not_importable
+from resnet_jax.storage import read_run
 
 
 def add_command(add: AddCommand) -> None:
@@ -48,7 +49,9 @@ def _examine(arguments: argparse.Namespace) -> list[Finding]:
             raise UserError("--deep looks at the images of a config: give --config as well")
         return examine(None, None)
     options = options_of(load_config(arguments.config, arguments.overrides))
-    return examine(options, run_folder(arguments.workdir, arguments.config), deep=arguments.deep)
+    return examine(
+        options, read_run(run_folder(arguments.workdir, arguments.config), may_be_new=True), deep=arguments.deep
+    )
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> int:

@@ -19,6 +19,7 @@ from resnet_jax.cli.printing import print_result
 from resnet_jax.errors import UserError, truncate
 from resnet_jax.filesystem import expand
 from resnet_jax.formatting import format_percent
+from resnet_jax.storage import read_run
 
 MAX_LISTED = 20  # classes, up to which each has its line
 
@@ -49,7 +50,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     report = None if arguments.report is None else expand(arguments.report)
     if arguments.workdir is not None:
         result = evaluate_run(
-            expand(arguments.workdir),
+            read_run(arguments.workdir),
             arguments.data,
             arguments.checkpoint or "newest",
             arguments.data_dir,
@@ -59,7 +60,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             threshold=arguments.threshold,
             report=report,
         )
-        return _print_evaluation(result, arguments.json)
+        return _print_evaluation({**result, "workdir": arguments.workdir}, arguments.json)
     if arguments.data is None:
         raise UserError("--weights needs --data: a folder of class folders, or tfds:NAME[:SPLIT]")
     result = evaluate_weights(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnet_jax.cli.usage import Parser
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import check_folder, check_parents, expand
+from resnet_jax.storage import read_run
 
 if TYPE_CHECKING:
     from resnet_jax.data.transforms.adjustment import Adjustment
@@ -60,12 +61,9 @@ def add_process_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--process_id", type=int, metavar="I", help="which this is, from 0")
 
 
-def run_folder(workdir: str | None, config: str) -> Path:
-    """Returns the folder of a run: `workdir`, or where None is given that of the config's name.
-
-    Raises as `expand`.
-    """
-    return expand(f"runs/{Path(config).stem}" if workdir is None else workdir)
+def run_folder(workdir: str | None, config: str) -> str:
+    """Returns the folder of a run, a path or an address: `workdir`, or if that is None the one of the config's name."""
+    return f"runs/{Path(config).stem}" if workdir is None else workdir
 
 
 def picture_path(text: str) -> Path:
@@ -141,7 +139,7 @@ def open_trained(arguments: argparse.Namespace, *, judges: bool = True) -> "Trai
     from resnet_jax.weights.pretrained import find_weights
 
     if arguments.workdir is not None:
-        workdir, which = expand(arguments.workdir), arguments.checkpoint or "newest"
+        workdir, which = read_run(arguments.workdir), arguments.checkpoint or "newest"
         return open_run(workdir, which, average=not arguments.no_average)
     return open_weights(
         find_weights(arguments.weights, arguments.model),

@@ -13,6 +13,7 @@ from resnet_jax.cli.printing import print_result, print_table
 from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_bytes, format_duration, format_number
+from resnet_jax.storage import open_workdir, read_run
 
 if TYPE_CHECKING:
     from resnet_jax.training.experiment import Options
@@ -56,9 +57,10 @@ def run_train(arguments: argparse.Namespace) -> int:
     from resnet_jax.training.run import train
     from resnet_jax.training.validation_score import best_validation, score_field
 
-    result = train(options, workdir, name)
+    with open_workdir(workdir) as place:
+        result = train(options, place, name)
     if result.interrupted_by:
-        return _say_interruption(result, workdir)
+        return _say_interruption(result, place.address)
     final: dict[str, Any] = {}
     for record in result.records:
         final.update(record)
@@ -71,12 +73,12 @@ def run_train(arguments: argparse.Namespace) -> int:
         judged_by = score_field(best, "val_")
         name = judged_by.replace("_", " ")
         rows.append((f"best {name}", f"{format_number(judged_by, best[judged_by])} at epoch {best['epoch']:g}"))
-    rows += [("parameters, sha256", result.digest), ("curves", str(workdir / "curves.png"))]
+    rows += [("parameters, sha256", result.digest), ("curves", f"{place.address}/curves.png")]
     print_table(rows)
     return EXIT_DONE
 
 
-def _say_interruption(result: "RunResult", workdir: Path) -> int:
+def _say_interruption(result: "RunResult", workdir: str) -> int:
     if jax.process_index() == 0:
         print(
             f"interrupted by {result.interrupted_by}: saved step {result.step} of {result.num_steps} in {workdir}; "
@@ -86,11 +88,11 @@ def _say_interruption(result: "RunResult", workdir: Path) -> int:
     return EXIT_INTERRUPTED
 
 
-def _print_dry_run(options: "Options", workdir: Path, as_json: bool) -> int:
+def _print_dry_run(options: "Options", workdir: str, as_json: bool) -> int:
     """Prints what a run of `options` in `workdir` would take, as a table or one JSON object."""
     from resnet_jax.preflight.dry_run import dry_run
 
-    result = dry_run(options, workdir)
+    result = dry_run(options, read_run(workdir, may_be_new=True))
     if as_json:
         return print_result(result, as_json=True)
     print_table([*_network(result), *_memory(result), *_length(result), *_time(result)])

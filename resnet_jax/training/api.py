@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax.distributed.log_handler import install_log_handler
 from resnet_jax.errors import Preempted
-from resnet_jax.filesystem import expand
 from resnet_jax.runtime import prepare_process
+from resnet_jax.storage import open_workdir
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -26,7 +26,7 @@ def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: Seq
     Args:
       config: a config, as `resnet_jax.load_config` or a config file's `get_config` gives it, changed as you like; or
         the name or path of a file.
-      workdir: the run's folder, made if need be.
+      workdir: the run's folder, made if need be; or its address in a bucket, s3://bucket/folder or gs://bucket/folder.
       callbacks: what is called as the run goes; see `resnet_jax.training.Callback`.
 
     Returns:
@@ -44,10 +44,10 @@ def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: Seq
 
     prepare_process()
     install_log_handler(unless_program_has_one=True)
-    options, name = options_of(checked_config(config)), expand(workdir).name
-    if isinstance(config, str | Path):
-        name = Path(config).stem
+    options = options_of(checked_config(config))
     try:
-        return train_options(options, expand(workdir), name, callbacks=callbacks)
+        with open_workdir(workdir) as place:
+            name = Path(config).stem if isinstance(config, str | Path) else place.path.name
+            return train_options(options, place, name, callbacks=callbacks)
     except Preempted as stop:
         raise KeyboardInterrupt(f"interrupted by {stop} before the first step: nothing is saved") from None

@@ -23,6 +23,7 @@ from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import write_text
 from resnet_jax.formatting import format_count
 from resnet_jax.runtime import versions
+from resnet_jax.storage.workdir import Workdir
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.callbacks import CallbackList, TrainingRun
 from resnet_jax.training.checkpointer import Checkpointer, RunMetadata, score_name
@@ -53,13 +54,13 @@ from resnet_jax.training.validation_score import is_out_of_patience
 
 
 def train(
-    options: Options, workdir: Path, name: str, splits: Splits | None = None, callbacks: Sequence[Any] = ()
+    options: Options, place: Path | Workdir, name: str, splits: Splits | None = None, callbacks: Sequence[Any] = ()
 ) -> RunResult:
-    """Trains as `options` say in `workdir`, from where an earlier start got to.
+    """Trains as `options` say in a folder, from where an earlier start got to.
 
     Args:
       options: the run's.
-      workdir: its folder.
+      place: its folder, or its copy of one in a bucket.
       name: the run's, for the title of its curves.
       splits: images to train and evaluate on, instead of those of the options.
       callbacks: what hears of the run, see `Callback`.
@@ -73,11 +74,14 @@ def train(
       Preempted: a signal came before the first step, when there is nothing to save.
     """
     began = time.time()
+    place = place if isinstance(place, Workdir) else Workdir(place, str(place))
+    workdir = place.path
     broadcast_from_process_0(partial(check_run, workdir, options))
     heard = sync_errors(partial(CallbackList, callbacks, workdir))
-    assert_equal_across_processes("the config or workdir", f"{options.written} {workdir.absolute()}")
+    assert_equal_across_processes("the config or workdir", f"{options.written} {place.identity}")
     with catch_preemption(jax.process_count(), options.periods.stop_after_minutes) as preemption, ExitStack() as stack:
-        latest, best = open_latest(workdir), open_best(workdir)
+        latest, best = open_latest(workdir, place.publish), open_best(workdir, place.publish)
+        preemption.check_each_step(place.check)
         is_new = latest.latest_step() is None  # only then are the weights to begin from needed
         experiment, initial = sync_errors(partial(_build, options, splits, is_new, preemption))
         if jax.process_count() > 1 and initial is not None:

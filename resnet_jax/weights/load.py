@@ -11,10 +11,10 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from resnet_jax.errors import UserError, check_choice
-from resnet_jax.filesystem import expand
 from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.resnet import ResNet, make_dense
 from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
+from resnet_jax.storage import read_run
 from resnet_jax.weights.adapt_stem import adapt_kernel
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes
@@ -47,7 +47,8 @@ def load_weights(
       path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or
         a checkpoint directory: a run's, or what the convert command wrote. The names of torchvision, timm,
         transformers, akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
-        Also BiT's .npz, msgpack files and Orbax folders of Flax, Keras' files (.keras, .h5), detectron2's .pkl.
+        Also BiT's .npz, msgpack files and Orbax folders of Flax, Keras' files (.keras, .h5), detectron2's .pkl. Or the
+        address of one of these in a bucket, s3://… or gs://….
       head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the
         file has: of a model with base_classes the layer on top of the head.
       num_channels: of the images. Where the file's first convolution is for three, it is adapted to them as timm does
@@ -64,7 +65,7 @@ def load_weights(
       UserError: unless every tensor finds its place, telling which do not.
     """
     check_choice("head", head, HEAD_CHOICES)
-    path = expand(path)
+    path = read_run(path)
     if layout is not None:
         check_choice("layout", layout, (STRUCTURE,))
     state = open_weights(path, choice=Choice(prefix, use, bgr, layout))
@@ -78,7 +79,7 @@ def load_weights(
 def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tuple[dict[str, Any], Report]:
     """Returns what `load_weights` returns, and the report on it."""
     check_choice("head", head, HEAD_CHOICES)
-    path = expand(path)
+    path = read_run(path)
     return import_state_dict(path, open_weights(path), model, head)
 
 

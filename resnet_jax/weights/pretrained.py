@@ -9,8 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from resnet_jax.errors import UserError, suggestion
-from resnet_jax.filesystem import expand, lock, try_lock, unlock
+from resnet_jax.filesystem import lock, try_lock, unlock
 from resnet_jax.runtime import home
+from resnet_jax.storage import read_run
 from resnet_jax.weights.download import download, forget_partial, partial_of
 from resnet_jax.weights.hub import cached_hub_model, fetch_hub_model, parse_hub_model
 
@@ -93,7 +94,7 @@ def find_weights(text: str, name: str | None, *, download: bool = True) -> Path:
     Errors are those of `fetch_pretrained` and `fetch_hub_model`, and of an empty path.
     """
     if text not in TAGS:
-        path = expand(text)
+        path = read_run(text)
         hub_model = None if path.exists() else parse_hub_model(text)
         if hub_model is None:
             return path

@@ -1,0 +1,33 @@
+"""Addresses in object storage: `s3://bucket/prefix`, `gs://bucket/prefix`."""
+
+import re
+from pathlib import Path
+
+from resnet_jax.errors import UserError
+
+SCHEMES = ("s3", "gs")
+
+
+def is_address(text: str | Path) -> bool:
+    """Returns whether `text` is the address of something in a bucket."""
+    return str(text).partition("://")[0] in SCHEMES and "://" in str(text)
+
+
+def check_address(text: str, *, may_be_bucket: bool = False) -> str:
+    """Returns an address without a slash at its end.
+
+    Raises:
+      UserError: unless it names a bucket and something in it, in letters that every store takes as they are.
+    """
+    scheme, _, rest = text.partition("://")
+    bucket, _, prefix = rest.strip("/").partition("/")
+    parts = prefix.split("/")
+    if bucket and not prefix and may_be_bucket:
+        return f"{scheme}://{bucket}"
+    if not bucket or any(part in ("", ".", "..") for part in parts):
+        raise UserError(f"{text} must name a bucket and a folder in it, as in {scheme}://bucket/runs/name")
+    if re.search(r"[^\w./ =+@,:-]", prefix):
+        raise UserError(
+            f"{text} must be of letters, digits and . _ - / = + @ , : alone: stores differ in what others are"
+        )
+    return f"{scheme}://{bucket}/{prefix}"

@@ -1,0 +1,250 @@
+"""The one object that says what a run in a bucket is: its files, and who is writing them.
+
+`index.json` is only ever replaced where nobody else has replaced it since (a conditional write). So it does three
+things: a file belongs to the run from the moment that the index names it, all of a checkpoint at once; a run that has
+lost its place to another cannot write an index any more; and a holder that lives is seen by its index changing, however
+wrong the clocks are.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from resnet_jax.errors import RunError, UserError, truncate
+from resnet_jax.storage.object_store import ObjectStore, Version
+
+logger = logging.getLogger(__name__)
+
+INDEX_FILE = "index.json"
+FORMAT = 1
+# A holder writes the index every BEAT_SECONDS; one that has not for LEASE_SECONDS is taken for dead.
+LEASE_SECONDS, BEAT_SECONDS = 60.0, 15.0
+LEASE_VARIABLE = "RESNET_JAX_LEASE_SECONDS"
+_LOOK_SECONDS = 1.0
+_BOOT_ID, _PROCESS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc")
+_START_TIME = 19  # of the fields in /proc/PID/stat behind the name
+
+Files = dict[str, int]  # bytes by key
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who writes a run: a number drawn at random, and the process by its host, its machine's start, its own start."""
+
+    id: str
+    host: str
+    process: int
+    boot: str
+    started: str
+
+    def is_dead(self) -> bool:
+        """Returns whether the process is known to have ended: it was one of this machine."""
+        same_machine = bool(self.boot) and (self.host, self.boot) == (socket.gethostname(), _boot_id())
+        return same_machine and bool(self.started) and _started(self.process) != self.started
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """What the object says; `version` is the store's, for the next conditional write."""
+
+    files: Files
+    holder: Holder | None
+    version: Version
+
+
+def lease_seconds() -> float:
+    """Returns after how long a holder that says nothing is dead: RESNET_JAX_LEASE_SECONDS, or a minute.
+
+    Raises:
+      UserError: if that is less than a second.
+    """
+    text = os.environ.get(LEASE_VARIABLE, "")
+    try:
+        seconds = float(text) if text else LEASE_SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not seconds >= 1:
+        raise UserError(f"{LEASE_VARIABLE}={text!r} must be a number of seconds, at least 1")
+    return seconds
+
+
+def read_index(store: ObjectStore) -> Index | None:
+    """Returns what the index says; None if there is none.
+
+    Raises:
+      UserError: if it is not one that this version reads.
+    """
+    found = store.get(INDEX_FILE)
+    if found is None:
+        return None
+    data, version = found
+    where = f"{store.address}/{INDEX_FILE}"
+    try:
+        content = json.loads(data)
+        if content["format"] != FORMAT:
+            raise UserError(f"{where} is of format {content['format']}, and this version reads {FORMAT}")
+        holder = None if content["holder"] is None else Holder(**content["holder"])
+        return Index({str(key): int(size) for key, size in content["files"].items()}, holder, version)
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UserError(f"{where} is no index of a run: bring it back, or choose another place") from None
+
+
+class RunLease:
+    """The right to write a run in a bucket, and its list of files; one thread at a time writes the index."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        """Holds nothing yet."""
+        self._store, self._seconds = store, lease_seconds()
+        me = os.getpid()
+        self._me = Holder(secrets.token_hex(8), socket.gethostname(), me, _boot_id(), _started(me))
+        self._version: Version | None = None
+        self._files: Files = {}
+        self._beat, self._lost = 0, ""
+        self._lock = threading.Lock()
+
+    @property
+    def beat_seconds(self) -> float:
+        """How often `write` is to be called at least."""
+        return self._seconds * BEAT_SECONDS / LEASE_SECONDS
+
+    def acquire(self) -> Files:
+        """Takes the run, where nobody lives who holds it, and returns the files that its index names.
+
+        Whoever held it is watched for as long as a holder may say nothing, unless it is known to be dead.
+
+        Raises:
+          UserError: if another run holds it, or what is there is no run.
+        """
+        index = read_index(self._store)
+        if index is None:
+            self._files = files_by_listing(self._store)  # of a run that was copied there by hand
+        else:
+            if index.holder is not None and not index.holder.is_dead():
+                index = self._watch(index)
+            self._files, self._version = index.files, index.version
+        if not self._replace():
+            raise self._in_use(read_index(self._store))
+        return self._files
+
+    def write(self, files: Files | None = None, patience: float | None = None) -> None:
+        """Writes the index, with the same files as before if None, and so says that the holder lives.
+
+        Raises:
+          RunError: if another run has taken this one's place, at this call and all later ones.
+        """
+        with self._lock:
+            self.check()
+            before = self._files
+            self._files = before if files is None else files
+            try:
+                is_written = self._replace(patience=patience)
+            except BaseException:
+                self._files = before
+                raise
+            if not is_written:
+                index = read_index(self._store)
+                taker = "nobody" if index is None or index.holder is None else str(index.holder)
+                self._lost = (
+                    f"{self._store.address} was taken over by another run ({taker}), since this one said nothing for "
+                    f"more than {self._seconds:g} s: it writes no more"
+                )
+            self.check()
+
+    def check(self) -> None:
+        """Raises RunError if another run is known to have taken this one's place."""
+        if self._lost:
+            raise RunError(self._lost)
+
+    @property
+    def files(self) -> Files:
+        """The files that the index names."""
+        return self._files
+
+    @property
+    def is_lost(self) -> bool:
+        """Another run has taken this one's place."""
+        return bool(self._lost)
+
+    def release(self) -> None:
+        """Writes the index with nobody as the holder."""
+        with self._lock:
+            if not self._lost:
+                self._replace(is_held=False)
+
+    def _watch(self, index: Index) -> Index:
+        """Returns the index when its holder has said nothing for long enough, or has let it go; UserError as soon as it
+        shows that it lives.
+        """
+        logger.info(
+            f"{self._store.address} is held by {index.holder}: waiting {self._seconds:g} s for a sign of life of it"
+        )
+        end = time.monotonic() + self._seconds
+        while time.monotonic() < end:
+            time.sleep(min(_LOOK_SECONDS, self._seconds / 10))
+            now = read_index(self._store)
+            if now is not None and now.holder is None:
+                return now
+            if now is None or now.version != index.version:
+                raise self._in_use(now)
+        return index
+
+    def _replace(self, *, is_held: bool = True, patience: float | None = None) -> bool:
+        """Writes the index if it is still the one that was read or written last; returns whether it was."""
+        self._beat += 1
+        content = {
+            "format": FORMAT,
+            # Both tell two equal indexes apart, which S3 does not.
+            "holder": asdict(self._me) if is_held else None,
+            "written": f"{self._me.id} {self._beat}",
+            "files": dict(sorted(self._files.items())),
+        }
+        data = json.dumps(content, indent=1).encode()
+        version = self._store.replace(INDEX_FILE, data, self._version, patience)
+        if version is None:
+            return False
+        self._version = version
+        return True
+
+    def _in_use(self, index: Index | None) -> UserError:
+        holder = "" if index is None or index.holder is None else f" ({index.holder})"
+        return UserError(f"{self._store.address} is in use by another run{holder}: wait for it or choose another place")
+
+
+def files_by_listing(store: ObjectStore) -> Files:
+    """Returns the files of a run without an index, or of converted weights, as they were copied there.
+
+    Raises:
+      UserError: if something else is there.
+    """
+    files = {entry.key: entry.num_bytes for entry in store.list() if entry.key != INDEX_FILE}
+    if files and not {"config.json", "manifest.json"} & files.keys():
+        raise UserError(
+            f"{store.address} is no run's: it holds {truncate(min(files))!r} but no config.json; choose another place"
+        )
+    return files
+
+
+def _boot_id() -> str:
+    with contextlib.suppress(OSError):
+        return _BOOT_ID.read_text().strip()
+    return ""
+
+
+def _started(process: int) -> str:
+    """Returns when a process of this machine began, as Linux counts; empty if there is none, or elsewhere."""
+    with contextlib.suppress(OSError, IndexError):
+        text = (_PROCESS / str(process) / "stat").read_text()
+        return text.rpartition(")")[2].split()[_START_TIME]
+    return ""

@@ -1,0 +1,347 @@
+"""A run's folder, wherever it is: on a disk, or in a bucket with a copy on this machine's disk that the run works in.
+
+The copy is what every other part of the package sees. Its small files are brought to the bucket as they change, and a
+checkpoint when it is whole; the bucket's index names it then (see `run_index`). So what is in the bucket is a run's
+folder like any other: whole files, that other tools can copy.
+"""
+
+import atexit
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
+from resnet_jax.errors import RunError, UserError, first_line
+from resnet_jax.filesystem import PARTIAL, expand, try_lock
+from resnet_jax.runtime import home
+from resnet_jax.storage.address import check_address, is_address
+from resnet_jax.storage.object_store import ObjectStore, patience_seconds
+from resnet_jax.storage.run_index import INDEX_FILE, Files, RunLease, files_by_listing, read_index
+
+logger = logging.getLogger(__name__)
+
+NUM_THREADS = 8  # that bring files at a time
+# The folders of checkpoints in a run's folder, whose steps are whole or absent.
+STEP_FOLDERS = ("checkpoints", "best")
+MANIFEST_FILE = "manifest.json"  # of a step: the last of its files that comes, and the first that goes
+_UNFINISHED = (PARTIAL, ".replaced", ".removed", ".lock")
+_LATE_SECONDS = 2.0
+_NUM_LOOKS = 5  # at an index whose files are removed by its run while they are read
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """A run's folder.
+
+    Attributes:
+      path: on this machine.
+      address: as the user gave it.
+      publish: brings all that has changed to where others see it; called when a checkpoint is whole, by any thread.
+      check: raises RunError if another run writes there now.
+    """
+
+    path: Path
+    address: str
+    publish: Callable[[], None] = lambda: None
+    check: Callable[[], None] = lambda: None
+
+    @property
+    def identity(self) -> str:
+        """What is the same for all processes of a run."""
+        return self.address if is_address(self.address) else str(self.path.absolute())
+
+
+@contextlib.contextmanager
+def open_workdir(text: str | Path) -> Iterator[Workdir]:
+    """Yields the folder of a run that is to be trained: a path as it is, or an address as this machine's copy of it.
+
+    All processes call it. At the end everything that process 0 has in its copy is in the bucket, and the copy is
+    removed; one whose files could not be brought there stays, which is said.
+
+    Raises:
+      UserError: a ValueError: a bucket that is not there or refuses, or a run that another one writes.
+      RunError: the store could not be reached for as long as was waited.
+    """
+    if not is_address(text):
+        path = expand(text)
+        yield Workdir(path, str(path))
+        return
+    address = check_address(str(text))
+    copy = sync_errors(lambda: _RunCopy(address))
+    with _named(copy.path, address):
+        try:
+            broadcast_from_process_0(copy.take)
+            sync_errors(copy.look)
+            yield Workdir(copy.path, address, copy.publish, copy.check)
+        except BaseException:
+            copy.close(has_failed=True)
+            raise
+        copy.close(has_failed=False)
+
+
+def read_run(text: str | Path, *, arrays: bool = True, may_be_new: bool = False) -> Path:
+    """Returns the folder of a run, or of converted weights, to read from: a path as it is, or of an address a copy that
+    is removed when the process ends.
+
+    Args:
+      arrays: checkpoints are to be had as well, not only what a run says of itself.
+      may_be_new: of an address where nothing is yet, an empty folder instead of an error.
+
+    Raises as `open_workdir`; UserError if nothing is there.
+    """
+    if not is_address(text):
+        return expand(text)
+    parent = Path(tempfile.mkdtemp(prefix="resnet_jax-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    above, _, name = str(text).rstrip("/").rpartition("/")
+    if Path(name).suffix:  # of one file: a folder's name with a dot in it is looked for next
+        if ObjectStore(above, may_be_bucket=True).download(name, parent / name):
+            return parent / name
+        (parent / name).unlink(missing_ok=True)
+    store = ObjectStore(str(text))
+    if not _download(store, parent / name, arrays=arrays) and not may_be_new:
+        raise UserError(f"{store.address} holds no run and no weights: nothing is there")
+    return parent / name
+
+
+def _download(store: ObjectStore, folder: Path, *, arrays: bool) -> Files:
+    """Brings the run's files into `folder`, which becomes what the index says, and returns them."""
+    for is_last in (*[False] * (_NUM_LOOKS - 1), True):
+        shutil.rmtree(folder, ignore_errors=True)
+        index = read_index(store)
+        files = files_by_listing(store) if index is None else index.files
+        wanted = {key: size for key, size in files.items() if arrays or not _step_of(key) or key.endswith(".json")}
+        missing = _bring_all(store, wanted, folder)
+        if not missing:
+            return files
+        if is_last:
+            raise RunError(f"{store.address} has lost {missing[0]}, which its {INDEX_FILE} names")
+    raise AssertionError
+
+
+def _bring_all(store: ObjectStore, files: Files, folder: Path) -> list[str]:
+    """Writes the objects into `folder`; returns those that are not there, or of another size where that may not be."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def bring(key: str) -> bool:
+        path = folder / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return store.download(key, path) and (not _step_of(key) or path.stat().st_size == files[key])
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        return [key for key, is_there in zip(files, pool.map(bring, files), strict=True) if not is_there]
+
+
+def _step_of(key: str) -> str:
+    """Returns the folder of the checkpoint that a file belongs to, as in "checkpoints/12"; empty if there is none."""
+    parts = key.split("/")
+    return "/".join(parts[:2]) if parts[0] in STEP_FOLDERS and len(parts) > 2 else ""
+
+
+_Stamp = tuple[int, int, int]  # a file's size, time and number: when it has changed, so has one of them
+
+
+class _RunCopy:
+    """The copy of a run in a bucket on this machine; process 0's is what the run writes, others' only read."""
+
+    def __init__(self, address: str) -> None:
+        self._store = ObjectStore(address)
+        self._lease = RunLease(self._store)
+        self._patience = patience_seconds()
+        self._writes = jax.process_index() == 0
+        digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+        # Several processes of one machine have one each.
+        self._parent = home() / "buckets" / f"{digest}-{jax.process_index()}"
+        self.path = self._parent / address.rpartition("/")[2]
+        self._lock_file = self._lock_parent()
+        self._sent: dict[str, _Stamp] = {}
+        self._sending = threading.Lock()
+        self._ends = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._has_taken = False
+
+    def _lock_parent(self) -> object:
+        """Locks the copy, and removes what a process that was killed has left there."""
+        self._parent.parent.mkdir(parents=True, exist_ok=True)
+        file = self._parent.with_suffix(".lock").open("a+")
+        if not try_lock(file):
+            file.close()
+            raise UserError(f"{self._store.address} is in use by another run on this machine: wait for it")
+        shutil.rmtree(self._parent, ignore_errors=True)
+        self._parent.mkdir(mode=0o700)
+        return file
+
+    def take(self) -> None:
+        """Takes the run, brings its files here and begins to say that it is held. Process 0 alone does it."""
+        files = self._lease.acquire()
+        self._has_taken = True
+        missing = _bring_all(self._store, files, self.path)
+        if missing:  # once more, for stores that show an object late; what has really gone is as good as damaged
+            time.sleep(_LATE_SECONDS)
+            _bring_all(self._store, {key: files[key] for key in missing}, self.path)
+        self._bring_unnamed(files)
+        self._sent = self._walk()
+        self._store.patience = self._patience
+        self._thread = threading.Thread(target=self._beat, name="bucket", daemon=True)
+        self._thread.start()
+
+    def _bring_unnamed(self, files: Files) -> None:
+        """Brings whole steps that the index does not name: saved just before a kill, or brought back by hand.
+
+        What a kill has left of others is removed.
+        """
+        steps: dict[str, Files] = {}
+        for entry in self._store.list():
+            if entry.key not in files and (step := _step_of(entry.key)):
+                steps.setdefault(step, {})[entry.key] = entry.num_bytes
+        for step, its in steps.items():
+            is_whole = f"{step}/{MANIFEST_FILE}" in its and not any(_step_of(key) == step for key in files)
+            if not is_whole or _bring_all(self._store, its, self.path):
+                shutil.rmtree(self.path / step, ignore_errors=True)
+                self._store.delete(its)
+
+    def look(self) -> None:
+        """Brings the run's files to a process that only reads them."""
+        if not self._writes:
+            _download(self._store, self.path, arrays=True)
+            (self.path / ".lock").touch()  # by which it knows the folder
+
+    def check(self) -> None:
+        """Raises RunError if another run is known to have taken this one's place."""
+        self._lease.check()
+
+    def publish(self) -> None:
+        """Brings all that has changed here into the bucket, then the index, then removes there what is not here."""
+        if not self._writes:
+            return
+        with self._sending:
+            self._lease.write()  # nothing is sent to where another run writes
+            here = self._walk()
+            changed = [key for key, stamp in here.items() if self._sent.get(key) != stamp]
+            named = self._lease.files
+            replaced = {_step_of(key) for key in changed if key in named} - {""}
+            if replaced:  # of the same number: absent while it is neither the old nor the new one
+                self._lease.write({key: size for key, size in named.items() if _step_of(key) not in replaced})
+            self._send([key for key in changed if not _is_manifest(key)], here)
+            self._send([key for key in changed if _is_manifest(key)], here)
+            self._lease.write({key: stamp[0] for key, stamp in here.items()})
+            gone = sorted(self._sent.keys() - here.keys(), key=lambda key: not _is_manifest(key))
+            for key in gone:
+                del self._sent[key]
+            self._store.delete(gone)
+
+    def close(self, *, has_failed: bool) -> None:
+        """Brings what is left into the bucket and lets the run go; an error that is under way stays the one raised."""
+        self._ends.set()
+        if self._thread is not None:
+            self._thread.join()
+        try:
+            if self._has_taken and not self._lease.is_lost:
+                self.publish()
+                self._lease.release()
+        except (RunError, UserError, OSError) as error:
+            kept = self._parent.with_name(f"{self._parent.name}-{time.strftime('%Y%m%d-%H%M%S')}")
+            self._parent.rename(kept)
+            line = (
+                f"{first_line(error)}; what could not be brought there is kept: {kept / self.path.name} is the run's "
+                "folder, in which it can go on"
+            )
+            if not has_failed:
+                raise RunError(line) from error
+            logger.warning(line)
+        finally:
+            shutil.rmtree(self._parent, ignore_errors=True)
+            self._lock_file.close()  # type: ignore[attr-defined]
+
+    def _walk(self) -> dict[str, _Stamp]:
+        """Returns the files that are the run's, by their keys: nothing that is being written or removed."""
+        found: dict[str, _Stamp] = {}
+        for folder, folders, names in os.walk(self.path):
+            folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(_UNFINISHED)]
+            for name in names:
+                if name.startswith(".") or name.endswith(_UNFINISHED):
+                    continue
+                path = Path(folder, name)
+                with contextlib.suppress(FileNotFoundError):  # replaced meanwhile: the next time
+                    status = path.stat()
+                    found[path.relative_to(self.path).as_posix()] = status.st_size, status.st_mtime_ns, status.st_ino
+        return found
+
+    def _send(self, keys: Iterable[str], stamps: dict[str, _Stamp]) -> None:
+        def send(key: str) -> None:
+            self._store.put(key, self.path / key)
+            self._sent[key] = stamps[key]
+
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            for _ in pool.map(send, keys):
+                pass
+
+    def _beat(self) -> None:
+        """Says that the holder lives, and brings the small files that have changed, until the run ends."""
+        is_said = False
+        while not self._ends.wait(self._lease.beat_seconds):
+            try:
+                self._lease.write(patience=0.0)
+                if self._sending.acquire(blocking=False):  # else a checkpoint is being sent, and they with it
+                    try:
+                        self._send_small()
+                    finally:
+                        self._sending.release()
+                is_said = False
+            except (RunError, UserError, OSError) as error:
+                if self._lease.is_lost:
+                    return
+                if not is_said:
+                    logger.warning(f"{first_line(error)}; the run goes on, and tries again")
+                is_said = True
+
+    def _send_small(self) -> None:
+        here = {key: stamp for key, stamp in self._walk().items() if "/" not in key and not _is_note(key)}
+        for key, stamp in here.items():
+            if self._sent.get(key) != stamp:
+                self._store.put(key, self.path / key, patience=0.0)
+                self._sent[key] = stamp
+        if not here.keys() <= self._lease.files.keys():
+            self._lease.write({**self._lease.files, **{key: stamp[0] for key, stamp in here.items()}}, patience=0.0)
+
+
+def _is_manifest(key: str) -> bool:
+    """Returns whether a file is the one without which a step is not whole."""
+    return bool(_step_of(key)) and key.endswith(f"/{MANIFEST_FILE}")
+
+
+def _is_note(key: str) -> bool:
+    """Returns whether a file says which checkpoint was saved last: it goes with that."""
+    return key in [f"{folder}.json" for folder in STEP_FOLDERS]
+
+
+@contextlib.contextmanager
+def _named(path: Path, address: str) -> Iterator[None]:
+    """Has errors and what is logged name the run by its address, not by this machine's copy."""
+
+    def rename(record: logging.LogRecord) -> bool:
+        record.msg, record.args = record.getMessage().replace(str(path), address), ()
+        return True
+
+    handlers = logging.getLogger("resnet_jax").handlers
+    for handler in handlers:
+        handler.addFilter(rename)
+    try:
+        yield
+    except (UserError, RunError) as error:
+        error.args = tuple(str(part).replace(str(path), address) for part in error.args)
+        raise
+    finally:
+        for handler in handlers:
+            handler.removeFilter(rename)
