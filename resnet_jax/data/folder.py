@@ -10,6 +10,7 @@ from resnet_jax.data.decoding import BadImageError
 from resnet_jax.data.digest import digest_of
 from resnet_jax.data.listing import StoredFile
 from resnet_jax.errors import UserError
+from resnet_jax.storage.ranged_files import read_at
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,8 @@ class FolderImages:
         tar = self.tar_index[index]
         try:
             path = self.paths[index] if tar < 0 else self.tars[tar]  # "" where the root is the tar
-            with open(os.path.join(self.root, path) if path else self.root, "rb", buffering=0) as file:
-                if tar >= 0:
-                    file.seek(self.offset[index])
-                data = file.read(-1 if tar < 0 else self.size[index])
+            where = os.path.join(self.root, path) if path else self.root
+            data = read_at(where) if tar < 0 else read_at(where, int(self.offset[index]), int(self.size[index]))
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise BadImageError(self.name(index), error.strerror or str(error)) from error
         except OSError as error:  # the disk's or the network's fault: to leave the image out would change the run

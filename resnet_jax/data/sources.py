@@ -3,7 +3,6 @@
 import contextlib
 from dataclasses import dataclass, field, replace
 from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from resnet_jax.ranges import (
     OneOf,
     at_most,
 )
+from resnet_jax.storage.image_folder import local_folder
 
 DIGITS_NAMES = tuple("0123456789")
 # The held-out validation images are the same whatever the run's seed, so that runs can be compared.
@@ -364,7 +364,7 @@ def _enlarge(name: str, source: ArraySource, image_size: Side) -> ArraySource:
 def _open(reading: DatasetOptions) -> ImageSet:
     if not reading.data_dir:
         raise UserError("dataset='folder' needs data_dir, the folder of the class folders or of train/ and val/")
-    return open_image_set(Path(reading.data_dir).expanduser(), reading.split_folders, reading.table)
+    return open_image_set(local_folder(reading.data_dir), reading.split_folders, reading.table)
 
 
 def _where(name: str, reading: DatasetOptions) -> str:

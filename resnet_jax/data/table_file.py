@@ -133,9 +133,11 @@ def open_parquet(path: Path) -> Iterator[Any]:
     Raises:
       UserError: if it cannot be opened, or what is read of it, as it is damaged.
     """
+    from resnet_jax.storage.ranged_files import is_ranged, open_file
+
     module = parquet()
     try:
-        with module.ParquetFile(path) as file:
+        with open_file(path) as data, module.ParquetFile(data if is_ranged(path) else path) as file:
             yield file
     except UserError:
         raise

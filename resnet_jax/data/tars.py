@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from resnet_jax.data.listing import TarMember
 from resnet_jax.errors import UserError
+from resnet_jax.storage.ranged_files import open_file
 
 TEXT_EXTENSIONS = (".cls", ".json", ".txt", ".label")
 MOST_TEXT_BYTES = 2**16
@@ -26,7 +27,7 @@ def list_tar(tar: Path) -> list[TarMember]:
         sparse files.
     """
     try:
-        with tar.open("rb") as file:
+        with open_file(tar) as file:
             return _list(str(tar), file, 0, tar.stat().st_size)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise UserError(f"{tar} cannot be read as a tar ({error}): it must be whole and not compressed") from error

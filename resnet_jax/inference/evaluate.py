@@ -21,11 +21,12 @@ from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import sync_errors
 from resnet_jax.errors import NonFiniteError, UserError
-from resnet_jax.filesystem import check_folder, expand
+from resnet_jax.filesystem import check_folder
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.multi_label_metrics import THRESHOLD, MultiLabelMetrics, check_threshold
 from resnet_jax.inference.predictor import TrainedModel, open_run, open_weights
 from resnet_jax.inference.ready.apply import ready_apply
+from resnet_jax.storage.image_folder import local_folder
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.images import load_judging_images
 from resnet_jax.training.jit_steps import jit_per_example_eval_step
@@ -155,7 +156,6 @@ def open_images(data: str, class_names: tuple[str, ...], num_classes: int, readi
       UserError: if there are none, or their classes are not the model's.
     """
     name, split = _data_set(data)
-    folder = expand(data)
     source: Source
     if data.startswith("tfds:") or name in PLAIN_NAMES:
         if not split:
@@ -165,7 +165,7 @@ def open_images(data: str, class_names: tuple[str, ...], num_classes: int, readi
             source = _labelled_as(source, class_names, data)
         if isinstance(source, ArraySource) and reading.preprocess.changes_pixels:
             source = replace(source, preprocess=reading.preprocess)
-    elif folder.exists():
+    elif (folder := local_folder(data)).exists():
         names = _stored_names(folder, class_names)
         source = reading.source(open_image_set(folder, class_names=names).images(class_names=names))
     else:

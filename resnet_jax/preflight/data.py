@@ -72,7 +72,7 @@ def check_known_sets() -> Iterator[Finding]:
 def _place(images: ImageOptions) -> str:
     if images.dataset == "folder":
         return images.data_dir
-    return images.dataset if images.dataset == "digits" else f"{images.dataset} in {data_root(images.data_dir)}"
+    return images.dataset if images.dataset == "digits" else f"{images.dataset} in {images.data_dir or data_root('')}"
 
 
 def _classes(source: Source) -> str:

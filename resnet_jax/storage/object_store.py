@@ -143,12 +143,21 @@ class ObjectStore:
 
         return self._try(key, read, absent=False)
 
-    def list(self) -> Iterator[StoredObject]:
-        """Yields all objects."""
+    def head(self, key: str) -> StoredObject | None:
+        """Returns what a listing would say of an object; None if it is not there."""
+
+        def read() -> StoredObject:
+            meta = self._obstore.head(self._store, key)
+            return StoredObject(key, meta["size"], meta["last_modified"].timestamp())
+
+        return self._try(key, read, absent=None)
+
+    def list(self, inside: str = "") -> Iterator[StoredObject]:
+        """Yields all objects, or those in a folder."""
         found: list[StoredObject] = self._try(
-            "", lambda: [
+            inside, lambda: [
                 StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
-                for entries in self._obstore.list(self._store)
+                for entries in self._obstore.list(self._store, inside or None)
                 for entry in entries
             ]
         )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.errors import UserError, suggestion
+from resnet_jax.storage.address import is_address
 
 FILE_FORMAT = "array_record"  # in which sets are prepared here
 TFRECORD = "tfrecord"  # TFDS's default
@@ -26,8 +27,16 @@ class UnknownSetError(UserError):
     """TFDS has no set of that name."""
 
 
-def data_root(data_dir: str) -> Path:
-    """Returns the folder of the prepared sets; "" is TFDS's own default."""
+def data_root(data_dir: str, name: str = "") -> Path:
+    """Returns the folder of the prepared sets; "" is TFDS's own default.
+
+    Args:
+      name: the set that is needed, of an address's sets.
+    """
+    if is_address(data_dir):
+        from resnet_jax.storage.image_folder import local_folder
+
+        return local_folder(data_dir, name)
     return Path(data_dir or "~/tensorflow_datasets").expanduser()
 
 
@@ -53,7 +62,7 @@ def find_builder(name: str, data_dir: str) -> Any:
     logging.getLogger("absl").setLevel(logging.ERROR)
     tfds = import_for_tfds("tensorflow_datasets", name)
 
-    where = data_root(data_dir)
+    where = data_root(data_dir, re.split("[/:]", name)[0])
     if where.exists() and not where.is_dir():
         raise UserError(f"config.data_dir={str(where)!r} must be a folder")
     if (matched := _NAME.fullmatch(name)) is None:
@@ -80,7 +89,7 @@ def find_builder(name: str, data_dir: str) -> Any:
 
 def prepared_variants(builder: Any, data_dir: str) -> list[str]:
     """Returns the names of the other configs and versions of the builder's set that lie prepared."""
-    folder = data_root(data_dir) / builder.name
+    folder = data_root(data_dir, builder.name) / builder.name
     variants = [path.parent.relative_to(folder).parts for path in folder.glob("**/[0-9]*/dataset_info.json")]
     return sorted(f"{'/'.join((builder.name, *config))}:{version}" for *config, version in variants)
 

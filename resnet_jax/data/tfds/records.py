@@ -23,6 +23,7 @@ from resnet_jax.data.tfds.builder import (
 from resnet_jax.data.tfds.prepare import manual_dir, prepare, prepare_in_subprocess
 from resnet_jax.data.tfds.tfrecord import TfRecords
 from resnet_jax.errors import UserError, check_choice, truncate
+from resnet_jax.storage.address import is_address
 
 __all__ = ["TfdsRecords", "load_arrays", "manual_dir", "open_records", "prepare", "split_names"]
 
@@ -198,6 +199,11 @@ def _prepared_builder(name: str, data_dir: str) -> Any:
     builder = find_builder(name, data_dir)
     if builder.is_prepared():
         return builder
+    if is_address(data_dir):
+        raise UserError(
+            f"{data_dir} holds no prepared {name}: prepare it on a disk (--config.data_dir=DIR), and copy "
+            f"DIR/{builder.name} there"
+        )
     try:
         prepare_in_subprocess(name, data_dir, builder)
     except UserError as error:

@@ -12,6 +12,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
+from resnet_jax.storage.ranged_files import is_ranged, open_file, read_at
+
 _HEADER, _CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")
 
 
@@ -51,7 +53,7 @@ class _Shard:
     """One file; it stays open once it has been read."""
 
     def __init__(self, path: Path, length: int) -> None:
-        self.path, self.length = path, length
+        self.path, self.length, self._is_ranged = path, length, is_ranged(path)
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._places: list[tuple[int, int]] = []  # where each record's bytes begin, and how many there are
@@ -71,7 +73,7 @@ class _Shard:
     def _open(self) -> None:
         """Opens the file and finds its records."""
         try:
-            file = self.path.open("rb", buffering=0)
+            file = open_file(self.path) if self._is_ranged else self.path.open("rb", buffering=0)
         except OSError as error:
             raise DamagedRecordError(f"{self.path}: {error.strerror or error}") from error
         places, place = [], 0
@@ -86,9 +88,14 @@ class _Shard:
         self._places, self._file = places, file
 
     def _at(self, start: int, size: int, file: BinaryIO | None = None) -> bytes:
+        if self._is_ranged and file is None:
+            return read_at(self.path, start, size)
         file = file or self._file
         assert file is not None
         try:
+            if self._is_ranged:  # from its beginning to its end
+                file.seek(start)
+                return file.read(size)
             if hasattr(os, "pread"):
                 return os.pread(file.fileno(), size, start)
             with _SEEK_LOCK:

@@ -1,0 +1,169 @@
+"""Images in a bucket, as a folder on this machine: files of their names and sizes, whose bytes are read when asked for.
+
+The folder holds a stand-in for each object, an empty file of its size and time, so that whatever lists a folder sees
+the bucket's. What says labels (tables, lists, JSON) is brought whole. Tars, Parquet, TFRecord files and images are read
+by ranges (`ranged_files`). Where all of them fit the bound on disk (RESNET_JAX_IMAGES_GB), what is read stays there in
+blocks, and later epochs read the disk; where they do not, only what is asked for is fetched, and nothing is kept:
+images are drawn at random, so a part of them on disk would save little of what its blocks cost.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from resnet_jax.errors import RunError, UserError
+from resnet_jax.filesystem import expand, lock
+from resnet_jax.formatting import format_bytes
+from resnet_jax.runtime import home, remove_oldest
+from resnet_jax.storage.address import is_address
+from resnet_jax.storage.object_store import ObjectStore, StoredObject, patience_seconds
+from resnet_jax.storage.ranged_files import RANGED, RangedFolder, folders
+
+BOUND_VARIABLE = "RESNET_JAX_IMAGES_GB"
+BOUND_GB = 200.0
+SHARE_OF_FREE_DISK = 0.8
+MOST_OBJECTS = 200_000
+MOST_WHOLE_BYTES = 2**30  # of a file that is brought whole
+NUM_THREADS = 16
+# Read by libraries that know files alone, whatever their size.
+_ALWAYS_WHOLE = re.compile(r"\.(array_record(-\d+-of-\d+)?|json|txt|csv|tsv|jsonl|ndjson|labels?)$", re.IGNORECASE)
+
+_lock = threading.Lock()
+
+
+def local_folder(text: str | Path, inside: str = "") -> Path:
+    """Returns where images are read from: a path as it is, or the stand-in for an address's folder or file.
+
+    Args:
+      text: a path or an address.
+      inside: the folder below the address that is needed, as in "cifar10"; "": all.
+
+    Raises:
+      UserError: if nothing is there, or too much to be listed, or a file that must be whole has no place on the disk.
+    """
+    if not is_address(text):
+        return expand(text)
+    above, _, name = str(text).rstrip("/").rpartition("/")
+    if RANGED.search(name):
+        above_it = ObjectStore(above, may_be_bucket=True)
+        if (one := above_it.head(name)) is not None:
+            return _stand_in(above_it, [one], name) / name
+    store = ObjectStore(str(text))
+    return _stand_in(store, None, inside)
+
+
+def _stand_in(store: ObjectStore, objects: list[StoredObject] | None, inside: str) -> Path:
+    """Returns the stand-in for a store's objects, None: for all inside of a folder of it."""
+    scheme, _, rest = store.address.partition("://")
+    root = home() / "images" / scheme / rest
+    with _lock:
+        if (found := folders.get(root / inside)) is not None:
+            return found.path
+        found_objects = _list(store, inside) if objects is None else objects
+        blocks = _blocks_folder(sum(one.num_bytes for one in found_objects if RANGED.search(one.key)))
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with root.with_name(f".{root.name}.lock").open("w") as file:
+            lock(file)  # of many processes one makes it
+            _make_stand_ins(store, root, found_objects)
+            if objects is None:
+                _remove_others(root, found_objects, inside)
+        store.patience = patience_seconds()
+        folders[root / inside] = RangedFolder(store, root, blocks)
+    return root
+
+
+def _list(store: ObjectStore, inside: str) -> list[StoredObject]:
+    found = []
+    for one in store.list(inside):
+        name = one.key.rpartition("/")[2]
+        if not name or any(part.startswith(".") for part in one.key.split("/")):
+            continue
+        found.append(one)
+        if len(found) > MOST_OBJECTS:
+            raise UserError(
+                f"{store.address} holds more than {MOST_OBJECTS:,} objects: pack the images into tars, which are read "
+                "faster too"
+            )
+    if not found:
+        raise UserError(f"{store.address}{f'/{inside}' if inside else ''} holds nothing")
+    return found
+
+
+def _blocks_folder(num_bytes: int) -> Path | None:
+    """Returns where blocks of files are kept, if so many bytes fit there, with what others have left removed."""
+    folder = home() / "images" / ".blocks"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = sum(path.stat().st_size for path in folder.glob("*/*"))
+    bound = min(_bound_bytes(), SHARE_OF_FREE_DISK * (shutil.disk_usage(folder).free + kept))
+    if num_bytes > bound:
+        return None
+    remove_oldest(folder, int(bound))
+    return folder
+
+
+def _bound_bytes() -> float:
+    text = os.environ.get(BOUND_VARIABLE, "")
+    try:
+        bound = float(text) if text else BOUND_GB
+    except ValueError:
+        bound = -1.0
+    if not bound >= 0:
+        raise UserError(f"{BOUND_VARIABLE}={text!r} must be a number of gigabytes, at least 0")
+    return bound * 1e9
+
+
+def _make_stand_ins(store: ObjectStore, root: Path, objects: Iterable[StoredObject]) -> None:
+    """Makes `root` hold what the bucket holds; what has changed there is made anew."""
+
+    def make(one: StoredObject) -> None:
+        path = root / one.key
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if (status.st_size, int(status.st_mtime)) == (one.num_bytes, int(one.modified)):
+                return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if RANGED.search(one.key):
+            with path.open("wb") as file:
+                file.truncate(one.num_bytes)  # takes no place on the disk
+        elif _ALWAYS_WHOLE.search(one.key) or one.num_bytes <= MOST_WHOLE_BYTES:
+            _check_space(store, one, root)
+            with tempfile.TemporaryDirectory(dir=root.parent, prefix=".") as scratch:
+                if not store.download(one.key, Path(scratch, "whole")):
+                    raise RunError(f"{store.address}/{one.key} has gone")
+                Path(scratch, "whole").replace(path)
+        else:
+            raise UserError(
+                f"{store.address}/{one.key} is larger than {format_bytes(MOST_WHOLE_BYTES)}, and no tar, Parquet, "
+                "record or image file: move it elsewhere"
+            )
+        os.utime(path, (one.modified, one.modified))
+
+    root.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for _ in pool.map(make, objects):
+            pass
+
+
+def _remove_others(root: Path, objects: Iterable[StoredObject], inside: str) -> None:
+    """Removes what has gone from the bucket."""
+    expected = {one.key for one in objects}
+    for folder, _, names in os.walk(root / inside):
+        for name in names:
+            path = Path(folder, name)
+            if not name.startswith(".") and path.relative_to(root).as_posix() not in expected:
+                path.unlink()
+
+
+def _check_space(store: ObjectStore, one: StoredObject, root: Path) -> None:
+    free = shutil.disk_usage(root).free
+    if one.num_bytes > SHARE_OF_FREE_DISK * free:
+        raise UserError(
+            f"{store.address}/{one.key} must be brought here whole, {format_bytes(one.num_bytes)}, and {root} has "
+            f"{format_bytes(free)} left: set RESNET_JAX_HOME to a larger disk"
+        )

@@ -1,0 +1,150 @@
+"""Files whose bytes are in a bucket: read by ranges, when asked for, and kept in blocks on the disk where they fit.
+
+`image_folder` makes the stand-ins, empty files of their names and sizes; here is how they are read.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from resnet_jax.errors import RunError, UserError
+from resnet_jax.filesystem import atomic_write
+
+if TYPE_CHECKING:
+    from resnet_jax.storage.object_store import ObjectStore
+
+BLOCK_BYTES = 2**20
+RANGED = re.compile(
+    r"\.(tar|parquet|tfrecord(-\d+-of-\d+)?|jpe?g|png|webp|bmp|gif|tiff?|ppm|pgm|jp2|avif|npy)$", re.IGNORECASE
+)
+_BUFFERED_BLOCKS = 4  # of a file that is read from its beginning to its end
+
+
+@dataclass(frozen=True)
+class RangedFolder:
+    """A stand-in for a folder in a bucket.
+
+    Attributes:
+      store: its objects.
+      path: the stand-in.
+      blocks: where blocks of its files are kept; None: nothing is.
+    """
+
+    store: "ObjectStore"
+    path: Path
+    blocks: Path | None
+
+
+# The stand-ins of this process, by what was asked for.
+folders: dict[Path, RangedFolder] = {}
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Returns a file opened for reading, wherever its bytes are."""
+    found = _find(path)
+    return path.open("rb") if found is None else io.BufferedReader(_RangedFile(*found, path), BLOCK_BYTES)
+
+
+def read_at(path: str | Path, start: int = 0, num_bytes: int = -1) -> bytes:
+    """Returns bytes of a file, wherever they are: from `start` on so many, fewer where it ends, or with -1 all."""
+    found = _find(Path(path)) if folders else None
+    if found is None:
+        with open(path, "rb", buffering=0) as file:
+            if start:
+                file.seek(start)
+            return file.read(num_bytes)
+    size = os.path.getsize(path) - start
+    num_bytes = max(size, 0) if num_bytes < 0 else max(min(num_bytes, size), 0)
+    return _read(*found, Path(path), start, num_bytes)
+
+
+def is_ranged(path: str | Path) -> bool:
+    """Returns whether a file is a stand-in, of which only `open_file` and `read_at` read the bytes."""
+    return _find(Path(path)) is not None
+
+
+def _find(path: Path) -> tuple[RangedFolder, str] | None:
+    """Returns the folder in a bucket that a file stands for a part of, and its key; None for other files."""
+    if not folders or not RANGED.search(path.name):
+        return None
+    for folder in folders.values():
+        with contextlib.suppress(ValueError):
+            return folder, path.relative_to(folder.path).as_posix()
+    return None
+
+
+def _read(folder: RangedFolder, key: str, path: Path, start: int, num_bytes: int) -> bytes:
+    if num_bytes <= 0:
+        return b""
+    if folder.blocks is None:
+        return folder.store.read_range(key, start, num_bytes)
+    first, last = start // BLOCK_BYTES, (start + num_bytes - 1) // BLOCK_BYTES
+    data = b"".join(_block(folder, key, path, number) for number in range(first, last + 1))
+    return data[start - first * BLOCK_BYTES :][:num_bytes]
+
+
+def _block(folder: RangedFolder, key: str, path: Path, number: int) -> bytes:
+    """Returns a block of a file, from the disk if it is there."""
+    assert folder.blocks is not None
+    status = path.stat()
+    size = min(BLOCK_BYTES, status.st_size - number * BLOCK_BYTES)
+    name = f"{folder.store.address}/{key}\0{status.st_size}\0{status.st_mtime_ns}"
+    kept = folder.blocks / hashlib.sha256(name.encode()).hexdigest()[:32] / str(number)
+    with contextlib.suppress(OSError):
+        data = kept.read_bytes()
+        if len(data) == size:
+            return data
+    data = folder.store.read_range(key, number * BLOCK_BYTES, size)
+    with contextlib.suppress(OSError, UserError), atomic_write(kept) as file:  # a full disk: it is fetched again
+        file.write(data)
+    return data
+
+
+class _RangedFile(io.RawIOBase):
+    """A file whose bytes are in a bucket; a few blocks of it are held, for who reads it from end to end."""
+
+    def __init__(self, folder: RangedFolder, key: str, path: Path) -> None:
+        self._folder, self._key, self._path = folder, key, path
+        self._size, self._at = path.stat().st_size, 0
+        self._held: OrderedDict[int, bytes] = OrderedDict()
+
+    def readable(self) -> bool:
+        """Does as io's."""
+        return True
+
+    def seekable(self) -> bool:
+        """Does as io's."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Does as io's."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """Does as io's."""
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Does as io's."""
+        number, offset = divmod(self._at, BLOCK_BYTES)
+        if self._at >= self._size:
+            return 0
+        if number not in self._held:
+            start = number * BLOCK_BYTES
+            length = min(BLOCK_BYTES, self._size - start)
+            self._held[number] = _read(self._folder, self._key, self._path, start, length)
+            if len(self._held) > _BUFFERED_BLOCKS:
+                self._held.popitem(last=False)
+        data = self._held[number][offset : offset + len(buffer)]
+        if not data:
+            raise RunError(f"{self._folder.store.address}/{self._key} is shorter than it was: start again")
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
