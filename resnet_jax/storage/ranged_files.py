@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from resnet_jax.errors import RunError, UserError
-from resnet_jax.filesystem import atomic_write
 
 if TYPE_CHECKING:
     from resnet_jax.storage.object_store import ObjectStore
@@ -91,6 +90,8 @@ def _read(folder: RangedFolder, key: str, path: Path, start: int, num_bytes: int
 
 def _block(folder: RangedFolder, key: str, path: Path, number: int) -> bytes:
     """Returns a block of a file, from the disk if it is there."""
+    from resnet_jax.filesystem import atomic_write
+
     assert folder.blocks is not None
     status = path.stat()
     size = min(BLOCK_BYTES, status.st_size - number * BLOCK_BYTES)
