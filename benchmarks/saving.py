@@ -19,20 +19,24 @@ from resnet_jax.config import default_config
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.errors import UserError
 from resnet_jax.models.variants import create_model
+from resnet_jax.storage import open_workdir
 from resnet_jax.training.checkpointer import restore_state, save_state
 from resnet_jax.training.experiment import options_of
 from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.optimizer import sgd
 
 
-def measure_saving(model: str, num_saves: int = 7, folder: Path | None = None) -> dict[str, Any]:
+def measure_saving(
+    model: str, num_saves: int = 7, folder: Path | None = None, address: str | None = None
+) -> dict[str, Any]:
     """Seconds for saving and restoring the train state of a network with momentum, on the disk of `folder`.
 
-    folder: None for the system's own for temporary files. Returns medians over num_saves saves, each of which is
-    waited for: {"model", "bytes", "save": from the call to the committed checkpoint, "blocked": of it, how long the
-    call itself takes, in which the loop stands still, "first_blocked": the same in the first save, which allocates the
-    copy, "hash": how long digests take by themselves (they are computed in the background, beside writing), "restore":
-    reading, with the comparison of the digests, "blocked_share", "hash_share": of "save"}.
+    folder: None for the system's own for temporary files. address: instead, as a run in a bucket. Returns medians over
+    num_saves saves, each of which is waited for: {"model", "bytes", "save": from the call to the committed checkpoint,
+    "blocked": of it, how long the call itself takes, in which the loop stands still, "first_blocked": the same in the
+    first save, which allocates the copy, "hash": how long digests take by themselves (they are computed in the
+    background, beside writing), "restore": reading, with the comparison of the digests, "blocked_share", "hash_share":
+    of "save"}.
     Raises UserError (a ValueError) if num_saves is below 1.
     """
     if num_saves < 1:
@@ -42,8 +46,12 @@ def measure_saving(model: str, num_saves: int = 7, folder: Path | None = None) -
         create_model(model), sgd(options.optimizer.learning_rate, momentum=0.9), options, make_mesh()
     )
     blocked, saved, hashed, restored = [], [], [], []
-    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name, BackgroundWriter() as saves:
-        latest = open_latest(Path(name))
+    with (
+        tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name,
+        open_workdir(address or name) as place,
+        BackgroundWriter() as saves,
+    ):
+        latest = open_latest(place.path, place.publish)
         for step in range(1, num_saves + 2):
             state = jax.block_until_ready(state.replace(step=state.step + 1))
             started = time.perf_counter()
@@ -78,10 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="resnet50")
     parser.add_argument("--saves", type=int, default=7, help="how many (default: 7)")
     parser.add_argument("--folder", type=Path, help="on whose disk (default: that of temporary files)")
+    parser.add_argument("--address", help="instead, in a bucket: s3://bucket/folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args(argv)
     try:
-        return print_result(measure_saving(arguments.model, arguments.saves, arguments.folder), arguments.json)
+        result = measure_saving(arguments.model, arguments.saves, arguments.folder, arguments.address)
+        return print_result(result, arguments.json)
     except UserError as error:
         parser.error(str(error))
 

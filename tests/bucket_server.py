@@ -23,7 +23,8 @@ START_SECONDS = 60
 _ERROR = "<?xml version='1.0' encoding='UTF-8'?><Error><Code>{}</Code><Message>{}</Message></Error>"
 _S3_KEY = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
 # (method, key and query, number of the request) -> None: pass it on; "drop": cut the connection; a number of seconds:
-# wait, then pass it on; "late answer": pass it on and cut the connection; (status, code): answer so.
+# wait, then pass it on; "late answer": pass it on and cut the connection; (status, code): answer so; "old listing": of
+# a listing, answer what was answered the last time but one.
 Fault = Callable[[str, str, int], object]
 
 
@@ -34,6 +35,7 @@ class BucketServer:
         self.port, self._moto_port = free_port(), free_port()
         self.fault: Fault = lambda method, path, number: None
         self.requests: list[tuple[str, str]] = []
+        self._listings: dict[str, list[tuple]] = {}
         self._generations: dict[str, str] = {}  # Google's number of an object's version: S3's tag
         self._lock = threading.Lock()
 
@@ -73,8 +75,7 @@ class BucketServer:
     def start(self):
         """Listens, again after `stop`."""
         handler = type("Handler", (_Handler,), {"bucket": self})
-        ThreadingHTTPServer.allow_reuse_address = True
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), handler)
+        self._server = _Server(("127.0.0.1", self.port), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -132,6 +133,13 @@ class BucketServer:
             return str(len(self._generations))
 
 
+class _Server(ThreadingHTTPServer):
+    allow_reuse_address = True
+
+    def handle_error(self, *_):
+        """Says nothing of clients that go away: tests kill them."""
+
+
 class _Handler(BaseHTTPRequestHandler):
     bucket: BucketServer
     protocol_version = "HTTP/1.1"
@@ -161,6 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
         status, answered, data = bucket.ask(
             self.command, "?".join(filter(None, (quote(unquote(path)), query))), body, headers
         )
+        if "list-type" in query:
+            listings = bucket._listings.setdefault(self.path, [])
+            listings[:] = [*listings[-1:], (status, answered, data)]
+            if fault == "old listing":
+                status, answered, data = listings[0]
         if fault == "late answer":
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)

@@ -164,9 +164,9 @@ class ObjectStore:
         yield from found
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Removes objects, in this order; one that is not there is no error."""
-        for key in keys:
-            self._try(key, lambda key=key: self._obstore.delete(self._store, key), absent=None)  # type: ignore[misc]
+        """Removes objects; one that is not there is no error."""
+        if found := [*keys]:
+            self._try(found[0], lambda: self._obstore.delete(self._store, found), absent=None)
 
     def _credentials(self) -> dict[str, Any]:
         """Returns what finds the user's keys where the environment does not hold them: AWS's profiles, by boto3."""

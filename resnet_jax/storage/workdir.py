@@ -197,14 +197,18 @@ class _RunCopy:
         self._thread.start()
 
     def _bring_unnamed(self, files: Files) -> None:
-        """Brings whole steps that the index does not name: saved just before a kill, or brought back by hand.
+        """Brings what the index does not name: written just before a kill, or brought back by hand.
 
-        What a kill has left of others is removed.
+        Of a step only if it is whole; what a kill has left of others is removed.
         """
         steps: dict[str, Files] = {}
         for entry in self._store.list():
-            if entry.key not in files and (step := _step_of(entry.key)):
+            if entry.key in files or entry.key == INDEX_FILE:
+                continue
+            if step := _step_of(entry.key):
                 steps.setdefault(step, {})[entry.key] = entry.num_bytes
+            elif "/" not in entry.key:
+                _bring_all(self._store, {entry.key: entry.num_bytes}, self.path)
         for step, its in steps.items():
             is_whole = f"{step}/{MANIFEST_FILE}" in its and not any(_step_of(key) == step for key in files)
             if not is_whole or _bring_all(self._store, its, self.path):
@@ -232,14 +236,20 @@ class _RunCopy:
             named = self._lease.files
             replaced = {_step_of(key) for key in changed if key in named} - {""}
             if replaced:  # of the same number: absent while it is neither the old nor the new one
-                self._lease.write({key: size for key, size in named.items() if _step_of(key) not in replaced})
-            self._send([key for key in changed if not _is_manifest(key)], here)
+                named = {key: size for key, size in named.items() if _step_of(key) not in replaced}
+                self._lease.write(named)
+            gone = self._sent.keys() - here.keys()
+            sizes = {key: stamp[0] for key, stamp in here.items()}
+            self._send([key for key in changed if not _is_manifest(key) and not _is_note(key)], here)
             self._send([key for key in changed if _is_manifest(key)], here)
-            self._lease.write({key: stamp[0] for key, stamp in here.items()})
-            gone = sorted(self._sent.keys() - here.keys(), key=lambda key: not _is_manifest(key))
+            # A note of what was saved last comes when that is there, and before the one that it named goes.
+            self._lease.write({**named, **{key: size for key, size in sizes.items() if not _is_note(key)}})
+            self._send([key for key in changed if _is_note(key)], here)
+            self._lease.write(sizes)
             for key in gone:
                 del self._sent[key]
-            self._store.delete(gone)
+            self._store.delete(key for key in gone if _is_manifest(key))
+            self._store.delete(key for key in gone if not _is_manifest(key))
 
     def close(self, *, has_failed: bool) -> None:
         """Brings what is left into the bucket and lets the run go; an error that is under way stays the one raised."""
