@@ -35,6 +35,7 @@ class BucketServer:
         self.port, self._moto_port = free_port(), free_port()
         self.fault: Fault = lambda method, path, number: None
         self.requests: list[tuple[str, str]] = []
+        self.ignores_conditions = False  # of writes, as simple servers do
         self._listings: dict[str, list[tuple]] = {}
         self._generations: dict[str, str] = {}  # Google's number of an object's version: S3's tag
         self._lock = threading.Lock()
@@ -121,6 +122,10 @@ class BucketServer:
             headers["If-None-Match"] = "*"
         elif wanted is not None:
             headers["If-Match"] = self._generations.get(wanted, '"no such"')
+        if self.ignores_conditions:
+            headers = {
+                name: value for name, value in headers.items() if name.lower() not in ("if-match", "if-none-match")
+            }
         return headers
 
     def as_google(self, tag):
@@ -214,3 +219,19 @@ def environment_of(bucket, **more):
 
 
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+def main():
+    """python tests/bucket_server.py [--put FOLDER] COMMAND …: run it where a bucket is, with a folder's files in it."""
+    words = sys.argv[1:]
+    with BucketServer() as bucket:
+        if words[:1] == ["--put"]:
+            folder, words = Path(words[1]), words[2:]
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    bucket.put(quote(f"{folder.name}/{path.relative_to(folder).as_posix()}"), path.read_bytes())
+        return subprocess.run(words, env={**os.environ, **bucket.environment()}, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

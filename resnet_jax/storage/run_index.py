@@ -134,8 +134,16 @@ class RunLease:
             if index.holder is not None and not index.holder.is_dead():
                 index = self._watch(index)
             self._files, self._version = index.files, index.version
-        if not self._replace():
-            raise self._in_use(read_index(self._store))
+        with self._lock:
+            if not self._replace():
+                raise self._in_use(read_index(self._store))
+            held, self._version = self._version, None
+            if self._replace():  # as if there were no index yet
+                raise UserError(
+                    f"{self._store.address}: the store replaces objects without regard to their version, so two runs "
+                    "could write in one place: use a store with conditional writes, or a disk"
+                )
+            self._version = held
         return self._files
 
     def write(self, files: Files | None = None, patience: float | None = None) -> None:

@@ -134,6 +134,12 @@ def test_a_run_that_was_copied_there_by_hand_is_taken_as_it_is(store):
     assert RunLease(store).acquire() == {"config.json": 2, "checkpoints/5/manifest.json": 5}
 
 
+def test_a_store_without_conditional_writes_is_refused(store, bucket, monkeypatch):
+    monkeypatch.setattr(bucket, "ignores_conditions", True)
+    with pytest.raises(UserError, match="replaces objects without regard to their version"):
+        RunLease(store).acquire()
+
+
 @pytest.mark.parametrize("text", ["0", "0.5", "long"])
 def test_the_lease_is_a_number_of_seconds(text, monkeypatch):
     monkeypatch.setenv("RESNET_JAX_LEASE_SECONDS", text)
