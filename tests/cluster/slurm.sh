@@ -3,6 +3,7 @@
 #
 #   apt-get install --no-install-recommends slurm-wlm slurm-client munge
 #   make .venv/.installed && tests/cluster/slurm.sh          as root, on Linux; about six minutes
+#   tests/cluster/slurm.sh 24                                instead a campaign of so many faults; about 15 minutes
 #
 # Shows that a run which is interrupted three times gives the parameters of the unbroken one, that Slurm's own warning
 # before the time limit requeues a job, that a cancelled one stays away, and that a task which dies ends its job.
@@ -76,7 +77,12 @@ MpiDefault=none
 ReturnToService=2
 KillWait=10
 NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[17001-17002] CPUs=2
-PartitionName=all Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmdTimeout=10
+PartitionName=all Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PreemptMode=OFF
+PartitionName=low Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=high Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10
 END
     slurmctld
     slurmd -N n1
@@ -168,8 +174,23 @@ task_of_rank() {
     done
 }
 
+started_by_hand() {
+    say "== srun by hand, without a script"
+    srun --nodes=2 --ntasks-per-node=2 --cpus-per-task=1 --time=10 python -m resnet_jax train --config digits \
+        --workdir "$dir/by-hand" --config.num_steps=100 --config.model_args.stage_sizes='(1,)' \
+        --config.model_args.num_filters=4 > by-hand.log 2>&1 || fail "srun ended with $?: $(tail -n 3 by-hand.log)"
+    [ -n "$(digest by-hand.log)" ] || fail "the log has no digest"
+    say "four tasks trained to step $(step by-hand)"
+}
+
 start_cluster
-requeued_three_times
-warned_and_cancelled
-killed_task
+if [ "$#" -gt 0 ]; then
+    say "== a campaign of $1 faults"
+    python "$root/tests/cluster/campaign.py" slurm "$dir" --faults "$1" || fail "the campaign"
+else
+    started_by_hand
+    requeued_three_times
+    warned_and_cancelled
+    killed_task
+fi
 say "all as it should be"
