@@ -197,6 +197,8 @@ def _meet(processes: Processes) -> None:
     bind_address = None if BIND_VARIABLE in os.environ else processes.coordinator
     if processes.process_id == 0 and processes.coordinator is not None:
         _check_address(os.environ.get(BIND_VARIABLE, processes.coordinator))
+    if _spans_hosts(processes, os.environ):
+        _warn_of_own_name()
     thread = threading.Thread(
         target=initialize, daemon=True
     )  # when its own time is up JAX aborts: we are there earlier
@@ -212,6 +214,42 @@ def _meet(processes: Processes) -> None:
     if state.process_id == 0:
         _refuse(f"process 0 waited {start_seconds} s at {address} and not all others came: were they started?")
     _refuse(f"process {state.process_id} did not reach {address} within {start_seconds} s: is process 0 running there?")
+
+
+def _spans_hosts(processes: Processes, environment: Mapping[str, str]) -> bool:
+    """Returns whether the processes are known to be on several hosts."""
+    if processes.coordinator is not None:
+        found = _addresses(processes.coordinator.rpartition(":")[0].strip("[]"))
+        return bool(found) and not any(map(_is_loopback, found))
+    if processes.detection == "slurm":
+        return _number(environment, "SLURM_STEP_NUM_NODES", 1) > 1
+    size = _number(environment, "OMPI_COMM_WORLD_SIZE", 1)
+    return _number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", size) < size
+
+
+def _warn_of_own_name() -> None:
+    """Warns if other hosts could not reach what this process opens under its host's own name.
+
+    On CPUs it is there that gloo listens, and many systems name themselves 127.0.1.1 in /etc/hosts.
+    """
+    name = socket.gethostname()
+    own = _addresses(name)
+    if own and all(map(_is_loopback, own)):
+        logger.warning(
+            f"this host's own name, {name}, is {own[0]} here, where others cannot reach it: on CPUs processes meet "
+            f"there. Give {name} the host's address in /etc/hosts"
+        )
+
+
+def _addresses(host: str) -> list[str]:
+    try:
+        return [str(place[0]) for *_, place in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    except (OSError, UnicodeError):
+        return []
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
 
 
 def _check_address(address: str) -> None:
@@ -232,8 +270,8 @@ def _check_address(address: str) -> None:
     taken = [refusal for refusal in errors if refusal.errno == errno.EADDRINUSE]
     if taken or len(errors) == len(found):  # of the two kinds of addresses one may be missing here
         raise UserError(f"process 0 cannot listen at {address}: {(taken or errors)[0].strerror}; {advice}")
-    local = [str(place[0]).startswith("127.") or place[0] == "::1" for *_, place in found]
-    if all(local) and host != "localhost" and not host.startswith("127.") and host != "::1":
+    local = [_is_loopback(str(place[0])) for *_, place in found]
+    if all(local) and host != "localhost" and not _is_loopback(host):
         logger.warning(
             f"{host} is {found[0][4][0]} here, which other machines cannot reach: name this one by an address that "
             f"they can, or set {BIND_VARIABLE}=0.0.0.0:{port}"
