@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed  # its client's barrier can time out; the public ones wait for ever
 
+from resnet_jax.distributed.signs_of_life import SignsOfLife
 from resnet_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ FAILED_LEAVE_SECONDS = 5
 LOST = "another process has gone, or cannot be reached"
 # JAX's own, where process 0 listens if not at the coordinator's address.
 BIND_VARIABLE = "JAX_COORDINATOR_BIND_ADDRESS"
+
+
+_signs: SignsOfLife | None = None  # of this process, if it is one of many
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ def leave(code: int) -> int:
     client, failed = distributed.global_state.client, code not in (0, 75)
     if client is None:
         return code
+    if _signs is not None:
+        _signs.stop()
     try:  # process 0 that leaves early has JAX abort the others before they have said what went wrong
         client.wait_at_barrier("resnet_jax is done", 1000 * (FAILED_LEAVE_SECONDS if failed else LEAVE_SECONDS))
         jax.distributed.shutdown()
@@ -204,9 +210,11 @@ def _meet(processes: Processes) -> None:
     )  # when its own time is up JAX aborts: we are there earlier
     thread.start()
     thread.join(start_seconds)
-    if not thread.is_alive() and not failure:
-        return
     state = distributed.global_state
+    if not thread.is_alive() and not failure:
+        global _signs
+        _signs = SignsOfLife(state.client, state.process_id, state.coordinator_address or "", heartbeat_seconds)
+        return
     address = state.coordinator_address or processes.coordinator or f"the coordinator that {processes.detection} tells"
     if failure:
         reason = (str(failure[0]).splitlines() or [type(failure[0]).__name__])[0]
