@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
 
     # Data.
     config.dataset = "digits"  # "digits" | "folder" | a TFDS set with images and labels: "cifar10", "imagenet2012" …
-    config.data_dir = ""  # the folder of images, or of TFDS's sets; "": ~/tensorflow_datasets
+    config.data_dir = (
+        ""  # the folder of images, or of TFDS's sets, or its address in a bucket; "": ~/tensorflow_datasets
+    )
     # Of a folder whose splits are not called train, val and test: which folders they are, from data_dir.
     config.split_folders = ConfigDict()
     config.split_folders.train = ""
