@@ -11,7 +11,6 @@ from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.errors import UserError
 from resnet_jax.preflight.finding import ERROR, OK, WARNING, Finding
 from resnet_jax.preflight.packages import examine_packages, not_importable
-from resnet_jax.storage import read_run
 
 
 def add_command(add: AddCommand) -> None:
@@ -42,6 +41,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 def _examine(arguments: argparse.Namespace) -> list[Finding]:
     from resnet_jax.config import load_config
     from resnet_jax.preflight.doctor import examine
+    from resnet_jax.storage import read_run
     from resnet_jax.training.experiment import options_of
 
     if arguments.config is None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from resnet_jax.cli.usage import Parser
 from resnet_jax.errors import UserError
 from resnet_jax.filesystem import check_folder, check_parents, expand
-from resnet_jax.storage import read_run
 
 if TYPE_CHECKING:
     from resnet_jax.data.transforms.adjustment import Adjustment
@@ -136,6 +135,7 @@ def check_model_options(arguments: argparse.Namespace, *more: str) -> None:
 def open_trained(arguments: argparse.Namespace, *, judges: bool = True) -> "TrainedModel":
     """Returns the run or the weights that the options name. judges: as `open_weights` takes it."""
     from resnet_jax.inference.predictor import open_run, open_weights
+    from resnet_jax.storage import read_run
     from resnet_jax.weights.pretrained import find_weights
 
     if arguments.workdir is not None:

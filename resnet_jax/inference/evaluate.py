@@ -225,7 +225,7 @@ def _averaging_mirrors(apply: Callable[..., jax.Array]) -> Callable[..., jax.Arr
 
 def _evaluate(
     trained: TrainedModel, source: Source, data: str, batch_size: int, threshold: float | None, report: Path | None,
-    *, flip: bool,
+    *, flip: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     multi_label = source.multi_label
     if trained.multi_label and not multi_label:

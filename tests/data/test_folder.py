@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_jax.data import encoded, folder, scan
+from resnet_jax.data import encoded, scan
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.decoding import EncodedImage
 from resnet_jax.data.encoded import BadImages
@@ -16,6 +16,7 @@ from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.sources import DatasetOptions, load_splits
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
+from resnet_jax.storage import ranged_files
 
 WHOLE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 CROP = Preprocess(8, 4, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -429,7 +430,7 @@ def test_fault_of_the_disk_is_no_bad_image(pets, monkeypatch):
         raise OSError(5, "Input/output error", str(path))
 
     source = load_folder(pets, CROP, bad_images=BadImages(5))
-    monkeypatch.setattr(folder, "open", fail, raising=False)
+    monkeypatch.setattr(ranged_files, "open", fail, raising=False)
     with pytest.raises(UserError, match=r"dog/a\.png cannot be read: Input/output error"):
         pixels(source, 1)
 
