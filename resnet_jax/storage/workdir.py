@@ -26,7 +26,7 @@ from resnet_jax.errors import RunError, UserError, first_line
 from resnet_jax.filesystem import PARTIAL, expand, try_lock
 from resnet_jax.runtime import home
 from resnet_jax.storage.address import check_address, is_address
-from resnet_jax.storage.object_store import ObjectStore, patience_seconds
+from resnet_jax.storage.object_store import FIRST_PATIENCE_SECONDS, ObjectStore, patience_seconds
 from resnet_jax.storage.run_index import INDEX_FILE, Files, RunLease, files_by_listing, read_index
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def open_workdir(text: str | Path) -> Iterator[Workdir]:
         except BaseException:
             copy.close(has_failed=True)
             raise
-        copy.close(has_failed=False)
+        sync_errors(lambda: copy.close(has_failed=False))
 
 
 def read_run(text: str | Path, *, arrays: bool = True, may_be_new: bool = False) -> Path:
@@ -256,6 +256,8 @@ class _RunCopy:
         self._ends.set()
         if self._thread is not None:
             self._thread.join()
+        if has_failed:  # perhaps because of the store, for which was waited already
+            self._store.patience = min(self._patience, FIRST_PATIENCE_SECONDS)
         try:
             if self._has_taken and not self._lease.is_lost:
                 self.publish()
