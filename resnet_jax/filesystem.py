@@ -5,6 +5,7 @@ import errno
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ PARTIAL = ".partial"
 # The byte that Windows locks, which nobody may read then: far behind the end of any file that is locked here.
 _LOCKED_BYTE = 2**30
 _RETRY_SECONDS = 0.2
+_UMASK_LOCK = threading.Lock()
 
 
 def expand(text: str | Path) -> Path:
@@ -168,8 +170,9 @@ def sync_path(path: Path) -> None:
 
 def _umask() -> int:
     """Returns the process's mask for new files, which temporary ones do not follow."""
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK_LOCK:  # it can only be read by setting it
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

@@ -24,6 +24,7 @@ from resnet_jax.data.table_reader import LabelledRows
 from resnet_jax.data.tables import number_groups
 from resnet_jax.errors import UserError, abridge, check_choice
 from resnet_jax.formatting import format_count
+from resnet_jax.storage.ranged_files import read_at, why_not_kept
 
 _SHARD = re.compile(r".*-\d+-of-(\d+)(-[0-9a-f]+)?")  # train-00000-of-00002: of how many files it is one
 _ROWS_AT_ONCE = 256
@@ -228,6 +229,8 @@ def _extract(path: Path, image: str) -> tuple[Path, np.ndarray]:
 
     Behind the images the file holds these places, and behind them their number.
     """
+    if (why := why_not_kept(path)) is not None:
+        raise UserError(f"{path}: images are copied out of Parquet files, and {why}; or make tars of them")
     kept = kept_file("parquet", [path], partial(_write_images, path, image), ".rows", image)
     with kept.open("rb") as file:
         file.seek(-_INT64, os.SEEK_END)
@@ -269,4 +272,4 @@ def _from_path(path: Path, row: int, value: Any) -> bytes:
             f"{path} row {row} holds no image, only the path {name} of one: write the images themselves into the file "
             "(datasets' to_parquet does so after cast_column to Image and a map that reads them), or give their folder"
         )
-    return (path.parent / name).read_bytes()
+    return read_at(path.parent / name)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import UserError, first_line
+from resnet_jax.errors import RunError, UserError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _DELIMITERS = ",;\t|"
@@ -139,7 +139,7 @@ def open_parquet(path: Path) -> Iterator[Any]:
     try:
         with open_file(path) as data, module.ParquetFile(data if is_ranged(path) else path) as file:
             yield file
-    except UserError:
+    except (UserError, RunError):
         raise
     except Exception as error:  # pyarrow's own kinds, and those of the system
         raise UserError(f"{path} cannot be read as Parquet: {first_line(error)}") from error

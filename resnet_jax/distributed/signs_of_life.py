@@ -66,7 +66,7 @@ class SignsOfLife:
             if self._me:
                 silent = [f"process 0, at {self._address},"] if self._answered < limit else []
             else:
-                numbers = [key.rpartition("/")[2] for key, (_, when) in self._seen.items() if when < limit]
+                numbers = [key.rpartition("/")[2] for key, (_, when) in [*self._seen.items()] if when < limit]
                 silent = [f"process {number}" for number in sorted(numbers, key=int) if number != "0"]
             if new := [name for name in silent if name not in self._said][:MOST_NAMED]:
                 self._said.update(new)

@@ -1,9 +1,10 @@
 """Addresses in object storage: `s3://bucket/prefix`, `gs://bucket/prefix`."""
 
+import os
 import re
 from pathlib import Path
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, truncate
 
 SCHEMES = ("s3", "gs")
 
@@ -31,3 +32,16 @@ def check_address(text: str, *, may_be_bucket: bool = False) -> str:
             f"{text} must be of letters, digits and . _ - / = + @ , : alone: stores differ in what others are"
         )
     return f"{scheme}://{bucket}/{prefix}"
+
+
+def check_key(address: str, key: str) -> str:
+    """Returns the key of an object below an address, which is to be a file's path in a folder here.
+
+    Raises:
+      UserError: if that path would lead elsewhere.
+    """
+    parts = key.split("/")
+    is_odd = any(part in ("", ".", "..") or "\\" in part or (os.name == "nt" and ":" in part) for part in parts)
+    if is_odd or os.path.isabs(key):
+        raise UserError(f"{address} holds {truncate(key)!r}, which is no path of a file in a folder: remove it there")
+    return key

@@ -20,10 +20,10 @@ from pathlib import Path
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import expand, lock
 from resnet_jax.formatting import format_bytes
-from resnet_jax.runtime import home, remove_oldest
+from resnet_jax.runtime import home
 from resnet_jax.storage.address import is_address
 from resnet_jax.storage.object_store import ObjectStore, StoredObject, patience_seconds
-from resnet_jax.storage.ranged_files import RANGED, RangedFolder, folders
+from resnet_jax.storage.ranged_files import RANGED, RangedFolder, blocks_name, folders
 
 BOUND_VARIABLE = "RESNET_JAX_IMAGES_GB"
 BOUND_GB = 200.0
@@ -31,6 +31,7 @@ SHARE_OF_FREE_DISK = 0.8
 MOST_OBJECTS = 200_000
 MOST_WHOLE_BYTES = 2**30  # of a file that is brought whole
 NUM_THREADS = 16
+_WHOLE = ".whole-"  # how the folders begin that hold a file while it is brought
 # Read by libraries that know files alone, whatever their size.
 _ALWAYS_WHOLE = re.compile(r"\.(array_record(-\d+-of-\d+)?|json|txt|csv|tsv|jsonl|ndjson|labels?)$", re.IGNORECASE)
 
@@ -66,7 +67,11 @@ def _stand_in(store: ObjectStore, objects: list[StoredObject] | None, inside: st
         if (found := folders.get(root / inside)) is not None:
             return found.path
         found_objects = _list(store, inside) if objects is None else objects
-        blocks = _blocks_folder(sum(one.num_bytes for one in found_objects if RANGED.search(one.key)))
+        etags = {one.key: one.etag for one in found_objects}
+        ranged = [one for one in found_objects if RANGED.search(one.key)]
+        # Images are copied out of Parquet files.
+        needed = sum(one.num_bytes * (2 if one.key.lower().endswith(".parquet") else 1) for one in ranged)
+        blocks = _blocks_folder(needed, {blocks_name(store.address, one.key, one.etag) for one in ranged})
         root.parent.mkdir(parents=True, exist_ok=True)
         with root.with_name(f".{root.name}.lock").open("w") as file:
             lock(file)  # of many processes one makes it
@@ -74,36 +79,47 @@ def _stand_in(store: ObjectStore, objects: list[StoredObject] | None, inside: st
             if objects is None:
                 _remove_others(root, found_objects, inside)
         store.patience = patience_seconds()
-        folders[root / inside] = RangedFolder(store, root, blocks)
+        folders[root / inside] = RangedFolder(store, root, etags, blocks)
     return root
 
 
 def _list(store: ObjectStore, inside: str) -> list[StoredObject]:
-    found = []
-    for one in store.list(inside):
-        name = one.key.rpartition("/")[2]
-        if not name or any(part.startswith(".") for part in one.key.split("/")):
-            continue
-        found.append(one)
-        if len(found) > MOST_OBJECTS:
-            raise UserError(
-                f"{store.address} holds more than {MOST_OBJECTS:,} objects: pack the images into tars, which are read "
-                "faster too"
-            )
+    listed = store.list(inside, MOST_OBJECTS)
+    if len(listed) > MOST_OBJECTS:
+        raise UserError(
+            f"{store.address} holds more than {MOST_OBJECTS:,} objects: pack the images into tars, which are read "
+            "faster too"
+        )
+    found = [one for one in listed if not any(part.startswith(".") for part in one.key.split("/"))]
     if not found:
         raise UserError(f"{store.address}{f'/{inside}' if inside else ''} holds nothing")
     return found
 
 
-def _blocks_folder(num_bytes: int) -> Path | None:
-    """Returns where blocks of files are kept, if so many bytes fit there, with what others have left removed."""
+def _blocks_folder(num_bytes: int, own: set[str]) -> Path | None:
+    """Returns where blocks of files are kept, if so many bytes fit there; others' oldest blocks go for them.
+
+    own: the names of the files' folders there.
+    """
     folder = home() / "images" / ".blocks"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = sum(path.stat().st_size for path in folder.glob("*/*"))
-    bound = min(_bound_bytes(), SHARE_OF_FREE_DISK * (shutil.disk_usage(folder).free + kept))
+    kept: dict[Path, tuple[float, int]] = {}  # the last time and the bytes of an object's blocks
+    for path in folder.glob("*/*"):
+        with contextlib.suppress(OSError):  # another process writes and removes there too
+            status = path.stat()
+            last, size = kept.get(path.parent, (0.0, 0))
+            kept[path.parent] = max(last, status.st_mtime), size + status.st_size
+    total = sum(size for _, size in kept.values())
+    bound = min(_bound_bytes(), SHARE_OF_FREE_DISK * (shutil.disk_usage(folder).free + total))
     if num_bytes > bound:
         return None
-    remove_oldest(folder, int(bound))
+    others = sorted((last, path, size) for path, (last, size) in kept.items() if path.name not in own)
+    too_much = num_bytes + sum(size for *_, size in others) - bound
+    for _, path, size in others:
+        if too_much <= 0:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        too_much -= size
     return folder
 
 
@@ -133,7 +149,7 @@ def _make_stand_ins(store: ObjectStore, root: Path, objects: Iterable[StoredObje
                 file.truncate(one.num_bytes)  # takes no place on the disk
         elif _ALWAYS_WHOLE.search(one.key) or one.num_bytes <= MOST_WHOLE_BYTES:
             _check_space(store, one, root)
-            with tempfile.TemporaryDirectory(dir=root.parent, prefix=".") as scratch:
+            with tempfile.TemporaryDirectory(dir=root, prefix=_WHOLE) as scratch:
                 if not store.download(one.key, Path(scratch, "whole")):
                     raise RunError(f"{store.address}/{one.key} has gone")
                 Path(scratch, "whole").replace(path)
@@ -145,6 +161,8 @@ def _make_stand_ins(store: ObjectStore, root: Path, objects: Iterable[StoredObje
         os.utime(path, (one.modified, one.modified))
 
     root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(f"{_WHOLE}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for _ in pool.map(make, objects):
             pass
@@ -153,11 +171,13 @@ def _make_stand_ins(store: ObjectStore, root: Path, objects: Iterable[StoredObje
 def _remove_others(root: Path, objects: Iterable[StoredObject], inside: str) -> None:
     """Removes what has gone from the bucket."""
     expected = {one.key for one in objects}
-    for folder, _, names in os.walk(root / inside):
+    for folder, _, names in os.walk(root / inside, topdown=False):
         for name in names:
             path = Path(folder, name)
             if not name.startswith(".") and path.relative_to(root).as_posix() not in expected:
                 path.unlink()
+        with contextlib.suppress(OSError):  # not empty
+            Path(folder).rmdir()
 
 
 def _check_space(store: ObjectStore, one: StoredObject, root: Path) -> None:

@@ -9,14 +9,14 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from resnet_jax.errors import RunError, UserError, first_line
-from resnet_jax.storage.address import check_address
+from resnet_jax.storage.address import check_address, check_key
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS = 600.0, 20.0
 PATIENCE_VARIABLE = "RESNET_JAX_STORAGE_SECONDS"
 _REQUEST_TIMEOUT, _CONNECT_TIMEOUT = timedelta(seconds=120), timedelta(seconds=5)
 _RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=15)}  # of obstore, within each of our tries
+_ENDPOINTS: dict[str, tuple[str, ...]] = {"s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AWS_ENDPOINT_URL_S3"), "gs": ()}
 # S3's words of keys that are no good, which some stores say with a status of another meaning.
 _REFUSALS = ("AccessDenied", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch",
              "TokenRefreshRequired")  # fmt: skip
@@ -41,11 +42,15 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What a listing says of an object: its key below the store's address, its size, and when it was written."""
+    """What a listing says of an object: its key below the store's address, its size, and when it was written.
+
+    etag: what tells its content from another's.
+    """
 
     key: str
     num_bytes: int
     modified: float  # seconds since 1970
+    etag: str
 
 
 def patience_seconds() -> float:
@@ -81,6 +86,11 @@ class ObjectStore:
         """
         self.address, self.patience = check_address(address, may_be_bucket=may_be_bucket), patience
         self._scheme = address.partition("://")[0]
+        self._has_answered = False
+        for name in _ENDPOINTS[self._scheme]:
+            endpoint = os.environ.get(name, "http://")
+            if not endpoint.startswith(("http://", "https://")):
+                raise UserError(f"{name}={endpoint!r} must begin with https:// or http://")
         try:
             import obstore
         except ImportError:
@@ -104,8 +114,18 @@ class ObjectStore:
 
         return self._try(key, read, patience, absent=None)
 
-    def read_range(self, key: str, start: int, num_bytes: int) -> bytes:
-        """Returns so many bytes of an object from `start` on; fewer where it ends before."""
+    def read_range(self, key: str, start: int, num_bytes: int, etag: str = "") -> bytes:
+        """Returns so many bytes of an object from `start` on; fewer where it ends before.
+
+        Raises:
+          RunError: if it is not the one of that `etag` any more.
+        """
+        if etag:
+            options = {"range": (start, start + num_bytes), "if_match": etag}
+            try:
+                return self._try(key, lambda: bytes(self._obstore.get(self._store, key, options=options).bytes()))
+            except self._obstore.exceptions.PreconditionError:
+                raise RunError(f"{self.address}/{key} has changed since this start: start again") from None
         return self._try(key, lambda: bytes(self._obstore.get_range(self._store, key, start=start, length=num_bytes)))
 
     def put(self, key: str, data: bytes | Path, patience: float | None = None) -> None:
@@ -148,20 +168,28 @@ class ObjectStore:
 
         def read() -> StoredObject:
             meta = self._obstore.head(self._store, key)
-            return StoredObject(key, meta["size"], meta["last_modified"].timestamp())
+            return _as_stored(key, meta)
 
         return self._try(key, read, absent=None)
 
-    def list(self, inside: str = "") -> Iterator[StoredObject]:
-        """Yields all objects, or those in a folder."""
-        found: list[StoredObject] = self._try(
-            inside, lambda: [
-                StoredObject(entry["path"], entry["size"], entry["last_modified"].timestamp())
-                for entries in self._obstore.list(self._store, inside or None)
-                for entry in entries
-            ]
-        )  # fmt: skip
-        yield from found
+    def list(self, inside: str = "", most: int = 2**62) -> list[StoredObject]:
+        """Returns all objects, or those in a folder, at most one more than `most`; none that only marks a folder.
+
+        Raises:
+          UserError: for a key that is no path of a file.
+        """
+
+        def read() -> list[StoredObject]:
+            found: list[StoredObject] = []
+            for entries in self._obstore.list(self._store, inside or None):
+                found += [_as_stored(check_key(self.address, entry["path"]), entry) for entry in entries]
+                if len(found) > most:
+                    break
+            return found
+
+        found = self._try(inside, read)
+        folders = {parent for one in found for parent in _folders_of(one.key)}
+        return [one for one in found if one.num_bytes or one.key not in folders]
 
     def delete(self, keys: Iterable[str]) -> None:
         """Removes objects; one that is not there is no error."""
@@ -191,7 +219,9 @@ class ObjectStore:
         where, is_said = f"{self.address}/{key}".rstrip("/"), False
         while True:
             try:
-                return request()
+                answer = request()
+                self._has_answered = True
+                return answer
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     bucket = "/".join(self.address.split("/")[:3])
@@ -201,10 +231,14 @@ class ObjectStore:
                 raise RunError(f"{where} has gone") from None
             except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
                 raise self._refused(where, error) from None
+            except exceptions.PreconditionError:
+                raise
+            except exceptions.InvalidPathError as error:
+                raise UserError(f"{where}: {first_line(error)}") from None
             except exceptions.BaseError as error:
                 if _code(error) in _REFUSALS:
                     raise self._refused(where, error) from None
-                if _is_of_credentials(error):
+                if _is_of_credentials(error) and not self._has_answered:
                     raise UserError(
                         f"{where}: no credentials are found ({_code(error)}): set {_CREDENTIALS[self._scheme]}"
                     ) from None
@@ -216,11 +250,21 @@ class ObjectStore:
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _refused(self, where: str, error: BaseException) -> UserError:
-        return UserError(
+    def _refused(self, where: str, error: BaseException) -> UserError | RunError:
+        """Returns what to raise: a user's mistake at the start, a run's end where the keys were good before."""
+        return (RunError if self._has_answered else UserError)(
             f"{where}: the store refuses ({_code(error)}): check or renew the credentials, "
             f"{_CREDENTIALS[self._scheme]}, and what they may do"
         )
+
+
+def _as_stored(key: str, meta: Any) -> StoredObject:
+    return StoredObject(key, meta["size"], meta["last_modified"].timestamp(), meta["e_tag"] or "")
+
+
+def _folders_of(key: str) -> list[str]:
+    parts = key.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _version(meta: Any) -> Version:

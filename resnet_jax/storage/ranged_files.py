@@ -32,11 +32,13 @@ class RangedFolder:
     Attributes:
       store: its objects.
       path: the stand-in.
+      etags: what tells its objects' contents from others, by key.
       blocks: where blocks of its files are kept; None: nothing is.
     """
 
     store: "ObjectStore"
     path: Path
+    etags: dict[str, str]
     blocks: Path | None
 
 
@@ -68,6 +70,19 @@ def is_ranged(path: str | Path) -> bool:
     return _find(Path(path)) is not None
 
 
+def why_not_kept(path: str | Path) -> str | None:
+    """Returns why nothing of a file may stay on the disk; None if it may, or its bytes are there anyway."""
+    found = _find(Path(path))
+    if found is None or found[0].blocks is not None:
+        return None
+    return f"{found[0].store.address} does not fit on the disk: see RESNET_JAX_IMAGES_GB"
+
+
+def blocks_name(address: str, key: str, etag: str) -> str:
+    """Returns the name of the folder of an object's blocks."""
+    return hashlib.sha256(f"{address}/{key}\0{etag}".encode()).hexdigest()[:32]
+
+
 def _find(path: Path) -> tuple[RangedFolder, str] | None:
     """Returns the folder in a bucket that a file stands for a part of, and its key; None for other files."""
     if not folders or not RANGED.search(path.name):
@@ -82,7 +97,7 @@ def _read(folder: RangedFolder, key: str, path: Path, start: int, num_bytes: int
     if num_bytes <= 0:
         return b""
     if folder.blocks is None:
-        return folder.store.read_range(key, start, num_bytes)
+        return folder.store.read_range(key, start, num_bytes, folder.etags.get(key, ""))
     first, last = start // BLOCK_BYTES, (start + num_bytes - 1) // BLOCK_BYTES
     data = b"".join(_block(folder, key, path, number) for number in range(first, last + 1))
     return data[start - first * BLOCK_BYTES :][:num_bytes]
@@ -93,15 +108,14 @@ def _block(folder: RangedFolder, key: str, path: Path, number: int) -> bytes:
     from resnet_jax.filesystem import atomic_write
 
     assert folder.blocks is not None
-    status = path.stat()
-    size = min(BLOCK_BYTES, status.st_size - number * BLOCK_BYTES)
-    name = f"{folder.store.address}/{key}\0{status.st_size}\0{status.st_mtime_ns}"
-    kept = folder.blocks / hashlib.sha256(name.encode()).hexdigest()[:32] / str(number)
+    etag = folder.etags.get(key, "")
+    size = min(BLOCK_BYTES, path.stat().st_size - number * BLOCK_BYTES)
+    kept = folder.blocks / blocks_name(folder.store.address, key, etag) / str(number)
     with contextlib.suppress(OSError):
         data = kept.read_bytes()
         if len(data) == size:
             return data
-    data = folder.store.read_range(key, number * BLOCK_BYTES, size)
+    data = folder.store.read_range(key, number * BLOCK_BYTES, size, etag)
     with contextlib.suppress(OSError, UserError), atomic_write(kept) as file:  # a full disk: it is fetched again
         file.write(data)
     return data

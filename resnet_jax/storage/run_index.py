@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from resnet_jax.errors import RunError, UserError, truncate
+from resnet_jax.storage.address import check_key
 from resnet_jax.storage.object_store import ObjectStore, Version
 
 logger = logging.getLogger(__name__)
@@ -36,18 +37,30 @@ Files = dict[str, int]  # bytes by key
 
 @dataclass(frozen=True)
 class Holder:
-    """Who writes a run: a number drawn at random, and the process by its host, its machine's start, its own start."""
+    """Who writes a run: a number drawn at random, and the process, by its host, the machine's start, its namespace of
+    process numbers and its own start; and for how long it may say nothing.
+    """
 
     id: str
     host: str
     process: int
     boot: str
+    namespace: str
     started: str
+    lease_seconds: float
 
     def is_dead(self) -> bool:
-        """Returns whether the process is known to have ended: it was one of this machine."""
-        same_machine = bool(self.boot) and (self.host, self.boot) == (socket.gethostname(), _boot_id())
-        return same_machine and bool(self.started) and _started(self.process) != self.started
+        """Returns whether the process is known to have ended: it was one of this machine, and of this container."""
+        here = (socket.gethostname(), _boot_id(), _namespace())
+        if not all(here) or (self.host, self.boot, self.namespace) != here or not self.started:
+            return False
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # another user's
+            return False
+        return _started(self.process) not in ("", self.started)  # its number is another's now
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -94,7 +107,8 @@ def read_index(store: ObjectStore) -> Index | None:
         if content["format"] != FORMAT:
             raise UserError(f"{where} is of format {content['format']}, and this version reads {FORMAT}")
         holder = None if content["holder"] is None else Holder(**content["holder"])
-        return Index({str(key): int(size) for key, size in content["files"].items()}, holder, version)
+        files = {check_key(store.address, str(key)): int(size) for key, size in content["files"].items()}
+        return Index(files, holder, version)
     except UserError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -108,7 +122,9 @@ class RunLease:
         """Holds nothing yet."""
         self._store, self._seconds = store, lease_seconds()
         me = os.getpid()
-        self._me = Holder(secrets.token_hex(8), socket.gethostname(), me, _boot_id(), _started(me))
+        host, drawn = socket.gethostname(), secrets.token_hex(8)
+        self._me = Holder(drawn, host, me, _boot_id(), _namespace(), _started(me), self._seconds)
+        self._confirmed = _now()
         self._version: Version | None = None
         self._files: Files = {}
         self._beat, self._lost = 0, ""
@@ -137,12 +153,17 @@ class RunLease:
         with self._lock:
             if not self._replace():
                 raise self._in_use(read_index(self._store))
-            held, self._version = self._version, None
-            if self._replace():  # as if there were no index yet
-                raise UserError(
-                    f"{self._store.address}: the store replaces objects without regard to their version, so two runs "
-                    "could write in one place: use a store with conditional writes, or a disk"
-                )
+            first = self._version
+            if not self._replace():
+                raise self._in_use(read_index(self._store))
+            held = self._version
+            for wrong in (None, first):  # as if there were no index yet, or an older one
+                self._version = wrong
+                if self._replace():
+                    raise UserError(
+                        f"{self._store.address}: the store replaces objects without regard to their version, so two "
+                        "runs could write in one place: use a store with conditional writes, or a disk"
+                    )
             self._version = held
         return self._files
 
@@ -170,6 +191,12 @@ class RunLease:
                 )
             self.check()
 
+    def confirm(self) -> None:
+        """Raises RunError if another run has taken this one's place; the store is asked if that may be by now."""
+        self.check()
+        if _now() - self._confirmed > self._seconds / 2:
+            self.write()
+
     def check(self) -> None:
         """Raises RunError if another run is known to have taken this one's place."""
         if self._lost:
@@ -195,10 +222,10 @@ class RunLease:
         """Returns the index when its holder has said nothing for long enough, or has let it go; UserError as soon as it
         shows that it lives.
         """
-        logger.info(
-            f"{self._store.address} is held by {index.holder}: waiting {self._seconds:g} s for a sign of life of it"
-        )
-        end = time.monotonic() + self._seconds
+        assert index.holder is not None
+        seconds = max(self._seconds, index.holder.lease_seconds)
+        logger.info(f"{self._store.address} is held by {index.holder}: waiting {seconds:g} s for a sign of life of it")
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(min(_LOOK_SECONDS, self._seconds / 10))
             now = read_index(self._store)
@@ -218,11 +245,11 @@ class RunLease:
             "written": f"{self._me.id} {self._beat}",
             "files": dict(sorted(self._files.items())),
         }
-        data = json.dumps(content, indent=1).encode()
+        data, began = json.dumps(content, indent=1).encode(), _now()
         version = self._store.replace(INDEX_FILE, data, self._version, patience)
         if version is None:
             return False
-        self._version = version
+        self._version, self._confirmed = version, began
         return True
 
     def _in_use(self, index: Index | None) -> UserError:
@@ -242,6 +269,17 @@ def files_by_listing(store: ObjectStore) -> Files:
             f"{store.address} is no run's: it holds {truncate(min(files))!r} but no config.json; choose another place"
         )
     return files
+
+
+def _now() -> float:
+    """Returns seconds on a clock that goes on while the machine sleeps, where there is one."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _namespace() -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(_PROCESS / "self" / "ns" / "pid")
+    return ""
 
 
 def _boot_id() -> str:

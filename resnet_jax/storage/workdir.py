@@ -8,6 +8,7 @@ folder like any other: whole files, that other tools can copy.
 import atexit
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import jax
 
@@ -25,7 +27,7 @@ from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
 from resnet_jax.errors import RunError, UserError, first_line
 from resnet_jax.filesystem import PARTIAL, expand, try_lock
 from resnet_jax.runtime import home
-from resnet_jax.storage.address import check_address, is_address
+from resnet_jax.storage.address import check_address, check_key, is_address
 from resnet_jax.storage.object_store import FIRST_PATIENCE_SECONDS, ObjectStore, patience_seconds
 from resnet_jax.storage.run_index import INDEX_FILE, Files, RunLease, files_by_listing, read_index
 
@@ -35,6 +37,9 @@ NUM_THREADS = 8  # that bring files at a time
 # The folders of checkpoints in a run's folder, whose steps are whole or absent.
 STEP_FOLDERS = ("checkpoints", "best")
 MANIFEST_FILE = "manifest.json"  # of a step: the last of its files that comes, and the first that goes
+# Beside the copy: that it is there, and that it holds what could not be sent.
+_MARK, _UNSENT = ".resnet_jax-copy", ".resnet_jax-unsent"
+_ALWAYS_THERE = ("config.json", "metrics.jsonl")  # once they are: without them the copy was emptied
 _UNFINISHED = (PARTIAL, ".replaced", ".removed", ".lock")
 _LATE_SECONDS = 2.0
 _NUM_LOOKS = 5  # at an index whose files are removed by its run while they are read
@@ -105,7 +110,9 @@ def read_run(text: str | Path, *, arrays: bool = True, may_be_new: bool = False)
     parent = Path(tempfile.mkdtemp(prefix="resnet_jax-"))
     atexit.register(shutil.rmtree, parent, ignore_errors=True)
     above, _, name = str(text).rstrip("/").rpartition("/")
-    if Path(name).suffix:  # of one file: a folder's name with a dot in it is looked for next
+    if Path(name).suffix and not above.endswith(
+        ":/"
+    ):  # of one file: a folder's name with a dot in it is looked for next
         if ObjectStore(above, may_be_bucket=True).download(name, parent / name):
             return parent / name
         (parent / name).unlink(missing_ok=True)
@@ -135,7 +142,7 @@ def _bring_all(store: ObjectStore, files: Files, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def bring(key: str) -> bool:
-        path = folder / key
+        path = folder / check_key(store.address, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         return store.download(key, path) and (not _step_of(key) or path.stat().st_size == files[key])
 
@@ -146,7 +153,8 @@ def _bring_all(store: ObjectStore, files: Files, folder: Path) -> list[str]:
 def _step_of(key: str) -> str:
     """Returns the folder of the checkpoint that a file belongs to, as in "checkpoints/12"; empty if there is none."""
     parts = key.split("/")
-    return "/".join(parts[:2]) if parts[0] in STEP_FOLDERS and len(parts) > 2 else ""
+    is_one = len(parts) > 2 and parts[0] in STEP_FOLDERS and parts[1].isdecimal()
+    return "/".join(parts[:2]) if is_one else ""
 
 
 _Stamp = tuple[int, int, int]  # a file's size, time and number: when it has changed, so has one of them
@@ -170,31 +178,37 @@ class _RunCopy:
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
         self._has_taken = False
+        self._is_complete = False  # holds all that the bucket holds: what is not here has been removed by the run
 
-    def _lock_parent(self) -> object:
-        """Locks the copy, and removes what a process that was killed has left there."""
+    def _lock_parent(self) -> IO[str]:
+        """Locks the copy; what a process that was killed has left there goes, what could not be sent stays aside."""
         self._parent.parent.mkdir(parents=True, exist_ok=True)
         file = self._parent.with_suffix(".lock").open("a+")
         if not try_lock(file):
             file.close()
             raise UserError(f"{self._store.address} is in use by another run on this machine: wait for it")
+        if (self._parent / _UNSENT).exists():
+            self._parent.rename(self._name_aside())
         shutil.rmtree(self._parent, ignore_errors=True)
         self._parent.mkdir(mode=0o700)
+        (self._parent / _MARK).touch()
         return file
 
     def take(self) -> None:
-        """Takes the run, brings its files here and begins to say that it is held. Process 0 alone does it."""
+        """Takes the run, says from then on that it is held, and brings its files here. Process 0 alone does it."""
         files = self._lease.acquire()
         self._has_taken = True
+        self._thread = threading.Thread(target=self._beat, name="bucket", daemon=True)
+        self._thread.start()
         missing = _bring_all(self._store, files, self.path)
         if missing:  # once more, for stores that show an object late; what has really gone is as good as damaged
             time.sleep(_LATE_SECONDS)
             _bring_all(self._store, {key: files[key] for key in missing}, self.path)
         self._bring_unnamed(files)
         self._sent = self._walk()
+        self._lease.write({key: stamp[0] for key, stamp in self._sent.items()})  # which other processes go by
         self._store.patience = self._patience
-        self._thread = threading.Thread(target=self._beat, name="bucket", daemon=True)
-        self._thread.start()
+        self._is_complete = True
 
     def _bring_unnamed(self, files: Files) -> None:
         """Brings what the index does not name: written just before a kill, or brought back by hand.
@@ -210,9 +224,12 @@ class _RunCopy:
             elif "/" not in entry.key:
                 _bring_all(self._store, {entry.key: entry.num_bytes}, self.path)
         for step, its in steps.items():
-            is_whole = f"{step}/{MANIFEST_FILE}" in its and not any(_step_of(key) == step for key in files)
+            is_named = any(_step_of(key) == step for key in files)
+            is_whole = f"{step}/{MANIFEST_FILE}" in its and not is_named
             if not is_whole or _bring_all(self._store, its, self.path):
-                shutil.rmtree(self.path / step, ignore_errors=True)
+                if not is_named:
+                    shutil.rmtree(self.path / step, ignore_errors=True)
+                self._lease.write()  # nothing is removed where another run writes by now
                 self._store.delete(its)
 
     def look(self) -> None:
@@ -226,55 +243,82 @@ class _RunCopy:
         self._lease.check()
 
     def publish(self) -> None:
-        """Brings all that has changed here into the bucket, then the index, then removes there what is not here."""
+        """Brings all that has changed here into the bucket, then the index, and removes the steps that are gone."""
         if not self._writes:
             return
         with self._sending:
             self._lease.write()  # nothing is sent to where another run writes
-            here = self._walk()
+            here, named = self._walk(), self._lease.files
+            if not (self._parent / _MARK).exists() or any(key in named and key not in here for key in _ALWAYS_THERE):
+                raise RunError(f"{self.path} was removed or emptied while the run went on: nothing of it is sent")
             changed = [key for key, stamp in here.items() if self._sent.get(key) != stamp]
-            named = self._lease.files
             replaced = {_step_of(key) for key in changed if key in named} - {""}
             if replaced:  # of the same number: absent while it is neither the old nor the new one
                 named = {key: size for key, size in named.items() if _step_of(key) not in replaced}
                 self._lease.write(named)
-            gone = self._sent.keys() - here.keys()
+            gone = {key for key in self._sent if key not in here and _step_of(key)}
             sizes = {key: stamp[0] for key, stamp in here.items()}
             self._send([key for key in changed if not _is_manifest(key) and not _is_note(key)], here)
             self._send([key for key in changed if _is_manifest(key)], here)
             # A note of what was saved last comes when that is there, and before the one that it named goes.
             self._lease.write({**named, **{key: size for key, size in sizes.items() if not _is_note(key)}})
             self._send([key for key in changed if _is_note(key)], here)
-            self._lease.write(sizes)
+            self._lease.write({**{key: size for key, size in named.items() if not _step_of(key)}, **sizes})
             for key in gone:
                 del self._sent[key]
             self._store.delete(key for key in gone if _is_manifest(key))
             self._store.delete(key for key in gone if not _is_manifest(key))
 
     def close(self, *, has_failed: bool) -> None:
-        """Brings what is left into the bucket and lets the run go; an error that is under way stays the one raised."""
+        """Brings what is left into the bucket and lets the run go; an error that is under way stays the one raised.
+
+        Raises:
+          RunError: if that cannot be done; the copy stays then, unless another run has taken this one's place.
+        """
         self._ends.set()
         if self._thread is not None:
             self._thread.join()
         if has_failed:  # perhaps because of the store, for which was waited already
             self._store.patience = min(self._patience, FIRST_PATIENCE_SECONDS)
+        is_unsent = self._is_complete and self._writes
         try:
-            if self._has_taken and not self._lease.is_lost:
+            if self._is_complete:
                 self.publish()
+            is_unsent = False
+            if self._has_taken:
                 self._lease.release()
         except (RunError, UserError, OSError) as error:
-            kept = self._parent.with_name(f"{self._parent.name}-{time.strftime('%Y%m%d-%H%M%S')}")
-            self._parent.rename(kept)
-            line = (
-                f"{first_line(error)}; what could not be brought there is kept: {kept / self.path.name} is the run's "
-                "folder, in which it can go on"
-            )
+            is_unsent = is_unsent and not self._lease.is_lost
+            line = first_line(error)
+            if is_unsent:
+                line += (
+                    f"; what could not be brought there is kept: {self._keep() / self.path.name} is the run's folder, "
+                    "in which it can go on"
+                )
+                is_unsent = False
             if not has_failed:
                 raise RunError(line) from error
             logger.warning(line)
         finally:
-            shutil.rmtree(self._parent, ignore_errors=True)
-            self._lock_file.close()  # type: ignore[attr-defined]
+            if is_unsent:  # interrupted
+                logger.warning(f"what could not be brought to {self._store.address} is kept in {self._keep()}")
+            else:
+                shutil.rmtree(self._parent, ignore_errors=True)
+            self._lock_file.close()
+
+    def _keep(self) -> Path:
+        """Moves the copy to where no start removes it, and returns that."""
+        with contextlib.suppress(OSError):
+            (self._parent / _UNSENT).touch()
+        try:
+            return self._parent.rename(self._name_aside())
+        except OSError:  # a file is open, on Windows: the next start moves it
+            return self._parent
+
+    def _name_aside(self) -> Path:
+        name = f"{self._parent.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        names = (f"{name}-{k}" if k else name for k in itertools.count())
+        return next(path for path in map(self._parent.with_name, names) if not path.exists())
 
     def _walk(self) -> dict[str, _Stamp]:
         """Returns the files that are the run's, by their keys: nothing that is being written or removed."""
@@ -292,6 +336,7 @@ class _RunCopy:
 
     def _send(self, keys: Iterable[str], stamps: dict[str, _Stamp]) -> None:
         def send(key: str) -> None:
+            self._lease.confirm()
             self._store.put(key, self.path / key)
             self._sent[key] = stamps[key]
 
@@ -305,7 +350,9 @@ class _RunCopy:
         while not self._ends.wait(self._lease.beat_seconds):
             try:
                 self._lease.write(patience=0.0)
-                if self._sending.acquire(blocking=False):  # else a checkpoint is being sent, and they with it
+                if self._is_complete and self._sending.acquire(
+                    blocking=False
+                ):  # else a checkpoint is being sent, and they with it
                     try:
                         self._send_small()
                     finally:
@@ -322,6 +369,7 @@ class _RunCopy:
         here = {key: stamp for key, stamp in self._walk().items() if "/" not in key and not _is_note(key)}
         for key, stamp in here.items():
             if self._sent.get(key) != stamp:
+                self._lease.confirm()
                 self._store.put(key, self.path / key, patience=0.0)
                 self._sent[key] = stamp
         if not here.keys() <= self._lease.files.keys():

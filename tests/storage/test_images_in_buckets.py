@@ -13,7 +13,7 @@ from processes import run
 
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.tfds.tfrecord import TfRecords, masked_crc32c
-from resnet_jax.errors import UserError
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.storage import image_folder, ranged_files
 from resnet_jax.storage.image_folder import local_folder
 from resnet_jax.storage.ranged_files import BLOCK_BYTES, open_file, read_at
@@ -84,6 +84,10 @@ def test_a_set_in_a_bucket_is_the_set_on_a_disk(bucket, place, tmp_path, monkeyp
     monkeypatch.setenv("RESNET_JAX_IMAGES_GB", gigabytes)
     files = SETS[kind]()
     put(bucket, place, files)
+    if kind == "Parquet" and gigabytes == "0":
+        with pytest.raises(UserError, match=r"copied out of Parquet files, and .* does not fit"):
+            everything(local_folder(f"{scheme}://{BUCKET}/{place}"))
+        return
     expected = everything(make_tree(tmp_path / "disk", files))
     faults = [None, None, (503, "SlowDown"), None, "drop"]
     bucket.fault = lambda method, path, number: faults[number % len(faults)]
@@ -192,3 +196,44 @@ def test_training_on_a_buckets_images_is_training_on_a_disks(bucket, place, tmp_
     code, output, errors = run("evaluate", "--workdir", tmp_path / "run1", "--data", shard, "--json")
     assert code == 0, errors
     assert '"count": 20' in output
+
+
+def test_markers_of_folders_and_classes_that_have_gone_are_no_folders(bucket, place):
+    address = f"s3://{BUCKET}/{place}"
+    put(
+        bucket,
+        place,
+        {"cat/": b"", "cat/1.png": image_bytes(1), "dog/2.png": image_bytes(2), "owl/3.png": image_bytes(3)},
+    )
+    assert open_image_set(local_folder(address)).images().class_names == ("cat", "dog", "owl")
+    bucket.delete(f"{place}/owl/1.png")
+    ranged_files.folders.clear()
+    assert open_image_set(local_folder(address)).images().class_names == ("cat", "dog")
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_said(bucket, place):
+    put(bucket, place, {"a.tar": b"1" * (BLOCK_BYTES + 10)})
+    path = local_folder(f"s3://{BUCKET}/{place}") / "a.tar"
+    assert read_at(path, 0, 10) == b"1" * 10
+    put(bucket, place, {"a.tar": b"2" * (BLOCK_BYTES + 10)})
+    with pytest.raises(RunError, match="has changed since this start: start again"):
+        read_at(path, BLOCK_BYTES, 10)
+
+
+def test_what_is_kept_of_all_sets_stays_within_the_bound(bucket, place, monkeypatch, tmp_path):
+    monkeypatch.setenv("RESNET_JAX_IMAGES_GB", str(5.5 * BLOCK_BYTES / 1e9))
+    for name in ("one", "two", "three"):
+        put(bucket, place, {f"{name}/a.tar": name.encode() * BLOCK_BYTES})
+        read_at(local_folder(f"s3://{BUCKET}/{place}/{name}") / "a.tar")
+        kept = sum(path.stat().st_size for path in (tmp_path / "home/images/.blocks").glob("*/*"))
+        assert kept <= 5.5 * BLOCK_BYTES
+
+
+def test_a_store_that_fails_is_no_damaged_image(bucket, place, monkeypatch):
+    put(bucket, place, {"a/1.png": image_bytes(1), "b/2.png": image_bytes(2)})
+    images = open_image_set(local_folder(f"s3://{BUCKET}/{place}")).images()
+    monkeypatch.setattr(next(iter(ranged_files.folders.values())).store, "patience", 0.0)
+    for fault in ((400, "ExpiredToken"), (500, "InternalError")):
+        bucket.fault = lambda method, path, number, fault=fault: fault
+        with pytest.raises(RunError, match=fault[1]):
+            images.read(0)

@@ -22,7 +22,7 @@ from resnet_jax.data.tfds.builder import (
 )
 from resnet_jax.data.tfds.prepare import manual_dir, prepare, prepare_in_subprocess
 from resnet_jax.data.tfds.tfrecord import TfRecords
-from resnet_jax.errors import UserError, check_choice, truncate
+from resnet_jax.errors import RunError, UserError, check_choice, truncate
 from resnet_jax.storage.address import is_address
 
 __all__ = ["TfdsRecords", "load_arrays", "manual_dir", "open_records", "prepare", "split_names"]
@@ -75,6 +75,8 @@ class TfdsRecords:
         try:
             # One by one needs no threads.
             examples = [self.examples[indices[0]]] if len(indices) == 1 else self.examples.__getitems__(indices)
+        except RunError:  # the network's fault, and no image's
+            raise
         except RuntimeError as error:  # array_record's, whatever is wrong with the file, and TfRecords's
             place = f"{indices[0]}…" if len(indices) > 1 else indices[0]
             raise BadImageError(f"{self.title}[{place}]", one_line(error)) from error
