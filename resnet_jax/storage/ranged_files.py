@@ -98,27 +98,36 @@ def _read(folder: RangedFolder, key: str, path: Path, start: int, num_bytes: int
         return b""
     if folder.blocks is None:
         return folder.store.read_range(key, start, num_bytes, folder.etags.get(key, ""))
-    first, last = start // BLOCK_BYTES, (start + num_bytes - 1) // BLOCK_BYTES
-    data = b"".join(_block(folder, key, path, number) for number in range(first, last + 1))
-    return data[start - first * BLOCK_BYTES :][:num_bytes]
+    end = start + num_bytes
+    return b"".join(
+        _part(
+            folder,
+            key,
+            path,
+            number,
+            max(start - number * BLOCK_BYTES, 0),
+            min(end - number * BLOCK_BYTES, BLOCK_BYTES),
+        )
+        for number in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1)
+    )
 
 
-def _block(folder: RangedFolder, key: str, path: Path, number: int) -> bytes:
-    """Returns a block of a file, from the disk if it is there."""
+def _part(folder: RangedFolder, key: str, path: Path, number: int, start: int, end: int) -> bytes:
+    """Returns bytes of a block of a file, from the disk if it is there."""
     from resnet_jax.filesystem import atomic_write
 
     assert folder.blocks is not None
     etag = folder.etags.get(key, "")
     size = min(BLOCK_BYTES, path.stat().st_size - number * BLOCK_BYTES)
     kept = folder.blocks / blocks_name(folder.store.address, key, etag) / str(number)
-    with contextlib.suppress(OSError):
-        data = kept.read_bytes()
-        if len(data) == size:
-            return data
+    with contextlib.suppress(OSError), kept.open("rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size == size:
+            file.seek(start)
+            return file.read(end - start)
     data = folder.store.read_range(key, number * BLOCK_BYTES, size, etag)
-    with contextlib.suppress(OSError, UserError), atomic_write(kept) as file:  # a full disk: it is fetched again
-        file.write(data)
-    return data
+    with contextlib.suppress(OSError, UserError), atomic_write(kept) as written:  # a full disk: it is fetched again
+        written.write(data)
+    return data[start:end]
 
 
 class _RangedFile(io.RawIOBase):
