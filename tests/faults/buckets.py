@@ -125,8 +125,9 @@ def one_start(bucket, environment, address, kind, numbers, folder):
             one.kill()
         return None, f"hung: {error}"
     code = process.returncode
-    # 2 or 1 also where it comes before the run has begun.
-    allowed = {"kill": (0, -9), "stop": (0, 75), "expired": (0, 1, 2), "two runs": (0, 2)}
+    # 2 or 1 also where it comes before the run has begun. SIGTERM ends a process that downloads the run, or uploads its
+    # last files: there is nothing to save.
+    allowed = {"kill": (0, -9), "stop": (0, 75, -15), "expired": (0, 1, 2), "two runs": (0, 2)}
     if code not in allowed.get(kind, (0, 1)) or "Traceback" in errors:
         return code, f"code {code}: {errors[-1500:]}"
     return code, ""
