@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,8 @@ def open_parquet(path: Path) -> Iterator[Any]:
 
     module = parquet()
     try:
-        with open_file(path) as data, module.ParquetFile(data if is_ranged(path) else path) as file:
+        opened = open_file(path) if is_ranged(path) else nullcontext(path)
+        with opened as source, module.ParquetFile(source) as file:
             yield file
     except (UserError, RunError):
         raise
