@@ -1,6 +1,5 @@
 """What lies in a tar, and where: listed without unpacking it."""
 
-import io
 import posixpath
 import tarfile
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any, BinaryIO
 
 from resnet_jax.data.listing import TarMember
 from resnet_jax.errors import UserError
-from resnet_jax.storage.ranged_files import open_file
+from resnet_jax.storage.ranged_files import ReadOnlyFile, open_file
 
 TEXT_EXTENSIONS = (".cls", ".json", ".txt", ".label")
 MOST_TEXT_BYTES = 2**16
@@ -33,28 +32,12 @@ def list_tar(tar: Path) -> list[TarMember]:
         raise UserError(f"{tar} cannot be read as a tar ({error}): it must be whole and not compressed") from error
 
 
-class _Section(io.RawIOBase):
+class _Section(ReadOnlyFile):
     """A part of an open file, as a file of its own."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
-        self._file, self._start, self._size, self._at = file, start, size, 0
-
-    def readable(self) -> bool:
-        """Does as io's."""
-        return True
-
-    def seekable(self) -> bool:
-        """Does as io's."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Does as io's."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        """Does as io's."""
-        return self._at
+        super().__init__(size)
+        self._file, self._start = file, start
 
     def read(self, size: int = -1) -> bytes:
         """Does as io's."""

@@ -98,18 +98,11 @@ def _read(folder: RangedFolder, key: str, path: Path, start: int, num_bytes: int
         return b""
     if folder.blocks is None:
         return folder.store.read_range(key, start, num_bytes, folder.etags.get(key, ""))
-    end = start + num_bytes
-    return b"".join(
-        _part(
-            folder,
-            key,
-            path,
-            number,
-            max(start - number * BLOCK_BYTES, 0),
-            min(end - number * BLOCK_BYTES, BLOCK_BYTES),
-        )
-        for number in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1)
-    )
+    end, parts = start + num_bytes, []
+    for number in range(start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
+        first = number * BLOCK_BYTES
+        parts.append(_part(folder, key, path, number, max(start - first, 0), min(end - first, BLOCK_BYTES)))
+    return b"".join(parts)
 
 
 def _part(folder: RangedFolder, key: str, path: Path, number: int, start: int, end: int) -> bytes:
@@ -130,13 +123,11 @@ def _part(folder: RangedFolder, key: str, path: Path, number: int, start: int, e
     return data[start:end]
 
 
-class _RangedFile(io.RawIOBase):
-    """A file whose bytes are in a bucket; a few blocks of it are held, for who reads it from end to end."""
+class ReadOnlyFile(io.RawIOBase):
+    """A file of so many bytes that knows where it is; what it reads from there, its kinds say."""
 
-    def __init__(self, folder: RangedFolder, key: str, path: Path) -> None:
-        self._folder, self._key, self._path = folder, key, path
-        self._size, self._at = path.stat().st_size, 0
-        self._held: OrderedDict[int, bytes] = OrderedDict()
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
 
     def readable(self) -> bool:
         """Does as io's."""
@@ -154,6 +145,15 @@ class _RangedFile(io.RawIOBase):
     def tell(self) -> int:
         """Does as io's."""
         return self._at
+
+
+class _RangedFile(ReadOnlyFile):
+    """A file whose bytes are in a bucket; a few blocks of it are held, for who reads it from end to end."""
+
+    def __init__(self, folder: RangedFolder, key: str, path: Path) -> None:
+        super().__init__(path.stat().st_size)
+        self._folder, self._key, self._path = folder, key, path
+        self._held: OrderedDict[int, bytes] = OrderedDict()
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Does as io's."""
