@@ -41,7 +41,7 @@ class BucketServer:
         self._lock = threading.Lock()
 
     def environment(self, **more):
-        """What clients of S3 and of Google's store need to find it."""
+        """Returns what clients of S3 and of Google's store need to find it."""
         return {
             "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",

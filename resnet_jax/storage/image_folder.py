@@ -24,6 +24,7 @@ from resnet_jax.runtime import home
 from resnet_jax.storage.address import is_address
 from resnet_jax.storage.object_store import ObjectStore, StoredObject, patience_seconds
 from resnet_jax.storage.ranged_files import RANGED, RangedFolder, blocks_name, folders
+from resnet_jax.storage.settings import environment_number
 
 BOUND_VARIABLE = "RESNET_JAX_IMAGES_GB"
 BOUND_GB = 200.0
@@ -124,14 +125,9 @@ def _blocks_folder(num_bytes: int, own: set[str]) -> Path | None:
 
 
 def _bound_bytes() -> float:
-    text = os.environ.get(BOUND_VARIABLE, "")
-    try:
-        bound = float(text) if text else BOUND_GB
-    except ValueError:
-        bound = -1.0
-    if not bound >= 0:
-        raise UserError(f"{BOUND_VARIABLE}={text!r} must be a number of gigabytes, at least 0")
-    return bound * 1e9
+    return 1e9 * environment_number(
+        BOUND_VARIABLE, BOUND_GB, "a number of gigabytes, at least 0", lambda number: number >= 0
+    )
 
 
 def _make_stand_ins(store: ObjectStore, root: Path, objects: Iterable[StoredObject]) -> None:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from resnet_jax.errors import RunError, UserError, first_line
 from resnet_jax.storage.address import check_address, check_key
+from resnet_jax.storage.settings import environment_number
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True)
 class StoredObject:
-    """What a listing says of an object: its key below the store's address, its size, and when it was written.
+    """Holds what a listing says of an object: its key below the store's address, its size, and when it was written.
 
     etag: what tells its content from another's.
     """
@@ -59,14 +60,9 @@ def patience_seconds() -> float:
     Raises:
       UserError: if that is no positive number.
     """
-    text = os.environ.get(PATIENCE_VARIABLE, "")
-    try:
-        seconds = float(text) if text else PATIENCE_SECONDS
-    except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
-        raise UserError(f"{PATIENCE_VARIABLE}={text!r} must be a number of seconds above 0")
-    return seconds
+    return environment_number(
+        PATIENCE_VARIABLE, PATIENCE_SECONDS, "a number of seconds above 0", lambda seconds: seconds > 0
+    )
 
 
 class ObjectStore:

@@ -20,6 +20,7 @@ from pathlib import Path
 from resnet_jax.errors import RunError, UserError, truncate
 from resnet_jax.storage.address import check_key
 from resnet_jax.storage.object_store import ObjectStore, Version
+from resnet_jax.storage.settings import environment_number
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Index:
-    """What the object says; `version` is the store's, for the next conditional write."""
+    """Holds what the object says; `version` is the store's, for the next conditional write."""
 
     files: Files
     holder: Holder | None
@@ -81,14 +82,9 @@ def lease_seconds() -> float:
     Raises:
       UserError: if that is less than a second.
     """
-    text = os.environ.get(LEASE_VARIABLE, "")
-    try:
-        seconds = float(text) if text else LEASE_SECONDS
-    except ValueError:
-        seconds = 0.0
-    if not seconds >= 1:
-        raise UserError(f"{LEASE_VARIABLE}={text!r} must be a number of seconds, at least 1")
-    return seconds
+    return environment_number(
+        LEASE_VARIABLE, LEASE_SECONDS, "a number of seconds, at least 1", lambda seconds: seconds >= 1
+    )
 
 
 def read_index(store: ObjectStore) -> Index | None:

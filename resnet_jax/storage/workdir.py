@@ -63,7 +63,7 @@ class Workdir:
 
     @property
     def identity(self) -> str:
-        """What is the same for all processes of a run."""
+        """Returns what is the same for all processes of a run."""
         return self.address if is_address(self.address) else str(self.path.absolute())
 
 
