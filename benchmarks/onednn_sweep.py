@@ -1,11 +1,13 @@
 """Finds where oneDNN's convolutions are right: every implementation, under every instruction set, against XLA.
 
     python benchmarks/onednn_sweep.py --num_random 2000 --to sweep.jsonl
+    python benchmarks/onednn_sweep.py --dtype bfloat16 --instruction_sets AVX512_CORE_AMX
 
 Runs each implementation of each operation in a process that is capped to an instruction set
 (`ONEDNN_MAX_CPU_ISA`), as XLA runs it: made in one thread and run in another. The arrays end where memory does, so
 that whatever reads or writes beyond them crashes. A case that crashes or does not end is recorded, and the sweep goes
-on in a new process. Results are compared with the definition's in float64, and those with XLA's.
+on in a new process. Results are compared with the definition's in float64, and those with XLA's. In bfloat16 the
+operands are rounded first, so that only the result's own rounding and that of sums in float32 are left.
 
 Cases are the convolutions of all listed networks, with a batch of 2, and small random ones. Prints a table: cases by
 instruction set and implementation, and how many of them were wrong, crashed or hung; then the worst cases.
@@ -14,6 +16,7 @@ instruction set and implementation, and how many of them were wrong, crashed or 
 import argparse
 import collections
 import ctypes
+import dataclasses
 import json
 import mmap
 import os
@@ -38,8 +41,9 @@ from resnet_jax.models.variants import default_image_size
 from resnet_jax.ops import onednn, onednn_library
 from resnet_jax.ops.convolution import convolve
 
-INSTRUCTION_SETS = ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_BF16")
-TOLERANCE = 1e-5  # of the largest value; float32 rounds to some 1e-7 of it
+INSTRUCTION_SETS = ("SSE41", "AVX", "AVX2", "AVX512_CORE", "AVX512_CORE_BF16", "AVX512_CORE_AMX")
+TOLERANCE = 1e-5  # of the largest value, beyond the rounding of the result; float32 rounds to some 1e-7 of it
+ROUNDING = {"float32": 2**-24, "bfloat16": 2**-8}  # of each value
 SECONDS_TO_HANG = 120.0
 GARBAGE = (0x00, 0xFF, 0x3F)  # what is in the scratchpad before: zeros, NaNs, ordinary numbers
 RESULTS = ("right", "wrong", "crashed", "hung")
@@ -47,13 +51,13 @@ RESULTS = ("right", "wrong", "crashed", "hung")
 # --- the cases -------------------------------------------------------------------------------------------------------
 
 
-def network_problems(batch_size: int = 2) -> Iterator[onednn.Problem]:
+def network_problems(dtype: str, batch_size: int = 2) -> Iterator[onednn.Problem]:
     """The convolutions of all listed networks for images of the size that they are made for."""
     for name in list_models():
         size, found = default_image_size(name), []
 
         def record(x, kernel, stride, groups, impl, dilation, found=found):
-            found.append(onednn.Problem(x.shape, kernel.shape, stride, groups, dilation))
+            found.append(onednn.Problem(x.shape, kernel.shape, stride, groups, dilation, dtype))
             return convolve(x, kernel, stride, groups, "xla", dilation)
 
         with mock.patch.object(layers, "convolve", record):
@@ -62,7 +66,7 @@ def network_problems(batch_size: int = 2) -> Iterator[onednn.Problem]:
         yield from found
 
 
-def random_problems(num: int, seed: int) -> Iterator[onednn.Problem]:
+def random_problems(num: int, seed: int, dtype: str) -> Iterator[onednn.Problem]:
     """Small convolutions of any kind that a network of one's own may have."""
     rng = np.random.default_rng(seed)
     unvectorized = (1, 2, 3, 4, 5, 7, 9, 12, 15, 17, 20, 31, 33, 63, 65, 100)
@@ -76,10 +80,11 @@ def random_problems(num: int, seed: int) -> Iterator[onednn.Problem]:
         channels, features = (int(rng.choice(counts)) for _ in range(2))
         if groups > 1:  # a few of each group's, depthwise included
             channels, features = (groups * int(rng.choice((1, 1, 2, 3, 4, 8, 16, 20))) for _ in range(2))
-        batch, height, width = (int(rng.choice((1, 1, 2, 3, 4, 5, 8, 16))), *map(int, rng.integers(1, 30, 2)))
-        problem = onednn.Problem(
-            (batch, height, width, channels), (size, size, channels // groups, features), stride, groups, dilation
-        )
+        batch, height, width = int(rng.choice((1, 1, 2, 3, 4, 5, 8, 16))), *map(int, rng.integers(1, 30, 2))
+        if rng.random() < 0.25:  # long rows, which code for one processor divides in its own way, or columns
+            height, width = map(int, rng.permutation((rng.integers(1, 12), rng.integers(30, 130))))
+        kernel_shape = size, size, channels // groups, features
+        problem = onednn.Problem((batch, height, width, channels), kernel_shape, stride, groups, dilation, dtype)
         if min(problem.output_shape) > 0 and np.prod(problem.output_shape) * np.prod(problem.kernel_shape[:3]) < 1e8:
             yield problem
 
@@ -125,7 +130,8 @@ def xla_reference(problem: onednn.Problem, x: np.ndarray, kernel: np.ndarray, y:
 def write_case(problem: onednn.Problem, file: Path, seed: int) -> None:
     """Writes random operands and their results in float64, of which XLA confirms each twentieth."""
     rng = np.random.default_rng(seed)
-    arrays = [rng.normal(size=shape).astype(np.float32) for shape in problem.arrays]
+    dtype = jnp.dtype(problem.dtype)
+    arrays = [rng.normal(size=shape).astype(dtype).astype(np.float32) for shape in problem.arrays]
     results = reference(problem, *arrays)
     if seed % 20 == 0:
         for one, other in zip(results, xla_reference(problem, *arrays), strict=True):
@@ -162,22 +168,26 @@ def work() -> None:
         problem, case = onednn.Problem(*order["problem"]), np.load(order["file"])
         operands = {"forward": ("x", "kernel"), "input_gradient": ("y", "kernel"), "kernel_gradient": ("x", "y")}
         for operation in onednn.OPERATIONS:
+            dtypes = [np.dtype(one) for one in onednn.operand_dtypes(operation, problem)]
+            result_dtype = onednn.result_dtype(operation, problem)
             for implementation in onednn.implementations(operation, problem):
                 key = f"{operation} {implementation.name}"
                 if key in order["skip"] or order["only"] not in key or implementation.name.startswith("ref"):
                     continue  # "ref" is slower than XLA's and never taken
                 print(json.dumps({"begins": key}), flush=True)
-                arrays = [Fenced(case[name]) for name in operands[operation]]
-                expected = case[operation]
-                result = Fenced(np.full(expected.shape, np.nan, np.float32))
+                given = [case[name].astype(dtype) for name, dtype in zip(operands[operation], dtypes, strict=True)]
+                arrays, expected = [Fenced(array) for array in given], case[operation]
+                result = Fenced(np.full(expected.shape, np.nan, result_dtype))
                 run = implementation.prepare()
                 for garbage in GARBAGE:
                     onednn_library.fill_scratchpad(garbage)
                     thread = threading.Thread(target=run, args=([a.address for a in arrays], [result.address]))
                     thread.start()
                     thread.join()
-                same = all(np.array_equal(a.array, case[n]) for a, n in zip(arrays, operands[operation], strict=True))
-                error = float(np.abs(result.array - expected).max() / max(np.abs(expected).max(), 1e-30))
+                same = all(np.array_equal(a.array, b) for a, b in zip(arrays, given, strict=True))
+                got = result.array.astype(np.float64)
+                excess = np.abs(got - expected) - ROUNDING[result_dtype.name] * np.abs(expected)
+                error = float(excess.max() / max(np.abs(expected).max(), 1e-30))
                 right = same and error <= TOLERANCE  # False for NaN
                 print(json.dumps({"key": key, "result": "right" if right else "wrong", "error": error}), flush=True)
         print(json.dumps({"ends": True}), flush=True)
@@ -212,11 +222,10 @@ class Worker:
 
     def run(self, problem: onednn.Problem, file: Path) -> Iterator[dict]:
         """Yields the results of all implementations of a problem."""
-        shape = [problem.input_shape, problem.kernel_shape, problem.stride, problem.groups, problem.dilation]
         skip: list[str] = []
         while True:
             self._process = self._process or self._start()
-            order = {"problem": shape, "file": str(file), "skip": skip, "only": self._only}
+            order = {"problem": dataclasses.astuple(problem), "file": str(file), "skip": skip, "only": self._only}
             print(json.dumps(order), file=self._process.stdin, flush=True)
             current = None
             while True:
@@ -270,7 +279,7 @@ def sweep(
                         "isa": name, "operation": operation, "implementation": implementation, **result,
                         "num_threads": threads[i % len(pool)], "input": problem.input_shape,
                         "kernel": problem.kernel_shape, "stride": problem.stride, "groups": problem.groups,
-                        "dilation": problem.dilation,
+                        "dilation": problem.dilation, "dtype": problem.dtype,
                         "allowed": onednn.is_right(operation, problem, implementation),
                     }  # fmt: skip
                     print(json.dumps(record), file=log, flush=True)
@@ -284,21 +293,23 @@ def sweep(
 def report(file: Path) -> int:
     """Prints the table of a file of results; returns how many of those that are allowed are not right."""
     counts: dict[tuple, collections.Counter] = collections.defaultdict(collections.Counter)
-    worst: dict[str, float] = collections.defaultdict(float)
+    worst: dict[tuple, float] = collections.defaultdict(float)
     bad = []
     for record in map(json.loads, file.read_text().splitlines()):
-        key = record["isa"], record["operation"], record["implementation"]
+        key = record["isa"], record["dtype"], record["operation"], record["implementation"]
         counts[key][record["result"]] += 1
         counts[key]["allowed"] += record["allowed"]
         if record["result"] == "right":
-            worst[record["isa"]] = max(worst[record["isa"]], record["error"])
+            worst[key[:3]] = max(worst[key[:3]], record["error"])
         elif record["allowed"]:
             bad.append(record)
-    print("| instruction set | operation | implementation |", *(f"{name} |" for name in (*RESULTS, "taken")))
-    print("|---|---|---|---|---|---|---|---|")
+    print("| instruction set | dtype | operation | implementation |", *(f"{name} |" for name in (*RESULTS, "taken")))
+    print("|---|---|---|---|---|---|---|---|---|")
     for key, count in sorted(counts.items()):
         print("|", *(f"{word} |" for word in key), *(f"{count[name]} |" for name in (*RESULTS, "allowed")))
-    print("\nlargest error of those that are right, by the largest value:", dict(worst))
+    print("\nlargest error of those that are right, of the largest value:")
+    for key, error in sorted(worst.items()):
+        print(*key, f"{error:.1e}")
     for record in bad[:20]:
         print("taken and not right:", json.dumps(record))
     return len(bad)
@@ -311,6 +322,7 @@ def main() -> int:
     parser.add_argument("--num_random", type=int, default=500, help="random cases besides those of the networks")
     parser.add_argument("--no_networks", action="store_true", help="random cases alone")
     parser.add_argument("--instruction_sets", nargs="+", default=list(INSTRUCTION_SETS), choices=INSTRUCTION_SETS)
+    parser.add_argument("--dtype", choices=tuple(ROUNDING), default="float32", help="of the images")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 7], help="taken in turn")
     parser.add_argument("--only", default="", help="operations and implementations with this text in their names")
     parser.add_argument("--seed", type=int, default=0)
@@ -321,9 +333,9 @@ def main() -> int:
         work()
         return 0
     if not arguments.report:
-        problems = list(random_problems(arguments.num_random, arguments.seed))
+        problems = list(random_problems(arguments.num_random, arguments.seed, arguments.dtype))
         if not arguments.no_networks:
-            problems = [*dict.fromkeys(network_problems()), *problems]
+            problems = [*dict.fromkeys(network_problems(arguments.dtype)), *problems]
         arguments.to.parent.mkdir(parents=True, exist_ok=True)
         sweep(problems, arguments.instruction_sets, arguments.threads, arguments.to, arguments.seed, arguments.only)
     return int(report(arguments.to) > 0)

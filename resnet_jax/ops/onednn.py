@@ -110,14 +110,19 @@ def call(operation: str, problem: Problem, left: Array, right: Array) -> Array:
         target = _register(operation, problem)
     x, kernel, y = problem.arrays
     result_shape = {"forward": y, "input_gradient": x, "kernel_gradient": kernel}[operation]
-    dtype = jnp.float32 if operation == "kernel_gradient" else jnp.dtype(problem.dtype)
-    return jax.ffi.ffi_call(target, jax.ShapeDtypeStruct(result_shape, dtype))(left, right)
+    result = jax.ShapeDtypeStruct(result_shape, result_dtype(operation, problem))
+    return jax.ffi.ffi_call(target, result)(left, right)
 
 
 def operand_dtypes(operation: str, problem: Problem) -> tuple[Any, Any]:
     """Returns the types of an operation's two operands."""
     images = jnp.dtype(problem.dtype)
     return images, images if operation == "kernel_gradient" else jnp.dtype(jnp.float32)
+
+
+def result_dtype(operation: str, problem: Problem) -> Any:
+    """Returns the type of an operation's result."""
+    return jnp.dtype(jnp.float32) if operation == "kernel_gradient" else jnp.dtype(problem.dtype)
 
 
 # --- which implementations are right ---------------------------------------------------------------------------------
@@ -127,9 +132,10 @@ _SWEPT = re.compile(
     r"(jit|jit_1x1|jit_dw|brgconv|brgconv_1x1|brgconv_strided|brgdgmm_dw|brg_fwd):(sse41|avx|avx2|avx512_core)"
     r"|x64:gemm:jit"
 )
-# In bfloat16; right but for the rounding of the operands where `is_right` says so.
+# In bfloat16, by AVX-512's products of pairs or by AMX's of tiles; right where `is_right` says so.
 _SWEPT_BFLOAT16 = re.compile(
-    r"(jit_bf16|jit_bf16_1x1|brgconv|brgconv_1x1|brgconv_strided|brgdgmm_dw|brg_fwd):avx512_core_bf16"
+    r"(jit_bf16|jit_bf16_1x1|jit_dw|brdgmm_dw|brgconv|brgconv_1x1|brgconv_strided|brg_fwd):avx512_core_bf16"
+    r"|(jit|brgconv|brgconv_1x1|brgconv_strided|brgconv_bwd_w|brg_fwd):avx512_core_amx"
 )
 
 
@@ -138,13 +144,22 @@ def is_right(operation: str, problem: Problem, name: str) -> bool:
     known = _SWEPT_BFLOAT16 if problem.dtype == "bfloat16" else _SWEPT
     if not all(known.fullmatch(part) for part in name.split("+")):
         return False
-    # In bfloat16 images narrower than the stride give what lies beside them in memory.
-    narrow = min(problem.input_shape[1:3]) < problem.stride
-    if operation == "kernel_gradient" and narrow and name.startswith("jit_bf16"):
+    if problem.dtype == "bfloat16" and not _is_right_in_bfloat16(operation, problem, name):
         return False
     # Threads overwrite one another where channels do not fill the vectors: wrong sums in oneDNN 3.2, now and then.
     races = operation == "kernel_gradient" and name.startswith(("jit_1x1", "jit_bf16_1x1")) and problem.stride > 1
     return not (races and problem.kernel_shape[2] % 16)
+
+
+def _is_right_in_bfloat16(operation: str, problem: Problem, name: str) -> bool:
+    height, width = problem.input_shape[1:3]
+    if operation != "kernel_gradient":  # 1x1: wrong for few channels, 33 to 4 and 12 to 9 among them
+        return not name.startswith("jit_bf16_1x1")
+    if min(height, width) < problem.stride:  # what lies beside the images is summed too
+        return False
+    if name.startswith("jit_bf16:"):  # wrong where rows of the kernel see the padding alone, and in rows of 29 pixels
+        return problem.padding <= height and problem.dilation == 1
+    return name != "jit:avx512_core_amx"  # wrong where dilated; brgconv_bwd_w takes all that it does
 
 
 def _choose(operation: str, problem: Problem) -> "Implementation | None":
