@@ -140,7 +140,7 @@ def conv_cases(count, seed):
         )
 
 
-def check_conv(case, seed):
+def check_conv(case, seed, dtype="float32"):
     batch, (height, width), channels, features, size, stride, groups, dilation, bias, relu, adds = case
     random = np.random.default_rng(seed)
     x = random.standard_normal((batch, height, width, channels), np.float32)
@@ -170,21 +170,21 @@ def check_conv(case, seed):
         operations[1].activated = relu
     place = len(operations) - 1
     operations.append(Operation("mean", (place,), (batch, 1, 1, features), window=shape[1:3]))
-    answer = ReadyNetwork(operations)(x)
-    np.testing.assert_allclose(
-        answer, reference.mean(axis=(1, 2)), rtol=0, atol=2e-5 * max(np.abs(reference).max(), 1e-3), err_msg=str(case)
-    )
+    answer = ReadyNetwork(operations, dtype)(x)
+    atol = {"float32": 2e-5, "bfloat16": 2e-2}[dtype] * max(np.abs(reference).max(), 1e-3)
+    np.testing.assert_allclose(answer, reference.mean(axis=(1, 2)), rtol=0, atol=atol, err_msg=str(case))
 
 
-def test_convolutions_of_any_shape_stride_group_and_dilation():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_convolutions_of_any_shape_stride_group_and_dilation(dtype):
     for seed, case in enumerate(conv_cases(40, seed=0)):
-        check_conv(case, seed)
+        check_conv(case, seed, dtype)
 
 
 @pytest.mark.slow
 def test_a_thousand_convolutions():
     for seed, case in enumerate(conv_cases(1000, seed=1)):
-        check_conv(case, seed)
+        check_conv(case, seed, "bfloat16" if seed % 2 else "float32")
 
 
 @pytest.mark.slow

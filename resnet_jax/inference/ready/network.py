@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from resnet_jax.inference.ready.trace import Operation
+from resnet_jax.ops.onednn import is_wrong_forward
 from resnet_jax.ops.onednn_library import (
     ADD,
     AVERAGE_WITH_PADDING,
@@ -258,6 +259,9 @@ class _Builder:
     def _described(self, description: c.c_void_p | None, operation: Operation) -> c.c_void_p:
         if description is None:
             raise OneDNNError(f"oneDNN has no {operation.kind} of {operation.shape} here")
+        while is_wrong_forward(self._library.query_name(description)):
+            if not self._library.advance(description):
+                raise OneDNNError(f"oneDNN has no {operation.kind} of {operation.shape} here that is right")
         return description
 
     def _result(self, description: c.c_void_p, arrays: dict[int, _Slot], dtype: int) -> _Slot:
