@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# datasets: load_dataset("imagefolder") and to_parquet write a Parquet file that holds no image: `bytes` is empty in each
-# row, and `path` the absolute path on the machine that wrote it. One would think that it holds the images, as the files
-# of the Hugging Face hub do (push_to_hub puts them in). Moved elsewhere, the file is lost. Our reader refuses it with that
-# reason.
+# `datasets`: `load_dataset("imagefolder")` and `to_parquet` write a Parquet file without a single image. In every row
+# `bytes` is empty and `path` is the absolute path on the machine that wrote the file. You would expect the images
+# inside, as in the files of the Hugging Face hub, where `push_to_hub` puts them. Move the file elsewhere and the
+# images are gone. Our reader refuses such a file and gives the reason.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A Flax module that checks its arguments in a method called from __post_init__ works in init and apply, and fails in
-# tabulate with an AssertionError without a message: tabulate records every method call, and takes the one before the
-# module has a scope for a layer's. @nn.nowrap on the method is the remedy.
+# A Flax module that checks its arguments in a method called from `__post_init__` works in `init` and `apply`.
+# `tabulate` fails on it with an AssertionError without a message. It records every method call, and takes the one
+# before the module has a scope for a layer's call. `@nn.nowrap` on the method helps.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

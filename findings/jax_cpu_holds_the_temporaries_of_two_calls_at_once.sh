@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# On the CPU one computation runs at a time, and a chain of calls of one compiled function needs, one would think, the
-# temporaries that `memory_analysis` tells, once. JAX allocates those of the next call before the current one has ended, as
-# it dispatches asynchronously: the address space grows by them, and where freed memory is kept (mallopt, jemalloc) so does
-# what the process holds. With jax_cpu_enable_async_dispatch=False it does not.
+# On the CPU, JAX runs one computation at a time. You would expect a chain of calls of one compiled function to need
+# the temporaries of `memory_analysis` once. JAX dispatches asynchronously and allocates those of the next call before
+# the current one has ended. The address space grows by them, and where freed memory is kept (mallopt, jemalloc) so
+# does the memory that the process holds. With `jax_cpu_enable_async_dispatch=False` it does not grow.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# jax.export documents Exported.serialize() without a word of another package, but it needs flatbuffers, which jax does
-# not require: after `pip install jax` it raises ImportError. What a program exports works where TensorFlow or onnxruntime
-# happens to be installed, and fails on a clean machine.
+# The documentation of `jax.export` and `Exported.serialize()` mentions no other package. But serialising needs
+# flatbuffers, which jax does not require: after `pip install jax` it raises ImportError. A program that exports works
+# where TensorFlow or onnxruntime happens to be installed, and fails on a clean machine.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# obstore and credentials that S3 no longer takes: the answer 403 AccessDenied raises PermissionDeniedError, and 400
-# ExpiredToken, S3's documented answer where temporary credentials have run out, raises GenericError, the class of server
-# errors and broken connections as well. One would think that both are of the same kind, or UnauthenticatedError. A program that
-# tries again after GenericError, as one does while a store is away, goes on with dead credentials until its patience ends. The
-# code in the message tells them apart; resnet_jax/storage/object_store.py looks for it.
+# obstore, with credentials that S3 no longer accepts: the answer 403 AccessDenied raises PermissionDeniedError. The
+# answer 400 ExpiredToken, which S3 documents for temporary credentials that have run out, raises GenericError, the
+# class of server errors and broken connections. You would expect the same class for both, or UnauthenticatedError. A
+# program that retries after GenericError, as it should while a store is away, retries with dead credentials until its
+# patience ends. The code in the message separates the two; `resnet_jax/storage/object_store.py` looks for it.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# oneDNN's batch norm can rectify its result in the same pass (dnnl_fuse_norm_relu). Its ReLU of NaN is 0 there, on
-# processors for which it generates code: one NaN pixel makes its channel's mean and variance NaN, and the whole channel of
-# the result 0 instead of NaN, so that a diverged network goes on with finite numbers. Without the flag the channel is NaN.
+# oneDNN's batch norm can apply a ReLU in the same pass (`dnnl_fuse_norm_relu`). On processors for which it generates
+# code, this ReLU makes NaN zero. One NaN pixel makes its channel's mean and variance NaN, and the whole channel of
+# the result 0 instead of NaN. So a diverged network continues with finite numbers. Without the flag the channel is
+# NaN.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

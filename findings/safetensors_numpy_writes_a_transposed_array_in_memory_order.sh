@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# safetensors.numpy.save takes a transposed NumPy array without a word and writes its memory as it lies, under the
-# transposed shape: what is read back has the right shape and other numbers. Its documentation asks for contiguous
-# arrays, torch's binding refuses others; NumPy's does neither. np.ascontiguousarray before saving is the remedy.
+# `safetensors.numpy.save` accepts a transposed NumPy array and writes its memory in the order in which it lies, under
+# the transposed shape. You read back the right shape and other numbers. The documentation asks for contiguous arrays,
+# and torch's binding refuses others; NumPy's binding does not. Call `np.ascontiguousarray` before saving.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A timm network whose weights and images are float64, with EvoNorm-S0 or filter response norm, answers with the error of
-# float32: both layers compute their deviation, or their root mean square, by way of .float(), meant for half precision, and
-# convert it back. A network with group norm keeps float64 throughout. So a comparison in float64 stops at 1e-7 here, and
-# reads like a fault of whatever is compared; torch.Tensor.float made a no-op restores the full precision.
+# A timm network in float64 with EvoNorm-S0 or filter response norm answers with the error of float32. Both layers
+# compute their deviation, or their root mean square, through `.float()`, which is meant for half precision, and
+# convert it back. A network with group norm keeps float64 throughout. So a comparison in float64 stops at 1e-7, and
+# looks like a fault of the other side. With `torch.Tensor.float` made a no-op the full precision is back.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

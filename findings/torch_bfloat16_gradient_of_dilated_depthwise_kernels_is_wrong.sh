@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# PyTorch computes convolutions on x86 processors by oneDNN. In bfloat16, channels last, the gradient of a depthwise kernel
-# is wrong where the kernel is dilated and the images are 29 pixels wide or more: it does not even point where it should.
-# Nothing is raised, and outputs and the images' gradients are right. Undilated, contiguous or in float32 it is right too.
-# Atrous separable convolutions, as of segmentation networks, are of this kind. Processors without AVX-512 widen bfloat16.
+# PyTorch computes convolutions on x86 processors with oneDNN. In bfloat16 and channels-last memory, the gradient of a
+# depthwise kernel is wrong where the kernel is dilated and the images are 29 pixels wide or more: it does not even
+# point in the right direction. Nothing is raised. Outputs and the images' gradients are right. Without dilation, in
+# contiguous memory or in float32 the kernel's gradient is right too. Atrous separable convolutions, as in
+# segmentation networks, are of this kind. Processors without AVX-512 widen bfloat16 and are not affected.
 set -euo pipefail
 python=${PYTHON:-python3}
 if ! grep -q avx512bw /proc/cpuinfo; then

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# transformers' Flax ResNet ignores the field downsample_in_bottleneck of its config. In torch that field moves the stride of
-# a bottleneck from the 3x3 convolution to the first 1x1, as in the paper; in Flax it stays in the 3x3. So the same config
-# with the same weights, loaded by from_pretrained(..., from_pt=True) without a warning, gives other logits. With the field
-# False, its default, both agree to rounding.
+# transformers' Flax ResNet ignores the field `downsample_in_bottleneck` of its config. In torch that field moves the
+# stride of a bottleneck from the 3x3 convolution to the first 1x1, as in the paper; in Flax it stays in the 3x3. So
+# one config with one set of weights, loaded by `from_pretrained(..., from_pt=True)` without a warning, gives other
+# logits. With the field False, its default, the two agree to rounding.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

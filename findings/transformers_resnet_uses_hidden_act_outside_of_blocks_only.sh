@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# transformers' ResNetConfig has hidden_act, an activation by name. The blocks' inner convolutions do not get
-# it: they keep ReLU whatever it says, and only the stem and the end of each block take it. A network with
-# hidden_act="silu" is neither a ReLU nor a SiLU ResNet, so other libraries cannot rebuild it by its config.
+# transformers' ResNetConfig has `hidden_act`, an activation by name. Only the stem and the end of each block use it.
+# The blocks' inner convolutions keep ReLU whatever it says. A network with `hidden_act="silu"` is therefore neither a
+# ReLU nor a SiLU ResNet, and other libraries cannot rebuild it from its config.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

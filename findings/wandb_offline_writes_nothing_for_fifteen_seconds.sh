@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# wandb in offline mode: run.log(…, commit=True) returns, and the run's .wandb file holds its 7 bytes of header alone until
-# 15 seconds have passed or the run finishes: the rows are in the memory of a second process. One would think that an
-# offline run is on disk as it is logged. If the program is ended by SIGKILL, as for want of memory, these rows are lost. The
-# setting x_transaction_log_flush_interval (seconds) shortens it; the callback of docs/experiments.md sets it.
+# wandb in offline mode: `run.log(..., commit=True)` returns, but the run's `.wandb` file holds only its header of 7
+# bytes until 15 seconds have passed or the run finishes. The rows are in the memory of a second process. You would
+# expect an offline run to be on disk once it is logged. If SIGKILL ends the program, as when memory runs out, these
+# rows are lost. The setting `x_transaction_log_flush_interval` (seconds) shortens the wait; the callback of
+# docs/experiments.md sets it.
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# jaxlib 0.10.2 on the CPU: jax.lax.reduce_window with an addition, over images of one column, gives right sums for a few
-# images and wrong ones for many, although no window reaches from one image into another. The same images in a smaller
-# batch are right. Average pooling is made of it (flax.linen.avg_pool, ResNet-D's shortcuts).
+# jaxlib 0.10.2 on the CPU: `jax.lax.reduce_window` with an addition, over images of one column, gives right sums for
+# a few images and wrong ones for many, although no window reaches from one image into another. The same images in a
+# smaller batch are right. Average pooling is built on it (`flax.linen.avg_pool`, ResNet-D's shortcuts).
 set -euo pipefail
 python=${PYTHON:-python3}
 folder=$(mktemp -d)

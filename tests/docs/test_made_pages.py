@@ -1,4 +1,4 @@
-"""The reference of the config's fields is what the program goes by."""
+"""The pages that scripts make: the config's fields as the program takes them, and the findings."""
 
 import importlib.util
 from pathlib import Path
@@ -11,12 +11,28 @@ from resnet_jax.training.workdir import flatten_fields
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(scope="module")
-def maker():
-    spec = importlib.util.spec_from_file_location("make_config_page", DOCS / "make_config_page.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def maker():
+    return load("make_config_page")
+
+
+def test_the_page_of_findings_is_up_to_date():
+    assert (DOCS / "findings.md").read_text() == load("make_findings_page").page(), (
+        "run: python docs/make_findings_page.py"
+    )
+
+
+def test_a_finding_needs_a_comment_and_pinned_packages(tmp_path):
+    (tmp_path / "one.sh").write_text("#!/bin/sh\n# Surprising.\npip install torch\n")
+    with pytest.raises(ValueError, match=r"one\.sh: a comment on the behaviour and pinned packages are missing"):
+        load("make_findings_page").entry(tmp_path / "one.sh")
 
 
 def test_the_page_is_up_to_date(maker):
