@@ -16,15 +16,15 @@ NAMES = {
 }  # fmt: skip
 HEAD = """# What surprised us in other libraries
 
-Public libraries that behave in a way we would have guessed wrong. Each script installs pinned packages into a temporary
-folder, runs them without this project, and prints the behaviour. It fails once a version behaves differently:
+These public libraries behave in ways that we would have guessed wrong. Each script installs pinned packages into a
+temporary folder and runs them without this project. It prints the behaviour, and fails once a version behaves differently:
 
 <!-- test: instead true -->
 ```bash
 bash findings/jax_export_needs_flatbuffers.sh
 ```
 
-The page is made from the scripts: `python docs/make_findings_page.py`.
+`python docs/make_findings_page.py` makes this page from the scripts.
 """
 
 
