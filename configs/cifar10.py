@@ -1,8 +1,8 @@
-"""ResNet-20 on CIFAR-10 as He et al. 2015 (arXiv:1512.03385, section 4.2) trained it: 8.75 % error in the paper.
+"""ResNet-20 on CIFAR-10, trained as in He et al. 2015 (arXiv:1512.03385, section 4.2): 8.75 % error in the paper.
 
     python train.py --config configs/cifar10.py
 
-The deeper ones: --config.model=resnet56, and for 110 layers a warm-up of 400 steps at a tenth of the rate:
+For a deeper network, add --config.model=resnet56. With 110 layers, warm up for 400 steps at a tenth of the rate:
 
     python train.py --config configs/cifar10.py --workdir runs/resnet110 --config.model=resnet110 \
         --config.warmup_steps=400 --config.warmup_shape=constant --config.warmup_start_factor=0.1
@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
     config.model = "resnet20"
     config.model_args.kernel_init = "fan_in"
     config.dataset = "cifar10"
-    config.normalize = "pixel"  # the mean of the training images is subtracted pixel by pixel ...
-    config.std = (1.0, 1.0, 1.0)  # ... and nothing is divided
+    config.normalize = "pixel"  # subtract the mean of the training images, pixel by pixel ...
+    config.std = (1.0, 1.0, 1.0)  # ... and divide by nothing
     config.augment.crop_padding = 4
     config.augment.flip = True
     config.batch_size = 128
@@ -29,5 +29,5 @@ def get_config() -> ConfigDict:
     config.weight_decay = 1e-4
     config.schedule = "step"
     config.decay_steps = (32_000, 48_000)
-    config.test_every_epochs = 10  # all 50,000 train: the test set is watched, and chooses nothing
+    config.test_every_epochs = 10  # all 50,000 images train; the test set selects nothing
     return config

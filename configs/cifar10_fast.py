@@ -2,7 +2,7 @@
 
     python train.py --config configs/cifar10_fast.py
 
-On JPEG copies of CIFAR-10: 90.05 % of the test images (seed 0), and 90.67 % with `evaluate --flip`.
+On JPEG copies of CIFAR-10 it gets 90.05 % of the test images right (seed 0), and 90.67 % with `evaluate --flip`.
 """
 
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from resnet_jax.config import default_config
 
 def get_config() -> ConfigDict:
     config = default_config()
-    # Few layers of many channels: on a CPU a multiplication costs two thirds of what it does in ResNet-20's thin ones.
+    # Few layers with many channels: on a CPU a multiplication costs a third less than in ResNet-20's thin layers.
     config.model = "cifar_resnet18"
     config.model_args.stage_sizes = (1, 1, 1, 1)
     config.model_args.stage_filters = (32, 128, 256, 256)
@@ -37,5 +37,5 @@ def get_config() -> ConfigDict:
     config.decay_norm_and_bias = False
     config.schedule = "cosine"
     config.warmup_epochs = 1.0
-    config.test_every_epochs = 1  # all 50,000 train: the test set is watched, and chooses nothing
+    config.test_every_epochs = 1  # all 50,000 images train; the test set selects nothing
     return config

@@ -2,8 +2,8 @@
 
     python train.py --config configs/cifar10_preact1001.py
 
-With --config.batch_size=64, 4.62 % there. Each block's activations are computed again in the backward pass instead of
-kept: --config.model_args.remat=False where the memory suffices.
+With --config.batch_size=64 the paper has 4.62 %. To save memory, the backward pass computes each block's activations
+again. If you have enough memory, set --config.model_args.remat=False.
 """
 
 from ml_collections import ConfigDict
@@ -31,5 +31,5 @@ def get_config() -> ConfigDict:
     config.warmup_shape = "constant"
     config.warmup_start_factor = 0.1
     config.checkpoint_every_steps = 1000
-    config.test_every_epochs = 10  # all 50,000 train: the test set is watched, and chooses nothing
+    config.test_every_epochs = 10  # all 50,000 images train; the test set selects nothing
     return config

@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.weight_decay = 5e-4
     config.schedule = "cosine"
     config.warmup_epochs = 1.0
-    config.test_every_epochs = 1  # all 50,000 train: the test set is watched, and chooses nothing
+    config.test_every_epochs = 1  # all 50,000 images train; the test set selects nothing
     return config

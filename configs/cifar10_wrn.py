@@ -2,7 +2,7 @@
 
     python train.py --config configs/cifar10_wrn.py
 
-With dropout inside the blocks, 3.89 % there: --config.model_args.dropout=0.3
+With dropout inside the blocks the paper has 3.89 %: --config.model_args.dropout=0.3
 """
 
 from ml_collections import ConfigDict
@@ -28,5 +28,5 @@ def get_config() -> ConfigDict:
     config.schedule = "step"
     config.decay_epochs = (60, 120, 160)
     config.decay_factor = 0.2
-    config.test_every_epochs = 10  # all 50,000 train: the test set is watched, and chooses nothing
+    config.test_every_epochs = 10  # all 50,000 images train; the test set selects nothing
     return config

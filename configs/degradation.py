@@ -2,7 +2,7 @@
 
     python examples/degradation.py --depths 20,56
 
---config.num_steps=64000 is the paper's length, --depths 20,32,44,56 its depths.
+The paper trains for --config.num_steps=64000, with --depths 20,32,44,56.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""ResNet-20 on 1,797 handwritten digits: nothing to download, the first result in a minute or two.
+"""ResNet-20 on 1,797 handwritten digits: a first result in a minute or two, with nothing to download.
 
 python train.py --config configs/digits.py
 """

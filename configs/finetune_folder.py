@@ -1,16 +1,17 @@
-r"""Transfer learning: a network that was trained on ImageNet learns to tell one's own images apart.
+r"""Transfer learning: a network trained on ImageNet learns to classify your own images.
 
     python train.py --config configs/finetune_folder.py --config.data_dir=DIR
 
-DIR holds <class>/<image>, or train/<class>/… with val/<class>/…. The weights are torchvision's, downloaded once;
---config.finetune.weights=PATH takes any that `convert` reads, of the network that --config.model names. Three ways:
+DIR holds <class>/<image>, or train/<class>/… with val/<class>/…. The weights are torchvision's, downloaded once.
+--config.finetune.weights=PATH takes any weights that `convert` reads, if they fit the network of --config.model. There
+are three ways:
 
-    --config.finetune.trainable=all      every layer, the new head at ten times the rate of the others (the default)
-    --config.finetune.trainable=stage4   the last stage and the head
+    --config.finetune.trainable=all      train every layer, the new head at ten times the others' rate (the default)
+    --config.finetune.trainable=stage4   train the last stage and the head
     --config.finetune.trainable=head --config.augment.random_resized_crop=False --config.augment.flip=False
-                                         the head alone: each image passes through the network once, in all epochs
+                                         train the head alone: each image passes through the network once for all epochs
 
-docs/transfer_learning.md has what each reaches in what time: of the cats and dogs of CIFAR-10, and of digits,
+docs/transfer_learning.md lists the accuracy and the time of each, for CIFAR-10's cats and dogs and for the digits:
 
     python train.py --config configs/finetune_folder.py --config.data_dir=cats-and-dogs --config.model=resnet56 \
         --config.finetune.weights=resnet56-4bfd9763.th --config.image_size=32 --config.resize=32 \
@@ -21,7 +22,7 @@ docs/transfer_learning.md has what each reaches in what time: of the cats and do
         --config.learning_rate=0.02 --config.mean="(0.485, 0.456, 0.406)" --config.std="(0.229, 0.224, 0.225)" \
         --config.augment.crop_padding=0
 
-with --config.finetune.trainable=all, stage3 or head; from scratch with neither finetune's options nor another rate.
+Add --config.finetune.trainable=all, stage3 or head. To train from scratch, leave out finetune's options and the rate.
 """
 
 from ml_collections import ConfigDict

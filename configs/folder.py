@@ -1,9 +1,9 @@
-"""ResNet-18 on a folder of one's own images, DIR/<class>/<image>, or DIR/train/<class>/… with DIR/val/<class>/….
+"""ResNet-18 on a folder of your own images, DIR/<class>/<image>, or DIR/train/<class>/… with DIR/val/<class>/….
 
     python train.py --config configs/folder.py --config.data_dir=DIR
 
-A tenth of the images is held out for validation where there is no val/; the best model by it is kept in best/. Cats
-against dogs, the 12,000 JPEGs of these two of CIFAR-10's classes, reached 83.4 % of the 2,000 test images so:
+Without val/, a tenth of the images is held out for validation. best/ keeps the model with the best validation result.
+This command reaches 83.4 % of the 2,000 test images on cats and dogs, the 12,000 JPEGs of two of CIFAR-10's classes:
 
     python train.py --config configs/folder.py --config.data_dir=cats-and-dogs --config.model=resnet20 \
         --config.image_size=32 --config.resize=32 --config.augment.crop_scale="(0.6, 1.0)" \
@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.dataset = "folder"
     config.validation_fraction = 0.1
     config.image_size = 224
-    config.exif_rotation = True  # photographs are stored as the camera was held
+    config.exif_rotation = True  # a photograph is stored as the camera was held
     config.mean = (0.485, 0.456, 0.406)
     config.std = (0.229, 0.224, 0.225)
     config.augment.random_resized_crop = True

@@ -1,9 +1,9 @@
-"""ResNet-50 on ImageNet as torchvision trained its first weights (IMAGENET1K_V1): 76.13 % top-1 there; not run here.
+"""ResNet-50 on ImageNet, as torchvision trained its first weights (IMAGENET1K_V1): 76.13 % top-1 there; not run here.
 
     python train.py --config configs/imagenet.py --config.data_dir=DIR
 
-The images come through TFDS, from ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in DIR/downloads/manual, or, with
---config.dataset=folder, from DIR/train/<class>/ and DIR/val/<class>/, as they are or in tars.
+TFDS prepares the images from ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in DIR/downloads/manual. With
+--config.dataset=folder they come from DIR/train/<class>/ and DIR/val/<class>/, as files or in tars.
 """
 
 from ml_collections import ConfigDict

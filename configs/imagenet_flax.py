@@ -1,9 +1,9 @@
-"""ResNet-50 on ImageNet as Flax's ImageNet example trains it: 76.4 to 76.7 % top-1 there; not run here.
+"""ResNet-50 on ImageNet, as Flax's ImageNet example trains it: 76.4 to 76.7 % top-1 there; not run here.
 
     python train.py --config configs/imagenet_flax.py --config.data_dir=DIR
 
-The rate is 0.1 for a batch of 256: with another batch size scale it likewise. The images: see configs/imagenet.py.
-Not as in the example: padding and initial weights are torchvision's.
+The rate is 0.1 for a batch of 256. Scale it with the batch size. For the images, see configs/imagenet.py. Two things
+differ from the example: padding and initial weights are torchvision's.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.image_size = 224
     config.resize = 256
     config.interpolation = "bicubic"
-    config.augment.resampler = "pillow"  # which alone resizes so
+    config.augment.resampler = "pillow"  # the only one that resizes this way
     config.batch_size = 256
     config.num_epochs = 100
     config.learning_rate = 0.1

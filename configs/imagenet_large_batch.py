@@ -2,9 +2,9 @@
 
     python train.py --config configs/imagenet_large_batch.py --config.data_dir=DIR
 
-Peak rate, warm-up and the quadratic decay are those of TensorFlow's reference models for LARS at this batch size (for
-16,384 a peak of 25). Each 64 images are normalised by themselves, on however many devices they lie. For a batch that
-does not fit: --config.accumulation_steps=4. The images: see configs/imagenet.py.
+Peak rate, warm-up and quadratic decay come from TensorFlow's reference models for LARS at this batch size (with a peak
+of 25 for 16,384). Batch norm normalises every 64 images separately, on any number of devices. If the batch does not
+fit, set --config.accumulation_steps=4. For the images, see configs/imagenet.py.
 """
 
 from ml_collections import ConfigDict

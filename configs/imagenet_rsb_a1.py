@@ -2,9 +2,10 @@
 
     python train.py --config configs/imagenet_rsb_a1.py --config.data_dir=DIR
 
-The images: see configs/imagenet.py. What the paper leaves open is timm's: three repetitions, bicubic resizing, the last
-norm of each block beginning at zero, and mixed targets counting as 1 above a share of 0.2. Other than timm's defaults:
-the rate changes by step, from 0 to 0, and the targets are smoothed after that threshold.
+For the images, see configs/imagenet.py. Where the paper leaves something open, this config follows timm: three
+repetitions, bicubic resizing, the last norm of each block initialised to zero, and mixed targets that count as 1 above
+a share of 0.2. Two things differ from timm's defaults: the rate changes by step, from 0 to 0, and smoothing follows the
+threshold.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +27,7 @@ def get_config() -> ConfigDict:
     config.image_size = 224
     config.resize = 235  # 224 / 0.95, rounded as timm does
     config.interpolation = "bicubic"
-    config.augment.resampler = "pillow"  # which alone resizes so
+    config.augment.resampler = "pillow"  # the only one that resizes this way
     config.augment.policy = "randaugment_increasing"
     config.augment.policy_num_ops = 2
     config.augment.policy_magnitude = 7.0

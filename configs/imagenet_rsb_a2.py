@@ -2,7 +2,7 @@
 
     python train.py --config configs/imagenet_rsb_a2.py --config.data_dir=DIR
 
-A1 (configs/imagenet_rsb_a1.py) in half the epochs, with twice the weight decay, less mixup and no label smoothing.
+This is A1 (configs/imagenet_rsb_a1.py) with half the epochs, twice the weight decay, less mixup, no label smoothing.
 """
 
 from ml_collections import ConfigDict

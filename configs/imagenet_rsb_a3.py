@@ -2,8 +2,8 @@
 
     python train.py --config configs/imagenet_rsb_a3.py --config.data_dir=DIR
 
-The short one: trained at 160 pixels, evaluated at 224; neither stochastic depth nor repeated augmentation (the paper's
-Table 2). What it shares with A1 is in configs/imagenet_rsb_a1.py.
+This is the short procedure: it trains at 160 pixels and evaluates at 224, with neither stochastic depth nor repeated
+augmentation (the paper's Table 2). configs/imagenet_rsb_a1.py holds the fields that it shares with A1.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-"""ResNet-50 on ImageNet as torchvision trained its newer weights (IMAGENET1K_V2): 80.86 % top-1 there; not run here.
+"""ResNet-50 on ImageNet, as torchvision trained its newer weights (IMAGENET1K_V2): 80.86 % top-1 there; not run here.
 
     python train.py --config configs/imagenet_v2.py --config.data_dir=DIR
 
-The images: see configs/imagenet.py. The rate changes by epoch, as it did there.
+For the images, see configs/imagenet.py. The rate changes by epoch, as in torchvision.
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
     config.warmup_start_factor = 0.01
     config.weight_decay = 2e-5
     config.decay_norm_and_bias = False
-    config.decay_bias = True  # the head's; there is no other
+    config.decay_bias = True  # the head's bias; there is no other
     config.label_smoothing = 0.1
     config.ema_decay = 0.998908  # 1 - (1 - 0.99998) * batch_size * ema_every_steps / num_epochs
     config.ema_every_steps = 32

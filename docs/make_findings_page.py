@@ -17,7 +17,7 @@ NAMES = {
 HEAD = """# What surprised us in other libraries
 
 These public libraries behave in ways that we would have guessed wrong. Each script installs pinned packages into a
-temporary folder and runs them without this project. It prints the behaviour, and fails once a version behaves differently:
+temporary folder and runs them without this project. It prints the behaviour, and fails once the behaviour changes:
 
 <!-- test: instead true -->
 ```bash
