@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     config.table.class_names = ""  # a text file with one class name per line, for labels that are numbers from 0
 
     # Images: their size and colours, how they are read, and which of them an epoch takes. With image_size=0 images in
-    # memory keep their size and others get 224. For images in memory, image_size must be a multiple of their own size.
+    # memory keep their size and others get 224. For images in memory, image_size must be a multiple of their size.
     config.image_size = FieldReference(0, field_type=object)  # side in pixels, or (height, width)
     # How encoded images of another shape reach this size: "crop": resize, then cut out the centre | "squash": the whole
     # image, distorted | "pad": the whole image, with black around it | "border": the same with the mean colour, rounded

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Runs the command; where not even the commands can be imported, what a doctor can tell without them."""
+    """Runs the command; if the commands cannot be imported, prints the findings that `doctor` has without them."""
     try:
         from resnet_jax.cli.main import main as run
     except (ImportError, RuntimeError) as reason:  # RuntimeError: of a jax that does not go with its jaxlib

@@ -158,7 +158,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """Brings a file, or the names in a folder, to the disk; some file systems do not know that of a folder."""
+    """Brings a file, or the names in a folder, to the disk; some file systems cannot do this for a folder."""
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         # For writing: Windows flushes nothing else, and no folder.
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -203,7 +203,7 @@ def try_lock(file: IO[str], *, shared: bool = False) -> bool:
 def lock(file: IO[str]) -> None:
     """Locks an open file for this process, after whoever holds it now.
 
-    Errors are those of `try_lock`.
+    Raises as `try_lock` does.
     """
     if _HAS_FLOCK:
         fcntl.flock(file, fcntl.LOCK_EX)

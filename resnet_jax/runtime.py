@@ -44,10 +44,10 @@ def prepare_process() -> None:
 
 
 def silence_libraries() -> None:
-    """Has what is told of images and letters be one line of ours, not warnings with the source line that gave them.
+    """Silences warnings about images and letters, which print a source line; our own lines report what matters.
 
-    Pillow's of odd files, the size of large images among them, which are refused in a line where they matter; and
-    matplotlib's of letters that its fonts do not have. For good: a filter for a while would be other threads' as well.
+    Pillow warns of odd files, and of large images, which are refused in a line where they matter. matplotlib warns of
+    letters that its fonts lack. The filters stay for good: a temporary filter would affect other threads as well.
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from")
@@ -171,8 +171,8 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def source_digest() -> str:
-    """Returns 12 hexadecimal digits of a digest of the package's own code, by which runs of the same version that a
-    change lies between can be told apart.
+    """Returns 12 hexadecimal digits of a digest of the package's own code, which differ between two runs of
+    one version if the code changed between them.
     """
     package, sha = Path(resnet_jax.__file__).parent, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
@@ -224,7 +224,7 @@ def num_cores() -> float:
 
 def free_memory() -> int | None:
     """Returns the bytes of main memory that the process can still take, a container's limit included; None if
-    nothing tells.
+    it is unknown.
     """
     free = [1024 * int(line.split()[1]) for line in _read(MEMINFO).splitlines() if line.startswith("MemAvailable:")]
     limit, used = _read(CGROUP / "memory.max").strip(), _read(CGROUP / "memory.current").strip()

@@ -1,7 +1,7 @@
 """The benchmark command: how fast a network trains or infers, against the machine's peak and against torch.
 
-work.py is one network's step in JAX, torch_side.py the same in torch and onnx_side.py in other runtimes, each in a
-process of its own (peers.py), profile.py where a step's time goes.
+work.py is one network's step in JAX; torch_side.py is the same in torch and onnx_side.py in other runtimes, each in a
+separate process (peers.py). profile.py measures where a step's time goes.
 """
 
 import statistics
@@ -38,7 +38,7 @@ def benchmark(
     Args:
       model: a name of `list_models`, or "resnext_block" (ResNeXt's grouped bottleneck on 256 channels).
       image_size: pixels a side, or (height, width); None: the model's own.
-      against: names of PEERS, separated by commas, which are measured in turn, each in a process of its own: "torch",
+      against: names of PEERS, separated by commas, to measure in turn, each in a separate process: "torch",
         "torch-autocast" and "torch-compile" with the better of two memory formats; "onnxruntime" and "openvino"; "xla",
         XLA's own convolutions. Each measurement takes `num_steps` steps; num_pairs of them.
       profile_folder: where a trace of three steps is written.
@@ -91,7 +91,7 @@ def benchmark(
         ((name, of_peer),) = figures.items()
         result |= {name: of_peer, "ratios": of_peer["ratios"], "ratio": of_peer["ratio"]}
     if profile_folder is not None:
-        if inference:  # a network in one call has no operations to be told apart
+        if inference:  # a network in one call has no separate operations
             work = Work.of(model, batch_size, image_size, dtype, inference=True, ready=False)
         result["operations"] = profile(work, profile_folder)
     return result

@@ -1,4 +1,4 @@
-"""A network in a file, timed in ONNX Runtime or OpenVINO, in a process of its own: -m resnet_jax.benchmark.onnx_side.
+"""A network in a file, timed in ONNX Runtime or OpenVINO, in a separate process: -m resnet_jax.benchmark.onnx_side.
 
 Nothing that computes is imported here but the runtime. It answers as torch_side.py does.
 """

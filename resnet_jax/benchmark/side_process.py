@@ -38,7 +38,7 @@ class SideProcess:
         assert self.about is not None
 
     def measure(self) -> dict[str, Any]:
-        """Returns one measurement: its "seconds" and whatever else the module tells.
+        """Returns one measurement: its "seconds" and whatever else the module reports.
 
         Raises:
           UserError: if the process ended.

@@ -1,4 +1,4 @@
-"""The same networks in plain torch modules, timed in a process of their own: python -m resnet_jax.benchmark.torch_side.
+"""The same networks in plain torch modules, timed in a separate process: python -m resnet_jax.benchmark.torch_side.
 
 Nothing that computes is imported here but torch. The process reads a specification as JSON from its first line of
 standard input and answers with one line; every further line "go" makes it take one measurement and answer with its

@@ -28,7 +28,7 @@ from resnet_jax.training.train_step import train_step
 
 Array = jax.Array
 
-LEARNING_RATE = 1e-3  # as in torch_side.py, which tells why
+LEARNING_RATE = 1e-3  # as in torch_side.py, which gives the reason
 
 BLOCK = "resnext_block"
 BLOCK_ARGUMENTS: dict[str, Any] = {"filters": 64, "groups": 32, "width_per_group": 4}
@@ -40,7 +40,7 @@ Side = int | tuple[int, int]  # pixels, or (height, width)
 
 @dataclass
 class Work:
-    """A compiled step and its state; `macs` are those of one image's forward pass, `program_memory` is in bytes."""
+    """A compiled step and its state; `macs` counts one image's forward pass, `program_memory` is in bytes."""
 
     input_shape: tuple[int, ...]
     dtype: str

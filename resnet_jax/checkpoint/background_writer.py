@@ -43,8 +43,8 @@ class BackgroundWriter:
         self._jobs.put((what, job))
 
     def copy(self, state: Any) -> Any:
-        """Returns a copy of the state, a tree of arrays, in host memory; it is good until that of another state is
-        asked for.
+        """Returns a copy of the state, a tree of arrays, in host memory; it is valid until you ask for
+        the copy of another state.
 
         That waits until all jobs are done, since they may still be writing the last copy.
         """
@@ -80,7 +80,7 @@ class BackgroundWriter:
 
 
 class HostCopy:
-    """A copy of a tree of arrays in host memory, which that of the next tree overwrites.
+    """A copy of a tree of arrays in host memory, which the next tree's copy overwrites.
 
     New memory would cost several times what copying does.
     """
@@ -91,7 +91,7 @@ class HostCopy:
         self._tree: Any = None
 
     def is_of(self, tree: Any) -> bool:
-        """Returns whether the copy is that of this very tree."""
+        """Returns whether the copy was made from this very tree."""
         return self._original is tree
 
     def of(self, tree: Any) -> Any:
@@ -100,7 +100,7 @@ class HostCopy:
             return self._tree
         leaves, structure = jax.tree.flatten(tree)
         leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
-        # Of one device, which holds all: an array of its own, whose view does not keep the state from being donated.
+        # Of one device, which holds all: a separate array, whose view does not keep the state from being donated.
         shards = [leaf.addressable_data(0) for leaf in leaves]
         for shard in shards:
             # All at once from an accelerator. On the CPU jax 0.11's copy is the array itself, then not donated.

@@ -22,7 +22,7 @@ def read_latest(
     Args:
       folders: a folder after the first serves only where a step of those before it was damaged.
       read: reads a step; DamagedCheckpointError sends it to the step before.
-      on_damaged: is told of each step that is damaged; what it raises ends the search.
+      on_damaged: called with each damaged step; if it raises, the search ends.
       is_damaged: whether a step was found damaged earlier.
 
     Returns:

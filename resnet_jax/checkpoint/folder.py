@@ -1,4 +1,4 @@
-"""Checkpoints: the latest in `checkpoints/`, the best in `best/`, each step a folder of its own.
+"""Checkpoints: the latest in `checkpoints/`, the best in `best/`, each step in a separate folder.
 
 A step holds items, which are trees of arrays written by Orbax, and a manifest: the digest of every array, and what else
 the run needs to go on.
@@ -139,22 +139,22 @@ class CheckpointFolder:
 
         Raises:
           DamagedCheckpointError: it is not what was saved; the same in all processes.
-          UserError: a ValueError: it is of another model; likewise.
+          UserError: a ValueError: it is of another model; the same in all processes.
         """
         leaves = self.manifest(step)["leaves"]
         arrays = _read_by_all(partial(self._read, step, leaves, templates))
         return {item: jax.tree.map(_placed, template, arrays[item]) for item, template in templates.items()}
 
     def items(self, step: int) -> list[str]:
-        """Returns the names of a step's items; errors are those of `restore`."""
+        """Returns the names of a step's items; raises as `restore` does."""
         return list(self.manifest(step)["leaves"])
 
     def position(self, step: int) -> Position:
-        """Returns the position saved with `step`; errors are those of `restore`."""
+        """Returns the position saved with `step`; raises as `restore` does."""
         return self.manifest(step)["position"]
 
     def manifest(self, step: int) -> dict[str, Any]:
-        """Returns all that was saved with `step` besides its arrays; errors are those of `restore`."""
+        """Returns all that was saved with `step` besides its arrays; raises as `restore` does."""
 
         def read() -> dict[str, Any]:
             folder = self.directory / str(step)
@@ -178,7 +178,7 @@ class CheckpointFolder:
         return broadcast_from_process_0(look)
 
     def check(self, step: int, templates: dict[str, Any]) -> None:
-        """Compares a step with its digests; errors are those of `restore`, and nothing is placed."""
+        """Compares a step with its digests and places nothing; raises as `restore` does."""
         leaves = self.manifest(step)["leaves"]
         broadcast_from_process_0(partial(self._check, step, leaves, templates))
 

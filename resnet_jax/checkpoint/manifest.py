@@ -2,7 +2,7 @@
 
 The file `manifest.json` holds two lines: a JSON object, and the SHA-256 of that line. The object has "format" and
 "leaves": for each item (a folder of arrays) the type, shape and SHA-256 of each of its arrays by name. The two lines
-and "format" stay as they are in every format to come, so that a newer one can be told from a damaged one.
+and "format" stay the same in every future format, so that a newer checkpoint is not mistaken for a damaged one.
 """
 
 import errno
@@ -55,7 +55,7 @@ def check_leaves(where: Path, tree: Any, leaves: Leaves) -> None:
 
 
 def check_fits(where: Path, leaves: Leaves, template: Any) -> None:
-    """Raises UserError (a ValueError) that names the arrays and both shapes unless `leaves` are those of `template`."""
+    """Raises UserError (a ValueError) that names the arrays and both shapes unless `leaves` match `template`."""
     wanted = {
         jax.tree_util.keystr(path): (str(leaf.dtype), tuple(leaf.shape))
         for path, leaf in jax.tree.leaves_with_path(template)

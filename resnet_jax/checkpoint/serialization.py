@@ -93,7 +93,7 @@ def _without_late_callbacks() -> Iterator[None]:
         yield
     except BaseException as error:
         time.sleep(LATE_SECONDS)
-        # asyncio tells of a failed array when its future is collected, and the frames of the error hold some of them.
+        # asyncio reports a failed array when its future is collected, and the frames of the error hold some of them.
         _clear_frames(error)
         gc.collect()
         raise

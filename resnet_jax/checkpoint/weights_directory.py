@@ -25,7 +25,7 @@ def find_checkpoint(path: Path, which: str | None = None) -> Path:
             raise UserError(f"--checkpoint belongs to a run's folder, and {path} has no {folder.name}/: leave it out")
         return find_checkpoint(folder)
 
-    def is_one(folder: Path) -> bool:  # also what has lost one of them, which is then told
+    def is_one(folder: Path) -> bool:  # also a folder that has lost one of them, which is then reported
         return (folder / VARIABLES).is_dir() or (folder / MANIFEST_FILE).is_file()
 
     for folder in (path, path / "checkpoints"):

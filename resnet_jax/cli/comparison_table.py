@@ -44,7 +44,7 @@ def print_comparison(groups: "Sequence[Group]", picture: Path, *, as_json: bool 
 
 
 def _labels(groups: "Sequence[Group]") -> list[str]:
-    """Returns what tells each group from the others: in what it differs, its name where that is not enough."""
+    """Returns a label for each group: the fields in which it differs, and its name if they do not suffice."""
     from resnet_jax.comparison.groups import OF_STARTS
 
     labels = [

@@ -12,7 +12,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_list(arguments: argparse.Namespace) -> int:
-    """Lists the models, each family below a line of its own."""
+    """Lists the models, each family below a separate line."""
     del arguments
     from resnet_jax.models.architectures import FAMILIES
 

@@ -1,7 +1,8 @@
 """The commands: parse, call, print, exit codes.
 
 Results go to standard output (with --json one object), progress and warnings to standard error. Exit codes: 0 done;
-2 bad usage, config, data or file, told in one line; 75 interrupted and saved, run again to continue; 1 anything else.
+2 bad usage, config, data or file, reported in one line; 75 interrupted and saved, run again to continue; 1 anything
+else.
 """
 
 import io

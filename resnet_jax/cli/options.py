@@ -117,7 +117,7 @@ def given_adjustment(arguments: argparse.Namespace) -> "Adjustment":
 def check_model_options(arguments: argparse.Namespace, *more: str) -> None:
     """Raises UserError (a ValueError) unless the options name either a run or weights, and belong to which they name.
 
-    more: options that belong to weights, besides those of the model.
+    more: options that belong to weights, besides the model's.
     """
     if (arguments.workdir is None) == (arguments.weights is None):
         raise UserError("give either --workdir, a run's folder, or --weights, a file or checkpoint directory")

@@ -1,4 +1,4 @@
-"""Wrong usage of a command told in one line, with the name that was meant: all of it read off the parser itself."""
+"""Reports wrong usage of a command in one line, with the name that was meant, all read from the parser itself."""
 
 import argparse
 import os

@@ -61,8 +61,8 @@ class RunSummary:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Returns the workdirs among `paths` and in those of them that hold runs, in order; what holds none is left out
-    with a warning.
+    """Returns the workdirs among `paths`, and in the folders among them that hold runs, in order; leaves out a path
+    that holds none, with a warning.
 
     Raises:
       UserError: for a path that does not exist, or if nothing is left.

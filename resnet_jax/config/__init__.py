@@ -109,7 +109,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
 
 
 def checked_config(config: ConfigDict | str | Path) -> ConfigDict:
-    """Returns a config that a program has made or changed, or that of a file by its name or path, checked.
+    """Returns a checked config: one that a program has made or changed, or the config of a file, by its name or path.
 
     Raises:
       UserError: as `load_config`.
@@ -279,7 +279,7 @@ def _run_file(path: Path) -> ConfigDict:
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except Exception as error:  # a config file is the user's program: whatever it raises is told in one line
+    except Exception as error:  # a config file is the user's program: report whatever it raises in one line
         raise UserError(f"config {path}: {_one_line(error)}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"config {path}: get_config() must return an ml_collections.ConfigDict")

@@ -158,8 +158,8 @@ class EvalBatches:
         """Returns the images of a batch: "image" (b, H, W, C) uint8, "label" (b,) int32, of several labels an image (b,
         K) uint8, and "mask" (b,) float32 in {0, 1}.
 
-        b = batch_size / num_processes. The last batch is filled up with images whose mask is 0, as is that of an image
-        that cannot be decoded.
+        b = batch_size / num_processes. The last batch is filled up with images whose mask is 0. An image that cannot be
+        decoded also has mask 0.
         """
         if not 0 <= position < len(self):
             raise IndexError(position)

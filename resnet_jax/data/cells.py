@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MOST_ROWS_LOOKED_AT = 100  # of a table, to tell what a column holds
+MOST_ROWS_LOOKED_AT = 100  # of a table, to decide what a column holds
 
 
 def cell_text(value: object) -> str:

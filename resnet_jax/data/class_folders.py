@@ -28,9 +28,9 @@ _TRAIN = "config.split_folders.train"
 NUMBERED = "classes are in the order of their names"  # how the note on classes called by numbers begins
 _FOLDS = "k?fold|cv|part|chunk|batch|shard|subset|session"
 _FOLD = re.compile(rf"(.*[-_ ])?({_FOLDS})[-_ ]?\d+")
-# Folders that tell images apart by whose they are or by their day.
+# Folders that divide images by their subject or their day.
 _SUBJECT = re.compile(r"(.*[-_ ])?(patient|study|scan|exam)[-_ ]?\d+|(19|20)\d\d[-_.](0\d|1[0-2])[-_.][0-3]\d")
-# Folders inside of a class that tell its images apart by size, by number or by whom they show.
+# Folders inside a class that divide its images by size, by number or by the person they show.
 _SIZE = re.compile(r"\d+(x\d+|x|px|p|um|mm|cm|nm|k)")
 _PART = re.compile(
     rf"{_SIZE.pattern}|(.*[-_ ])?({_FOLDS}|seq|sequence|clip|video|scene|subject|patient|person|g)[-_ ]?\d+"
@@ -57,7 +57,7 @@ def find_belongings(folder: Folder) -> Iterator[Folder]:
 
 
 def find_unlabelled(names: Collection[str]) -> list[str]:
-    """Returns those of the names of class folders that say that their images are of no class: unlabelled, test.
+    """Returns the names of class folders that say that their images are of no class: unlabelled, test.
 
     The latter only where no other folder is called like training images, and one is or two others are left. Words that
     images are classed by, too, say less: valid.

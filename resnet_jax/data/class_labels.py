@@ -105,7 +105,7 @@ def number_splits(
     """Returns (class names, labels by split, notes) of labels by split, which are numbered alike in all.
 
     They are (N,) int32; where an image of any split has several or none, all are (N, K) uint8 of zeros and ones.
-    Errors are those of `number_labels`.
+    Raises as `number_labels` does.
     """
     flat = [label for of_split in labels.values() for label in of_split]
     if any(isinstance(label, tuple) for label in flat):
@@ -185,7 +185,7 @@ def many_labels(
 ) -> tuple[tuple[str, ...], np.ndarray, list[str]]:
     """Returns (class names, labels (N, K) uint8 of zeros and ones, notes) of several labels an image, or none.
 
-    Errors are those of `number_labels`.
+    Raises as `number_labels` does.
     """
     flat = [value for row in values for value in row]
     if not flat:

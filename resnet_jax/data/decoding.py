@@ -1,7 +1,7 @@
 """One image, encoded or in memory: its size, and the pixels of all or of a part of it, checked for damage.
 
 JPEGs are decoded by simplejpeg (libjpeg-turbo): the same pixels as Pillow's, without the interpreter lock, and unlike
-Pillow and OpenCV it tells of damaged data. All else, CMYK included, is Pillow's. Where libjpeg complains of what stands
+Pillow and OpenCV it reports damaged data. All else, CMYK included, is Pillow's. Where libjpeg complains of what stands
 before the scans, no pixel is lost, and the image is read as Pillow reads it; where it complains of the scans, pixels
 are, and the image is refused although Pillow would show it.
 """
@@ -81,7 +81,7 @@ class EncodedImage:
         """Reads the header; `intact` may be set once the whole image has been decoded without complaint.
 
         Args:
-          name: for messages, or what tells it.
+          name: for messages, or a function that returns it.
           options: None: RGB as Pillow has it.
           apply_exif_orientation: apply EXIF's rotation (torchvision does not).
 
@@ -148,7 +148,7 @@ class EncodedImage:
             return 1
         try:
             value = self._pillow.getexif().get(_ORIENTATION_TAG, 1)
-        except Exception:  # EXIF data that cannot be parsed tell nothing, and change no pixel
+        except Exception:  # EXIF data that cannot be parsed are ignored: no pixel changes
             self.__dict__.pop("_pillow", None)  # looking for them may have decoded the image in part: it begins anew
             return 1
         return value if value in _UPRIGHT else 1
@@ -248,7 +248,7 @@ class EncodedImage:
     def _decode_by_pillow(self, mode: str) -> np.ndarray:
         try:
             image = self._pillow
-            if image.format == "JPEG":  # of CMYK; Pillow would not tell of damage
+            if image.format == "JPEG":  # of CMYK; Pillow would not report damage
                 simplejpeg.decode_jpeg(self._data, "CMYK")
             if image.mode in DEEP_MODES:
                 image = to_eight_bits(image, self._options.high_bit_depth)
@@ -266,7 +266,7 @@ class EncodedImage:
         pixels = allocate((height, width, 3))
         try:
             simplejpeg.decode_jpeg(data, min_height=height, min_width=width, buffer=pixels)
-        except ValueError as error:  # raised after all is decoded; it tells the first warning
+        except ValueError as error:  # raised after all is decoded; it names the first warning
             left_over = _LEFT_OVER.search(str(error))
             expected = len(data) if data is not self._data else _PADDING
             if left_over is None or int(left_over[1]) > expected:

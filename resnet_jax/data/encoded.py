@@ -37,7 +37,7 @@ class EncodedImages(Protocol):
 
     @property
     def labels(self) -> np.ndarray | None:
-        """(N,) int32, or (N, K) uint8 where an image may have several; None where only reading it tells its label."""
+        """(N,) int32, or (N, K) uint8 if an image may have several; None if only reading an image gives its label."""
 
     def __len__(self) -> int: ...
 
@@ -48,7 +48,7 @@ class EncodedImages(Protocol):
         """Returns what messages call it."""
 
     def digest(self) -> str:
-        """Returns what tells these images from others: a hash of their names and labels, as far as these are known."""
+        """Returns a hash that identifies these images: of their names and labels, as far as these are known."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ class BadImages:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def take(self, error: BadImageError) -> None:
-        """Counts and tells it once; raises it if images may not be bad, and a UserError when too many are."""
+        """Counts and reports it once; raises it if no image may be bad, and a UserError if too many are."""
         if not self.limit:
             raise error
         with self._lock:
@@ -93,7 +93,7 @@ class BadImages:
             self.names.update(*others)
 
     def raise_if_too_many(self) -> None:
-        """Raises UserError (a ValueError) if those of all processes and starts together are too many."""
+        """Raises UserError (a ValueError) if all processes and starts together have too many."""
         names = self.known()
         if len(names) > self.limit:
             raise UserError(
@@ -119,7 +119,7 @@ class EncodedSource:
       encoded: where they lie, of which `indices` (N,) are these.
       preprocess: what evaluation makes of them, of one size.
       transform: what training does; None: as evaluation. upright: rotate as EXIF says.
-      class_names: those of the labels, which `relabel` (K,) int32 maps the stored ones to, of one label an image.
+      class_names: the labels' names; `relabel` (K,) int32 maps stored labels to these, for one label an image.
       decode: how files become pixels.
     """
 
@@ -163,7 +163,7 @@ class EncodedSource:
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of what evaluation reads; where nothing is cropped, the first good image is decoded to tell."""
+        """(H, W, C) of what evaluation reads; if nothing is cropped, it decodes the first good image."""
         if self.preprocess.image_shape is not None:
             return self.preprocess.image_shape
         for position in range(len(self)):
@@ -214,7 +214,7 @@ class EncodedSource:
     def _fill(
         self, positions: np.ndarray, shape: tuple[int, ...], make: Callable[[int], tuple[np.ndarray, Label] | None]
     ) -> Examples:
-        """Returns the images and labels that make(i) returns for each of `positions`; those of None are not valid."""
+        """Returns the images and labels that make(i) returns for each of `positions`; those with None are not valid."""
         count = len(positions)
         labels = np.zeros((count, self.num_classes), np.uint8) if self.multi_label else np.zeros(count, np.int32)
         examples = Examples(np.zeros((count, *shape), np.uint8), labels, np.zeros(count, bool))

@@ -20,7 +20,7 @@ class Folder:
 
     @property
     def name(self) -> str:
-        """Its own name, without those of the folders around it."""
+        """Its own name, without the names of the folders around it."""
         return self.path.rpartition("/")[2]
 
     @property

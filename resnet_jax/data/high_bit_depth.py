@@ -14,7 +14,7 @@ _BITS_PER_SAMPLE, _SAMPLE_FORMAT, _SIGNED = 258, 339, 2  # of TIFF
 def to_eight_bits(image: Image.Image, high_bit_depth: str) -> Image.Image:
     """Returns an image of one of DEEP_MODES as one of 8 bits, mode "L", its full range scaled to 0 to 255 and rounded.
 
-    The full range is that of the stored type: 0 to 65535, -32768 to 32767 where TIFF says signed, and 0 to 1 of
+    The full range belongs to the stored type: 0 to 65535, -32768 to 32767 where TIFF says signed, and 0 to 1 of
     floating point.
 
     Args:
@@ -35,7 +35,7 @@ def to_eight_bits(image: Image.Image, high_bit_depth: str) -> Image.Image:
 
 
 def _full_range(image: Image.Image) -> tuple[int, int]:
-    """Returns the lowest and highest value that the image's stored type has; (0, 0) if no picture can be told."""
+    """Returns the lowest and highest value that the image's stored type has; (0, 0) if it defines no picture."""
     if image.mode in SIXTEEN_BIT_MODES:
         return 0, 2**16 - 1
     if image.mode == "F":

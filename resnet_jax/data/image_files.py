@@ -44,8 +44,8 @@ class ImageFile:
 def find_images(words: Sequence[str], read_standard_input: Callable[[], bytes]) -> list[ImageFile]:
     """Returns the images that `words` name, in that order; of a folder those below it, known by their names, sorted.
 
-    "-" is standard input: an image, or else a list of paths, one a line. A path that leads nowhere is among them, as
-    are files of any name, and what in a folder is neither file nor folder: reading tells.
+    "-" is standard input: an image, or else a list of paths, one a line. The list includes paths that lead nowhere,
+    files of any name, and entries of a folder that are neither file nor folder: reading them reports the error.
 
     Raises:
       UserError: if there are none, a folder cannot be read, or standard input is named twice.

@@ -2,7 +2,7 @@
 
 # Pillow registers more: documents and drawings (pdf, eps, ps, emf, wmf), films (mpg, mpeg, fli, flc), containers of
 # measurements that it cannot decode (bufr, grib, h5, hdf), captions (iim), and formats that it only writes (palm).
-# A list of its own, not asked of Pillow: what a folder holds may not depend on what is installed.
+# A fixed list, not asked of Pillow: what a folder holds may not depend on what is installed.
 EXTENSIONS = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif",
     ".jfif", ".jpe", ".mpo", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".avif", ".avifs", ".apng",

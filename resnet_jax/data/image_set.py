@@ -60,7 +60,7 @@ class ImageSet:
 
         Args:
           split: one of `splits`, None if there are none.
-          class_names: those of the model, of which the images may have a part: labels are positions in them. None:
+          class_names: the model's, of which the images may have a part: labels are positions in them. None:
             the set's own.
 
         Raises:
@@ -109,7 +109,7 @@ def open_image_set(
     Args:
       split_folders: the folders of the splits, if the config names them.
       table: which table says the labels, and by which columns; None: whether one does is seen.
-      class_names: those of the model: a folder that is named so is a class.
+      class_names: the model's: a folder with one of these names is a class.
 
     Raises:
       UserError: for what cannot be read, or can be understood in no way or in several.

@@ -33,7 +33,7 @@ class LabelledFiles:
 
         Args:
           root: for messages.
-          class_names: those of a model.
+          class_names: a model's.
 
         Raises:
           UserError: for a class that is not among them.

@@ -60,7 +60,7 @@ def plan_layout(
       root: for messages.
       tree: what it holds.
       names: the splits' folders, if they are named.
-      class_names: those of a model, after which folders may be named: such a one is a class where it stands.
+      class_names: a model's. A folder with one of these names is a class, wherever it stands.
 
     Raises:
       UserError: for what can be understood in more than one way, or in none.
@@ -73,7 +73,7 @@ class _Planner:
         self.root, self.names = root, names
         self.finder = SplitFinder(root, class_names)
         self.notes = self.finder.notes
-        self.class_names = class_names  # those of the training images, once these are known
+        self.class_names = class_names  # the training images', once known
         self.has_train = False
         self.named: dict[str, Folder] = {}
 
@@ -96,7 +96,7 @@ class _Planner:
                 plans[split] = folder
             elif self.finder.holds_classes(folder):
                 plans[split] = self._classes(folder)
-                if split == "train" and not self.class_names:  # those of other splits are compared with these
+                if split == "train" and not self.class_names:  # other splits' classes are compared with these
                     self.class_names, self.has_train = tuple(plans[split].classes), True
                     self.finder.class_names = self.class_names
             else:
@@ -119,7 +119,7 @@ class _Planner:
         return found
 
     def _check_apart(self, split: str, folder: Folder, found: dict[str, Folder]) -> None:
-        """Raises UserError if the folder of a split holds that of another, other than among its class folders."""
+        """Raises UserError if a split's folder holds another split's folder, except among its class folders."""
         for other, known in found.items():
             outer, inner = sorted((folder, known), key=lambda one: len(one.path))
             if outer.children.get(inner.name) is not inner and any(one is inner for one in outer.walk()):

@@ -40,7 +40,7 @@ class Listing:
       files: the images, known by EXTENSIONS in any case.
       others: all other files.
       folders: paths of all folders. Hidden ones are in none of these.
-      real_paths: where those of the disk lie, links followed.
+      real_paths: where the folders on the disk lie, links followed.
       tars: paths of the tars, from the root; "" where the root is one.
       shards: what is in the tars that hold labels beside their images (WebDataset), by the numbers of `tars`.
     """

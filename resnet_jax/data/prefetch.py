@@ -7,12 +7,12 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-# Besides the batch of the step that runs there are on the device those of the next two.
+# The device holds the running step's batch and the next two.
 DEPTH = 2
 
 
 def prefetch(make: Callable[[int], Item], positions: Iterable[int], depth: int = DEPTH) -> Generator[Item, None, None]:
-    """Yields make(position) for each of `positions`, in order, `depth` of them ahead, each made in a thread of its own.
+    """Yields make(position) for each of `positions`, in order, `depth` of them ahead, each made in a separate thread.
 
     What `make` raises is raised where its result would have come. Closing the generator waits for those in the making.
     """

@@ -56,7 +56,7 @@ def list_folder(root: Path) -> Listing:
 def _add_tars(listing: Listing, folder: str, paths: list[str], below: list[str]) -> None:
     """Adds what is in the tars `paths`, which lie in one folder: each as a split where their names divide the set.
 
-    Where one is called like masks, each stands for a folder of its own name, or masks would be images of the classes.
+    If one is called like masks, each stands for a folder with its name, or masks would be images of the classes.
 
     Args:
       below: paths of all folders and tars.
@@ -85,10 +85,10 @@ def _add_tars(listing: Listing, folder: str, paths: list[str], below: list[str])
 def _add_tar(listing: Listing, path: str, folder: str, inner: str = "", members: list[TarMember] | None = None) -> None:
     """Adds what is in the tar at `path` from the root, as if it were unpacked into `folder`.
 
-    A tar of loose images stands for a folder of its own name: ImageNet's n01440764.tar is a class.
+    A tar of loose images stands for a folder with its name: ImageNet's n01440764.tar is a class.
 
     Args:
-      inner: the name of the folder inside of `folder` that it stands for, as that of a split; "": what it holds says.
+      inner: the name of the folder inside `folder` that it stands for, for example a split's; "": its contents decide.
       members: what is in it, if that is known.
     """
     members = _list_tar(listing.root / path if path else listing.root) if members is None else members
@@ -201,7 +201,7 @@ def _walk(root: Path, folder: str, folders: dict[str, str], seen: set[str]) -> I
     for entry in found:
         path = f"{folder}/{entry.name}" if folder else entry.name
         try:
-            # A link that leads nowhere is listed too: reading it tells, leaving it out would change the result.
+            # List a broken link too: reading it reports the error, leaving it out would change the result.
             is_file = entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
             is_folder = entry.is_dir()
         except OSError as error:

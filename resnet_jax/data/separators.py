@@ -1,4 +1,4 @@
-"""Tells a column of one label an image from one that holds several labels, or measurements."""
+"""Distinguishes a column with one label an image from one with several labels, or with measurements."""
 
 import re
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from resnet_jax.errors import UserError, abridge, truncate
 
-_MOST_CLASSES = 1000  # of images of which most have a label of their own
+_MOST_CLASSES = 1000  # of images most of which have a label that no other has
 _SEPARATORS = ("|", ";", ",", " ")
 _FRACTION = re.compile(r"-?\d*\.\d+(e-?\d+)?")
 _MEASUREMENT = re.compile(r"-?\d*\.?\d+(e-?\d+)?")

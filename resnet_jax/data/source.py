@@ -19,7 +19,7 @@ class Transform(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
-        """(H, W, C) of what comes out; None: that of the image."""
+        """(H, W, C) of what comes out; None: the image's own shape."""
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
         """Returns the training image."""
@@ -57,7 +57,7 @@ class Source(Protocol):
 
     @property
     def labels(self) -> np.ndarray | None:
-        """The images' labels in their order, as `read` gives them; None where only reading an image tells its label."""
+        """The images' labels in their order, as `read` gives them; None if only reading an image gives its label."""
 
     @property
     def multi_label(self) -> bool:
@@ -79,7 +79,7 @@ class Source(Protocol):
         """Returns the same images, transformed so in training."""
 
     def digest(self) -> str:
-        """Returns a hash that tells these images, their classes and their order from others."""
+        """Returns a hash that identifies these images, their classes and their order."""
 
 
 @dataclass(frozen=True)

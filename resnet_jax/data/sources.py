@@ -54,10 +54,10 @@ class DatasetOptions:
     Attributes:
       data_dir: the folder of the images, or that in which TFDS keeps its sets; "" is TFDS's own default,
         ~/tensorflow_datasets.
-      image_size: of images in memory, the side in pixels wanted, or (height, width): multiples of their own, to which
-        each pixel is repeated; 0 keeps them.
+      image_size: of images in memory, the side in pixels wanted, or (height, width): multiples of their size, to
+        which each pixel is repeated; 0 keeps them.
       preprocess: what evaluation makes of encoded images. upright: rotate those as EXIF says. threads decode;
-        bad_images tells how many may be damaged.
+        bad_images says how many may be damaged.
       split_folders, table: of a folder, which of its folders are the splits, and which table says the labels.
       decode: how encoded images become pixels.
     """
@@ -149,7 +149,7 @@ class ImageOptions:
         return DecodeOptions(self.channels, high_bit_depth=self.high_bit_depth, max_pixels=self.max_pixels)
 
     def reading(self) -> DatasetOptions:
-        """Returns how the images are read, with threads and a count of bad images of its own."""
+        """Returns how the images are read, with separate threads and a separate count of bad images."""
         return DatasetOptions(
             self.data_dir,
             self.image_size,
@@ -252,7 +252,7 @@ def split_names(name: str, reading: DatasetOptions | None = None) -> tuple[str, 
 def load_source(name: str, split: str, reading: DatasetOptions | None = None) -> Source:
     """Returns the named data set's images of one split: of "digits" or a set of TFDS.
 
-    Errors are those of `load_splits`.
+    Raises as `load_splits` does.
     """
     reading = reading or DatasetOptions()
     if name == "digits":

@@ -191,7 +191,7 @@ class SplitFinder:
     def _named_after_classes(self, tree: Folder) -> Splits:
         """Returns the splits of folders that are each a class of a split by their names: trainA, trainB, testA, testB.
 
-        Those of no split's name hold training images, where none is called so: cat, dog, cat_test, dog_test.
+        If none is called like training images, folders without a split's name hold them: cat, dog, cat_test, dog_test.
         """
         parts: dict[str, dict[str, Folder]] = {}
         has_train = any(split_in(name) == "train" for name in tree.filled)

@@ -39,7 +39,7 @@ _NO_CLASS_WORDS = {
     "original", "augmented", "resized", "cropped", "thumbnails", "thumbs", "jpg", "jpeg", "png", "tif", "tiff",
     *BELONGINGS, *_ALL_SPLIT_WORDS,
 }  # fmt: skip
-# Words of folders beside a set that tell of it.
+# Words of folders beside a set that describe it.
 _ABOUT = {
     "meta", "metadata", "sample", "samples", "example", "examples", "doc", "docs", "documentation", "figures",
     "preview", "previews", "assets", "demo", "screenshots", "icons", "results", "predictions", "backup", "backups",
@@ -102,7 +102,7 @@ def is_belonging(name: str) -> bool:
 
 
 def is_about(name: str) -> bool:
-    """Returns whether a folder is named like what tells of a set: docs, samples."""
+    """Returns whether a folder's name says that it describes a set: docs, samples."""
     words = _lower_words(name)
     return bool(words) and {*words} <= {*_ABOUT, "images"}
 
@@ -116,10 +116,10 @@ def holds_all_alike(name: str, around: str) -> bool:
 def are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
     """Returns whether folders are named like splits, not like classes. paths: of the images in them, names first.
 
-    One is named for training and another for another split. Where they hold images alone, each that has a split's word
-    has no other words than those of splits and data, and those that all have: seg_train, seg_test; and they are more
-    than half of the folders, or half if they have such words. Where one of them holds folders, half is enough, and
-    other words may stand beside: train_pets, test_pets.
+    One is named for training and another for another split. If they hold images only, each name with a split's word has
+    no other words than words of splits and data, and words that all of them share: seg_train, seg_test. They are then
+    more than half of the folders, or half if they share words. If one of them holds folders, half is enough, and the
+    names may have other words: train_pets, test_pets.
     """
     named = [name for name in names if split_in(name) is not None]
     splits = {split_in(name) for name in named}
@@ -134,7 +134,7 @@ def are_splits(names: Sequence[str], paths: Iterable[str]) -> bool:
 
 
 def name_splits(names: Sequence[str], paths: Iterable[str]) -> dict[str, str]:
-    """Returns the splits that folders or tars stand for by their names, those of them that do; paths: as above.
+    """Returns the splits that folders or tars stand for by their names, if they stand for one; paths: as above.
 
     Of pets and pets_test, the one without a split's word holds the training images.
     """

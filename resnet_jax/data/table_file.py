@@ -36,7 +36,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    """Returns the table in a file, by the end of its name; of Parquet's columns those of images are left out.
+    """Returns the table in a file, by the end of its name, without Parquet's columns of images.
 
     Raises:
       UserError: for what cannot be read, and rows that do not have the header's columns.
@@ -142,7 +142,7 @@ def open_parquet(path: Path) -> Iterator[Any]:
             yield file
     except (UserError, RunError):
         raise
-    except Exception as error:  # pyarrow's own kinds, and those of the system
+    except Exception as error:  # pyarrow's own kinds, and the system's
         raise UserError(f"{path} cannot be read as Parquet: {first_line(error)}") from error
 
 

@@ -11,7 +11,7 @@ class TableOptions:
       file: the table, from the folder of the images.
       image_column, label_column, split_column: names of columns; label_column may be several, with commas between:
         columns of zeros and ones.
-      image_dir: the folder that paths in the table start from, from that of the images.
+      image_dir: the folder that paths in the table start from, itself from the folder of the images.
       label_separator: stands between the labels of an image that has several.
       class_names: a text file of class names, one a line, which numbers count from 0.
     """

@@ -13,7 +13,7 @@ from resnet_jax.errors import UserError, abridge, check_choice, truncate
 from resnet_jax.formatting import format_count
 
 _MOST_BYTES = 2**28  # of a table that nobody named
-# Files that hold labels in forms that are not read; of several, which may be anything, the names tell.
+# Files that hold labels in forms that are not read. Some forms may hold anything: there the name decides.
 _OTHER_TABLES = (".xlsx", ".xls", ".ods", ".mat", ".pkl", ".feather", ".arrow", ".db", ".sqlite", ".json", ".csv.gz")
 
 
@@ -73,7 +73,7 @@ def find_whole_tables(listing: Listing, options: TableOptions) -> dict[str, Tabl
 
 
 def split_of_table(path: str) -> str | None:
-    """Returns the split that a table is of: by its name, or else by that of a folder that it lies in."""
+    """Returns the split that a table is of: by its name, or else by the name of a folder that it lies in."""
     names = [Path(path).stem, *reversed(path.split("/")[:-1])]
     return next((split for name in names if (split := split_in(name)) is not None), None)
 

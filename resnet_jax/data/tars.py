@@ -19,7 +19,7 @@ def list_tar(tar: Path) -> list[TarMember]:
     """Returns the files and folders in `tar`, without hidden ones.
 
     A link is the file that it leads to; of several files of one name the last counts. A tar in it stands for a folder
-    of its own name, as ImageNet's training images come: n01440764.tar/n01440764_18.JPEG is n01440764/n01440764_18.JPEG.
+    with its name, as ImageNet's training images come: n01440764.tar/n01440764_18.JPEG is n01440764/n01440764_18.JPEG.
 
     Raises:
       UserError: for a tar that is compressed, damaged, cut or several in one, for links that lead nowhere, and for
@@ -33,7 +33,7 @@ def list_tar(tar: Path) -> list[TarMember]:
 
 
 class _Section(ReadOnlyFile):
-    """A part of an open file, as a file of its own."""
+    """A part of an open file, as a separate file."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         super().__init__(size)

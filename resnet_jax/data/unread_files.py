@@ -69,7 +69,7 @@ def describe_lists(listing: Listing, parts: Mapping[str, LabelledFiles]) -> list
 
 
 def _near(listing: Listing, part: LabelledFiles) -> list[str]:
-    """Returns the paths of files that are no images and lie less than three folders off the way to those of `part`."""
+    """Returns the paths of files that are no images and lie less than three folders off the way to `part`'s files."""
     way = part.where.split("/")
     paths = [file.path for file in listing.others if file.tar < 0]
     return [path for path in paths if path.count("/") - _num_shared(path.split("/"), way) < 3]

@@ -70,7 +70,7 @@ def _first(listing: Listing, splits: dict[int, str], split: str) -> str:
 
 
 def _flat(rows: dict[str, LabelledRows]) -> list[str]:
-    """Returns all labels, those of an image that has several one by one."""
+    """Returns all labels; if an image has several, one by one."""
     labels = [label for of_split in rows.values() for label in of_split.labels]
     return [text for label in labels for text in ((label,) if isinstance(label, str) else label)]
 
@@ -182,5 +182,5 @@ def _names(listing: Listing, options: TableOptions, texts: list[str]) -> tuple[t
 
 
 def _split(path: str) -> str:
-    """Returns the split of a shard by its name or that of its folder, as in imagenet-validation-07.tar; "" if none."""
+    """Returns the split of a shard by its name or its folder's, as in imagenet-validation-07.tar; "" if none."""
     return next((split for part in reversed(path.removesuffix(".tar").split("/")) if (split := split_in(part))), "")

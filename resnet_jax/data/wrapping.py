@@ -13,8 +13,8 @@ def unwrap(folder: Folder, class_names: Collection[str], *, of_split: bool) -> t
     repeats the name of the folder around it, as unpacking does, or is called like one of all images of a split.
 
     Args:
-      class_names: those of the model.
-      of_split: the folder is that of a split, or of the whole set that has none.
+      class_names: the model's.
+      of_split: the folder belongs to a split, or to the whole set if it has none.
     """
     beside: list[str] = []
     while not folder.num_images and len(folder.filled) == 1:

@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 Compiled = Callable[[Any, Any], Any]
 
 # Kill, Ctrl-C, what batch systems are asked to send some time before they kill (Slurm's --signal=USR1@120), and the
-# Ctrl-Break of Windows; those of them that this system has.
+# Ctrl-Break of Windows, as far as this system has them.
 SIGNALS = tuple(
     signal.Signals[name]
     for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGBREAK")
@@ -120,7 +120,7 @@ class PreemptionGuard:
     def with_stop_flag(self, function: Compiled, mesh: Mesh, donated: tuple[int, ...] = ()) -> Compiled:
         """Returns `function` with the processes' reasons to stop in the same program; itself for one process.
 
-        The largest of all reasons comes back with each call's result, and `requested` reads that of the call before the
+        The largest of all reasons comes back with each call's result. `requested` reads it from the call before the
         last, which is done when the last one runs: nobody waits, and all read the same at the same place.
 
         Args:

@@ -1,6 +1,6 @@
 """Which of many processes this one is, and their meeting before the start and at the end.
 
-Told by, in this order: the options --coordinator, --num_processes and --process_id; a step of several tasks that
+Taken from, in this order: the options --coordinator, --num_processes and --process_id; a step of several tasks that
 Slurm's srun started; Open MPI's mpirun; an indexed Kubernetes Job (JOB_COMPLETION_INDEX) whose manifest sets
 JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES. Otherwise, and with --num_processes 1, the process is alone.
 """
@@ -49,7 +49,7 @@ class Processes:
     num_processes: int | None = None
     process_id: int | None = None
     detection: str = "deactivate"
-    local_device_ids: int | None = None  # of this machine's GPUs, where others are those of other processes
+    local_device_ids: int | None = None  # of this machine's GPUs, if others belong to other processes
 
 
 def start_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> bool:
@@ -90,12 +90,12 @@ def warn_once(text: str) -> None:
 def find_processes(
     coordinator: str | None, num_processes: int | None, process_id: int | None, environment: Mapping[str, str]
 ) -> Processes | None:
-    """Returns what tells that this process is one of many; None if it is alone.
+    """Returns how this process knows that it is one of many; None if it is alone.
 
     Raises:
       UserError: for what makes no sense.
     """
-    if num_processes == 1 and process_id in (None, 0):  # also one of several tasks that are runs of their own
+    if num_processes == 1 and process_id in (None, 0):  # also one of several tasks that are separate runs
         return None
     options = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
     missing = [name for name, value in options.items() if value is None]
@@ -112,7 +112,7 @@ def find_processes(
         gpu = _number(environment, "OMPI_COMM_WORLD_LOCAL_RANK") if shared else None
         return replace(processes, local_device_ids=gpu)
     # SLURM_NTASKS is also set in the shell of an allocation, where nobody else would come. Tasks of a step, and only
-    # they, have these two; the shell that some sites start as a step of its own has one task.
+    # they, have these two; the shell that some sites start as a separate step has one task.
     if "SLURM_PROCID" in environment and _number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
         return Processes(num_processes=_number(environment, "SLURM_STEP_NUM_TASKS"), detection="slurm")
     if "JOB_COMPLETION_INDEX" in environment and _number(environment, "JAX_NUM_PROCESSES", 1) > 1:

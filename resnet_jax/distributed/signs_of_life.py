@@ -42,7 +42,7 @@ class SignsOfLife:
         self._ends.set()
 
     def _leave(self) -> None:
-        """Leaves signs, in a thread of its own: where the service cannot be reached the call does not return."""
+        """Leaves signs, in a separate thread: if the service cannot be reached, the call does not return."""
         number = 0
         while not self._ends.wait(INTERVAL * self._heartbeat):
             number += 1

@@ -1,4 +1,4 @@
-"""How a network judged labelled images, row by row: accuracies, confusions, calibration."""
+"""Evaluates a network on labelled images, row by row: accuracies, confusions, calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +119,7 @@ class ClassificationMetrics:
         return [(*divmod(int(places[i]), len(self.class_names)), int(counts[i])) for i in order]
 
     def mistakes(self, num_mistakes: int) -> np.ndarray:
-        """Returns the rows (n,) int64 that were judged wrongly, the most confident first."""
+        """Returns the rows (n,) int64 that were classified wrongly, the most confident first."""
         wrong = np.flatnonzero(self.rank > 0)
         return wrong[np.argsort(-self.confidence[wrong], kind="stable")][:num_mistakes]
 

@@ -1,4 +1,4 @@
-"""The evaluate command: how well a trained run or imported weights judge labelled images."""
+"""The evaluate command: measures a trained run or imported weights on labelled images."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -114,7 +114,7 @@ def evaluate_weights(
     threshold: float | None = None,
     report: Path | None = None,
 ) -> dict[str, Any]:
-    """Returns {"model", "weights", "data", ...} and what `ClassificationMetrics.summary` tells of imported weights.
+    """Returns {"model", "weights", "data", ...} and `ClassificationMetrics.summary` of imported weights.
 
     Args:
       weights, model_name, model_args, preprocess, adjustment: as for `open_weights`.
@@ -126,7 +126,7 @@ def evaluate_weights(
       threshold, report: as for `evaluate_run`.
 
     Raises:
-      UserError: if the weights do not fit, or nothing tells how images are prepared; NonFiniteError if the loss is
+      UserError: if the weights do not fit, or nothing says how images are prepared; NonFiniteError if the loss is
         not finite.
     """
     batch_size = 128 if batch_size is None else batch_size

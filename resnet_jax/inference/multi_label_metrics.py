@@ -1,4 +1,4 @@
-"""How a network judged images of several labels, row by row: average precision, and what a threshold makes of it."""
+"""Evaluates a network on images with several labels, row by row: average precision, and the counts at a threshold."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,8 +92,7 @@ class MultiLabelMetrics:
     def summary(self, sums: dict[str, float | int]) -> dict[str, Any]:
         """Returns {"loss", "accuracy", "exact_match_accuracy", "map", "count", "threshold", "classes"}.
 
-        map is the mean of the labels' average precisions, without those of labels that no image has; None if none has
-        any.
+        map is the mean of the labels' average precisions, without labels that no image has; None if no label is left.
 
         Args:
           sums: loss and count as `evaluate` has summed them up.

@@ -66,8 +66,8 @@ def predict(
     Args:
       top: how many classes, at most all there are; 5 if None. Where an image may have several labels at most so many of
         those above the threshold; all if None.
-      threshold: in (0, 1), 1/2 if None: a label is named if its probability is above it, its logit's sigmoid. Where
-        imported weights do not tell that an image may have several labels, giving it says so.
+      threshold: in (0, 1), 1/2 if None: a label is named if its probability is above it, its logit's sigmoid. If
+        imported weights do not say that an image may have several labels, a threshold does.
       batch_size: at most so many images at once, rounded up to a multiple of the devices; whatever the number of
         images, the network is compiled once.
       flip: the logits of an image and its mirror are averaged.

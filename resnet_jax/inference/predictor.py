@@ -1,4 +1,4 @@
-"""A trained network to judge images with: a run's, or imported weights', and how images are prepared for it."""
+"""A trained network for predictions: a run's, or imported weights', and how images are prepared for it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -62,7 +62,7 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with the weights that it is judged by, on every device of `mesh`, and what it takes to feed it.
+    """A network with its weights for evaluation, on every device of `mesh`, and what it takes to feed it.
 
     Attributes:
       load: reads the weights, when `state` is first asked for.
@@ -104,7 +104,7 @@ class TrainedModel:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the network tells apart."""
+        """How many classes the network distinguishes."""
         assert self.model.num_classes is not None
         return self.model.num_classes
 
@@ -184,14 +184,14 @@ def open_weights(
     """Returns the network of imported weights: a file or checkpoint directory, as `load_weights` takes it.
 
     Args:
-      model_name, model_args: what the weights do not tell.
+      model_name, model_args: what the weights do not say.
       preprocess: a name in PREPROCESS, instead of what travels with the weights; it brings its data set's class names
-        where the weights tell none.
+        where the weights have none.
       adjustment: of either, by hand; with mean and std it is enough where nothing else is known.
-      judges: False where nobody needs to know how images are prepared.
+      judges: False if the caller does not need to know how images are prepared.
 
     Raises:
-      UserError: if the weights have no head, or nothing tells what they are of and how images are prepared.
+      UserError: if the weights have no head, or nothing says which model they are of and how images are prepared.
     """
     if preprocess is not None:
         check_choice("preprocess", preprocess, PREPROCESS)

@@ -29,8 +29,8 @@ def preview(
     """Returns {"picture", "split", "step", "images", "size"}: a picture of the first images of a batch, written to
     `target`.
 
-    The batch is that of `step` (from 0) of the options' run, augmented and normalised as there, and shown with the
-    normalisation undone; of "validation" and "test" it is the step'th batch of the evaluation. Mixed images are
+    The batch is the one of `step` (from 0) in the options' run, augmented and normalised as there, and shown with the
+    normalisation undone. Of "validation" and "test" it is the step'th batch of the evaluation. Mixed images are
     labelled with both classes and their shares.
 
     Raises:

@@ -18,7 +18,7 @@ from resnet_jax.inference.multi_label_metrics import MultiLabelMetrics
 from resnet_jax.inference.report_figures import draw_average_precision, draw_calibration, draw_confusion
 from resnet_jax.plotting.contact_sheet import READABLE, Cell, Line, draw_sheet, save_picture
 
-REPORT_FILE = "report.json"  # which tells a report's folder from others
+REPORT_FILE = "report.json"  # which identifies a report's folder
 NUM_MISTAKES = 24
 CENTRE_VIEW = 4  # of ten crops
 # What only a report of one label an image has, and what only one of several.

@@ -27,8 +27,8 @@ DTYPES = {
 GHOST = re.compile(r"ghost:([1-9][0-9]*)")
 # By name: initializers of the convolutions and of the head.
 KERNEL_INITS = {"fan_out": (he_normal_fan_out, torch_linear_init), "fan_in": (he_normal_fan_in, he_normal_fan_in)}
-MOST_BLOCKS = 4096  # seven times those of the deepest published
-# The arguments in which a network may differ from that of the weights it begins from: they decide how it is trained.
+MOST_BLOCKS = 4096  # seven times as many as the deepest published network has
+# The arguments in which a network may differ from the network of its initial weights: they decide how it is trained.
 OF_TRAINING = (
     "num_classes", "base_classes", "trainable", "dtype", "batch_norm", "norm_momentum", "dropout", "dropout_in",
     "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl", "output_stride", "axis_name",

@@ -24,7 +24,7 @@ class BatchNorm(nn.Module):
     Training normalises by the batch's own mean and biased variance, see `batch_statistics`, and moves the running
     statistics by `1 - momentum`: the running variance is the unbiased one, as in torch and unlike flax.linen.BatchNorm.
     Evaluation normalises by the running statistics. Statistics are computed in float32 at least, whatever `dtype`.
-    Under `jit` with a batch sharded over devices the statistics are those of the global batch.
+    Under `jit` with a batch sharded over devices, the statistics cover the global batch.
 
     x (..., C) -> (..., C), rectified if called with `relu`. Parameters `scale`, `bias` (C,); collection `batch_stats`:
     `mean`, `var` (C,).
@@ -32,8 +32,8 @@ class BatchNorm(nn.Module):
     Attributes:
       axis_name: axes of a surrounding `shard_map` over whose shares the statistics are taken together; () for the
         share's own.
-      rows_per_group: where positive, every so many rows of the first axis are normalised by statistics of their own
-        (ghost batch norm, Hoffer et al. 2017, arXiv:1705.08741), and the running ones move by the groups' mean.
+      rows_per_group: where positive, every so many rows of the first axis are normalised by separate statistics (ghost
+        batch norm, Hoffer et al. 2017, arXiv:1705.08741), and the running ones move by the groups' mean.
       frozen: the running statistics are used in training too, and stay.
       trainable: if False, scale, bias and statistics get no gradient.
 

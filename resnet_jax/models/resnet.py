@@ -115,8 +115,8 @@ class ResNet(nn.Module):
       batch_norm: whose statistics normalise in training. "global": the whole batch's, on however many devices it
         lies; "local": each device's share of it (what the paper's and torch's data parallelism compute); "ghost:N":
         every N rows' (arXiv:1705.08741); "frozen": the running ones, which stay; "folded": none, see `fold_batch_norm`.
-        Running statistics move by the mean over the shares that are seen; inside `shard_map` those of "local" and
-        "ghost:N" are one device's, to be averaged by `jax.lax.pmean`.
+        Running statistics move by the mean over the shares that are seen. Inside `shard_map`, with "local" and
+        "ghost:N", they are one device's, to be averaged by `jax.lax.pmean`.
       axis_name: the mesh axis, or axes, over which the images of a batch are split, for "local", and for "global"
         inside `shard_map`. None: what the images' type says, or the mesh's only axis of more than one device. Put the
         images onto the mesh: under `jit` with in_shardings alone, given arrays that lie elsewhere, they are seen whole.
@@ -183,7 +183,7 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def _check_images(self, images: Array) -> None:
-        """Raises UserError unless the images are those of the variables, or, in `init`, may be (B, H, W, C)."""
+        """Raises UserError unless the images fit the variables, or, in `init`, may be (B, H, W, C)."""
         shape, order = images.shape, "(batch, height, width, channels)"
         if len(shape) != 4:
             raise UserError(f"images.shape={shape} must be {order}, or of pooled features (batch, channels)")
@@ -264,7 +264,7 @@ class ResNet(nn.Module):
 
     @property
     def layer_groups(self) -> tuple[tuple[str, ...], ...]:
-        """The names of the layers, in the order of the computation: those of the stem, of each stage, of the head."""
+        """The names of the layers, in the order of the computation: of the stem, of each stage, of the head."""
         stem: tuple[str, ...] = ("conv1",) if self.preact else ("conv1", "bn1")
         if self.stem_pool == "conv" and self.stem != "cifar":
             stem = (*stem, MAXPOOL)
@@ -380,7 +380,7 @@ class ResNet(nn.Module):
 
     @nn.nowrap
     def _constructors(self, shares: dict[str, Any], *, trainable: bool) -> tuple[Layer, Layer, Layer, Layer]:
-        """Returns those of convolutions, norms, norms of what no convolution has just made, and blocks.
+        """Returns the constructors of convolutions, norms, norms whose input no convolution has just made, and blocks.
 
         Args:
           shares: see `_shares`.

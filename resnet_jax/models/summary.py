@@ -32,13 +32,13 @@ def summarize(name: str, image_size: int | tuple[int, int] | None = None, **over
 
 
 def summarize_model(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Returns of `summarize` what a model tells for one image of (H, W, C): "shapes", "parameters", "statistics",
-    "macs".
+    """Returns the part of `summarize` that depends on the model and one image of (H, W, C) only: "shapes",
+    "parameters", "statistics", "macs".
     """
     model = model.clone(conv_impl="xla")  # one branch to count
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = variable_shapes(model, image_shape[-1])
-    # One trace tells all: the head is computed with the features as well.
+    # One trace gives all: the head is computed with the features as well.
     forward = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False, features=True), return_shape=True)
     traced, outputs = forward(variables, images)
     stages = [f"stage{i + 1}" for i in range(len(model.stage_sizes))]

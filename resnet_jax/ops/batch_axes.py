@@ -34,8 +34,8 @@ def automatic_batch_axes(images: Array, axis_name: AxisName = None) -> tuple[str
     """Finds the mesh axes that split the images (B, ...) that are seen, which the partitioner takes care of.
 
     Args:
-      axis_name: the axes that split the batch; None: those of the images' type on an explicit mesh, else the only
-        axis of more than one device, whatever its name.
+      axis_name: the axes that split the batch; None: the axes of the images' type on an explicit mesh, else the
+        only axis of more than one device, whatever its name.
 
     Raises:
       UserError: as `mapped_batch_axes` does.
@@ -57,7 +57,7 @@ def varying_axes(x: Any) -> frozenset[str]:
 def vary_alike(tree: Any, *others: Array) -> Any:
     """Casts each array of a tree to vary along all axes of a checking `shard_map` that `others` vary along.
 
-    Its gradient is then each device's own; that of what does not vary is the sum over the devices.
+    Its gradient is then each device's own. An array that does not vary has the sum over the devices as its gradient.
     """
     names = frozenset().union(*map(varying_axes, others))
 

@@ -36,7 +36,8 @@ ONEDNN_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 def convolve(x: Array, kernel: Array, stride: int = 1, groups: int = 1, impl: str = "auto", dilation: int = 1) -> Array:
     """Returns `x` (B, H, W, C) convolved by `kernel` (k, k, C / groups, F): (B, ceil(H/s), ceil(W/s), F).
 
-    It is padded by k // 2 * dilation. A kernel of a wider type is rounded to that of `x`; its gradient is of its own.
+    It is padded by k // 2 * dilation. A kernel of a wider type is rounded to the type of `x`; its gradient has the
+    kernel's type.
 
     Args:
       impl: "xla" or "cpu" as above; "auto" is "cpu", which other platforms than the CPU do not see.
@@ -84,7 +85,7 @@ def _xla_kernel_gradient(x: Array, cotangent: Array, *, result: Any, **geometry:
 #   and ReLU gradients that makes it, which it then recomputes with strided access. `_materialize` ends that.
 # - The weight gradient itself is slow where a 3x3 convolution has 64 channels or more: three matrix products, one for
 #   each row of the kernel, take less than half the time.
-# - The weight gradient of a grouped convolution takes a hundred times as long as those of its groups one by one.
+# - The weight gradient of a grouped convolution takes a hundred times as long as its groups' one by one.
 
 
 def _cpu_forward(x: Array, kernel: Array, *, stride: int, groups: int, dilation: int) -> Array:

@@ -119,7 +119,7 @@ class Library:
         return result if self.check(f"{kind}_primitive_desc_create", *arguments, unless=UNIMPLEMENTED) else None
 
     def advance(self, description: c.c_void_p) -> bool:
-        """Makes a description that of the next implementation; False if there is none."""
+        """Moves a description on to the next implementation; returns False if there is none."""
         return self.check("primitive_desc_next_impl", description, unless=LAST_IMPLEMENTATION)
 
     def query_layout(self, description: c.c_void_p, what: int, index: int = 0) -> c.c_void_p:
@@ -141,7 +141,7 @@ class Library:
         return (name.value or b"").decode()
 
     def allocate(self, layout: c.c_void_p) -> c.c_void_p:
-        """Returns the memory of its own."""
+        """Returns memory that the library allocates."""
         return self.create("memory", layout, self.engine, c.c_void_p(-1))
 
     def borrow(self, layout: c.c_void_p) -> c.c_void_p:

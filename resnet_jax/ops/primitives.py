@@ -105,12 +105,12 @@ def make_linear_primitive(
 ) -> Primitive:
     """Returns a primitive of several results, linear in its first operands, whose transpose is a primitive as well.
 
-    The transpose takes the cotangents of the first results, where those of the others are zero, and returns those of
-    the linear operands. Both are differentiable in all their operands as `function` is.
+    The transpose takes the cotangents of the first results, if all others are zero, and returns the cotangents of the
+    linear operands. Both are differentiable in all their operands as `function` is.
 
     Args:
       for_cpu_transposed: as `make_primitive` takes it, of the transpose: its operands are the cotangents, then what is
-        not linear; its params have `types` beside, those of the linear operands.
+        not linear; its params also have `types`, the linear operands' types.
     """
 
     def transpose(*operands: Any, types: Any, **params: Any) -> tuple[Any, ...]:

@@ -1,7 +1,7 @@
 """A Python function as a custom call of XLA's on the CPU, through its foreign function interface.
 
 XLA calls a custom call through a C function, `handler(call_frame)`. That function is a ctypes callback here. The
-structures are those of xla/ffi/api/c_api.h, as far as they are read.
+structures follow xla/ffi/api/c_api.h, as far as they are read.
 """
 
 import atexit

@@ -57,7 +57,7 @@ def _draw_group(axes: "Axes", runs: Sequence[Records], field: str, label: str, c
     curves = [{record["epoch"]: record[field] for record in run if field in record} for run in runs]
     epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
     if not epochs:
-        axes.plot([], [], color=color, label=label)  # the legend is that of the first panel
+        axes.plot([], [], color=color, label=label)  # the first panel has the legend
         return
     values = np.array([[curve[epoch] for epoch in epochs] for curve in curves], float)
     mean = values.mean(axis=0)

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from resnet_jax.errors import UserError, printable
 from resnet_jax.filesystem import atomic_write, check_folder, check_parents
 
-BAR_COLOR = "#b9d5ec"  # behind black text, and still to be told from white in grey print
+BAR_COLOR = "#b9d5ec"  # behind black text, and still distinct from white in grey print
 BAR_PADDING = 3  # pixels
 DOTS_PER_INCH = 110
 
@@ -63,7 +63,7 @@ def check_picture(path: Path) -> None:
 
 
 def save_picture(sheet: Image.Image, path: Path) -> None:
-    """Writes the picture in the format that its name tells, replacing `path` at once; its folder is made if missing."""
+    """Writes the picture in the format of its name's ending, replacing `path` at once; makes its folder if missing."""
     with atomic_write(path) as file:
         sheet.save(file, Image.registered_extensions()[path.suffix.lower()], dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
 

@@ -72,7 +72,7 @@ def draw_curves(records: Sequence[dict[str, Any]], path: Path, title: str) -> No
 
 
 def _cut_axis(axes: "Axes", largest_train_loss: float) -> None:
-    """Ends the axis of losses a little above those of training, and says so where others go beyond.
+    """Ends the axis of losses a little above the training losses, and says so if others go beyond.
 
     The first validations, with young statistics, would flatten all the rest.
     """

@@ -30,7 +30,7 @@ def new_figure(size: tuple[float, float], title: str) -> "Figure":
 
 
 def _use_fallbacks(figure: "Figure") -> None:
-    """Has letters that the figure's fonts do not have drawn by those of FALLBACK_FAMILIES that are there."""
+    """Draws letters that the figure's fonts lack with the installed fonts of FALLBACK_FAMILIES."""
     from matplotlib import font_manager
     from matplotlib.text import Text
 

@@ -25,7 +25,7 @@ def draw_range_test(
 
     Args:
       losses, averages: where one is not finite, nothing is drawn.
-      lowest_rate: among `rates`, the one up to which the axis shows every loss; higher ones are cut off, and told.
+      lowest_rate: among `rates`, the one up to which the axis shows every loss; higher ones are cut off, with a note.
     """
     figure = new_figure((6.4, 4.2), title)
     axes = figure.subplots()

@@ -41,7 +41,7 @@ def check_devices() -> Iterator[Finding]:
 
 
 def device_memory(device: jax.Device) -> int | None:
-    """Returns the bytes that are free on the device; None if it does not tell, as a CPU."""
+    """Returns the bytes that are free on the device; None if it does not report them, like a CPU."""
     statistics = device.memory_stats() or {}
     if "bytes_limit" not in statistics:
         return None

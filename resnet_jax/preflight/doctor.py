@@ -1,4 +1,4 @@
-"""All checks but those of the packages, which all of these need."""
+"""All checks except the packages', which all of these need."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +36,7 @@ def examine(options: Options | None, workdir: Path | None, *, deep: bool = False
     findings += checked("data", lambda: check_images(options, images))
     if deep and (splits := images.splits) is not None:
         findings += checked("deep", lambda: check_all_images(options.images, splits))
-    if devices[0].status == ERROR:  # without them nothing else can be told
+    if devices[0].status == ERROR:  # without them nothing else can be checked
         return findings
     findings += checked("batch", lambda: check_batch(options.batches))
     experiments: list[Experiment] = []

@@ -39,14 +39,14 @@ NUM_UNTIMED = 1 + DEPTH
 def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
     """Returns what `train` with these options in `workdir` would take; nothing is written, prepared or downloaded.
 
-    Errors are those of `train`, and a UserError for a set that is not prepared or weights that are not downloaded.
+    Raises as `train` does, and UserError for a set that is not prepared or weights that are not downloaded.
 
     Returns:
       "model", "image_shape", "shapes" (of the stages), "parameters", "trainable" (numbers of them), "macs" (of one
         image's forward pass), "images" by split, "num_classes", "steps_per_epoch", "num_steps", "continues_after" (the
         step from which the run in `workdir` goes on, 0 if there is none), "due": how often each of "validation", "test"
         and "checkpoint" is until the end, and "every": how many steps lie between; "memory", in bytes: of
-        `estimate_memory`, "program" of what XLA tells of the compiled step (None where a step is several programs), and
+        `estimate_memory`, "program" as XLA reports it for the compiled step (None if a step is several programs), and
         "checkpoint"; "on_features": whether train computes the frozen network's features once, to train the head alone
         on them; "seconds": to "compile", of a "step" on images, of an "evaluation_batch" (0.0 if there is none), of an
         "evaluation" by split, and of the "rest" of the run, evaluations included, checkpoints and precise statistics

@@ -49,7 +49,7 @@ def missing_needs(images: ImageOptions) -> Needs | None:
         return None
     try:
         return needs_of(images.dataset, images.data_dir)
-    except UnknownSetError:  # reading the images tells of it, as train does
+    except UnknownSetError:  # reading the images reports it, as train does
         return None
 
 

@@ -1,4 +1,4 @@
-"""The folders that are written: the run's, the user's own, and that of compiled programs."""
+"""The folders that are written: the run's, the user's own, and the one for compiled programs."""
 
 import os
 from collections.abc import Iterator

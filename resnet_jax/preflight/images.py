@@ -114,7 +114,7 @@ def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterat
 
 
 def _check_duplicates(subject: str, decoded: _Decoded) -> Iterator[Finding]:
-    """Yields images of a split that have the same pixels, apart those of which the labels differ."""
+    """Yields images of a split that have the same pixels, and separately those whose labels differ."""
     same: dict[bytes, list[int]] = defaultdict(list)
     for i, digest in enumerate(decoded.digests):
         if digest:

@@ -143,7 +143,7 @@ def _rise(losses: np.ndarray, averages: np.ndarray, lowest: int) -> float:
 def _noise(losses: np.ndarray, lowest: int) -> float:
     """Returns how far chance alone takes the average, by the differences between successive losses up to the lowest.
 
-    Their median, by which a few leaps count little, is that of a normal distribution.
+    Their median, in which a few leaps count little, stands for the deviation of a normal distribution.
     """
     of_a_loss = 1.4826 * np.median(np.abs(np.diff(losses[: lowest + 1]))) / math.sqrt(2.0)
     return NUM_DEVIATIONS * float(of_a_loss) * math.sqrt((1.0 - DECAY) / (1.0 + DECAY))

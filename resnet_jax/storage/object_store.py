@@ -22,7 +22,7 @@ from resnet_jax.storage.settings import environment_number
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-Version = dict[str, Any]  # of an object, as its store tells versions apart
+Version = dict[str, Any]  # of an object, as its store distinguishes versions
 
 # How long requests of a run that trains are tried again; of one that begins, or of a command.
 PATIENCE_SECONDS, FIRST_PATIENCE_SECONDS = 600.0, 20.0
@@ -45,7 +45,7 @@ _CREDENTIALS = {
 class StoredObject:
     """Holds what a listing says of an object: its key below the store's address, its size, and when it was written.
 
-    etag: what tells its content from another's.
+    etag: identifies its content.
     """
 
     key: str

@@ -32,7 +32,7 @@ class RangedFolder:
     Attributes:
       store: its objects.
       path: the stand-in.
-      etags: what tells its objects' contents from others, by key.
+      etags: identify its objects' contents, by key.
       blocks: where blocks of its files are kept; None: nothing is.
     """
 

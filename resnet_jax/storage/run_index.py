@@ -236,7 +236,7 @@ class RunLease:
         self._beat += 1
         content = {
             "format": FORMAT,
-            # Both tell two equal indexes apart, which S3 does not.
+            # Both distinguish two equal indexes, which S3 does not.
             "holder": asdict(self._me) if is_held else None,
             "written": f"{self._me.id} {self._beat}",
             "files": dict(sorted(self._files.items())),

@@ -137,7 +137,7 @@ def _add(received: list[int], number: int, frame: object) -> None:
 
 
 def _start(child: Child, share: Share) -> _Process:
-    """Starts a child in a session of its own: what is typed at this one's terminal does not reach it twice."""
+    """Starts a child in a new session: what is typed at this one's terminal does not reach it twice."""
     logger.info(f"{child.title} (log: {child.log})")
     child.log.parent.mkdir(parents=True, exist_ok=True)
     command = list(child.command)

@@ -1,4 +1,4 @@
-"""Combinations of fields' values: those of a field out of one text, every combination of several, a name for each."""
+"""Combinations of fields' values: one field's values from a text, every combination of several, a name for each."""
 
 import hashlib
 import itertools
@@ -63,7 +63,7 @@ def unquote(text: str) -> str:
 
 
 def combine(fields: Mapping[str, Sequence[Setting]]) -> list[tuple[Setting, ...]]:
-    """Returns every combination of the fields' settings; those of the last field change fastest."""
+    """Returns every combination of the fields' settings; the last field changes fastest."""
     return list(itertools.product(*fields.values()))
 
 

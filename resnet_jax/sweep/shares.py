@@ -1,4 +1,4 @@
-"""The machine divided among several runs at a time: a GPU each, or cores of their own."""
+"""The machine divided among several runs at a time: a GPU each, or separate cores."""
 
 import os
 from collections.abc import Mapping

@@ -49,7 +49,7 @@ def adam(
 ) -> optax.GradientTransformation:
     """Returns torch.optim.Adam (Kingma and Ba 2014, arXiv:1412.6980) for Optax: decay is added to the gradient.
 
-    Arguments and errors are those of `adamw`.
+    Takes the arguments of `adamw` and raises its errors.
     """
     _check(learning_rate, momentum, weight_decay, second_momentum)
     return optax.chain(
@@ -71,8 +71,8 @@ def rmsprop(
 ) -> optax.GradientTransformation:
     """Returns torch.optim.RMSprop for Optax: gradients over the root of their mean square, summed up with `momentum`.
 
-    second_momentum is torch's alpha; weight_decay is added to the gradient. The other arguments and the errors are
-    those of `adamw`. Optax's own adds epsilon under the root, unless told otherwise; torch, and this, beside it.
+    second_momentum is torch's alpha; weight_decay is added to the gradient. The other arguments and the errors
+    are `adamw`'s. Optax's own adds epsilon under the root by default; torch, and this, add it outside the root.
     """
     _check(learning_rate, momentum, weight_decay, second_momentum)
     return optax.chain(
@@ -95,7 +95,7 @@ def lion(
     """Returns Lion (Chen et al. 2023, arXiv:2302.06675) for Optax: the sign of a mean of gradients, decoupled decay.
 
     momentum and second_momentum are beta_1, of the mean whose sign counts, and beta_2, of the one that is kept. The
-    other arguments and the errors are those of `adamw`. Rates are three to ten times smaller than AdamW's, decay as
+    other arguments and the errors are `adamw`'s. Rates are three to ten times smaller than AdamW's, decay as
     much larger.
     """
     _check(learning_rate, momentum, weight_decay, second_momentum)

@@ -19,7 +19,7 @@ def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: Seq
     """Trains as a config says in a folder, or continues the run that is there, as `python train.py` does.
 
     In a notebook the progress is shown below the cell. Ctrl-C, or the notebook's stop, saves and returns; the same
-    call then continues. What the package logs is printed, unless the program has given `logging` handlers of its own.
+    call then continues. The package's log is printed, unless the program has given `logging` its own handlers.
     To be called before JAX computes anything, so that the CPU's memory is used as the command does. Of many processes
     each calls it, after `jax.distributed.initialize`.
 

@@ -29,7 +29,7 @@ class TrainingRun:
 
     Attributes:
       workdir: its folder.
-      id: what tells it from other runs, the same in each of its starts: eight hexadecimal digits.
+      id: identifies the run, the same in each of its starts: eight hexadecimal digits.
       config: every field by its dotted path, as in "augment.flip".
       num_steps: updates to the run's end.
       steps_per_epoch: updates in an epoch.
@@ -91,7 +91,7 @@ class CallbackList:
     """Calls a run's callbacks, in their order; a file in the run's folder says how far each of them has heard."""
 
     def __init__(self, callbacks: Sequence[Any], workdir: Path) -> None:
-        """Takes those of process 0; others' are never called.
+        """Takes the callbacks of process 0; others' are never called.
 
         Raises:
           UserError: for what is no callback, and for a file that cannot be read.

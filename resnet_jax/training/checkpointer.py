@@ -75,7 +75,7 @@ def save_state(
 def restore_state(folder: CheckpointFolder, template: TrainState, step: int) -> TrainState:
     """Returns the train state saved as `step`, placed as `template` is.
 
-    Errors are those of the folder's `restore`.
+    Raises as the folder's `restore` does.
     """
     return _with_items(template, folder.restore(step, items_of(template)))
 

@@ -23,7 +23,7 @@ def _hidden(module: str) -> Iterator[None]:
         del sys.modules[module]
 
 
-# tensorboardX imports torch where it is installed, for nothing used here: seconds, and CUDA libraries of its own.
+# tensorboardX imports torch where it is installed, for nothing used here: seconds, and torch's CUDA libraries.
 with _hidden("torch"):
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog

@@ -72,7 +72,7 @@ class Options:
     has_given_logging: bool
 
     def reading(self) -> DatasetOptions:
-        """Returns how the run's images are read, with threads and a count of bad images of its own."""
+        """Returns how the run's images are read, with separate threads and a separate count of bad images."""
         return replace(self.images.reading(), split_folders=self.split_folders, table=self.table)
 
 

@@ -26,8 +26,8 @@ class FinetuneOptions:
 def finetune_arguments(finetune: FinetuneOptions, model: "ModelOptions") -> dict[str, Any]:
     """Returns the arguments of the model that transfer learning sets beside config.model_args.
 
-    base_classes, where a layer comes on top of the old head, is that of model_args, or as many as the named model has
-    by itself: 1000, or 10.
+    base_classes, if a layer comes on top of the old head, comes from model_args, or is the named model's default
+    number: 1000, or 10.
     """
     arguments: dict[str, Any] = {"trainable": finetune.trainable}
     if finetune.head == "add":

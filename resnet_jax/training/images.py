@@ -51,7 +51,7 @@ class Normalization:
 
 
 def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple[Source, str]:
-    """Returns the images that a run is judged by, and their split: "test", or "validation" where there is none.
+    """Returns the images that evaluate a run, and their split: "test", or "validation" where there is none.
 
     Raises:
       UserError: if the data set has neither.

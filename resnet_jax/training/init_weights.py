@@ -89,7 +89,7 @@ def _check_network(path: Path, told: WeightsInfo, theirs: ResNet, ours: ResNet, 
     fields = [field.name for field in dataclasses.fields(ResNet)] if told.model else [*told.model_args, *known]
     fields = [name for name in fields if name not in (*OF_TRAINING, "parent", "name")]
     differing = {name: getattr(theirs, name) for name in fields if getattr(theirs, name) != getattr(ours, name)}
-    if theirs.conv_bias != ours.conv_bias:  # seen in the weights, whatever they tell
+    if theirs.conv_bias != ours.conv_bias:  # seen in the weights, whatever they say
         differing["conv_bias"] = theirs.conv_bias
     if differing:
         options = " ".join(f"--config.model_args.{name}={value!r}" for name, value in differing.items())

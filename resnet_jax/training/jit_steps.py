@@ -188,9 +188,8 @@ def jit_train_step(experiment: "Experiment", watch: Watch = _unwatched) -> Train
 
 
 def make_eval_state_fn(experiment: "Experiment", preemption: PreemptionGuard) -> Callable[[TrainState], TrainState]:
-    """Returns (state) -> the state by which the model is judged: with config.precise_bn_batches its statistics, and
-    those of the moving average, are computed anew over the training batches that come next; else it is the state
-    itself.
+    """Returns (state) -> the state that evaluates the model: with config.precise_bn_batches, the training batches that
+    come next give new statistics to the model and to the moving average; without, it is the state itself.
     """
     num_batches, mesh, batches = experiment.options.state.precise_bn_batches, experiment.mesh, experiment.batches
     if not num_batches:
@@ -289,6 +288,6 @@ def _preparation(experiment: "Experiment") -> Callable[..., dict[str, Array]]:
         if num_parts == 1:
             return prepare(batch, step)
         rows = {name: parts[part] for name, parts in batch.items()}
-        return prepare(rows, step * num_parts + part)  # each part is mixed by a draw of its own
+        return prepare(rows, step * num_parts + part)  # each part is mixed by a separate draw
 
     return prepare_part

@@ -33,7 +33,7 @@ class MetricSums:
     accuracy: float = 0.0
     steps: int = 0
     skipped: int = 0  # updates whose loss or gradient was not finite
-    skipped_in_succession: int = 0  # those of them that were the last ones; no log record begins this anew
+    skipped_in_succession: int = 0  # the last of them without a break; no log record resets this
 
 
 class MetricWriter:
@@ -47,8 +47,8 @@ class MetricWriter:
         """For a run that begins after `step` updates: log records of later steps are dropped, to be made again.
 
         Args:
-          keep_later: copy the log to another name before, if it has such records: they are not those of a killed
-            run's last steps.
+          keep_later: copy the log to another name before, if it has such records: they do not come from a
+            killed run's last steps.
           max_skipped: if the step itself skips an update whose loss or gradient is not finite, so many in succession
             may be; 0: none is skipped. hurries: leave the curves for the next start, since the process is about to be
             killed.
@@ -89,14 +89,14 @@ class MetricWriter:
         Waits for the update to be done. A record that this process cannot write stops the run at a later step.
 
         Raises:
-          NonFiniteError: if the loss or a gradient is not finite, unless such updates are skipped: then it is told,
-            counted, and left out of the means.
+          NonFiniteError: if the loss or a gradient is not finite, unless such updates are skipped: then it is
+            logged, counted, and left out of the means.
         """
         self._preemption.defer_errors(self._write_train, step, metrics)
 
     def write_eval(self, step: int, split: str, metrics: dict[str, float | int]) -> None:
-        """Writes an evaluation's "loss", "accuracy", "count", of several labels an image "map", and, if any, those of
-        the moving average on `split`, "val" or "test", after `step` updates.
+        """Writes an evaluation's "loss", "accuracy", "count", of several labels an image "map", and, if any, the
+        moving average's on `split`, "val" or "test", after `step` updates.
 
         A record that this process cannot write stops the run at a later step.
         """

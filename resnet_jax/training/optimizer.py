@@ -75,7 +75,7 @@ def sgd(
       learning_rate: a number >= 0, or a schedule: step (from 0) -> number. momentum in [0, 1). weight_decay >= 0,
         coupled: added to the gradient, so scaled by the learning rate and seen by the momentum.
       decay_norm_and_bias: False exempts every parameter of one dimension (batch-norm scales, all biases); with
-        decay_bias only those of batch norms, so that the head's bias decays, as in torchvision's V2 recipe.
+        decay_bias only the parameters of batch norms, so that the head's bias decays, as in torchvision's V2 recipe.
 
     Raises:
       UserError: for numbers outside these ranges.
@@ -102,7 +102,7 @@ def lars(
 
     A decayed parameter's gradient + weight_decay * parameter is multiplied by its trust ratio, trust_coefficient *
     |parameter| / (|gradient| + weight_decay * |parameter| + epsilon), or 1 where either norm is 0; what does not decay
-    keeps its gradient. The other arguments and errors are those of `sgd`.
+    keeps its gradient. The other arguments and errors are `sgd`'s.
     """
     check_hyperparameters(learning_rate, momentum, weight_decay)
     if trust_coefficient <= 0.0:
@@ -173,7 +173,7 @@ def clip_gradient_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def add_l1(strength: float, decay_norm_and_bias: bool = True, *, decay_bias: bool = False) -> Any:
-    """Gradients with those of strength * sum |parameter| added, of the parameters that `sgd` lets decay.
+    """Returns a transform that adds the gradients of strength * sum |parameter|, for the parameters that `sgd` decays.
 
     It goes before the optimizer. strength >= 0, else UserError (a ValueError).
     """

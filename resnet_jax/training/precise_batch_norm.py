@@ -15,8 +15,8 @@ Array = jax.Array
 def precise_batch_stats(model: ResNet, variables: Mapping[str, Any], batches: Iterable[Array], seed: int = 0) -> Any:
     """Returns the mean, over `batches`, of each batch's own statistics, as torch.optim.swa_utils.update_bn computes it.
 
-    Running statistics lag behind the weights, and those of a moving average of weights are an average over the past;
-    these belong to the weights as they are. Those of the model's `frozen_layers` stay.
+    Running statistics lag behind the weights, and a moving average of weights has an average over the past. These
+    statistics belong to the weights as they are. The statistics of the model's `frozen_layers` stay.
 
     Args:
       variables: of `model`.

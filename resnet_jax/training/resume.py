@@ -1,4 +1,4 @@
-"""What a run continues from: the last state that is what was saved, if config and images are those of its beginning."""
+"""Finds the state that a run continues from: the last intact one, if config and images are the same as at its start."""
 
 import contextlib
 import json
@@ -36,8 +36,8 @@ def restore_last(
 ) -> tuple[TrainState, dict[str, Any]] | None:
     """Returns the last state that is what was saved, and its manifest; None if none has been saved yet.
 
-    Steps that are damaged are told and quarantined. Where all the latest are, the best may serve, unless its statistics
-    are others than those that training goes on with.
+    Damaged steps are reported and quarantined. If all the latest are damaged, the best may serve, unless its statistics
+    differ from the ones that training goes on with.
 
     Raises:
       UserError: if nothing is left, or a step is of another model or format.
@@ -153,7 +153,7 @@ def check_run(workdir: Path, options: Options) -> None:
     it is there and as it would be, make no other run.
     """
     without_effect = options.without_effect
-    with contextlib.suppress(UserError):  # no run, or a file of which `check_workdir` tells what is wrong
+    with contextlib.suppress(UserError):  # no run, or a file whose fault `check_workdir` reports
         without_effect &= stored_options(read_config(workdir)).without_effect
     may_change = (*MAY_CHANGE, *without_effect)
     check_workdir(workdir, json.loads(options.written), may_change, default_fields())

@@ -62,7 +62,7 @@ def train(
       options: the run's.
       place: its folder, or its copy of one in a bucket.
       name: the run's, for the title of its curves.
-      splits: images to train and evaluate on, instead of those of the options.
+      splits: images to train and evaluate on, instead of the options' images.
       callbacks: what hears of the run, see `Callback`.
 
     Returns:

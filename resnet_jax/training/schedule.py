@@ -120,8 +120,8 @@ def make_schedule(
 
     Args:
       name: "constant"; "step" (decay_steps, counted from the run's start, and decay_factor); "cosine" over the steps
-        after the warm-up; "polynomial" likewise, quadratic; "one_cycle" (it has a warm-up of its own). hold_steps > 1
-        lets the rate change only every so many steps: an epoch's number of them gives the recipes that advance by
+        after the warm-up; "polynomial" over the same steps, quadratic; "one_cycle" (it includes a warm-up). hold_steps
+        > 1 lets the rate change only every so many steps: an epoch's number of them gives the recipes that advance by
         epoch.
 
     Raises:

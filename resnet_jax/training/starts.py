@@ -120,7 +120,7 @@ class StartLog:
 
     @property
     def run_id(self) -> str:
-        """Eight hexadecimal digits that tell this run from others, the same in each of its starts."""
+        """Eight hexadecimal digits that identify this run, the same in each of its starts."""
         return self._start.run_id
 
     def __enter__(self) -> "StartLog":

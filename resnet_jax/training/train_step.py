@@ -32,7 +32,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     weight decay and any clipping; not finite if any gradient is not). With class weights "loss" is the sum of weighted
     losses by the sum of weights.
 
-    Inside `shard_map` batch is a device's share, and the update and the metrics are those of the whole batch.
+    Inside `shard_map` batch is a device's share; the update and the metrics cover the whole batch.
 
     Args:
       batch: "image" (B, H, W, 3) normalised, or (B, C), the pooled features of such, where the head alone is trained;
@@ -70,7 +70,7 @@ def begin_accumulation(state: TrainState) -> Accumulated:
 
 
 def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Accumulated:
-    """Returns the sums with those of one more part of a batch, a `batch` as `train_step` takes it; pure, to be jitted.
+    """Returns the sums with one more part of a batch added, a `batch` as `train_step` takes it; pure, to be jitted.
 
     Batch norm normalises each part by itself and moves its running statistics with each part.
     """
@@ -109,7 +109,7 @@ def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
 
 
 def per_example_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
-    """Returns what `eval_step` returns, and under "rows" how each row was judged, (B,) each; pure, to be jitted.
+    """Returns what `eval_step` returns, and under "rows" the result of each row, (B,) each; pure, to be jitted.
 
     "label" and "predicted", int32; "confidence", the largest probability, in (0, 1]; "rank", int32: how many classes
     stand before the label's, of equal logits the earlier class first, so that 0 is a correct answer; "loss" in nats;
@@ -214,8 +214,8 @@ def _mean_of_gradients(
 def _share_of_gradients(
     state: TrainState, params: Any, batch_stats: Any, batch: Batch, dropout_key: Array, axes: tuple[str, ...]
 ) -> tuple[Any, Any, dict[str, Array]]:
-    """Returns `_gradients` of the rows that one device sees; their mean over the mapped axes, if any, is that of all
-    rows.
+    """Returns `_gradients` of the rows that one device sees; their mean over the mapped axes, if any, is the result of
+    all rows.
     """
     labels, mask = batch["label"], batch.get("mask")
 
@@ -233,7 +233,7 @@ def _share_of_gradients(
 
     (loss, (logits, moved)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.trained(params))
     accuracy = masked_mean(state.loss.accuracy(logits, labels).astype(loss.dtype), mask, axes)
-    # Without those of frozen layers, of which even a mean over devices is not the same to the last bit.
+    # Without the frozen layers' statistics: even a mean over devices would change their last bits.
     return gradients, state.trained(moved), {"loss": loss, "accuracy": accuracy}
 
 
@@ -243,7 +243,7 @@ def _update(
     """Returns the state after the optimizer's step along `gradients`, and the metrics with the gradients' norm.
 
     Args:
-      batch_stats: those of the trained layers.
+      batch_stats: the trained layers'.
     """
     trained = state.trained(state.params)
     updates, opt_state = state.tx.update(gradients, state.opt_state, trained)

@@ -50,7 +50,7 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
     Args:
       fields: the config as in a config.json.
       may_change: the dotted paths in which a continued run may differ.
-      defaults: likewise, what a run had that was begun before there was such a field.
+      defaults: by dotted path, the value in a run that began before the field existed.
     """
     existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
@@ -123,7 +123,7 @@ def check_unlocked(workdir: Path) -> None:
     with contextlib.suppress(FileNotFoundError), (workdir / LOCK_FILE).open() as file:
         try:
             is_free = try_lock(file, shared=True)
-        except OSError:  # no such locks here: starting a run tells
+        except OSError:  # no such locks here: starting a run reports it
             return
         if not is_free:
             raise _in_use(workdir)

@@ -17,7 +17,7 @@ def names_for(preprocess: str, num_classes: int | None) -> tuple[str, ...]:
 
 
 def same_classes(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Returns whether the names are those of the same classes in the same order; ImageNet's are named in two ways."""
+    """Returns whether the names mean the same classes in the same order; ImageNet's are named in two ways."""
     return one == other or {one, other} == {imagenet_names(), imagenet_wordnet_ids()}
 
 

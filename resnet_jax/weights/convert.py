@@ -44,8 +44,8 @@ def convert(
     Args:
       target: a name ending in .safetensors, .pth, .pt or .th, in `layout`. Any other is a folder: of the layouts timm
         and transformers one that they load, with their config.json; else a checkpoint directory, in which weights.json
-        tells the model, class names and preprocessing. So does the metadata of a .safetensors file; a torch file tells
-        nothing.
+        holds the model, class names and preprocessing. So does the metadata of a .safetensors file; a torch file
+        holds none of these.
       preprocess: or its name in PREPROCESS; None keeps what is known of `source`.
       adjustment: of either, by hand; with mean and std it is enough where nothing is known.
       which: of a run's folder the "newest" checkpoint, as None, or the "best".

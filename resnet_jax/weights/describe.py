@@ -1,4 +1,4 @@
-"""What weights are of: told by themselves, by the run that trained them, and by whoever asks."""
+"""Finds which model weights are of: from the weights, from the run that trained them, and from the caller."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -36,12 +36,12 @@ def describe_weights(
     Biased convolutions are seen in the weights.
 
     Args:
-      name: the model's, None if the weights tell it.
-      arguments: over those that the weights tell.
+      name: the model's, None if the weights name it.
+      arguments: override the ones that the weights give.
       which, average, choice: of a run and of a file, as `open_weights` takes them.
 
     Raises:
-      UserError: if the name is neither given nor told, or contradicts.
+      UserError: if neither the caller nor the weights name the model, or the names contradict.
     """
     info = told_info(path)
     state = open_weights(path, which, average=average, choice=choice)
@@ -65,15 +65,15 @@ def describe_weights(
 
 
 def told_info(path: Path) -> WeightsInfo:
-    """Returns what is told of the weights at `path`, by the run that trained them or by themselves; its fields may
+    """Returns the info on the weights at `path`, from the run that trained them or from the weights; its fields may
     be empty.
     """
     return _run_info(path) or read_info(path)
 
 
 def _run_info(path: Path) -> WeightsInfo | None:
-    """Returns what the run tells whose folder this is, or its checkpoints, its best, or one of their steps; None if
-    none.
+    """Returns the info of the run whose folder this is (or its checkpoints, its best, or one of their steps); None if
+    there is no run.
     """
     if not path.is_dir():
         return None

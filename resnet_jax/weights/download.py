@@ -139,7 +139,7 @@ def _validator_of(path: Path) -> Path:
 
 
 def _remember_validator(headers: Any, validator: Path) -> None:
-    """Keeps what tells this version of the file from others: its strong ETag, else the time of its last change."""
+    """Keeps a mark of this version of the file: its strong ETag, else the time of its last change."""
     etag = headers.get("ETag", "W/")
     mark = headers.get("Last-Modified", "") if etag.startswith("W/") else etag
     if mark:

@@ -1,4 +1,4 @@
-"""Files of weights of every kind that is read, told apart by what is in them."""
+"""Files of weights of every kind that is read, distinguished by their content."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class WeightsFile:
 def open_weights_file(path: Path) -> WeightsFile:
     """Returns what a file of weights holds, whatever its name; of most kinds no tensor is read, nothing is executed.
 
-    Of a folder or index of weights in parts (`model_folder`) it is that of all parts.
+    Of a folder or index of weights in parts (`model_folder`) it covers all parts.
 
     Raises:
       UserError: with what the file is instead, if it is none, and for a damaged one.

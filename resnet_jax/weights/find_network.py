@@ -102,7 +102,7 @@ def name_head(shapes: Mapping[str, Shape], others: Mapping[str, Shape]) -> dict[
     which.
 
     Args:
-      shapes: of the network's tensors, by torchvision's names; those of no known module are candidates too.
+      shapes: of the network's tensors, by torchvision's names; tensors of no known module are candidates too.
       others: of what else the file holds, by its own names.
     """
     if "fc.weight" in shapes:

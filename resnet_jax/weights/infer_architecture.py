@@ -24,7 +24,7 @@ TRACELESS = (
 
 
 def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    """Returns the arguments of `ResNet` that the tensors tell; empty if they are not a residual network's.
+    """Returns the arguments of `ResNet` that follow from the tensors; empty if they are not a residual network's.
 
     What leaves no trace in them is not among them: see TRACELESS.
     """
@@ -106,7 +106,8 @@ def _attention(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     channels = first[1] if len(first) > 1 else 0
     ratios = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
     fitting = [ratio for ratio in ratios if squeezed_channels(channels, ratio) == first[0]]
-    # A small network's first block is squeezed to 8 channels whatever the ratio: 1/16 then, unless the last tells.
+    # A small network's first block is squeezed to 8 channels whatever the ratio: then 1/16, unless the last block
+    # shows another.
     last = next((shapes[name] for name in reversed([*shapes]) if name.endswith(".se.fc1.weight")), first)
     better = [ratio for ratio in fitting if len(last) > 1 and squeezed_channels(last[1], ratio) == last[0]]
     return {

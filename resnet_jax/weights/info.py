@@ -34,8 +34,8 @@ class WeightsInfo:
     multi_label: bool = False
 
     def create_model(self) -> "ResNet":
-        """Returns the model that the weights are of, if they tell."""
-        from resnet_jax.models.variants import create_model  # here: reading what is told needs no network
+        """Returns the model that the weights are of, if they name it."""
+        from resnet_jax.models.variants import create_model  # here: reading the info needs no network
 
         assert self.model is not None
         return create_model(self.model, **self.model_args)

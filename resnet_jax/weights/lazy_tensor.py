@@ -107,7 +107,7 @@ class ByteRange:
         return data
 
     def part(self, offset: int, length: int) -> "ByteRange":
-        """Returns the `length` bytes from `offset` on as a range of its own (without checksum)."""
+        """Returns the `length` bytes from `offset` on as a separate range (without checksum)."""
         if min(offset, length) < 0 or offset + length > self.length:
             raise ValueError(f"offset={offset} length={length} must lie within length={self.length}")
         return ByteRange(self.path, self.start + offset, length)

@@ -1,4 +1,4 @@
-"""Loads published weights: torchvision's by name and tag, those of the hub by owner and name."""
+"""Loads published weights: torchvision's by name and tag, the hub's by owner and name."""
 
 from typing import Any
 

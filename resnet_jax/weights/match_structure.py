@@ -21,7 +21,7 @@ class Module:
 
 @dataclass(frozen=True)
 class Block:
-    """What a block of the network consists of: convolutions and norms in order, and those of its projection, if any."""
+    """The parts of a block of the network: convolutions and norms in order, and its projection's, if any."""
 
     name: str
     convolutions: list[Module]
@@ -87,7 +87,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def _check_numbered(where: str, chunk: Sequence[Module]) -> None:
-    """Raises UserError if modules of one shape are told apart by more than a number."""
+    """Raises UserError if the names of modules of one shape differ in more than a number."""
     for first, second in itertools.combinations(chunk, 2):
         if first.shape == second.shape and re.sub(r"\d+", "", first.name) != re.sub(r"\d+", "", second.name):
             raise UserError(
@@ -97,12 +97,12 @@ def _check_numbered(where: str, chunk: Sequence[Module]) -> None:
 
 
 def convolutions_of(block: Block) -> int:
-    """Returns how many convolutions a block has, that of its projection among them."""
+    """Returns how many convolutions a block has, its projection's included."""
     return len(block.convolutions) + (block.projection is not None)
 
 
 def norms_of(block: Block) -> int:
-    """Returns how many norms a block has, that of its projection among them."""
+    """Returns how many norms a block has, its projection's included."""
     return len(block.norms) + (block.projection_norm is not None)
 
 
@@ -195,7 +195,7 @@ def _projection_place(
 
     Args:
       plain: names within blocks that have no projection.
-      usual: where it stands in blocks in which shapes tell.
+      usual: where it stands in blocks in which shapes decide.
     """
     if block.projection is None:
         return None
@@ -236,7 +236,7 @@ def _projection_norm_place(
 
 
 def _relative(chunk: Sequence[Module], part: Sequence[Module] | None = None) -> tuple[str, ...]:
-    """Returns the names of `part`, or of all, behind what those of the chunk begin with."""
+    """Returns the names of `part`, or of all, without the beginning that the chunk's names share."""
     parents = [module.name.split(".") for module in chunk]
     common = sum(1 for _ in itertools.takewhile(lambda parts: len({*parts}) == 1, zip(*parents, strict=False)))
     return tuple(".".join(module.name.split(".")[common:]) for module in (chunk if part is None else part))

@@ -36,7 +36,7 @@ LAYOUTS = ("torchvision", "timm", "transformers", "akamaster", "tutorial")
 # The layers of a head; the last one that a model has is the one that gives its classes.
 HEADS = (HEAD, TOP)
 
-# torch's names of a module's variables, by ours; which of the two a "weight" is, its rank tells.
+# torch's names of a module's variables, by ours; the rank of a "weight" decides which of the two it is.
 TORCH_LEAVES = {
     "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
     "v": "v", "tau": "tau",  # EvoNorm's and filter response norm's

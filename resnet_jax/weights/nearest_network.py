@@ -49,7 +49,7 @@ def likely_networks(shapes: Mapping[str, Shape]) -> list[tuple[str, dict[str, An
     """Returns the listed networks that have these tensors, with the arguments in which they differ; none if none is
     near.
 
-    The first is that of which most is known; others differ from it in what leaves no trace.
+    The first is the one of which most is known; others differ from it in what leaves no trace.
     """
     seen = architecture(shapes)
     if not seen:

@@ -89,9 +89,9 @@ def find_weights(text: str, name: str | None, *, download: bool = True) -> Path:
     """Returns where weights lie that are named by a path, by a tag in TAGS as the published ones of the model `name`,
     or by the owner/name of a model on the hub.
 
-    These are downloaded if need be; download=False only tells where they would lie. What is there is a path.
+    These are downloaded if need be; download=False only returns where they would lie. What is there is a path.
 
-    Errors are those of `fetch_pretrained` and `fetch_hub_model`, and of an empty path.
+    Raises as `fetch_pretrained` and `fetch_hub_model` do, and for an empty path.
     """
     if text not in TAGS:
         path = read_run(text)

@@ -34,7 +34,7 @@ _SAME_VALUES = {
     "output_stride": "output_stride",
     "act_layer": "activation",
 }
-# Our arguments for the values that timm's have, which come before those of the named network.
+# Our arguments for the values of timm's arguments. They come before the named network's.
 _VALUES: dict[str, dict[Any, Arguments]] = {
     "attn_layer": {"se": {"squeeze_excite": True}, "eca": {"channel_attention": True}},
     "aa_layer": {

@@ -8,7 +8,7 @@ from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import create_model
 from resnet_jax.weights.model_folder import hub_name
 
-# Arguments that leave no trace in a state_dict, and that published names tell.
+# Arguments that leave no trace in a state_dict, but follow from published names.
 FIELDS = ("anti_alias", "stem_pool", "weight_standardization")
 
 

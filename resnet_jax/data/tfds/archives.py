@@ -80,7 +80,7 @@ def _any_answers(urls: list[str]) -> bool:
         try:
             with urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT_SECONDS):
                 answered.set()
-        except urllib.error.HTTPError:  # it answered, if only with a refusal: the download itself will tell
+        except urllib.error.HTTPError:  # it answered, if only with a refusal: the download itself reports more
             answered.set()
         except OSError:
             pass

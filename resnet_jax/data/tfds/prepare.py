@@ -1,4 +1,4 @@
-"""Preparing a TFDS set: once, in a process of its own, the only place where TensorFlow is imported."""
+"""Prepares a TFDS set: once, in a separate process, the only place where TensorFlow is imported."""
 
 import contextlib
 import glob
@@ -84,7 +84,7 @@ def _prepare(name: str, data_dir: str, url_infos: dict[str, Any] | None, tidying
 
 
 def prepare_in_subprocess(name: str, data_dir: str, builder: Any) -> None:
-    """Runs `prepare` in a process that ends with this one, however this one ends; `builder` is that of `name`."""
+    """Runs `prepare` in a process that ends with this one, however this one ends; `builder` belongs to `name`."""
     where = data_root(data_dir)
     check_archives(name, builder, manual_dir(data_dir))  # the process checks again, but is seconds later
     logger.info(f"preparing {name} in {where} (once)")

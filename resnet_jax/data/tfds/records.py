@@ -56,7 +56,7 @@ class TfdsRecords:
 
     @property
     def labels(self) -> None:
-        """None: only reading a record tells its label."""
+        """None: only reading a record gives its label."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -142,7 +142,7 @@ def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
         file_name_feature=next(file_names, ""),
         examples=_examples(builder, split),
     )
-    records.read(0)  # tells a split without labels at once
+    records.read(0)  # detects a split without labels at once
     return records
 
 
@@ -235,5 +235,5 @@ def _allow_open_files(num_files: int) -> None:
     if soft == resource.RLIM_INFINITY:
         return
     wanted = soft + num_files if hard == resource.RLIM_INFINITY else min(soft + num_files, hard)
-    with contextlib.suppress(OSError, ValueError):  # reading will tell
+    with contextlib.suppress(OSError, ValueError):  # reading reports it
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

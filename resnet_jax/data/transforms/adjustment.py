@@ -17,7 +17,7 @@ class Adjustment:
 
     Attributes:
       mean, std, interpolation: as in `Preprocess`.
-      resize, crop: likewise, in pixels. A new crop alone keeps its share of what it is cropped from.
+      resize, crop: as in `Preprocess`, in pixels. A new crop alone keeps its share of what it is cropped from.
       crop_pct: the crop's share, above 0 and at most 1, of what it is cropped from, which decides `resize`.
     """
 

@@ -147,15 +147,15 @@ def cutout(keys: Array, images: Array, size: int) -> Array:
 def mix(
     key: Array, images: Array, targets: Array, mixup: float = 0.0, cutmix: float = 0.0, distance: int = 1
 ) -> tuple[Array, Array]:
-    """Returns each image mixed with the one `distance` places before it, and its target likewise, by one draw for the
+    """Returns each image and its target mixed with the image and target `distance` places before, by one draw for the
     batch.
 
     Args:
       images: (B, H, W, C);
       targets: (B, K), each of sum 1, or of several labels an image 0 or 1 each.
       mixup: > 0: the parameter of Beta(mixup, mixup), which gives both images' shares
-        (Zhang et al. 2017, arXiv:1710.09412). cutmix > 0: that of the share of the area that is kept, the rest being a
-        rectangle of the other image (Yun et al. 2019, arXiv:1905.04899). With both, a coin chooses.
+        (Zhang et al. 2017, arXiv:1710.09412). cutmix > 0: the parameter for the share of the area that is kept; the
+        rest is a rectangle of the other image (Yun et al. 2019, arXiv:1905.04899). With both, a coin chooses.
     """
     if not mixup and not cutmix:
         return images, targets

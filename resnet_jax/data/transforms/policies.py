@@ -59,7 +59,7 @@ class RandAugment:
 class TrivialAugmentWide:
     """Images after one operator, drawn from 14 alike, of a magnitude drawn from all bins, as torchvision has it.
 
-    num_magnitude_bins, interpolation and fill are those of `RandAugment`. Mueller & Hutter 2021, arXiv:2103.10158.
+    num_magnitude_bins, interpolation and fill: see `RandAugment`. Mueller & Hutter 2021, arXiv:2103.10158.
     """
 
     num_magnitude_bins: int = 31
@@ -84,8 +84,7 @@ class AutoAugment:
     """Images after one of 25 learned pairs of operators, each applied with its own probability, as torchvision's.
 
     Attributes:
-      policy: "imagenet", "cifar10" or "svhn", the data it was learned on. interpolation and fill are those of
-        `RandAugment`.
+      policy: "imagenet", "cifar10" or "svhn", the data it was learned on. interpolation and fill: see `RandAugment`.
 
     Raises:
       UserError: for values outside these. Cubuk et al. 2018, arXiv:1805.09501.
@@ -115,7 +114,7 @@ class AutoAugment:
 class IncreasingRandAugment:
     """Images after up to `num_ops` operators, each drawn from 15 that a larger magnitude makes stronger: timm's "inc1".
 
-    Each is applied with the given probability, with a magnitude of its own: from a normal around `magnitude`, in [0,
+    Each is applied with the given probability, with a separate magnitude: from a normal around `magnitude`, in [0,
     10], with the deviation magnitude_std >= 0, clipped to [0, 10]. Interpolation is bilinear or bicubic alike.
 
     Attributes:
@@ -140,7 +139,7 @@ class IncreasingRandAugment:
         _check_fill(self.fill)
 
     def __call__(self, image: Image.Image, rng: KeyedRandom) -> Image.Image:
-        """Returns `image` after those of `num_ops` operators that chance applies."""
+        """Returns `image` after `num_ops` draws of an operator, each applied by chance."""
         for _ in range(self.num_ops):
             name = _one_of(INCREASING, rng)
             if rng.chance(self.probability):

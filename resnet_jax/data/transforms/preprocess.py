@@ -50,7 +50,7 @@ class Preprocess:
       mean, std: of each channel, in units of [0, 1]; as many as the image has channels.
       fit: how an image of another shape becomes one of `crop`: "crop" its centre, after `resize`; "squash" all of it,
         resized to exactly that; "pad" all of it, resized to fit into that, centred, with zeros (black) around it;
-        "border" likewise with the mean colour around it, by timm's rounding. "pad" takes no `resize`; "squash" and
+        "border" the same with the mean colour around it, by timm's rounding. "pad" takes no `resize`; "squash" and
         "border" resize to `resize` where it is given, and crop what comes out.
       high_bit_depth: "error" | "scale": what is done with more than 8 bits a channel, see `to_eight_bits`.
 

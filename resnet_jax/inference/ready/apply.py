@@ -104,7 +104,7 @@ def _prepare(operations: list[Operation], dtype: str) -> Kernel:
 
 
 def _digest(operations: list[Operation]) -> str:
-    """Returns what tells networks apart: by their operations, shapes and every weight."""
+    """Returns a digest that identifies a network: by its operations, shapes and every weight."""
     digest = hashlib.blake2b(digest_size=16)
     for operation in operations:
         for field in dataclasses.fields(operation):

@@ -51,7 +51,7 @@ ALIGNMENT = 64  # bytes
 
 @dataclass(eq=False)
 class _Slot:
-    """An array in memory: a weight with content of its own, or an activation for as long as it is needed.
+    """An array in memory: a weight with its content, or an activation for as long as it is needed.
 
     Attributes:
       first, last: the numbers of the steps that write it first and read it last.
@@ -119,7 +119,7 @@ class _Builder:
         self._library, self._dtype = library, dtype
         self._steps: list[Step] = []
         self._values: list[_Slot] = []  # of the operations
-        self._shapes: list[tuple[int, int, int, int]] = []  # likewise, (B, C, H, W)
+        self._shapes: list[tuple[int, int, int, int]] = []  # of the operations, (B, C, H, W)
         self._copies: dict[tuple[int, int], list[_Slot]] = {}
         self._last_use: dict[int, int] = {}
         self.constants: list[np.ndarray] = []

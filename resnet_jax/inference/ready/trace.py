@@ -27,7 +27,7 @@ class Operation:
       shape: (B, H, W, C) of the result.
       kernel: of conv, (kh, kw, C / groups, F); bias: of conv and affine, (C,); factor: of affine, (C,).
       window, strides, dilation: of conv and poolings, of rows and columns.
-      padding: likewise, ((top, bottom), (left, right)).
+      padding: of rows and columns, ((top, bottom), (left, right)).
       counts_padding: the mean of a pooling's window includes the zeros around the image.
       activated: a ReLU follows. added: of conv, the place of what is added before it; None: nothing.
     """

@@ -64,7 +64,7 @@ def name_blobs(blobs: Mapping[str, Any]) -> NamedTensors:
 
 
 def _add_statistics(module: str, tensors: dict[str, Any], originals: dict[str, str]) -> None:
-    """Adds those of a norm that has none, next to its scale."""
+    """Adds the statistics of a norm that has none, next to its scale."""
     scale = tensors[f"{module}.weight"]
     if f"{module}.running_var" in tensors or isinstance(scale, Unreadable):
         return

@@ -1,4 +1,4 @@
-"""Names in trees of Flax: our own, transformers', and those of the ResNet in Flax's ImageNet example."""
+"""Names in trees of Flax: our own, transformers', and the names of the ResNet in Flax's ImageNet example."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -80,7 +80,7 @@ def _named(source: Source, known: Mapping[str, str]) -> NamedTensors:
     def rename(name: str) -> str | None:
         layer, _, variable = name.rpartition("/")
         found = torch_name(layer, variable, v2=v2)
-        # A head of one's own is found by its shape.
+        # A user's own head is found by its shape.
         return found or f"{layer}.{'weight' if variable == 'kernel' else variable}"
 
     with reading(source.path):

@@ -27,7 +27,7 @@ _BLOCK = re.compile(r"conv(\d{1,2})_block(\d{1,3})_(?:([0-3])_(conv|bn)|(preact_
 
 
 def is_keras_resnet(layers: Mapping[str, Any] | Sequence[str]) -> bool:
-    """Returns whether layers of these names are those of a ResNet."""
+    """Returns whether layers of these names form a ResNet."""
     return "conv1_conv" in layers and any(_BLOCK.fullmatch(layer) for layer in layers)
 
 

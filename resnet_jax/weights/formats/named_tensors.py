@@ -18,7 +18,7 @@ class NamedTensors:
 
     Attributes:
       tensors: by torchvision's names where they are known, else by their own.
-      originals: the names in the file, by those of `tensors`.
+      originals: the names in the file, by the names in `tensors`.
       layout: whose names they were.
       arguments: of `ResNet`, which every network of this layout has and no tensor shows.
       left: names in the file of what is no part of the network.

@@ -76,7 +76,7 @@ def _zip_entries(path: Path) -> dict[str, ByteRange]:
             if signature != ZIP_MAGIC:
                 raise ValueError(f"its entry {info.filename[:100]!r} is not where its directory says")
             start = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
-            # torch leaves the checksums 0 when told to compute none.
+            # torch leaves the checksums 0 when set to compute none.
             entries[name] = ByteRange(path, start, info.file_size, info.CRC or None)
         ends = 0
         for entry in sorted(entries.values(), key=lambda entry: (entry.start, entry.length)):
@@ -155,13 +155,13 @@ def _open_legacy(path: Path) -> Any:
         system = load()
         if not isinstance(system, dict) or not system.get("little_endian", True):
             raise UserError(f"{path} was saved on a big-endian machine: load and save it again with torch on another")
-        # The storages come after the object, which alone tells their sizes: it is read once to learn these, and again
+        # The storages come after the object, which alone has their sizes: it is read once to learn these, and again
         # when the place of each storage is known.
         start = file.tell()
         declared: dict[str, tuple[int, int]] = {}
 
         def declare(key: str, num_elements: int, itemsize: int) -> ByteRange:
-            declared.setdefault(key, (num_elements, itemsize))  # the first tensor of a storage tells how it is written
+            declared.setdefault(key, (num_elements, itemsize))  # the first tensor of a storage shows how it is written
             return ByteRange(path, 0, num_bytes)
 
         load(_persistent_load(declare))
