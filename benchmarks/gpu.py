@@ -52,7 +52,7 @@ PARTS = {
 
 
 class Results:
-    """What was found so far, in DIR/results.json and DIR/results.md."""
+    """The results so far, in DIR/results.json and DIR/results.md."""
 
     def __init__(self, folder: Path, options: dict[str, Any]):
         self._folder = folder

@@ -1,4 +1,4 @@
-"""What each part of gpu.py has: its time, its sizes, and where its rows go."""
+"""The frame of each part of gpu.py: its time, its sizes, and where its rows go."""
 
 import json
 import os

@@ -262,7 +262,7 @@ def _loop_config(tiny: bool, num_steps: int) -> tuple[Any, Splits]:
 
 @dataclass(frozen=True)
 class Trace:
-    """What ran on the devices: each kernel's name, start and end in nanoseconds, by their starts."""
+    """The kernels that ran on the devices: each one's name, start and end in nanoseconds, by their starts."""
 
     events: list[tuple[str, float, float]]
 

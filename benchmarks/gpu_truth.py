@@ -118,7 +118,7 @@ def _random_images() -> tuple[ArraySource, ArraySource]:
 
 
 def kill_and_continue(part: Part) -> None:
-    """Whether a run that was killed and continued ends with the parameters of one that was not, and how often alike."""
+    """Compares a killed and continued run's last parameters with an unbroken run's, and counts how often runs agree."""
     for flags in (DETERMINISTIC, ""):
         with tempfile.TemporaryDirectory() as folder, part.measured(XLA_FLAGS=flags or "none") as row:
             unbroken, killed = Path(folder) / "unbroken", Path(folder) / "killed"

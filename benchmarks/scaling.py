@@ -92,7 +92,7 @@ RECIPES = (
 
 
 class Network(NamedTuple):
-    """What the step time depends on: counts of one image's forward pass, and of the variables."""
+    """The counts that the step time depends on: of one image's forward pass, and of the variables."""
 
     macs: int
     activations: int  # numbers that convolutions and products return

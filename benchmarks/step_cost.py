@@ -1,8 +1,8 @@
-"""What a training step costs on paper: the collectives of its program on simulated devices, and its arithmetic.
+"""Counts a training step's cost on paper: the collectives of its program on simulated devices, and its arithmetic.
 
-The program is that of `train`: augmentation, forward and backward pass, SGD with momentum, metrics. It is compiled for
-CPU devices, with XLA's own convolutions as on an accelerator. Which collectives there are is settled by the partitioner
-and combiner, before any platform's code is made.
+The program is the same as in `train`: augmentation, forward and backward pass, SGD with momentum, metrics. It is
+compiled for CPU devices, with XLA's own convolutions as on an accelerator. The partitioner and combiner settle which
+collectives there are, before any platform's code is made.
 """
 
 import argparse
@@ -43,12 +43,12 @@ def step_cost(
     num_devices: int = 8,
     fields: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What one training step on `num_devices` of this process's devices costs; `fields`: of the config, by name.
+    """Counts one training step's cost on `num_devices` of this process's devices; `fields`: of the config, by name.
 
     Returns {"model", "dtype", "num_devices", "batch_size", "image_size", "parameters", "statistics" (counts),
     "collectives": see `total_by_kind`, "collective_bytes", "allowed_bytes" (parameters, twice the statistics and the
     metrics in float32), "macs_forward" and "macs_step" of the batch, "macs_ratio": of the step by three forward passes,
-    "xla_flops" (that XLA counts, all devices) and "xla_flops_ratio", of these by those of three forward passes}.
+    "xla_flops" (that XLA counts, all devices) and "xla_flops_ratio", of these by three forward passes' FLOPs}.
     """
     image_size = default_image_size(model) if image_size is None else image_size
     macs_forward, macs_step = step_macs(model, batch_size, image_size, fields)

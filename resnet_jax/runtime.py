@@ -1,4 +1,4 @@
-"""What a command settles for its process before JAX finds its devices, and what its machine gives it.
+"""Settings of a command for its process, made before JAX finds its devices, and facts about its machine.
 
 The cache of compiled programs, malloc, warnings; cores, memory, GPUs, versions. None changes a number. A program that
 imports resnet_jax as a library decides for itself: importing runs none of it.

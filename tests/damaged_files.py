@@ -58,7 +58,7 @@ def edited(data, edits, others):
 
 
 def result_or_refusal(action, path):
-    """What `action` gives; None if it refuses the file properly."""
+    """Return what `action` gives; None if it refuses the file properly."""
     try:
         return action()
     except UserError as error:

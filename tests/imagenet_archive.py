@@ -31,5 +31,5 @@ def write(folder, train, validation):
 
 
 def validation_names(num_images):
-    """What the first images of the validation tar are called."""
+    """Return the names of the first images in the validation tar."""
     return [f"ILSVRC2012_val_{i:08d}.JPEG" for i in range(1, num_images + 1)]

@@ -120,7 +120,7 @@ def run_page(path: Path, *, word_for_word: bool = False) -> None:
 
 
 def in_python(code: str, namespace: dict[str, object], where: str) -> str:
-    """What a program prints."""
+    """Return what a program prints."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
@@ -131,7 +131,7 @@ def in_python(code: str, namespace: dict[str, object], where: str) -> str:
 
 
 def in_shell(code: str, words: str, where: str) -> str:
-    """What commands print: our own run in this process, which is quicker, where nothing but && is the shell's."""
+    """Return what commands print; our own run in this process, which is quicker, if they need only the shell's &&."""
     commands = [line.strip() for line in code.replace("\\\n", " ").splitlines() if line.strip()]
     if words:
         commands = [
@@ -145,7 +145,7 @@ def in_shell(code: str, words: str, where: str) -> str:
 
 
 def in_process(command: str, where: str) -> str:
-    """What one of our commands prints, run in this process."""
+    """Return what one of our commands prints, run in this process."""
     from resnet_jax.cli.main import main
 
     words = shlex.split(OURS.sub("", command), comments=True)
@@ -161,7 +161,7 @@ def in_process(command: str, where: str) -> str:
 
 
 def in_bash(code: str, where: str) -> str:
-    """What bash prints, standard error left where it is told."""
+    """Return what bash prints; standard error is not captured."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}

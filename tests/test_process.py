@@ -1,4 +1,4 @@
-"""What a command settles for its process: the cache of compiled programs, and malloc."""
+"""Checks the settings of a command for its process: the cache of compiled programs, and malloc."""
 
 import os
 import subprocess

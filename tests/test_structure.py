@@ -46,7 +46,7 @@ def test_weights_know_nothing_of_training_or_configs():
 
 
 def is_config(node):
-    """Whether an expression is called config, and is not JAX's own."""
+    """Return whether an expression is called config, and is not JAX's own."""
     if isinstance(node, ast.Attribute):
         return node.attr == "config" and not (isinstance(node.value, ast.Name) and node.value.id == "jax")
     return isinstance(node, ast.Name) and node.id == "config"

@@ -61,7 +61,7 @@ class Raw:
 
 
 def opcodes(value) -> bytes:
-    """What pushes `value`, in opcodes of protocol 2 (and bytes of 3)."""
+    """Return the opcodes that push `value`, of protocol 2 (and bytes of 3)."""
     match value:
         case Raw():
             return value.opcodes

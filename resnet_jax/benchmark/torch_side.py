@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class Network(nn.Module):
-    """What `resnet_jax.ResNet` is with the same arguments."""
+    """The network of `resnet_jax.ResNet` with the same arguments."""
 
     def __init__(self, spec: dict[str, Any]):
         super().__init__()

@@ -1,1 +1,1 @@
-"""What a checkpoint is: arrays, manifest, folders of steps, and writing in the background."""
+"""Checkpoints: arrays, manifest, folders of steps, and writing in the background."""

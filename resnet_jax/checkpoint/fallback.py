@@ -1,4 +1,4 @@
-"""What is taken where checkpoints are damaged: the latest step before them that is what was saved."""
+"""Falls back from damaged checkpoints to the latest step before them that is intact."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""What several commands have: options, and what is made of them."""
+"""Options that several commands share, and the objects made from them."""
 
 import argparse
 import ast

@@ -1,4 +1,4 @@
-"""What a JPEG's header tells, a copy of it that stops early, and one without what does not decide pixels."""
+"""Reads a JPEG's header, and copies it: cut short early, or without the parts that do not decide pixels."""
 
 import struct
 from typing import NamedTuple

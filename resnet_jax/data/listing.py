@@ -1,4 +1,4 @@
-"""What lies in a folder of images, as data: its files, those in its tars among them."""
+"""The content of a folder of images, as data: its files, those in its tars included."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +34,7 @@ class TarMember(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies under a root, as if its tars had been unpacked where they lie.
+    """The content of a root, as if its tars had been unpacked where they lie.
 
     Attributes:
       files: the images, known by EXTENSIONS in any case.

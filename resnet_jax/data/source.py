@@ -15,7 +15,7 @@ from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
 
 
 class Transform(Protocol):
-    """What becomes of a training image, by Draws that are keyed by the run, the epoch and the image."""
+    """Transforms a training image, by random choices that are keyed by the run, the epoch and the image."""
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -37,7 +37,7 @@ class Examples(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """What the random choices for some images are keyed by: a seed, an epoch, and sample numbers (n,)."""
+    """The keys of the random choices for some images: a seed, an epoch, and sample numbers (n,)."""
 
     seed: int
     epoch: int

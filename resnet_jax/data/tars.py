@@ -1,4 +1,4 @@
-"""What lies in a tar, and where: listed without unpacking it."""
+"""Lists the content of a tar, and where each file lies, without unpacking it."""
 
 import posixpath
 import tarfile

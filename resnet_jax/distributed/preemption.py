@@ -1,4 +1,4 @@
-"""What stops a run between steps: a signal, its time, or a failure; of many processes, all see it at the same step."""
+"""Stops a run between steps: on a signal, at its time, or after a failure. All processes stop at the same step."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""What the processes of a run decide together, between steps: the same for all, or the same error for all.
+"""Decisions that the processes of a run make together, between steps: the same for all, or the same error for all.
 
 Every function here is called by all processes, in the same order, and costs a round over the network; a process that is
 alone just calls what it is given.

@@ -1,1 +1,1 @@
-"""What trained networks are used for: predictions, evaluations, explanations, exports."""
+"""Uses of trained networks: predictions, evaluations, explanations, exports."""

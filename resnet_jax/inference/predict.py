@@ -28,7 +28,7 @@ TOP = 5  # classes that are named where an image has one
 
 
 class Prediction(NamedTuple):
-    """What a network sees in an image: labels (k,) int32 and their probabilities (k,), the most probable first.
+    """A network's prediction for an image: labels (k,) int32 and their probabilities (k,), the most probable first.
 
     Of several labels an image these are all whose probabilities are above the threshold: perhaps none.
 

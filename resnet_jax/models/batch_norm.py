@@ -102,7 +102,7 @@ def _normalize_by_group(
 
 
 class FoldedBatchNorm(nn.Module):
-    """What `fold_batch_norm` leaves of a batch norm whose factor went into the convolution before it: a bias.
+    """The rest of a batch norm after `fold_batch_norm` has put its factor into the convolution before it: a bias.
 
     Parameters `bias` (C,) and, if `scaled`, `scale` (C,).
 
@@ -110,7 +110,7 @@ class FoldedBatchNorm(nn.Module):
       scaled: the scale stays as well, where no convolution comes right before. x (..., C) -> (..., C).
 
     Raises:
-      UserError: in training: nothing is left for it.
+      UserError: in training, which needs a whole batch norm.
     """
 
     scaled: bool = False

@@ -20,7 +20,7 @@ MOST_CLASSES_SHOWN = 5
 
 @dataclass
 class Images:
-    """What is known of a run's images after `check_images`: they themselves, or what they would need."""
+    """The result of `check_images`: a run's images themselves, or what they would need."""
 
     splits: Splits | None = None
     needs: Needs | None = None

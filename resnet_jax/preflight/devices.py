@@ -1,4 +1,4 @@
-"""What computes: devices, convolutions, cores, and whether a run's batch goes with them."""
+"""Checks the hardware that computes: devices, convolutions, cores, and whether a run's batch fits them."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""What a run would be, without beginning it: its shapes, memory and length, and its time by that of ten steps."""
+"""Describes a run without beginning it: its shapes, memory and length, and its time, estimated from ten steps."""
 
 import logging
 import time

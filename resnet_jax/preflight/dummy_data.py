@@ -1,4 +1,4 @@
-"""What is not at hand yet: which images and weights; and an experiment in which blank images stand in for them."""
+"""Finds images and weights that are missing, and makes an experiment in which blank images stand in for them."""
 
 from dataclasses import replace
 

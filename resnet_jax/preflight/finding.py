@@ -1,4 +1,4 @@
-"""What one check has found: whether it is well, and what to do if not."""
+"""The finding of one check: whether all is well, and what to do if not."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ OK, WARNING, ERROR = "ok", "warning", "error"
 
 @dataclass(frozen=True)
 class Finding:
-    """What a line says. status: OK | WARNING (a run can go on) | ERROR. remedy: a command or setting; "" if OK."""
+    """A line of the report. status: OK | WARNING (a run can go on) | ERROR. remedy: a command or setting; "" if OK."""
 
     status: str
     subject: str

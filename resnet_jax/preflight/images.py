@@ -21,7 +21,7 @@ _UNBALANCED = 10  # the largest class by the smallest
 
 @dataclass
 class _Decoded:
-    """What decoding one split has shown; each image at its position.
+    """The facts from decoding one split; each image at its position.
 
     Attributes:
       digests: of the pixels; empty for a damaged image. sizes (N, 2): width, height in pixels.

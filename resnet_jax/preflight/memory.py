@@ -1,4 +1,4 @@
-"""What a run needs of memory and disk, from its shapes: nothing is computed or compiled."""
+"""Estimates a run's needs of memory and disk from its shapes; nothing is computed or compiled."""
 
 from dataclasses import asdict, dataclass
 from functools import partial

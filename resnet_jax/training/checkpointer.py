@@ -104,7 +104,7 @@ def _statistics(state: TrainState) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """What a run's checkpoint holds beside its arrays, for whoever goes on with it or evaluates it."""
+    """The metadata in a run's checkpoint beside its arrays, for continuing or evaluating the run."""
 
     experiment: "Experiment"
     train_digest: str

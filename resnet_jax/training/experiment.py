@@ -1,4 +1,4 @@
-"""What a config means: its options, and the model, images, schedule and optimizer of a run."""
+"""The meaning of a config: its options, and the model, images, schedule and optimizer of a run."""
 
 import dataclasses
 import json

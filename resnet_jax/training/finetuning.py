@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """What a run begins from, and which layers it trains."""
+    """The weights that a run begins from, and the layers that it trains."""
 
     weights: str  # "": from scratch
     head: Annotated[str, OneOf(("replace", "add", "keep"))]

@@ -1,4 +1,4 @@
-"""What happens to images before the network sees them: on the host, and in `jit`."""
+"""Prepares images before the network sees them: on the host, and in `jit`."""
 
 import contextlib
 from collections.abc import Callable

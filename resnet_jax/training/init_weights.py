@@ -1,4 +1,4 @@
-"""What transfer learning begins from: a model's variables out of weights."""
+"""Reads a model's initial variables for transfer learning from weights."""
 
 import dataclasses
 import logging

@@ -41,13 +41,12 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Run:
-    """What the loop works with, each made once.
+    """The objects that the loop works with, each made once.
 
     Attributes:
       load_batch: step k's batch, on the mesh.
       train_step: is donated the state.
-      eval_state: makes of a state that by which the model is evaluated, which is another with precise batch norm
-        alone.
+      eval_state: makes from a state the one that evaluates the model, which differs only with precise batch norm.
     """
 
     load_batch: Callable[[int], Any]

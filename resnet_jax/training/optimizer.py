@@ -20,7 +20,7 @@ OPTIMIZERS = ("sgd", "lars", "lamb", "adamw", "adam", "rmsprop", "lion")
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """What updates the weights, and how fast."""
+    """The optimizer that updates the weights, and its numbers."""
 
     optimizer: Annotated[str, OneOf(OPTIMIZERS)]
     learning_rate: Annotated[float, NOT_NEGATIVE]  # the peak

@@ -1,4 +1,4 @@
-"""What is due after which update, decided from its number alone: so a resumed run does what the unbroken one did."""
+"""Decides what is due after an update from its number alone, so a resumed run does the same as an unbroken one."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -33,7 +33,7 @@ class PeriodOptions:
 
 @dataclass(frozen=True)
 class Periods:
-    """What is due after how many updates; at the end everything is. 0 means never before the end, None never.
+    """The number of updates after which each action is due; at the end all are. 0: never before the end, None: never.
 
     Attributes:
       patience: so many validations in succession without a better one end the run early; 0: none do.

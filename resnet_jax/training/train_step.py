@@ -46,7 +46,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
 
 
 class Accumulated(flax.struct.PyTreeNode):
-    """What the parts of a batch have given so far: sums of their gradients and metrics, and the newest statistics.
+    """The results of a batch's parts so far: sums of their gradients and metrics, and the newest statistics.
 
     Attributes:
       num_parts: () int32.

@@ -23,7 +23,7 @@ HEAD_BYTES = 64
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file of weights holds: containers, in which tensors are not read yet."""
+    """The content of a file of weights: containers, in which tensors are not read yet."""
 
     root: Any
     metadata: dict[str, str]  # of a safetensors file

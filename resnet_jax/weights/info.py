@@ -1,4 +1,4 @@
-"""What travels with weights: the model they are of, its class names, and how images are prepared for it."""
+"""The info that travels with weights: their model, its class names, and how images are prepared for it."""
 
 import dataclasses
 import json

@@ -38,14 +38,14 @@ FLOAT8 = "a tensor of dtype {}, which is not read without its scales (convert th
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """What stands in place of an object that is neither a strided tensor nor a plain container, number or string."""
+    """Stands in place of an object that is neither a strided tensor nor a plain container, number or string."""
 
     what: str  # as in "an object of class torchvision.models.resnet.ResNet"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PickledObject(Unreadable):
-    """What stands for one object of a class.
+    """Stands for one object of a class.
 
     Attributes:
       state: of a torch module that was pickled whole, its parameters, buffers and modules, which are plain data; empty

@@ -1,4 +1,4 @@
-"""What of a weights file goes where in a model, and what to say where it does not fit."""
+"""Maps the tensors of a weights file to a model, and reports those that do not fit."""
 
 import math
 import re
@@ -24,7 +24,7 @@ NUM_NAMED = 3  # how many tensors an error names
 
 @dataclass
 class Report:
-    """What an import did, tensor by tensor: names are torchvision's, shapes in torch's order.
+    """The result of an import, tensor by tensor: names are torchvision's, shapes in torch's order.
 
     Attributes:
       loaded: all that came from the file.

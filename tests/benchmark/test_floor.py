@@ -1,4 +1,4 @@
-"""What a step costs on a GPU at least: bytes of one block counted by hand, FLOPs as the program's own count."""
+"""Checks the least cost of a step on a GPU: bytes of one block counted by hand, FLOPs as the program's own count."""
 
 import importlib.util
 import json

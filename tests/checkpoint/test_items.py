@@ -1,4 +1,4 @@
-"""What Orbax and asyncio say besides the error that is raised."""
+"""Checks the messages of Orbax and asyncio besides the error that is raised."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ from resnet_jax.checkpoint.serialization import _without_late_callbacks
 
 
 def test_nothing_is_said_of_failed_arrays_after_the_error_of_one_has_been_raised(caplog):
-    """As of arrays that are read at once: the future of each holds its error, and the error's frames the futures."""
+    """Imitates arrays that are read at once: each future holds its error, and the error's frames hold the futures."""
     loop = asyncio.new_event_loop()
 
     def read():

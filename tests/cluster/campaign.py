@@ -83,7 +83,7 @@ class Launcher:
         self.processes = []
 
     def is_over(self):
-        """Whether all have ended."""
+        """Return whether all have ended."""
         return all(process.poll() is not None for process in self.processes)
 
     def finish(self):
@@ -186,7 +186,7 @@ def ip(*words):
 
 
 def printed(*words):
-    """What a command prints."""
+    """Return what a command prints."""
     return subprocess.run([*map(str, words)], check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -220,7 +220,7 @@ class Slurm:
         return (re.findall(rf"(?:^| ){name}=(\S*)", shown) or [""])[0]
 
     def is_over(self):
-        """Whether the job has ended, or waits to come back, and none of its tasks is left."""
+        """Return whether the job has ended, or waits to come back, and none of its tasks is left."""
         ended = self.field("JobState") not in ("RUNNING", "COMPLETING", "CONFIGURING")
         return ended and not any(processes_of("SLURM_PROCID", rank) for rank in range(4))
 
@@ -266,7 +266,7 @@ PLACES = {"slurm": Slurm, "mpi": OpenMpi, "hosts": Hosts}
 
 
 def run_to_end(place, workdir, num_steps=NUM_STEPS):
-    """What a run prints that is started and not disturbed."""
+    """Return what an undisturbed run prints."""
     place.start(workdir)
     wait("the run's first record", lambda: last_step(workdir) > 0, START_SECONDS)
     wait("the run's end", lambda: place.is_over() and last_step(workdir) >= num_steps, END_SECONDS)

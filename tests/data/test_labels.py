@@ -1,4 +1,4 @@
-"""What labels decide before an image is read: weights of classes, a stratified share, balanced draws."""
+"""Checks what labels decide before an image is read: weights of classes, a stratified share, balanced draws."""
 
 from dataclasses import replace
 

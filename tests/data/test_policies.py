@@ -1,4 +1,4 @@
-"""What the policies choose, how often, and that the draws alone decide it; the pixels are in test_image_ops.py."""
+"""Checks what the policies choose, how often, and that only the draws decide; test_image_ops.py checks the pixels."""
 
 import zlib
 from collections import Counter

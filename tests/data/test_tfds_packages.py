@@ -1,4 +1,4 @@
-"""What only TFDS's sets need is not imported, and need not be there, for anything else."""
+"""Checks that nothing but TFDS's sets imports, or needs, the packages of TFDS."""
 
 import subprocess
 import sys

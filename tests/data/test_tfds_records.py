@@ -32,7 +32,7 @@ def real_images():
 
 
 def leftovers(*, own):
-    """What a killed preparation leaves: of this version of the set, or of others."""
+    """Return the leftovers of a killed preparation: of this version of the set, or of others."""
     download = download_name(f"http://www.image-net.org/challenges/LSVRC/2012/nnoupb/{imagenet_archive.VALIDATION}")
     version, download = ("5.1.0", download) if own else ("5.0.0", "cifar-10.tar.gz")
     return [f"imagenet2012/incomplete.AB12CD_{version}", f"downloads/{download}.tmp.{'0' * 32}"]

@@ -1,4 +1,4 @@
-"""What stops a run: signals, its time, and a failure that all processes learn of at the same step."""
+"""Checks the stops of a run: signals, its time, and a failure that all processes learn of at the same step."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the package logs: printed once by the commands, and in the hands of a program that imports it."""
+"""Checks that commands print the package's log once, and that a program which imports it controls the log."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What stands in launch/ fits the commands and what `resnet_jax.distributed.processes` reads."""
+"""Checks that the files in launch/ fit the commands and the variables that `resnet_jax.distributed.processes` reads."""
 
 import os
 import signal

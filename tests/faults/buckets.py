@@ -26,7 +26,7 @@ KINDS = {
 
 
 class Trouble:
-    """What the store does from a number of requests on, drawn at random."""
+    """A fault that the store shows from a number of requests on, drawn at random."""
 
     def __init__(self, bucket, kind, numbers):
         self.bucket, self.kind, self.numbers = bucket, kind, numbers
@@ -134,7 +134,7 @@ def one_start(bucket, environment, address, kind, numbers, folder):
 
 
 def check_end(bucket, environment, address, expected, folder):
-    """What is wrong when the run has been continued to its end."""
+    """Return what is wrong when the run has been continued to its end."""
     process = start(*WORDS, "--workdir", address, environment=environment)
     try:
         _, errors = process.communicate(timeout=2 * HUNG_SECONDS)

@@ -1,4 +1,4 @@
-"""What it costs to see on the device whether loss and gradient are finite: the same step with and without, in turn."""
+"""Measures the cost of checking on the device that loss and gradient are finite: a step with and without, in turn."""
 
 import statistics
 import time

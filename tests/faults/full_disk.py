@@ -36,7 +36,7 @@ def campaign(folder, num_fillings, deadline, seed):
 
 
 def inside(disk, num_fillings, deadline, seed):
-    """As `campaign`, where `disk` is a small file system."""
+    """Run as `campaign` does, where `disk` is a small file system."""
     from runs import ENVIRONMENT, NUM_STEPS, WORDS, end, finish, latest_step, start, whole
 
     numbers = random.Random(seed)

@@ -18,7 +18,7 @@ DURING_SAVE = 0.4  # of the kills wait for a save to begin
 
 
 def compare(run, unbroken):
-    """What differs between two results of `whole`, in words; empty if nothing does."""
+    """Return the differences between two results of `whole`, in words; empty if there are none."""
     (log, saved), (expected_log, expected_saved) = run, unbroken
     records = [pair for pair in zip(log, expected_log, strict=False) if pair[0] != pair[1]]
     steps = [name for name in {**saved, **expected_saved} if saved.get(name) != expected_saved.get(name)]

@@ -22,7 +22,7 @@ def trained(name="resnet18", **arguments):
 
 @partial(jax.jit, static_argnums=0)
 def explained(model, variables, images=IMAGES):
-    """What `explain` returns, in one program."""
+    """Return what `explain` returns, in one program."""
     return explain(model, variables, images)
 
 

@@ -1,4 +1,4 @@
-"""What evaluate tells beyond loss and accuracy, by hand-computed numbers, and the report that it writes."""
+"""Checks evaluate's numbers beyond loss and accuracy against hand-computed ones, and the report that it writes."""
 
 import csv
 import json

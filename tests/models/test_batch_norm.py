@@ -182,7 +182,7 @@ def test_statistics_of_one_pass_are_as_accurate_as_those_of_two(ratio, shape):
 
 
 def test_the_variance_is_never_negative_and_survives_an_outlier_in_the_middle():
-    """What the squares are taken around is then as far from the mean as a value among them can be."""
+    """The centre of the squares is then as far from the mean as a value among them can be."""
     constant = np.broadcast_to(np.float32([0.1, -1e4, 3e-20]), (3, 5, 7, 3))
     mean, var = jax.jit(in_one_pass)(constant)
     np.testing.assert_allclose(mean, constant[0, 0, 0], rtol=3e-7)

@@ -55,7 +55,7 @@ def golden(request, tmp_path_factory):
 
 
 def applied(golden, dtype, **options):
-    """What the model gives, jitted, for the golden images with the golden weights."""
+    """Return the variables and the jitted model's result for the golden images with the golden weights."""
     facts, _, path, name, arguments = golden
     model = create_model(name, dtype=dtype, **arguments)
     variables = load_weights(path, model)

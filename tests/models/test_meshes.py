@@ -141,7 +141,7 @@ def test_train_step_is_the_same_under_jit_and_in_a_shard_map(mesh_name, batch_no
 
 
 def axes_of(function, mesh, spec, axis_name=None, **options):
-    """What `function` finds while images that lie on a mesh so are traced, in a shard_map if there are options."""
+    """Return what `function` finds while images on this mesh are traced, in a shard_map if there are options."""
     found = []
 
     def trace(images):

@@ -1,4 +1,4 @@
-"""What a run needs of memory and disk, against numbers by hand and against what XLA reserves."""
+"""Checks a run's needs of memory and disk against numbers by hand and against what XLA reserves."""
 
 import jax
 import pytest

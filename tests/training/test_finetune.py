@@ -483,7 +483,7 @@ def test_config_of_a_run_before_transfer_learning_is_complete():
 
 
 def test_weights_of_the_flax_example_say_their_padding(tmp_path):
-    """What every network of a layout has, and no tensor shows, is compared as what weights tell of themselves."""
+    """A layout's networks share a padding that no tensor shows; it is compared as if the weights stated it."""
     flat = {
         ("params", "conv_init", "kernel"): np.zeros((3, 3, 3, 4), np.float32),
         ("params", "ResNetBlock_0", "Conv_0", "kernel"): np.zeros((3, 3, 4, 4), np.float32),

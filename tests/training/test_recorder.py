@@ -1,4 +1,4 @@
-"""What becomes of a step's metrics."""
+"""Follows a step's metrics into the log."""
 
 import errno
 import json

@@ -73,7 +73,7 @@ except UserError as error:
 
 
 def run(server, cache, words, **variables):
-    """What a process of its own prints, whose hub is the server."""
+    """Return the output of a separate process whose hub is the server."""
     result = subprocess.run(
         [sys.executable, *words],
         env={**environment(server, cache), **variables},

@@ -68,7 +68,7 @@ def test_every_kind_of_file_answers_as_in_keras(folders, version, kind):
 
 
 def test_layers_without_names_are_counted(folders):
-    """As Keras 3.0 stores them: its weights alone have no names, its archive has them in the config."""
+    """Keras 3.0 stores them so: its weights alone have no names, its archive has them in the config."""
     with h5py.File(folders["3.0.5"] / "v1.weights.h5") as file:
         assert "name" not in file["layers/conv2d/vars"].attrs
     with h5py.File(folders["3.15.1"] / "v1.weights.h5") as file:

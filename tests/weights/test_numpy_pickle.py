@@ -140,7 +140,7 @@ def test_arrays_of_python_2_and_of_other_orders_are_read(tmp_path):
     assert_equal(load_weights(write(tmp_path / "w", fortran), model), random_variables(model))
 
     def of_python_2(array):
-        """As cPickle wrote it: its bytes as a string, and NumPy's old module."""
+        """Return the array as cPickle wrote it: its bytes as a string, and NumPy's old module."""
         data = np.ascontiguousarray(array).tobytes()
         text = Raw(b"T" + len(data).to_bytes(4, "little") + data)
         made = opcodes(Name("numpy.core.multiarray._reconstruct")) + opcodes((Name("numpy.ndarray"), (0,), "b")) + b"R"

@@ -1,4 +1,4 @@
-"""What a TFDS set is prepared from: archives that the user brings, or servers that must answer."""
+"""The sources of a TFDS set: archives that the user brings, or servers that must answer."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""What a TFDS set that is not prepared yet still needs; nothing is prepared, downloaded or asked of a server."""
+"""Finds what an unprepared TFDS set still needs, without preparing or downloading anything or asking a server."""
 
 import json
 from dataclasses import dataclass

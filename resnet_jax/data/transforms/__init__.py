@@ -1,1 +1,1 @@
-"""What happens to images: on the host as they are decoded, and inside jit (augment.py)."""
+"""Transforms images: on the host as they are decoded, and inside jit (augment.py)."""

@@ -1,4 +1,4 @@
-"""What happens to a decoded image on the host before a network sees it, as torchvision does it on Pillow's images."""
+"""Prepares a decoded image on the host before a network sees it, as torchvision does with Pillow's images."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What happens to a training image on the host: a random-resized crop and a policy, drawn by the image's own key."""
+"""Transforms a training image on the host: a random-resized crop and a policy, drawn by the image's own key."""
 
 import math
 from collections.abc import Callable
