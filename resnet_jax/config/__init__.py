@@ -95,8 +95,8 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
       overrides: command-line words, `--config.field=value` or `--config.field value`.
 
     Raises:
-      UserError: for what is not found, not a config, or against a field's type or range, and for an override that has
-        no effect.
+      UserError: if the file is not found or is no config, if a value is against its field's type or range, and if an
+        override has no effect.
     """
     config, default = _run_file(_find(name_or_path)), default_config()
     _compare_fields(name_or_path, config, default)

@@ -68,8 +68,8 @@ class TrainBatches:
     """The training batches by step: `batches[step]` for any step >= 0, from any thread.
 
     An epoch is `num_images // batch_size` batches; the tail of its permutation is dropped. With num_repeats > 1 an
-    epoch takes the first 1 / num_repeats of the permutation, each image so often in succession, each time augmented
-    anew (Hoffer et al. 2019, arXiv:1901.09335). Each process of `num_processes` gets its own rows of each of the
+    epoch takes the first 1 / num_repeats of the permutation, each image so often in a row, with new augmentation each
+    time (Hoffer et al. 2019, arXiv:1901.09335). Each process of `num_processes` gets its own rows of each of the
     batch's `num_parts` equal parts: process p those from p * B / num_parts / num_processes on. sampling: "shuffle", or
     "balanced", where `balanced_order` takes the permutation's place.
 

@@ -118,7 +118,7 @@ class EncodedSource:
     Attributes:
       encoded: where they lie, of which `indices` (N,) are these.
       preprocess: what evaluation makes of them, of one size.
-      transform: what training does; None: as evaluation. upright: rotate as EXIF says.
+      transform: training applies it; None: as evaluation. apply_exif_orientation: rotate as EXIF says.
       class_names: the labels' names; `relabel` (K,) int32 maps stored labels to these, for one label an image.
       decode: how files become pixels.
     """

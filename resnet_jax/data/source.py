@@ -84,10 +84,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ArraySource:
-    """Images in memory: images (N, H, W, 3) uint8, labels (N,) int32 in [0, num_classes), or (N, K) uint8 of 0 and 1.
+    """Images in memory: images (N, H, W, C) uint8, labels (N,) int32 in [0, num_classes), or (N, K) uint8 of 0 and 1.
 
     Attributes:
-      preprocess, transform: what `read` does to them in evaluation and in training; None: nothing.
+      preprocess, transform: `read` applies them in evaluation and in training; None: nothing.
     """
 
     images: np.ndarray

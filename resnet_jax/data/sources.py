@@ -52,12 +52,12 @@ class DatasetOptions:
     """How images are read, whatever the set.
 
     Attributes:
-      data_dir: the folder of the images, or that in which TFDS keeps its sets; "" is TFDS's own default,
+      data_dir: the folder of the images, or the folder in which TFDS keeps its sets; "" is TFDS's own default,
         ~/tensorflow_datasets.
       image_size: of images in memory, the side in pixels wanted, or (height, width): multiples of their size, to
         which each pixel is repeated; 0 keeps them.
-      preprocess: what evaluation makes of encoded images. upright: rotate those as EXIF says. threads decode;
-        bad_images says how many may be damaged.
+      preprocess: how evaluation prepares encoded images. apply_exif_orientation: rotate these as EXIF says. threads
+        decode; bad_images says how many may be damaged.
       split_folders, table: of a folder, which of its folders are the splits, and which table says the labels.
       decode: how encoded images become pixels.
     """

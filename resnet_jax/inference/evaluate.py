@@ -51,9 +51,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Returns how well a run's weights classify: `ClassificationMetrics.summary`, and where they come from.
 
-    Where an image may have several labels it is `MultiLabelMetrics.summary`.
-
-    The keys of the latter are "workdir", "checkpoint", "step", "average", "data", ....
+    If an image may have several labels, it is `MultiLabelMetrics.summary`. The origin has the keys
+    "workdir", "checkpoint", "step", "average", "data", ....
 
     Args:
       data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test

@@ -39,18 +39,18 @@ def export(
     folded.
 
     Args:
-      target: ends in .stablehlo (what `jax.export.deserialize` reads; for CPU, CUDA, ROCm and TPU) or .onnx (opset
+      target: ends in .stablehlo (for `jax.export.deserialize`; for CPU, CUDA, ROCm and TPU) or .onnx (opset
         17).
       preprocessing: the input is (batch, H, W, C) uint8 and the normalisation is part of the network; otherwise it is
         normalised float32. The batch may be of any size.
       image_size: H = W in pixels, or (H, W); None: the network's own.
       channels_first: the input is (batch, C, H, W).
 
-    The difference is of the logits of the file, loaded again, from JAX's: the largest by the largest logit.
+    The difference is between the logits of the file, loaded again, and JAX's: the largest by the largest logit.
 
     Raises:
-      UserError: for another ending, a place that cannot be written, and a network that has no translation; RunError,
-        with nothing written, if the file answers otherwise than the network.
+      UserError: if the ending is another, the place cannot be written, or the network has no translation; RunError,
+        with nothing written, if the file's answers differ from the network's.
     """
     check_export(target)
     height, width = trained.input_shape[:2] if image_size is None else height_and_width(image_size)
@@ -82,7 +82,7 @@ def export(
 
 
 def check_export(target: Path) -> None:
-    """Raises UserError (a ValueError) if `target` cannot be written, or what it takes is not installed."""
+    """Raises UserError (a ValueError) if `target` cannot be written, or a package for it is not installed."""
     if target.suffix not in LIMITS:
         raise UserError(f"--to {target} must end in one of {', '.join(LIMITS)}")
     if target.is_dir():

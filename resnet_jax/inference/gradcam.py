@@ -20,13 +20,13 @@ def explain(model: ResNet, variables: Mapping[str, Any], images: Array) -> tuple
     """Returns (logits (B, K), Grad-CAM of the largest (B, h, w) in [0, 1]) in evaluation mode; pure, to be jitted.
 
     Args:
-      images: (B, V, H, W, 3) normalised: V views of each image, whose logits are averaged; the map is of the first
+      images: (B, V, H, W, C) normalised: V views of each image, whose logits are averaged; the map is of the first
         view. A channel of the last stage weighs as the mean over its places of the gradient of the class's logit; the
         map is the weighted sum of the channels where that is positive, divided by its largest value. An image in which
         nothing speaks for its class has a map of zeros.
     """
     num_images, num_views = images.shape[:2]
-    views = images.reshape(-1, *images.shape[2:])  # (B * V, H, W, 3)
+    views = images.reshape(-1, *images.shape[2:])  # (B * V, H, W, C)
     apply: Callable[..., Any] = model.apply
     last = f"layer{len(model.stage_sizes)}"
 
@@ -65,7 +65,7 @@ def overlay(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
     Args:
       pixels: (H, W, 3) uint8.
-      heat: (H, W) in [0, 1]; where it is 0 the grey image alone is seen.
+      heat: (H, W) in [0, 1]; where it is 0, only the grey image shows.
     """
     from matplotlib import colormaps
 

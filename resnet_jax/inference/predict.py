@@ -30,10 +30,10 @@ TOP = 5  # classes that are named where an image has one
 class Prediction(NamedTuple):
     """A network's prediction for an image: labels (k,) int32 and their probabilities (k,), the most probable first.
 
-    Of several labels an image these are all whose probabilities are above the threshold: perhaps none.
+    If an image may have several labels, these are all with a probability above the threshold: perhaps none.
 
     Attributes:
-      pixels: (H, W, 3) uint8, what the network was given.
+      pixels: (H, W, C) uint8, the network's input.
       heat: (H, W) in [0, 1], its Grad-CAM for the first label; None if not asked for.
     """
 
@@ -61,11 +61,11 @@ def predict(
     flip: bool = False,
     gradcam: bool = False,
 ) -> Generator[Prediction | Failure, None, None]:
-    """Returns what `trained` sees in each of `images`, in their order, as soon as it is known.
+    """Yields the prediction of `trained` for each of `images`, in their order, as soon as it is known.
 
     Args:
-      top: how many classes, at most all there are; 5 if None. Where an image may have several labels at most so many of
-        those above the threshold; all if None.
+      top: how many classes, at most all there are; 5 if None. If an image may have several labels, at most so
+        many of those above the threshold; all if None.
       threshold: in (0, 1), 1/2 if None: a label is named if its probability is above it, its logit's sigmoid. If
         imported weights do not say that an image may have several labels, a threshold does.
       batch_size: at most so many images at once, rounded up to a multiple of the devices; whatever the number of
@@ -73,7 +73,7 @@ def predict(
       flip: the logits of an image and its mirror are averaged.
 
     Raises:
-      UserError: for numbers out of range; NonFiniteError if the network's answer is not finite.
+      UserError: if a number is out of range; NonFiniteError if the network's answer is not finite.
     """
     check_threshold(threshold)
     if threshold is not None and not trained.multi_label and trained.options is not None:
@@ -178,7 +178,7 @@ def _compile(
 
     def predict_step(variables: Any, batch: dict[str, Array]) -> dict[str, Array]:
         images = batch["image"]
-        views = normalized(jnp.stack([images, images[:, :, ::-1]] if flip else [images], axis=1))  # (B, V, H, W, 3)
+        views = normalized(jnp.stack([images, images[:, :, ::-1]] if flip else [images], axis=1))  # (B, V, H, W, C)
         if gradcam:
             model, folded = fold_batch_norm(trained.model, variables) if fold else (trained.model, variables)
             logits, maps = explain(model, folded, views)

@@ -47,7 +47,7 @@ from resnet_jax.weights.model_folder import hub_name
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's model with its trained weights, and what it takes to feed it."""
+    """A run's model with its trained weights, and the means to feed it."""
 
     options: Options
     model: ResNet
@@ -62,14 +62,15 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A network with its weights for evaluation, on every device of `mesh`, and what it takes to feed it.
+    """A network with its weights for evaluation, on every device of `mesh`, and the means to feed it.
 
     Attributes:
       load: reads the weights, when `state` is first asked for.
       preprocess: of encoded images.
       image_size: of the images that the network was trained with, in pixels: a side, or (height, width).
       class_names: empty if unknown.
-      origin: what results say of where it comes from, of plain values. upright: images are rotated as EXIF says.
+      origin: plain values for results, which say where the network comes from. apply_exif_orientation: rotate images
+        as EXIF says.
       options: the run's; None of imported weights.
       multi_label: an image may have several labels: each logit's sigmoid is the probability of one.
     """
@@ -110,7 +111,7 @@ class TrainedModel:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(H, W, 3) of what `pixels` gives."""
+        """(H, W, C) of the result of `pixels`."""
         return (*height_and_width(self._size), self.preprocess.num_channels)
 
     @property
@@ -118,11 +119,10 @@ class TrainedModel:
         return self.preprocess.crop or self.preprocess.resize or self.image_size
 
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        """Returns `image` as the network is given it, but for the normalisation: `input_shape` uint8, whatever its
-        size.
+        """Returns `image` as the network gets it, before the normalisation: `input_shape` uint8, whatever its size.
 
-        As in evaluation; where that takes images as they are, small ones are enlarged pixel by pixel as for training,
-        and others resized and cropped to the size that the network was trained with.
+        It is prepared as in evaluation. If evaluation takes images as they are, small ones are enlarged pixel by pixel
+        as for training, and others resized and cropped to the size that the network was trained with.
         """
         height, width, num_channels = self.input_shape
         pixels = image if isinstance(image, np.ndarray) else to_pixels(to_pictures(image, num_channels))
@@ -136,7 +136,7 @@ class TrainedModel:
         return preprocess.pixels(pixels)
 
     def class_name(self, label: int) -> str:
-        """Returns the class's name, or its number where names are unknown."""
+        """Returns the class's name, or its number if names are unknown."""
         return self.class_names[label] if self.class_names else f"class {label}"
 
 
@@ -185,9 +185,9 @@ def open_weights(
 
     Args:
       model_name, model_args: what the weights do not say.
-      preprocess: a name in PREPROCESS, instead of what travels with the weights; it brings its data set's class names
-        where the weights have none.
-      adjustment: of either, by hand; with mean and std it is enough where nothing else is known.
+      preprocess: a name in PREPROCESS, instead of the weights' own; it brings its data set's class names if the
+        weights have none.
+      adjustment: of either, by hand; with mean and std it is enough if nothing else is known.
       judges: False if the caller does not need to know how images are prepared.
 
     Raises:

@@ -109,7 +109,7 @@ class ResidualBlock(nn.Module):
         its last kernel.
       dropout: rate before the branch's last convolution (Wide ResNet, arXiv:1605.07146). drop_branch: rate at which a
         training image skips the branch (stochastic depth). Both in [0, 1), from the "dropout" rng.
-      activation: what stands for ReLU, by its name in ACTIVATIONS.
+      activation: the replacement for ReLU, by its name in ACTIVATIONS.
       conv, norm: constructors of the layers; input_norm: constructs the norm on the input of `preact` (None: norm).
     """
 

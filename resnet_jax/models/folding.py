@@ -15,11 +15,11 @@ Path = tuple[str, ...]
 
 
 def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[str, Any]]:
-    """Returns a model and variables that compute what these do in evaluation mode, without batch norms; equal to
-    rounding.
+    """Returns a model and variables that compute the same as these in evaluation mode, without batch norms; equal up
+    to rounding.
 
     Evaluated, a batch norm multiplies and shifts each channel: the factor goes into the kernel before it, the shift
-    becomes a bias; where no convolution comes right before (pre-activation), both stay. The result has no `batch_stats`
+    becomes a bias; if no convolution comes right before (pre-activation), both stay. The result has no `batch_stats`
     and cannot be trained. A model of another norm_layer comes back as it is.
 
     Raises:

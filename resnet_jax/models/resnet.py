@@ -73,8 +73,8 @@ class Stage(nn.Module):
 class ResNet(nn.Module):
     """Residual network (He et al. 2015, arXiv:1512.03385) for images (B, H, W, C), normalised.
 
-    C is 3, or what the images have that `init` is given. Also for their pooled features (B, C), of which the head alone
-    is then computed.
+    C is 3, or as many channels as the images have that `init` gets. The network also takes their pooled features
+    (B, C), and then computes the head alone.
     Returns logits (B, num_classes), or the pooled features (B, C) if num_classes is None. With `features=True` a dict:
     "stem" (before the max-pool), "stage1" ..., each (B, h, w, C) after its last activation, of pre-activation networks
     the sum before the next norm, and "pooled" (B, C).
@@ -118,15 +118,15 @@ class ResNet(nn.Module):
         Running statistics move by the mean over the shares that are seen. Inside `shard_map`, with "local" and
         "ghost:N", they are one device's, to be averaged by `jax.lax.pmean`.
       axis_name: the mesh axis, or axes, over which the images of a batch are split, for "local", and for "global"
-        inside `shard_map`. None: what the images' type says, or the mesh's only axis of more than one device. Put the
+        inside `shard_map`. None: as the images' type says, or the mesh's only axis of more than one device. Put the
         images onto the mesh: under `jit` with in_shardings alone, given arrays that lie elsewhere, they are seen whole.
       dtype: "float32"; "bfloat16" computation with float32 parameters, statistics, head and logits; "float64" (needs
         JAX_ENABLE_X64=1).
       remat: the backward pass computes each block again instead of keeping its activations: less memory, more time.
       conv_impl: "auto" | "xla" | "cpu", see resnet_jax.ops.convolution.
-      trainable: "all" | "stage1" | "stage2" ... (that stage and what follows) | "head" (the last layer): what
-        transfer learning trains. All before computes in training as in evaluation, statistics included; its variables
-        get no gradient, and none is computed for them: `frozen_layers`, `param_labels`.
+      trainable: "all" | "stage1" | "stage2" ... (that stage and all after it) | "head" (the last layer): the layers
+        that transfer learning trains. All layers before compute in training as in evaluation, statistics included.
+        Their variables get no gradient, and none is computed for them: `frozen_layers`, `param_labels`.
       base_classes: outputs of the head `fc`, on top of which another layer, `top`, gives the num_classes logits;
         None: no such layer.
 
@@ -298,8 +298,8 @@ class ResNet(nn.Module):
     def param_labels(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Labels each parameter "trainable" or "frozen", for `optax.multi_transform`.
 
-        `optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, model.param_labels)` trains what
-        `trainable` names and leaves the rest bit for bit, whatever decay or momentum `tx` has.
+        `optax.multi_transform({"trainable": tx, "frozen": optax.set_to_zero()}, model.param_labels)` trains the layers
+        that `trainable` names and leaves the rest bit for bit, whatever decay or momentum `tx` has.
 
         Args:
           params: the model's parameters, or some of its layers' only.

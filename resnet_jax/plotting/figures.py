@@ -43,7 +43,7 @@ def _use_fallbacks(figure: "Figure") -> None:
 
 
 def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
-    """Labels, few numbers along x, whole ones if it is long enough, a faint grid, a legend for more than one line."""
+    """Adds labels, few numbers along x (whole ones if it is long enough), a faint grid, a legend for several lines."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set(xlabel=xlabel, ylabel=ylabel)

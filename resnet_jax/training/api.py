@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 def train(config: "ConfigDict | str | Path", workdir: str | Path, callbacks: Sequence[Any] = ()) -> "RunResult":
     """Trains as a config says in a folder, or continues the run that is there, as `python train.py` does.
 
-    In a notebook the progress is shown below the cell. Ctrl-C, or the notebook's stop, saves and returns; the same
+    A notebook shows the progress below the cell. Ctrl-C, or the notebook's stop button, saves and returns; the same
     call then continues. The package's log is printed, unless the program has given `logging` its own handlers.
-    To be called before JAX computes anything, so that the CPU's memory is used as the command does. Of many processes
+    Call it before JAX computes anything, so that it uses the CPU's memory as the command does. With many processes,
     each calls it, after `jax.distributed.initialize`.
 
     Args:
       config: a config, as `resnet_jax.load_config` or a config file's `get_config` gives it, changed as you like; or
         the name or path of a file.
       workdir: the run's folder, made if need be; or its address in a bucket, s3://bucket/folder or gs://bucket/folder.
-      callbacks: what is called as the run goes; see `resnet_jax.training.Callback`.
+      callbacks: called while the run trains; see `resnet_jax.training.Callback`.
 
     Returns:
       How the run ended: `step`, `num_steps`, `records` (the metrics log), `digest` (the SHA-256 of its parameters and
       statistics), and `interrupted_by`, empty if it ran to its end.
 
     Raises:
-      UserError: a ValueError: a config, a folder or a callback that cannot be used, before anything is written.
-      RunError: a RuntimeError: the disk is full, a loss is not finite. What a callback raises ends the run as well.
-      KeyboardInterrupt: Ctrl-C, or another signal, before the first step: there is nothing to save.
+      UserError: a ValueError: if a config, a folder or a callback cannot be used, before anything is written.
+      RunError: a RuntimeError: if the disk is full or a loss is not finite. An error from a callback ends the run too.
+      KeyboardInterrupt: on Ctrl-C, or another signal, before the first step: there is nothing to save.
     """
     from resnet_jax.config import checked_config
     from resnet_jax.training.experiment import options_of

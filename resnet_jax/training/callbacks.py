@@ -1,4 +1,4 @@
-"""Callbacks: what a program hears of a run while it trains, each thing once, however often the run starts again."""
+"""Callbacks: they report a run to a program while it trains, each event once, however often the run starts again."""
 
 import json
 from collections import Counter, deque
@@ -60,15 +60,15 @@ class TrainingRun:
 class Callback(Protocol):
     """The calls that a run makes; a callback has any of them, and need not inherit from this.
 
-    All come from the thread that trains, between steps, and of many processes in process 0 alone. `on_record`,
-    `on_evaluation` and `on_checkpoint` are called once for each record, evaluation and checkpoint, also where a run is
-    killed and makes some of them again; what a callback raised an error at is brought again by the next start. That it
-    was brought is written before the call: a kill in the middle of a call does not repeat it. A callback that is new to
-    a run gets what it has missed.
+    All come from the thread that trains, between steps, and with many processes in process 0 alone. The run calls
+    `on_record`, `on_evaluation` and `on_checkpoint` once for each record, evaluation and checkpoint, even if it is
+    killed and makes some of them again. If a callback raises an error, the next start repeats that call. The run notes
+    each call before it makes it: a kill in the middle of a call does not repeat it. A callback that is new to a run
+    gets all calls that it has missed.
     """
 
     def on_start(self, run: TrainingRun) -> None:
-        """Hears that a start of the run begins; called at each start."""
+        """Takes the run at the beginning of each start."""
 
     def on_record(self, run: TrainingRun, record: Record) -> None:
         """Takes a record of `metrics.jsonl`: "step", "epoch", and the training's or an evaluation's numbers."""
@@ -79,12 +79,12 @@ class Callback(Protocol):
     def on_checkpoint(self, run: TrainingRun, step: int, path: Path) -> None:
         """Takes a checkpoint that is on disk; path.parent.name is "checkpoints" or "best".
 
-        The run removes it once there are newer ones: copy what is to stay. Of those that follow each other faster than
-        steps, some are removed before they are brought.
+        The run removes it once there are newer ones: copy it to keep it. If checkpoints follow each other faster than
+        steps, some are removed before this call.
         """
 
     def on_end(self, run: TrainingRun, result: "RunResult") -> None:
-        """Hears how this start ended, after all is on disk; not where it raised an error."""
+        """Takes the result of this start, after all is on disk; not called if the start raised an error."""
 
 
 class CallbackList:

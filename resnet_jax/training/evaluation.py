@@ -27,16 +27,16 @@ def evaluate(
 ) -> dict[str, float | int]:
     """Returns {"loss", "accuracy", "count"} over all images of `batches`, each counted once by its mask.
 
-    loss is the mean in nats. accuracy is in [0, 1]: the share of images that are classified rightly; where an image may
-    have several labels the share of (image, label) pairs of which it is rightly said whether the image has the label.
+    loss is the mean in nats. accuracy is in [0, 1]: the share of images that are classified correctly. If an image may
+    have several labels, it is the share of correct decisions, one for each pair of image and label.
 
     Args:
       eval_fn: a jitted (state, batch) -> {"loss_sum", "correct", "count"}, watched by `preemption`, which stops it
         early.
-      on_rows: is given what eval_fn returns as "rows" of each batch, in order.
+      on_rows: called with the "rows" that eval_fn returns for each batch, in order.
 
     Raises:
-      UserError: if no image can be read, and what reading one raises.
+      UserError: if no image can be read; errors from reading an image pass through.
     """
     totals = {"loss_sum": 0.0, "correct": 0, "count": 0}
     for result in batch_results(eval_fn, state, batches, mesh, preemption):

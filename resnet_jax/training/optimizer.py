@@ -101,8 +101,8 @@ def lars(
     """Returns LARS (You et al. 2017, arXiv:1708.03888) for Optax, as timm's: SGD on gradients scaled by layer.
 
     A decayed parameter's gradient + weight_decay * parameter is multiplied by its trust ratio, trust_coefficient *
-    |parameter| / (|gradient| + weight_decay * |parameter| + epsilon), or 1 where either norm is 0; what does not decay
-    keeps its gradient. The other arguments and errors are `sgd`'s.
+    |parameter| / (|gradient| + weight_decay * |parameter| + epsilon), or 1 where either norm is 0. A parameter
+    that does not decay keeps its gradient. The other arguments and errors are `sgd`'s.
     """
     check_hyperparameters(learning_rate, momentum, weight_decay)
     if trust_coefficient <= 0.0:
@@ -136,7 +136,7 @@ def lamb(
 
     The gradients are scaled down to a global norm of max_gradient_norm (0: not at all); Adam's update with decay rates
     momentum and second_momentum in [0, 1) (beta_1 and beta_2) gets weight_decay * parameter added and is multiplied by
-    |parameter| / |update|, or 1 where either norm is 0. What does not decay gets Adam's update as it is.
+    |parameter| / |update|, or 1 where either norm is 0. A parameter that does not decay gets Adam's update unchanged.
     decay_norm_and_bias, decay_bias: see `sgd`. Raises UserError (a ValueError) for numbers outside their ranges.
     """
     check_hyperparameters(learning_rate, momentum, weight_decay)
@@ -154,7 +154,7 @@ def lamb(
 
 
 def clip_gradient_norm(max_norm: float) -> optax.GradientTransformation:
-    """Gradients scaled down to a global L2 norm of max_norm > 0 where it is larger, as torch's clip_grad_norm_.
+    """Returns a transform that scales gradients down to a global L2 norm of max_norm > 0, as torch's clip_grad_norm_.
 
     It goes before the optimizer: optax.chain(clip_gradient_norm(1.0), sgd(0.1)).
 
@@ -186,7 +186,9 @@ def add_l1(strength: float, decay_norm_and_bias: bool = True, *, decay_bias: boo
 
 
 def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation:
-    """Updates multiplied by a factor >= 0 for each layer; it goes after the optimizer: layer-wise learning rates.
+    """Returns a transform that multiplies updates by a factor >= 0 for each layer: layer-wise learning rates.
+
+    It goes after the optimizer.
 
     Args:
       factors: by the layer's dotted name, {"layer4": 0.1, "layer4.1": 0.5, "fc": 1.0}; the longest name that a

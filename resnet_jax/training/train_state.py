@@ -110,7 +110,7 @@ class TrainState(flax.struct.PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
     def trained(self, tree: Any) -> Any:
-        """Returns what of a tree by layers, such as params, belongs to the layers that are trained."""
+        """Returns the part of a tree by layers, such as params, that belongs to the trained layers."""
         return {name: layer for name, layer in tree.items() if name not in self.frozen_layers}
 
     def averaged(self) -> "TrainState":
@@ -142,14 +142,14 @@ def create_train_state(
 ) -> TrainState:
     """Returns a train state at step 0.
 
-    What the model's `frozen_layers` names is not trained.
+    The layers in the model's `frozen_layers` are not trained.
 
     Args:
       variables: from `model.init` (or imported weights).
       loss, label_smoothing, target_threshold, class_weights, multi_label: see `Loss`.
       ema_decay: None for no moving average of the weights; see `Averaging`.
-      on_nonfinite: "skip" leaves all but the step number as it was where a loss or gradient is not finite; "stop"
-        leaves that to whoever reads the metrics.
+      on_nonfinite: "skip" leaves all but the step number unchanged if a loss or gradient is not finite; "stop" leaves
+        the reaction to the reader of the metrics.
       seed: of the dropout.
 
     Raises:

@@ -35,7 +35,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, A
     Inside `shard_map` batch is a device's share; the update and the metrics cover the whole batch.
 
     Args:
-      batch: "image" (B, H, W, 3) normalised, or (B, C), the pooled features of such, where the head alone is trained;
+      batch: "image" (B, H, W, C) normalised, or (B, C), their pooled features, if the head alone is trained;
         "label" (B,) int in [0, K), or (B, K) float, distributions over the classes (mixed images); where the state's
         loss is of several labels (B, K), 1 where the image has the label; optional "mask"
         (B,): rows of 0 count neither in the loss nor in the metrics (batch norm sees them all the same). A label
@@ -72,7 +72,7 @@ def begin_accumulation(state: TrainState) -> Accumulated:
 def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Accumulated:
     """Returns the sums with one more part of a batch added, a `batch` as `train_step` takes it; pure, to be jitted.
 
-    Batch norm normalises each part by itself and moves its running statistics with each part.
+    Batch norm normalises each part separately and moves its running statistics with each part.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), accumulated.num_parts)
     before = {**state.batch_stats, **accumulated.batch_stats}
@@ -86,7 +86,7 @@ def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Acc
 
 
 def finish_accumulation(state: TrainState, accumulated: Accumulated) -> tuple[TrainState, dict[str, Array]]:
-    """Returns what `train_step` returns, from the mean over the parts; pure, to be jitted."""
+    """Returns the same as `train_step`, from the mean over the parts; pure, to be jitted."""
     gradients, metrics = jax.tree.map(
         lambda total: total / accumulated.num_parts.astype(total.dtype), (accumulated.gradients, accumulated.metrics)
     )
@@ -131,7 +131,7 @@ def per_example_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
 
 
 def multi_label_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
-    """Does as `per_example_eval_step` for images of several labels: "label" is (B, K), 1 where the image has it.
+    """Evaluates like `per_example_eval_step`, for images of several labels: "label" (B, K) is 1 where the image has it.
 
     Pure, to be jitted.
 

@@ -50,8 +50,8 @@ class WeightsInfo:
 
     @classmethod
     def from_json(cls, where: str, text: str) -> "WeightsInfo":
-        """Returns what `to_json` gave; `where` it stands is for the UserError (a ValueError) if it is something
-        else.
+        """Returns the info from `to_json`'s result; `where` names its place in the UserError (a ValueError) if it is
+        something else.
         """
         try:
             values = json.loads(text)

@@ -45,24 +45,24 @@ def load_weights(
 
     Args:
       path: a torch file (.pth, .th, .pt; torch is not needed and nothing in it is executed), a .safetensors file, or
-        a checkpoint directory: a run's, or what the convert command wrote. The names of torchvision, timm,
+        a checkpoint directory, of a run or of the convert command. The names of torchvision, timm,
         transformers, akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
         Also BiT's .npz, msgpack files and Orbax folders of Flax, Keras' files (.keras, .h5), detectron2's .pkl. Or the
         address of one of these in a bucket, s3://… or gs://….
       head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the
         file has: of a model with base_classes the layer on top of the head.
-      num_channels: of the images. Where the file's first convolution is for three, it is adapted to them as timm does
+      num_channels: of the images. If the file's first convolution takes three, it is adapted to them as timm does
         (`adapt_kernel`), with a warning. None: as many as the file's.
-      prefix: of the names of the network that is meant, where the file holds several: "encoder_q", "teacher.backbone".
-        What else the file holds is left, with a warning.
-      use: "weights", or "ema" for their moving average, where a file holds both. None: the weights, and a line says so.
-      bgr: the network takes colours in OpenCV's order, blue first, as detectron2's and Caffe's do; it is made one for
-        red first.
+      prefix: of the wanted network's names, if the file holds several networks: "encoder_q", "teacher.backbone".
+        The rest of the file is left, with a warning.
+      use: "weights", or "ema" for their moving average, if a file holds both. None: the weights, and a line says so.
+      bgr: the file's network takes colours in OpenCV's order, blue first, as detectron2's and Caffe's do. The result
+        takes red first.
       layout: "structure" matches modules by their order in the file and their shapes, whatever their names. None: by
-        the names of the layouts that are known.
+        the names of the known layouts.
 
     Raises:
-      UserError: unless every tensor finds its place, telling which do not.
+      UserError: if a tensor finds no place; the message names all of them.
     """
     check_choice("head", head, HEAD_CHOICES)
     path = read_run(path)
@@ -77,7 +77,7 @@ def load_weights(
 
 
 def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tuple[dict[str, Any], Report]:
-    """Returns what `load_weights` returns, and the report on it."""
+    """Returns the variables, as `load_weights` does, and the report on them."""
     check_choice("head", head, HEAD_CHOICES)
     path = read_run(path)
     return import_state_dict(path, open_weights(path), model, head)

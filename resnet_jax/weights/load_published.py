@@ -24,11 +24,11 @@ def load_pretrained(
         on the hub, "timm/resnet50.a1_in1k" or "microsoft/resnet-50@main", which is kept in the hub's cache. timm's
         names with a tag, "resnet50.a1_in1k", are models of the owner timm.
       tag: of torchvision's, "IMAGENET1K_V1" (as None) or "IMAGENET1K_V2".
-      model: into which they go; None: `create_model(name)`, or what the hub's config says.
+      model: the network to load them into; None: `create_model(name)`, or the network of the hub's config.
       head, num_channels: as in `load_weights`.
 
     Raises:
-      UserError: for a name or tag that is not published; without a network it says what to put where.
+      UserError: if a name or tag is not published; without a network, the message says which file to put where.
     """
     hub_name = f"timm/{name}" if name.partition(".")[0] in VARIANTS and "." in name else name
     if "/" not in hub_name:

@@ -59,8 +59,8 @@ def fetch_pretrained(name: str, tag: str = "IMAGENET1K_V1") -> Path:
     want the same file wait for one another.
 
     Raises:
-      UserError: for an unknown name or tag, a damaged file, a full or read-only disk, and within seconds where the
-        network does not answer, then with which file to put where.
+      UserError: for an unknown name or tag, a damaged file, a full or read-only disk, and within seconds if the
+        network does not answer; then the message says which file to put where.
     """
     path = published_path(name, tag)
     url = f"{_base_url()}/{path.name}"

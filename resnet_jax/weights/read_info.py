@@ -17,15 +17,15 @@ from resnet_jax.weights.pretrained import PRETRAINED, find_weights, recipe_of
 
 
 def read_info(path: str | Path) -> WeightsInfo:
-    """Returns what is known of weights: written by the convert command, in a config.json beside them, or by the name
-    that torchvision gave them.
+    """Returns the info on weights: from the convert command, from a config.json beside them, or from the name that
+    torchvision gave them.
 
     Args:
       path: a file, a checkpoint directory, a folder with a config.json of timm's or transformers', or the owner/name of
         a model on the hub, which is downloaded if need be.
 
     Raises:
-      UserError: if what is written there cannot be read.
+      UserError: if the info there cannot be read.
     """
     path = find_weights(str(path), None)
     if path.is_dir():
@@ -52,7 +52,7 @@ def read_info(path: str | Path) -> WeightsInfo:
 def load_preprocess(path: str | Path) -> Preprocess:
     """Returns how images are prepared for weights, as far as `read_info` knows them.
 
-    Called with a Pillow image, it returns the network's input (H, W, 3) float32.
+    Called with a Pillow image, it returns the network's input (H, W, C) float32.
 
     Raises:
       UserError: if nothing is known.

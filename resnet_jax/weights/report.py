@@ -34,11 +34,11 @@ class Report:
       misshapen: (shape there, here).
       zeroed: biases of convolutions that have none in the file, where others have: the same network.
       reset: the model's, initialised anew.
-      dropped: what else the file holds.
+      dropped: the rest of the file.
       counters: how many of its entries count something, batches or steps.
       num_channels: of the images that the network takes.
-      left: names in the file of what is no part of the network.
-      adapted: what was done to the stem of a file for images of other channels, in words; "" if nothing was.
+      left: names in the file that are no part of the network.
+      adapted: the change to the file's stem for images of other channels, in words; "" if there was none.
     """
 
     path: str
@@ -58,7 +58,7 @@ class Report:
     left: list[str] = field(default_factory=list)
 
     def describe_left(self) -> str:
-        """Returns a line on what the file holds beside the network; "" if nothing."""
+        """Returns a line on the rest of the file beside the network; "" if there is none."""
         if not self.left:
             return ""
         return f"{self.path}: left {abridge([*map(truncate, self.left)], 4)}: {len(self.left)} beside the network"

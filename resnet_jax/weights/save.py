@@ -27,19 +27,19 @@ def save_weights(
     layout: str = "torchvision",
     info: WeightsInfo | None = None,
 ) -> None:
-    """Writes the model's variables as a state_dict to `path`, which is replaced at once when the file is whole.
+    """Writes the model's variables as a state_dict to `path`, which it replaces at once when the file is complete.
 
     Args:
       variables: of `model.init` for images of any number of channels.
-      path: ending in .safetensors, or, where torch is installed, in .pth, .pt or .th.
+      path: ends in .safetensors, or, if torch is installed, in .pth, .pt or .th.
       layout: whose names: "torchvision" (timm's as well, but for pre-activation networks), "timm", "transformers",
         "akamaster" (CIFAR; the head is `linear`) or "tutorial" (`shortcut` for `downsample`). Counters of batches are
         written as 0.
       info: written into a .safetensors file's metadata, so that its preprocessing and class names travel with it.
 
     Raises:
-      UserError: for another ending, variables that are not the model's, a layout that has no names for such a
-        network, and a disk that is full.
+      UserError: if the ending is another, the variables are not the model's, the layout has no names for such a
+        network, or the disk is full.
     """
     path = expand(path)
     check_target(path)

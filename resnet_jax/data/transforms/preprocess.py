@@ -45,14 +45,14 @@ class Preprocess:
     Attributes:
       resize: length in pixels of the shorter side, or (height, width) that the resized image just covers; None: no
         resize.
-      crop: of what comes out, in pixels, one side or (height, width); None: the whole image.
+      crop: of the result, in pixels, one side or (height, width); None: the whole image.
       interpolation: a name in RESAMPLING.
       mean, std: of each channel, in units of [0, 1]; as many as the image has channels.
       fit: how an image of another shape becomes one of `crop`: "crop" its centre, after `resize`; "squash" all of it,
         resized to exactly that; "pad" all of it, resized to fit into that, centred, with zeros (black) around it;
         "border" the same with the mean colour around it, by timm's rounding. "pad" takes no `resize`; "squash" and
-        "border" resize to `resize` where it is given, and crop what comes out.
-      high_bit_depth: "error" | "scale": what is done with more than 8 bits a channel, see `to_eight_bits`.
+        "border" resize to `resize` if it is given, and crop the result.
+      high_bit_depth: "error" | "scale": for more than 8 bits a channel, see `to_eight_bits`.
 
     Raises:
       UserError: for values outside these.
@@ -88,12 +88,12 @@ class Preprocess:
 
     @property
     def num_channels(self) -> int:
-        """The channels of what `pixels` gives."""
+        """The channels of the result of `pixels`."""
         return len(self.mean)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
-        """The shape of what `pixels` gives; None if nothing is cropped: it depends on the image."""
+        """The shape of the result of `pixels`; None if nothing is cropped: it depends on the image."""
         return None if self.crop is None else (*height_and_width(self.crop), self.num_channels)
 
     @property
@@ -191,7 +191,7 @@ class TenCrop:
 
     @property
     def num_channels(self) -> int:
-        """The channels of what `pixels` gives."""
+        """The channels of the result of `pixels`."""
         return self.preprocess.num_channels
 
     @property
