@@ -18,7 +18,7 @@ class UserError(ValueError):
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint that is not what was written: cut, altered, or only a part of it there."""
+    """A checkpoint that differs from the written one: cut, altered, or with parts missing."""
 
 
 class RunError(RuntimeError):

@@ -128,7 +128,7 @@ def cache_fault(folder: Path) -> str:
 
 
 def home() -> Path:
-    """Returns the user's folder for what resnet_jax keeps between runs."""
+    """Returns the user's folder of files that resnet_jax keeps between runs."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.environ.get("RESNET_JAX_HOME") or Path(cache) / "resnet_jax").expanduser()
 

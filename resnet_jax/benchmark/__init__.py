@@ -51,7 +51,7 @@ def benchmark(
         two also beside the rest, and its figures under its name; "operations", the costliest.
 
     Raises:
-      UserError: for what cannot be measured.
+      UserError: if something cannot be measured.
     """
     counts = {"batch_size": batch_size, "image_size": image_size, "num_pairs": num_pairs, "num_steps": num_steps}
     for name, value in counts.items():

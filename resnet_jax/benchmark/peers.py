@@ -59,7 +59,7 @@ class ProcessPeer:
 
     @property
     def version(self) -> str:
-        """Returns the version of what measures."""
+        """Returns the version of the library that measures."""
         return self._process.about["version"]
 
     @property

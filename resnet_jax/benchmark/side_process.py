@@ -14,7 +14,7 @@ from resnet_jax.errors import UserError
 class SideProcess:
     """Python with some words, `-m module` or a script, given `spec` on its first line of standard input.
 
-    It prepares while this process goes on: `about` waits for what it answers when it is warm.
+    It prepares while this process goes on: `about` waits for its answer, which comes when it is warm.
     """
 
     def __init__(self, words: Sequence[str], spec: dict[str, Any]):

@@ -123,7 +123,7 @@ class Work:
 
 
 def torch_spec(name: str, batch_size: int, image_size: Side | None, dtype: str, *, inference: bool) -> dict[str, Any]:
-    """Returns what torch_side.py needs to do the work that `Work.of` makes of the same arguments."""
+    """Returns the arguments with which torch_side.py does the same work as `Work.of`."""
     if name == BLOCK:
         arguments = {**BLOCK_ARGUMENTS, "block_cls": "bottleneck", "shortcut": "B", "stride_in": "3x3"}
         size, channels = BLOCK_SIZE if image_size is None else image_size, BLOCK_CHANNELS

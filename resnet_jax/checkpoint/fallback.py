@@ -17,7 +17,7 @@ def read_latest(
     *,
     is_damaged: bool = False,
 ) -> Result | None:
-    """Reads the latest step of the first folder that has one which is what was saved.
+    """Reads the latest intact step, from the first folder that has one.
 
     Args:
       folders: a folder after the first serves only where a step of those before it was damaged.
@@ -26,7 +26,7 @@ def read_latest(
       is_damaged: whether a step was found damaged earlier.
 
     Returns:
-      What `read` returns; None if there is no such step.
+      The result of `read`; None if there is no such step.
     """
     for place, folder in enumerate(folders):
         if place and not is_damaged:  # as old as the best of a run that was killed before its first checkpoint

@@ -55,7 +55,7 @@ class CheckpointFolder:
     def __init__(self, directory: Path, *, num_kept: int, publish: Callable[[], None] = lambda: None) -> None:
         """`num_kept` latest steps stay when another one is saved.
 
-        publish: called when a step is on disk, by the thread that writes; what it raises makes the save fail.
+        publish: called when a step is on disk, by the thread that writes; if it raises, the save fails.
         """
         self.directory = directory.absolute()
         self._note = self.directory.with_name(f"{self.directory.name}.json")
@@ -63,7 +63,7 @@ class CheckpointFolder:
         self._saving: int | None = None
 
     def clean(self) -> None:
-        """Makes the folder, and removes what a killed run has left there; for the run that holds the workdir."""
+        """Makes the folder, and removes a killed run's leftovers there; for the run that holds the workdir."""
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             for path in self.directory.iterdir():
@@ -138,7 +138,7 @@ class CheckpointFolder:
           templates: by item, a tree of arrays, or of their shapes with a sharding.
 
         Raises:
-          DamagedCheckpointError: it is not what was saved; the same in all processes.
+          DamagedCheckpointError: it differs from the saved state; the same in all processes.
           UserError: a ValueError: it is of another model; the same in all processes.
         """
         leaves = self.manifest(step)["leaves"]

@@ -25,7 +25,7 @@ LATE_SECONDS = 0.2
 
 
 def load_orbax() -> None:
-    """Imports what writes and reads, which takes part of a second, before there is something to write in a hurry."""
+    """Imports the modules that write and read, which takes part of a second, before something must be written fast."""
     import orbax.checkpoint  # noqa: F401
 
 

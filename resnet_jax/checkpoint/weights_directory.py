@@ -42,7 +42,7 @@ def read_info_text(path: Path) -> str | None:
     write it.
 
     Raises:
-      DamagedCheckpointError: if it is not what was written.
+      DamagedCheckpointError: if it differs from the written content.
     """
     if not (path / INFO_FILE).exists() and not (path / MANIFEST_FILE).exists():
         return None

@@ -1,1 +1,1 @@
-"""The commands: one file each, what they share, and the exit codes."""
+"""The commands: one file each, their shared parts, and the exit codes."""

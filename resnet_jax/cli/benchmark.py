@@ -1,4 +1,4 @@
-"""The benchmark command: calls what measures, prints what it returns."""
+"""The benchmark command: measures, and prints the result."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""The compare command: what differs between runs, and what came out."""
+"""The compare command: prints how runs differ, and their results."""
 
 import argparse
 from dataclasses import replace

@@ -101,7 +101,7 @@ def _source(arguments: argparse.Namespace) -> Path:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    """Prints the report on an import as a table: counts, and by name what is not simply loaded."""
+    """Prints the report on an import as a table: counts, and the names of tensors that are not loaded unchanged."""
     preprocess = report["preprocess"]
     rows = [
         ("from", f"{report['path']} ({report['format']}, names of {report['layout']})"),

@@ -1,4 +1,4 @@
-"""The doctor command: calls what looks, prints what it returns."""
+"""The doctor command: runs the checks, and prints the findings."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """Prints what a run needs here, a line each."""
+    """Prints a run's needs here, a line each."""
     if arguments.config is None and (arguments.overrides or arguments.workdir is not None):
         raise UserError("--workdir and --config.field=value belong to a config: give --config as well")
     findings = examine_packages()

@@ -1,4 +1,4 @@
-"""The evaluate command: calls what evaluates, prints what it returns."""
+"""The evaluate command: evaluates, and prints the result."""
 
 import argparse
 import sys

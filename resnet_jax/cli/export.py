@@ -1,4 +1,4 @@
-"""The export command: calls what exports, prints what it returns."""
+"""The export command: exports, and prints the result."""
 
 import argparse
 

@@ -24,7 +24,7 @@ AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str, str], argp
 
 
 def add_trained_options(command: argparse.ArgumentParser) -> None:
-    """Adds a run or weights, and what belongs to either."""
+    """Adds the options for a run or weights, and those that belong to either."""
     command.add_argument("--workdir", metavar="DIR", help="the run's folder")
     add_checkpoint_options(command)
     command.add_argument("--weights", metavar="PATH", help="instead: a file, folder, hub's timm/NAME or IMAGENET1K_V2")
@@ -39,7 +39,7 @@ def add_checkpoint_options(command: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(command: argparse.ArgumentParser) -> None:
-    """Adds what weights do not always say."""
+    """Adds options for facts that weights do not always give."""
     command.add_argument("--model", metavar="NAME", help="a name of the list command, unless the weights tell it")
     command.add_argument("--num_classes", type=int, metavar="N", help="default: the model's")
     command.add_argument(
@@ -108,7 +108,7 @@ def given_model_args(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def given_adjustment(arguments: argparse.Namespace) -> "Adjustment":
-    """Returns what the options say by hand of how images are prepared."""
+    """Returns how images are prepared, as far as the options set it by hand."""
     from resnet_jax.data.transforms.adjustment import Adjustment
 
     return Adjustment(**{name: getattr(arguments, name) for name in OF_PREPROCESS})

@@ -1,4 +1,4 @@
-"""The predict command: calls what predicts, prints it, draws the sheet."""
+"""The predict command: predicts, prints the predictions, draws the sheet."""
 
 import argparse
 import csv

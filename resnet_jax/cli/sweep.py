@@ -193,7 +193,7 @@ def _train(runs: Sequence[SweptRun], folder: Path, num_jobs: int) -> "Outcomes":
 
 
 def _print_runs(runs: Sequence[SweptRun], picture: Path, as_json: bool) -> None:
-    """Prints what came out, of the runs that have begun."""
+    """Prints the results of the runs that have begun."""
     from resnet_jax.comparison.groups import group_runs
     from resnet_jax.comparison.runs import read_runs
     from resnet_jax.training.workdir import CONFIG_FILE

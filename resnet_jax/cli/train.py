@@ -1,4 +1,4 @@
-"""The train command: trains, or says what a run would take."""
+"""The train command: trains, or estimates what a run would take."""
 
 import argparse
 import sys
@@ -41,7 +41,7 @@ def add_command(add: AddCommand) -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    """Trains a network, or continue a run; or prints what that would take."""
+    """Trains a network, or continues a run; or prints an estimate of its cost."""
     from resnet_jax.config import load_config
     from resnet_jax.training.experiment import options_of
 

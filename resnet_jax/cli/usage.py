@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from resnet_jax.errors import UserError, suggestion
 
-# What stands in the options of a command that takes --config.field=value words.
+# The entry in the options of a command that takes --config.field=value words.
 ANY_FIELD = "--config.FIELD"
 
 

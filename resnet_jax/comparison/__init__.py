@@ -1,1 +1,1 @@
-"""Comparing runs: what differs between them, and what came out."""
+"""Compares runs: their differences, and their results."""

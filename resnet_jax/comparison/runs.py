@@ -1,4 +1,4 @@
-"""Reads what a run's folder says of it, without opening its images or arrays."""
+"""Reads the facts on a run from its folder, without opening its images or arrays."""
 
 import contextlib
 import json
@@ -94,7 +94,7 @@ def _runs_below(path: Path, depth: int = MOST_DEEP) -> Iterator[Path]:
 
 
 def read_runs(workdirs: Sequence[Path]) -> list[RunSummary]:
-    """Returns what the runs say of themselves; one whose config cannot be read is left out with a warning.
+    """Returns the facts on the runs; leaves out one whose config cannot be read, with a warning.
 
     Raises:
       UserError: if none can be read.
@@ -113,7 +113,7 @@ def read_runs(workdirs: Sequence[Path]) -> list[RunSummary]:
 
 
 def read_run(workdir: Path) -> RunSummary:
-    """Returns what the run in `workdir` says of itself.
+    """Returns the facts on the run in `workdir`.
 
     Raises:
       UserError: if its config cannot be read.

@@ -84,7 +84,7 @@ def configs_dir() -> Path:
 
 
 def default_config() -> ConfigDict:
-    """Returns every field with its default, locked: what `configs/default.py` returns."""
+    """Returns every field with its default, locked: the config of `configs/default.py`."""
     return _run_file(configs_dir() / "default.py")
 
 

@@ -28,7 +28,7 @@ class KnownImages:
 
     @classmethod
     def of_config(cls, config: ConfigDict) -> "KnownImages":
-        """Returns what the config's data set is known to be before its images are read."""
+        """Returns the facts on the config's data set that are known before its images are read."""
         if config.dataset == "digits":
             return cls(False, False, config.validation_fraction > 0, True)
         return cls(encoded=True) if config.dataset == "folder" else cls()
@@ -69,7 +69,7 @@ _ENCODED = "images that are decoded as they are read, a folder's or those of a l
 _FOLDER_SECTIONS = {"split_folders": SplitFolders, "table": TableOptions}
 _RANDAUGMENTS = ("randaugment", "randaugment_increasing")
 
-# What is not named here has an effect in every run. A field may stand in several rows: all of them must hold.
+# A field that is not named here has an effect in every run. A field may stand in several rows: all of them must hold.
 CONDITIONS = (
     Condition(
         ("batch_norm", "finetune.layer_decay"),
@@ -217,7 +217,7 @@ def check_given_fields(
     Args:
       given: dotted paths that the user has set for this run.
       default: the config of all defaults.
-      images: None for what the config says of them.
+      images: None: the facts that follow from the config.
     """
     without = fields_without_effect(config, images or KnownImages.of_config(config))
     for field in given:

@@ -12,7 +12,7 @@ from resnet_jax.errors import UserError, abridge, truncate
 
 # An image's label as text; of images that may have several or none, a tuple of them.
 Label = str | tuple[str, ...]
-# What stands in tables where there is no value, as pandas reads and writes them.
+# The entries of tables that mean no value, as pandas reads and writes them.
 NO_VALUE = {"", "#N/A", "N/A", "n/a", "NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None"}
 _MOST_SHOWN = 4
 _MOST_DIGITS = 18  # of a number that is a label: more are an identifier
@@ -64,7 +64,7 @@ def label_text(value: object) -> str:
     """Returns a label as text, in composed Unicode; empty for none and for what stands for none, as NaN and NA.
 
     Raises:
-      ValueError: for what is no name or number, and a text of several lines or of no characters.
+      ValueError: if it is no name or number, or a text of several lines or of no characters.
     """
     if isinstance(value, dict | list | tuple | bytes):
         raise ValueError(f"a label must be a name or a number, not {truncate(value)}")

@@ -50,7 +50,7 @@ class DecodeOptions:
     Attributes:
       channels: of the pixels: 1 is grey, 3 RGB, 4 RGBA, as Pillow converts to them; a .npy file of uint8 (H, W, C) may
         have any number.
-      high_bit_depth: "error" | "scale": what is done with more than 8 bits a channel, see `to_eight_bits`.
+      high_bit_depth: "error" | "scale": for more than 8 bits a channel, see `to_eight_bits`.
       max_pixels: larger images are refused; 0: none are; None: Pillow's own limit.
     """
 
@@ -144,7 +144,7 @@ class EncodedImage:
     def _read_orientation(self) -> int:
         if self._array is not None:
             return 1
-        if not self._header.has_exif or self._pillow.format == "TIFF":  # Pillow turns TIFFs by itself
+        if not self._header.has_exif or self._pillow.format == "TIFF":  # Pillow turns TIFFs itself
             return 1
         try:
             value = self._pillow.getexif().get(_ORIENTATION_TAG, 1)

@@ -45,7 +45,7 @@ class EncodedImages(Protocol):
         """Returns an image's bytes and its label; of several, the row of `labels`."""
 
     def name(self, index: int) -> str:
-        """Returns what messages call it."""
+        """Returns its name for messages."""
 
     def digest(self) -> str:
         """Returns a hash that identifies these images: of their names and labels, as far as these are known."""
@@ -117,7 +117,7 @@ class EncodedSource:
 
     Attributes:
       encoded: where they lie, of which `indices` (N,) are these.
-      preprocess: what evaluation makes of them, of one size.
+      preprocess: how evaluation prepares them, to one size.
       transform: training applies it; None: as evaluation. apply_exif_orientation: rotate as EXIF says.
       class_names: the labels' names; `relabel` (K,) int32 maps stored labels to these, for one label an image.
       decode: how files become pixels.
@@ -163,7 +163,7 @@ class EncodedSource:
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of what evaluation reads; if nothing is cropped, it decodes the first good image."""
+        """(H, W, C) of evaluation's images; if nothing is cropped, it decodes the first good image."""
         if self.preprocess.image_shape is not None:
             return self.preprocess.image_shape
         for position in range(len(self)):
@@ -208,7 +208,7 @@ class EncodedSource:
         return digest_of(self.encoded.digest(), *self.class_names, self.indices.tobytes())
 
     def name(self, position: int) -> str:
-        """Returns what messages call the image."""
+        """Returns the image's name for messages."""
         return self.encoded.name(int(self.indices[position]))
 
     def _fill(

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 HIGH_BIT_DEPTH = ("error", "scale")
-# Pillow would cut their values off at 255. (Of 16-bit RGB it reads the upper 8 bits of each value by itself.)
+# Pillow would cut their values off at 255. (Of 16-bit RGB it reads the upper 8 bits of each value itself.)
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 DEEP_MODES = ("I", "F", *SIXTEEN_BIT_MODES)
 _SIXTEEN_BIT_FORMATS = ("PPM", "PNG")  # whose mode "I" holds values from 0 to 65535

@@ -1,4 +1,4 @@
-"""The images that a command line names: files, folders of them, and what comes on standard input."""
+"""The images that a command line names: files, folders of them, and standard input."""
 
 import os
 import re
@@ -18,7 +18,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """name: what results call it. data: its bytes, if they are here already; None: they are in the file `name`.
+    """name: its name in results. data: its bytes, if they are here already; None: they are in the file `name`.
     fault: why there is nothing to read, where that is known already.
     """
 

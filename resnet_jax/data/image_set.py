@@ -43,7 +43,7 @@ class ImageSet:
     Attributes:
       root: the folder, or the tar or table, that was given.
       parts: by "train", "validation" and "test", or by UNDIVIDED.
-      notes: how the set was understood, and what was left aside and why, a line each.
+      notes: how the set was understood, and which parts were left aside and why, a line each.
     """
 
     root: Path
@@ -112,7 +112,7 @@ def open_image_set(
       class_names: the model's: a folder with one of these names is a class.
 
     Raises:
-      UserError: for what cannot be read, or can be understood in no way or in several.
+      UserError: if a part cannot be read, or can be understood in no way or in several.
     """
     table = table or TableOptions()
     split_folders = split_folders or SplitFolders()

@@ -26,7 +26,7 @@ class JpegHeader(NamedTuple):
 
 
 def read_jpeg_header(data: bytes) -> JpegHeader:
-    """Returns what a JPEG says before its first scan."""
+    """Returns the facts that a JPEG gives before its first scan."""
     position, height_at, has_exif = 2, 0, False
     while position + 9 < len(data) and data[position] == 0xFF:
         marker = data[position + 1]

@@ -12,12 +12,12 @@ from resnet_jax.runtime import home
 def kept_file(kind: str, sources: Sequence[Path], make: Callable[[Path], None], suffix: str, key: str = "") -> Path:
     """Returns the file that `make` writes to the path given to it, made anew only where a source has changed.
 
-    It lies in the user's folder for what is kept (RESNET_JAX_HOME), named by the sources' paths, sizes and times.
+    It lies in the user's folder of kept files (RESNET_JAX_HOME), named by the sources' paths, sizes and times.
     Several processes that ask at once wait for the one that makes it.
 
     Args:
       kind: of file; the folder's name.
-      key: what else the content depends on.
+      key: everything else that the content depends on.
 
     Raises:
       UserError: if it cannot be written.

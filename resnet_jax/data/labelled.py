@@ -1,4 +1,4 @@
-"""Files with their labels, and their classes by name: what a folder, a table or shards come to."""
+"""Files with their labels, and their classes by name: the result of reading a folder, a table or shards."""
 
 import unicodedata
 from dataclasses import dataclass, field

@@ -58,12 +58,12 @@ def plan_layout(
 
     Args:
       root: for messages.
-      tree: what it holds.
+      tree: its content.
       names: the splits' folders, if they are named.
       class_names: a model's. A folder with one of these names is a class, wherever it stands.
 
     Raises:
-      UserError: for what can be understood in more than one way, or in none.
+      UserError: if a part can be understood in more than one way, or in none.
     """
     return _Planner(root, names or SplitFolders(), class_names or ()).plan(tree)
 

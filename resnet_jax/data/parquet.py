@@ -51,7 +51,7 @@ def open_embedded(
 ) -> tuple[dict[str, LabelledFiles], list[str]]:
     """Returns (the labelled images by split, notes) of Parquet files that hold images.
 
-    The images are copied once, as they are, into one file a Parquet file, so that each can be read by itself.
+    The images are copied once, as they are, into one file a Parquet file, so that each can be read alone.
 
     Raises:
       UserError: for files whose columns or class names differ, images that are not in the file, and columns that are

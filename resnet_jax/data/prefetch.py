@@ -14,7 +14,7 @@ DEPTH = 2
 def prefetch(make: Callable[[int], Item], positions: Iterable[int], depth: int = DEPTH) -> Generator[Item, None, None]:
     """Yields make(position) for each of `positions`, in order, `depth` of them ahead, each made in a separate thread.
 
-    What `make` raises is raised where its result would have come. Closing the generator waits for those in the making.
+    An error of `make` is raised in place of its result. Closing the generator waits for those in the making.
     """
     remaining = iter(positions)
     pending: deque[Future[Item]] = deque()

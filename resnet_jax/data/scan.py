@@ -27,11 +27,11 @@ INDEXED_BYTES = 2**26  # of a tar whose listing is kept: a smaller one is listed
 def list_folder(root: Path) -> Listing:
     """Returns the image files under `root`, a folder or a tar; nothing is decoded.
 
-    A tar stands for what is in it, where it lies: root/train/00.tar that holds cat/1.jpg is as good as
+    A tar stands for its content, where it lies: root/train/00.tar that holds cat/1.jpg is as good as
     root/train/cat/1.jpg, and so is root/train-00.tar.
 
     Raises:
-      UserError: for what cannot be read, and for an image that is there twice, in a tar and beside it or in two.
+      UserError: if something cannot be read, or an image is there twice, in a tar and beside it or in two.
     """
     listing = Listing(root)
     if root.suffix.lower() == ".tar" and root.is_file():
@@ -54,7 +54,7 @@ def list_folder(root: Path) -> Listing:
 
 
 def _add_tars(listing: Listing, folder: str, paths: list[str], below: list[str]) -> None:
-    """Adds what is in the tars `paths`, which lie in one folder: each as a split where their names divide the set.
+    """Adds the content of the tars `paths`, which lie in one folder: each as a split where their names divide the set.
 
     If one is called like masks, each stands for a folder with its name, or masks would be images of the classes.
 
@@ -83,13 +83,13 @@ def _add_tars(listing: Listing, folder: str, paths: list[str], below: list[str])
 
 
 def _add_tar(listing: Listing, path: str, folder: str, inner: str = "", members: list[TarMember] | None = None) -> None:
-    """Adds what is in the tar at `path` from the root, as if it were unpacked into `folder`.
+    """Adds the content of the tar at `path` from the root, as if it were unpacked into `folder`.
 
     A tar of loose images stands for a folder with its name: ImageNet's n01440764.tar is a class.
 
     Args:
       inner: the name of the folder inside `folder` that it stands for, for example a split's; "": its contents decide.
-      members: what is in it, if that is known.
+      members: its content, if that is known.
     """
     members = _list_tar(listing.root / path if path else listing.root) if members is None else members
     number = len(listing.tars)

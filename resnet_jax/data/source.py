@@ -1,4 +1,4 @@
-"""Labelled images by index, as batches are drawn from them: what any source does, and images in memory."""
+"""Labelled images by index, as batches are drawn from them: the protocol of a source, and images in memory."""
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,7 +19,7 @@ class Transform(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
-        """(H, W, C) of what comes out; None: the image's own shape."""
+        """(H, W, C) of the result; None: the image's own shape."""
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
         """Returns the training image."""
@@ -65,7 +65,7 @@ class Source(Protocol):
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of what `read` gives in evaluation; (V, H, W, 3) of V views."""
+        """(H, W, C) of the images of `read` in evaluation; (V, H, W, C) of V views."""
 
     def __len__(self) -> int: ...
 
@@ -115,7 +115,7 @@ class ArraySource:
 
     @cached_property
     def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C) of what evaluation reads."""
+        """(H, W, C) of evaluation's images."""
         return self._prepare(self.images[0]).shape
 
     def read(self, indices: np.ndarray, keys: Keys | None = None) -> Examples:

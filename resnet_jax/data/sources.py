@@ -111,11 +111,11 @@ class ImageOptions:
 
     @property
     def crop(self) -> Side:
-        """The size in pixels of what evaluation makes of encoded images: a side, or (height, width) if they differ."""
+        """The size in pixels to which evaluation brings encoded images: a side, or (height, width) if they differ."""
         return as_side(*height_and_width(self.image_size or CROP))
 
     def preprocess(self) -> Preprocess:
-        """Returns what evaluation makes of encoded images.
+        """Returns how evaluation prepares encoded images.
 
         Raises:
           UserError: if that is impossible.
@@ -307,7 +307,7 @@ def hold_out(source: Source, fraction: float, split: str = "random") -> tuple[So
 def missing_classes(train: Source, validation: Source | None, *, held_out: bool) -> list[str]:
     """Returns a line for each of the two in which some class has no image, which names them; [] if all classes have.
 
-    Nothing is said of a source whose labels are only known when an image is read, as of TFDS.
+    It ignores a source whose labels are known only by reading its images, as with TFDS.
 
     Args:
       held_out: the validation images are a fraction of the training images.

@@ -1,4 +1,4 @@
-"""Finds the splits among the folders of a set, by their names and by what lies in them."""
+"""Finds the splits among the folders of a set, by their names and by their content."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -54,7 +54,7 @@ class SplitFinder:
     Attributes:
       root: for messages.
       class_names: a folder that is called so is a class.
-      notes: what was understood, and what was left aside, a line each.
+      notes: how the set was understood, and which parts were left aside, a line each.
       optional: folders of test images that lie in no class folder.
     """
 
@@ -67,7 +67,7 @@ class SplitFinder:
         """Returns the splits in `tree`; none if its folders are the classes.
 
         Raises:
-          UserError: for what can be understood in more than one way.
+          UserError: if a part can be understood in more than one way.
         """
         return (
             self._by_usual_names(tree)

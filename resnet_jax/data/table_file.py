@@ -31,7 +31,7 @@ class Table:
     lines: Sequence[int] = ()
 
     def row(self, i: int) -> str:
-        """Returns what messages call row `i`."""
+        """Returns the name of row `i` for messages."""
         return f"{self.path} line {self.lines[i]}" if self.lines else f"{self.path} row {i}"
 
 
@@ -39,7 +39,7 @@ def read_table(path: Path) -> Table:
     """Returns the table in a file, by the end of its name, without Parquet's columns of images.
 
     Raises:
-      UserError: for what cannot be read, and rows that do not have the header's columns.
+      UserError: if it cannot be read, or has rows without the header's columns.
     """
     try:
         if path.suffix.lower() == ".parquet":

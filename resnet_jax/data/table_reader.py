@@ -51,7 +51,7 @@ class TableReader:
         finder: FileFinder,
         columns: "TableColumns",
     ) -> None:
-        """Keeps what is read, by which columns, and how files are found."""
+        """Keeps the table, its columns, and how files are found."""
         self.listing, self.options, self.table, self.finder, self.columns = listing, options, table, finder, columns
         self.notes: list[str] = []
 

@@ -17,7 +17,7 @@ from resnet_jax.formatting import format_count
 
 
 def open_found_tables(readers: Mapping[str, TableReader]) -> tuple[dict[str, LabelledFiles], list[str]]:
-    """Returns (the labelled files by split, notes) of what `find_tables` gave: one table, or one a split.
+    """Returns (the labelled files by split, notes) of the result of `find_tables`: one table, or one a split.
 
     Raises:
       UserError: for rows whose image is not there, labels that contradict each other or are hardly classes, and an
@@ -54,7 +54,7 @@ def number_groups(
     """Returns (the labelled files by split, notes) of rows by split, numbered alike in all.
 
     Args:
-      names: of all classes, as they are known elsewhere; None: what the rows say.
+      names: of all classes, as they are known elsewhere; None: as the rows have them.
     """
     paths = [*dict.fromkeys(rows.path for rows in groups.values())]
     where = str(listing.root / paths[0]) if len(paths) == 1 else f"{listing.root}: {abridge(paths)}"

@@ -85,7 +85,7 @@ def _stem(path: str) -> str:
 
 
 def describe_nothing(root: Path, listing: Listing) -> str:
-    """Returns, for a message, that there are no images, and what is there instead."""
+    """Returns, for a message, that there are no images, and which files are there instead."""
     kinds = Counter(_extension(file.path) for file in listing.others)
     others = f"; it holds {abridge([f'{n:,} {kind}' for kind, n in kinds.most_common(5)])}" if kinds else ""
     return (

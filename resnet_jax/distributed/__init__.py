@@ -1,1 +1,1 @@
-"""Many processes: who this one is, what they agree on, when they stop, and the mesh of their devices."""
+"""Many processes: this one's number, their agreements, when they stop, and the mesh of their devices."""

@@ -1,4 +1,4 @@
-"""How what the package logs is printed: a line each on standard error, as it comes."""
+"""Prints the package's log: a line each on standard error, as it comes."""
 
 import logging
 import sys

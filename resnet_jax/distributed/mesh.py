@@ -19,7 +19,7 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole: the train state."""
+    """Returns the sharding of arrays that every device holds whole: the train state."""
     return NamedSharding(mesh, PartitionSpec())
 
 

@@ -153,23 +153,23 @@ class PreemptionGuard:
     def requested(self) -> bool:
         """Returns whether the run is to stop, the same in all processes.
 
-        Raises, in all, what has failed in one.
+        Raises, in all processes, an error that one has had.
         """
         for check in self._checks:
             self.defer_errors(check)
         return self._read(1)
 
     def stop_if_requested(self) -> None:
-        """Raises Preempted if the run is to stop, or what has failed."""
+        """Raises Preempted if the run is to stop, or the error of a failure."""
         if self.requested():
             self._raise()
 
     def raise_deferred_errors(self) -> None:
-        """Raises, in all processes, what has failed in one of them so far; waits for the steps that are under way."""
+        """Raises, in all processes, an error that one of them has had; waits for the steps that are under way."""
         self._read(0)
 
     def sync_deferred_errors(self) -> None:
-        """Raises, in all processes, what has failed in one of them, also if no step has carried it; costs a round."""
+        """Raises, in all processes, an error that one of them has had, even if no step carried it; costs a round."""
         sync_errors(self._raise_failure)
 
     def _call_with_flag(self, compiled: Callable[..., Any], mesh: Mesh, state: Any, batch: Any) -> Any:

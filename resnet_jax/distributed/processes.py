@@ -70,7 +70,7 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
 
 
 def log(text: str) -> None:
-    """Logs what is no warning, in process 0 alone."""
+    """Logs a message that is no warning, in process 0 alone."""
     if jax.process_index() == 0:
         logger.info(text)
 
@@ -93,7 +93,7 @@ def find_processes(
     """Returns how this process knows that it is one of many; None if it is alone.
 
     Raises:
-      UserError: for what makes no sense.
+      UserError: if the options make no sense.
     """
     if num_processes == 1 and process_id in (None, 0):  # also one of several tasks that are separate runs
         return None

@@ -1,7 +1,7 @@
 """Decisions that the processes of a run make together, between steps: the same for all, or the same error for all.
 
 Every function here is called by all processes, in the same order, and costs a round over the network; a process that is
-alone just calls what it is given.
+alone calls only the function that it gets.
 """
 
 import json
@@ -48,7 +48,7 @@ def sync_errors(function: Callable[[], Result]) -> Result:
 
 
 def broadcast_from_process_0(function: Callable[[], Result]) -> Result:
-    """Returns function() of process 0, for all; it returns what JSON can hold.
+    """Returns function() of process 0, for all; its result must fit JSON.
 
     An error there is raised by all.
     """
@@ -62,7 +62,7 @@ def broadcast_from_process_0(function: Callable[[], Result]) -> Result:
 
 
 def allgather(value: Any) -> list[Any]:
-    """Returns the `value` of each process, in their order; what JSON can hold."""
+    """Returns the `value` of each process, in their order; it must fit JSON."""
     if jax.process_count() == 1:
         return [value]
     data = json.dumps(value).encode()

@@ -13,7 +13,7 @@ NUM_BINS = 15  # of the calibration error, as Guo et al. 2017 have it
 
 @dataclass(frozen=True)
 class ClassificationMetrics:
-    """N images with their labels and what a network said of them, in the order of their source.
+    """N images with their labels and a network's answers, in the order of their source.
 
     index (N,) int64: which images of the source; those that could not be read are left out. label, predicted, rank (N,)
     int32, confidence and loss (N,) float: as `per_example_eval_step` gives them.

@@ -149,7 +149,7 @@ def _onnx(
 
 
 def _described(trained: TrainedModel, preprocessing: bool) -> dict[str, str]:
-    """Returns what travels in an ONNX file's metadata: class names, and how images are prepared."""
+    """Returns the metadata of an ONNX file: class names, and how images are prepared."""
     preprocess = trained.preprocess.to_json() if trained.preprocess.changes_pixels else None
     return {
         "class_names": json.dumps(list(trained.class_names)),

@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of an image made a network say what it said (Selvaraju et al. 2016, arXiv:1610.02391)."""
+"""Grad-CAM: the places of an image that led to a network's answer (Selvaraju et al. 2016, arXiv:1610.02391)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Walks through a traced function's operations: computes what depends on constants alone, and hands on the rest."""
+"""Walks through a traced function's operations: computes those that depend on constants only, and hands on the rest."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -21,14 +21,14 @@ def check_threshold(threshold: float | None) -> None:
 
 @dataclass(frozen=True)
 class MultiLabelMetrics:
-    """N images with their labels and what a network said of each, in the order of their source.
+    """N images with their labels and a network's answers, in the order of their source.
 
     index (N,) int64: which images of the source; those that could not be read are left out. label (N, K) bool: which
     labels an image has. logit (N, K) and loss (N,) float: as `multi_label_eval_step` gives them.
 
     Attributes:
       class_names: of the labels.
-      threshold: in (0, 1): a label is said to be there where its probability, the logit's sigmoid, is above it.
+      threshold: in (0, 1): a label counts as present if its probability, the logit's sigmoid, is above it.
     """
 
     index: np.ndarray
@@ -50,7 +50,7 @@ class MultiLabelMetrics:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """(N, K) bool: which labels are said to be there."""
+        """(N, K) bool: which labels count as present."""
         return self.logit.astype(np.float64) > np.log(self.threshold) - np.log1p(-self.threshold)
 
     @cached_property

@@ -1,7 +1,7 @@
 """A network's inference function as an ONNX graph, translated operation by operation from its jaxpr.
 
 Images lie as (B, C, H, W) in the graph, as ONNX has it, so every array of four axes is kept in that order; the first
-operation turns the input (B, H, W, C) around. What depends on constants alone is computed here.
+operation turns the input (B, H, W, C) around. Values that depend on constants only are computed here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -72,7 +72,7 @@ def import_onnx() -> Any:
     """Returns the package onnx.
 
     Raises:
-      UserError: with what to install if it is missing.
+      UserError: if it is missing; the message says what to install.
     """
     try:
         import onnx
@@ -199,7 +199,7 @@ class _Graph(JaxprTranslator):
         return self.add("Reciprocal", [self.add("Sqrt", [self.named(x)])])
 
     def _broadcast_in_dim(self, equation: Any, x: Any, *dynamic: Any) -> Any:
-        """Axes of length 1 where there are none yet: ONNX's operations broadcast by themselves."""
+        """Axes of length 1 where there are none yet: ONNX's operations broadcast on their own."""
         del dynamic
         places, rank = equation.params["broadcast_dimensions"], equation.outvars[0].aval.ndim
         shape = [1] * rank

@@ -184,7 +184,7 @@ def open_weights(
     """Returns the network of imported weights: a file or checkpoint directory, as `load_weights` takes it.
 
     Args:
-      model_name, model_args: what the weights do not say.
+      model_name, model_args: facts that the weights do not give.
       preprocess: a name in PREPROCESS, instead of the weights' own; it brings its data set's class names if the
         weights have none.
       adjustment: of either, by hand; with mean and std it is enough if nothing else is known.

@@ -1,4 +1,4 @@
-"""Activates: ReLU and what may stand for it, after norms that do not hold an activation themselves."""
+"""Activations: ReLU and its replacements, after norms that do not hold an activation themselves."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# What stands for ReLU, by the name of ResNet's argument `activation`.
+# The replacements for ReLU, by the name of ResNet's argument `activation`.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "silu": nn.silu,

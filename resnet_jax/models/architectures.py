@@ -16,7 +16,7 @@ STAGES: dict[int, Arguments] = {
     200: {"stage_sizes": (3, 24, 36, 3), "block_cls": "bottleneck"},
     269: {"stage_sizes": (3, 30, 48, 8), "block_cls": "bottleneck"},
 }
-# What a letter behind the depth stands for (arXiv:1812.01187 and its ports): the stem, and pooling before projections.
+# The meaning of a letter behind the depth (arXiv:1812.01187 and its ports): the stem, and pooling before projections.
 _LETTERS: dict[str, Arguments] = {
     "": {},
     "c": {"stem": "deep"},

@@ -18,7 +18,7 @@ from resnet_jax.ops.convolution import CONV_IMPLS
 if TYPE_CHECKING:
     from resnet_jax.models.resnet import ResNet
 
-# What `dtype` means: (computation, parameters with statistics, pooling, head and logits).
+# The meaning of `dtype`: (computation, parameters with statistics, pooling, head and logits).
 DTYPES = {
     "float32": (jnp.float32, jnp.float32),
     "bfloat16": (jnp.bfloat16, jnp.float32),

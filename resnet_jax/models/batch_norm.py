@@ -1,4 +1,4 @@
-"""Batch norm with PyTorch's arithmetic, and what is left of it where it is folded into a convolution."""
+"""Batch norm with PyTorch's arithmetic, and the rest of it after folding into a convolution."""
 
 from collections.abc import Callable
 from functools import partial

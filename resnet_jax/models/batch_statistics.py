@@ -1,4 +1,4 @@
-"""A batch's statistics, and what is normalised by them, with their derivatives."""
+"""A batch's statistics, and normalisation by them, with their derivatives."""
 
 import math
 from functools import partial

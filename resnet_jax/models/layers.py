@@ -1,4 +1,4 @@
-"""Convolution, the head's layer, and what blocks do to their sums, with PyTorch's arithmetic.
+"""Convolution, the head's layer, and the activation of blocks' sums, with PyTorch's arithmetic.
 
 Everything here computes in `dtype`, keeps its parameters in `param_dtype` and takes images as (B, H, W, C).
 """
@@ -113,7 +113,7 @@ class Dense(nn.Module):
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
-# What timm's BiT adds to a kernel's variance.
+# timm's BiT adds this to a kernel's variance.
 _STANDARDIZATION_EPSILON = 1e-8
 
 
@@ -155,5 +155,5 @@ def stochastic_depth(key: Array, x: Array, rate: float) -> Array:
 
 
 def activate_sum(x: Array, activation: str) -> Array:
-    """Returns what comes after the sum of branch and shortcut: `relu_of_sum`, or another activation."""
+    """Returns the activation of the sum of branch and shortcut: `relu_of_sum`, or another."""
     return relu_of_sum(x) if activation == "relu" else ACTIVATIONS[activation](x)

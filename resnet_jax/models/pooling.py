@@ -132,5 +132,5 @@ def global_average_pool(x: Array, dtype: Dtype) -> Array:
     return jnp.mean(x.astype(dtype), axis=(1, 2))
 
 
-# What takes the place of a stride in a block, by the name of ResNet's argument anti_alias.
+# The replacements for a stride in a block, by the name of ResNet's argument anti_alias.
 ANTI_ALIAS = {"average": average_pool, "blur": blur_pool}

@@ -205,7 +205,7 @@ class ResNet(nn.Module):
             return {"axis_name": mapped_batch_axes(images, self.axis_name)}
         if self.batch_norm != "local":
             return {"rows_per_group": self.ghost_rows}
-        mapped_batch_axes(images, self.axis_name)  # refuses what cannot be meant; its shares are local already
+        mapped_batch_axes(images, self.axis_name)  # refuses axes that cannot be meant; its shares are local already
         mesh = jax.typeof(images).sharding.mesh
         num_shares = math.prod(mesh.shape[name] for name in automatic_batch_axes(images, self.axis_name))
         if len(images) % num_shares:

@@ -34,7 +34,7 @@ def num_input_channels(model: ResNet, variables: Mapping[str, Any]) -> int:
 
 @functools.lru_cache(maxsize=256)
 def variable_shapes(model: ResNet, num_channels: int = RGB) -> dict[str, Any]:
-    """Returns what `model.init` returns, with a jax.ShapeDtypeStruct for each array: {"params": ..., "batch_stats":
+    """Returns the result of `model.init`, with a jax.ShapeDtypeStruct for each array: {"params": ..., "batch_stats":
     ...}.
 
     Only the first two blocks of each stage are traced, so that a thousand layers take no longer than twenty.

@@ -1,4 +1,4 @@
-"""Computes what comes before the stages: one convolution or three, and a pooling."""
+"""Computes the stem, before the stages: one convolution or three, and a pooling."""
 
 from collections.abc import Callable
 

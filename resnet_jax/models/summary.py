@@ -14,7 +14,7 @@ from resnet_jax.models.variants import create_model, default_image_size
 
 
 def summarize(name: str, image_size: int | tuple[int, int] | None = None, **overrides: Any) -> dict[str, Any]:
-    """Returns what the `summary` command prints, for one image of `image_size` pixels a side, or (height, width).
+    """Returns the content of the `summary` command, for one image of `image_size` pixels a side, or (height, width).
 
     None is the model's own size.
 
@@ -56,7 +56,7 @@ def summarize_model(model: ResNet, image_shape: tuple[int, ...]) -> dict[str, An
 def count_macs(function: Any, *arguments: Any) -> int:
     """Returns the multiply-accumulates of the convolutions and matrix products of `function`, padding counted as work.
 
-    Read from the jaxpr, as papers count them; a compiled program leaves out what falls on the padding. Gradients count
+    Read from the jaxpr, as papers count them; a compiled program leaves out operations on the padding. Gradients count
     rightly with conv_impl="auto": with "xla" the zeros between the pixels of a stride's gradient would count as work.
     """
     return _jaxpr_macs(jax.make_jaxpr(function)(*arguments).jaxpr)

@@ -14,7 +14,7 @@ from resnet_jax.models.resnet import ResNet
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """Which network a run trains: a name, the arguments of `ResNet` over it, and two that stand by themselves."""
+    """Which network a run trains: a name, the arguments of `ResNet` over it, and two that stand alone."""
 
     model: str
     model_args: Mapping[str, Any]

@@ -1,1 +1,1 @@
-"""Convolutions, and what their programs need of the process: nothing of networks."""
+"""Convolutions, and their programs' needs of the process; nothing about networks."""

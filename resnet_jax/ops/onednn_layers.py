@@ -153,7 +153,7 @@ def prepare_batch_norm(is_gradient: bool, shape: Shape, dtype: str, epsilon: flo
 
 
 def _run_and_sign(run: Kernel, shape: Shape, dtype: str, operands: Sequence[int], results: Sequence[int]) -> None:
-    """Runs batch norm with ReLU, and makes NaN what is: oneDNN's ReLU of NaN is 0, and nobody would see it."""
+    """Runs batch norm with ReLU, and restores NaN: oneDNN's ReLU of NaN is 0, and nobody would see it."""
     run(operands, results)
     of_channels = (_view(address, shape[-1:], "float32") for address in (*operands[1:3], results[2]))
     bad = functools.reduce(np.logical_or, map(np.isnan, of_channels))  # scale, bias, variance
@@ -212,7 +212,7 @@ def prepare_max_pool(shape: Shape, dtype: str, padding: tuple[tuple[int, int], .
 
 
 def pooled_shape(shape: Shape, padding: tuple[tuple[int, int], ...]) -> Shape:
-    """Returns the shape of what max-pooling makes of images (B, H, W, C)."""
+    """Returns the shape of max-pooled images, from (B, H, W, C)."""
     batch, height, width, channels = shape
     height, width = ((side + sum(pads) - 3) // 2 + 1 for side, pads in zip((height, width), padding, strict=True))
     return batch, height, width, channels

@@ -63,7 +63,7 @@ class Library:
         self._scratchpad = _anonymous_memory(MIN_SCRATCHPAD_BYTES)
 
     def call(self, function: str, *arguments: Any) -> int:
-        """Calls `dnnl_<function>` and returns what it returns."""
+        """Calls `dnnl_<function>` and returns its result."""
         return getattr(self._functions, f"dnnl_{function}")(*arguments)
 
     def check(self, function: str, *arguments: Any, unless: int = 0) -> bool:
@@ -78,7 +78,7 @@ class Library:
         return status == 0
 
     def create(self, kind: str, *arguments: Any) -> c.c_void_p:
-        """Returns what `dnnl_<kind>_create` puts behind its first argument."""
+        """Returns the object that `dnnl_<kind>_create` puts behind its first argument."""
         return self._out(f"{kind}_create", *arguments)
 
     def _out(self, function: str, *arguments: Any) -> c.c_void_p:
@@ -174,7 +174,7 @@ class Library:
         return self.create("reorder_primitive_desc", source, self.engine, target, self.engine, self.attributes)
 
     def primitive(self, description: c.c_void_p, memories: dict[int, c.c_void_p]) -> Callable[[], None]:
-        """Returns a function that runs what is described on these memories; one at a time may run."""
+        """Returns a function that runs the primitive on these memories; one at a time may run."""
         primitive = self.create("primitive", description)
         layout = self.query_layout(description, QUERY_SCRATCHPAD)
         num_bytes = self.num_bytes(layout)
@@ -197,7 +197,7 @@ class Library:
 
 
 def fill_scratchpad(value: int) -> None:
-    """Sets each byte of the primitives' common memory: none may depend on what is there."""
+    """Sets each byte of the primitives' common memory: none may depend on its content."""
     library = open_library()
     assert library is not None
     with RUNNING:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Fonts of systems for what matplotlib's own does not have: Chinese, Japanese and Korean letters.
+# Fonts of systems for letters that matplotlib's own lacks: Chinese, Japanese and Korean letters.
 FALLBACK_FAMILIES = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR", "Source Han Sans SC",
     "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback", "IPAGothic", "PingFang SC", "Hiragino Sans",
@@ -55,7 +55,7 @@ def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes the figure as PNG, atomic_write `path` at once."""
+    """Writes the figure as PNG, replacing `path` at once."""
     _use_fallbacks(figure)
     partial = path.with_suffix(".partial.png")
     figure.savefig(partial, dpi=110)

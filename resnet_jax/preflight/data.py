@@ -30,7 +30,7 @@ def check_images(options: Options, images: Images) -> Iterator[Finding]:
     """Yields the options' images; fills `images`.
 
     Raises:
-      UserError: as train for what cannot be used.
+      UserError: as train, if something cannot be used.
     """
     named = options.images
     images.needs = missing_needs(named)
@@ -63,7 +63,7 @@ def check_images(options: Options, images: Images) -> Iterator[Finding]:
 
 
 def check_known_sets() -> Iterator[Finding]:
-    """Yields what there is to train on without a config: the digits, and the sets that TFDS has prepared."""
+    """Yields the data to train on without a config: the digits, and the sets that TFDS has prepared."""
     yield ok("digits", f"{len(load_digits('train')):,} training and {len(load_digits('test'))} test images come along")
     names = prepared_sets()
     yield ok("tfds", f"prepared in {data_root('')}: {', '.join(names) or 'none'}")

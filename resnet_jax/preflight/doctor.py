@@ -55,7 +55,7 @@ def examine(options: Options | None, workdir: Path | None, *, deep: bool = False
 
 
 def _examine_needs(experiment: Experiment, workdir: Path, images: Images) -> list[Finding]:
-    """Returns what a run needs besides its images."""
+    """Returns the findings on a run's needs besides its images."""
     known = images.splits is not None  # then the experiment's classes and number of steps are the run's
     to_prepare = images.needs is not None
     return [

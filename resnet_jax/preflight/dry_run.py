@@ -37,7 +37,7 @@ NUM_UNTIMED = 1 + DEPTH
 
 
 def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
-    """Returns what `train` with these options in `workdir` would take; nothing is written, prepared or downloaded.
+    """Estimates what `train` with these options in `workdir` would take; nothing is written, prepared or downloaded.
 
     Raises as `train` does, and UserError for a set that is not prepared or weights that are not downloaded.
 

@@ -24,12 +24,12 @@ def ok(subject: str, found: str) -> Finding:
 
 
 def warning(subject: str, found: str, remedy: str) -> Finding:
-    """Returns what a run can live with."""
+    """Returns a finding that a run can live with."""
     return Finding(WARNING, subject, found, remedy)
 
 
 def error(subject: str, found: str, remedy: str) -> Finding:
-    """Returns what a run fails of."""
+    """Returns a finding that makes a run fail."""
     return Finding(ERROR, subject, found, remedy)
 
 
@@ -41,7 +41,7 @@ def refused(subject: str, reason: UserError, remedy: str = "change what it names
 
 
 def checked(subject: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Returns what `check` finds; what it raises is one more line, so that the other checks are made all the same."""
+    """Returns the findings of `check`; an error is one more finding, so that the other checks still run."""
     findings: list[Finding] = []
     try:
         findings.extend(check())

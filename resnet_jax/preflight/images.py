@@ -40,7 +40,7 @@ class _Decoded:
         self.sizes = np.zeros((count, 2), np.int64)
 
     def decode(self, position: int) -> None:
-        """Decodes the image at `position`, and keeps what is of interest."""
+        """Decodes the image at `position`, and keeps the facts of interest."""
         try:
             data, label = self.source.encoded.read(int(self.source.indices[position]))
             image = EncodedImage(data, self.source.name(position), options=self.source.decode)
@@ -55,9 +55,9 @@ class _Decoded:
 
 
 def check_all_images(options: ImageOptions, splits: Splits) -> Iterator[Finding]:
-    """Yields what decoding every image shows: damage, sizes, modes, balance, and duplicates by their pixels.
+    """Yields the findings from decoding every image: damage, sizes, modes, balance, and duplicates by their pixels.
 
-    Nothing is said of images in memory, which are decoded already.
+    Images in memory, which are decoded already, give no finding.
     """
     named = {"training": splits.train, "validation": splits.validation, "test": splits.test}
     decoded: dict[str, _Decoded] = {}

@@ -28,7 +28,7 @@ class StepMemory:
     parameters, statistics, average (the moving one of both), optimizer: the train state.
 
     Attributes:
-      gradients: of what is trained.
+      gradients: of the trained layers.
       activations: what the backward pass needs of the forward pass, and at least what passes through its widest
         layer.
       images: as they come, and normalised.
@@ -59,7 +59,7 @@ def state_bytes(state: TrainState) -> int:
 
 
 def estimate_memory(experiment: "Experiment") -> StepMemory:
-    """Returns what a step of the experiment takes on each device, within a tenth of what XLA reserves for it.
+    """Returns the memory of a step on each device, within a tenth of XLA's reservation for it.
 
     Where layers are frozen only the order is right: what passes through them depends on the compiler. With
     model_args.remat it is what an accelerator takes: on the CPU XLA keeps more.
@@ -111,7 +111,7 @@ def _activation_bytes(
 
 
 def _passing_bytes(state: TrainState, images: jax.ShapeDtypeStruct) -> int:
-    """Returns what the widest layer takes in and gives out."""
+    """Returns the size of the widest layer's input and output."""
     forward = partial(state.apply_fn, train=False)
     return 2 * max_product_elements(forward, state.variables, images) * images.dtype.itemsize
 

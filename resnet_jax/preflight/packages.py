@@ -12,7 +12,7 @@ from resnet_jax.preflight.finding import Finding, checked, error, ok, warning
 
 DISTRIBUTION = "resnet-family-jax"
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-# What alone needs them. Without oneDNN convolutions are slower on the CPU, and nothing else changes.
+# The only features that need them. Without oneDNN convolutions are slower on the CPU, and nothing else changes.
 _TFDS_PACKAGES = ("tensorflow-datasets", "importlib-resources", "array-record", "google-crc32c")
 DISPENSABLE = {"onednn-cpu-gomp": "fast convolutions on a CPU", **dict.fromkeys(_TFDS_PACKAGES, "data sets of TFDS")}
 # How the systems are tested, by name and processor as Python has them; the README has the same table.
@@ -122,7 +122,7 @@ def declaration() -> tuple[str, list[str]] | None:
 
 
 def _fault(name: str, specifier: Any) -> str:
-    """Returns what is wrong with the package; empty if it is installed and in range."""
+    """Returns the fault of the package; empty if it is installed and in range."""
     version = _version(name)
     if version is None:
         return f"{name} is not installed"

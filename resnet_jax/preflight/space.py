@@ -1,4 +1,4 @@
-"""True if what a run writes fits the disk, and its step the memory."""
+"""Checks that a run's files fit the disk, and its step the memory."""
 
 import shutil
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def checkpoints(experiment: "Experiment") -> tuple[int, int]:
 
 
 def check_memory(experiment: "Experiment") -> Iterator[Finding]:
-    """Yields the memory that is free against what a step takes."""
+    """Yields the finding on free memory against a step's need."""
     devices = jax.devices()
     step = estimate_memory(experiment)
     free, where, needed = device_memory(devices[0]), "each device", step.total

@@ -131,7 +131,7 @@ def _bound_bytes() -> float:
 
 
 def _make_stand_ins(store: ObjectStore, root: Path, objects: Iterable[StoredObject]) -> None:
-    """Makes `root` hold what the bucket holds; what has changed there is made anew."""
+    """Makes `root` hold the bucket's content; changed files are made again."""
 
     def make(one: StoredObject) -> None:
         path = root / one.key
@@ -165,7 +165,7 @@ def _make_stand_ins(store: ObjectStore, root: Path, objects: Iterable[StoredObje
 
 
 def _remove_others(root: Path, objects: Iterable[StoredObject], inside: str) -> None:
-    """Removes what has gone from the bucket."""
+    """Removes files that have gone from the bucket."""
     expected = {one.key for one in objects}
     for folder, _, names in os.walk(root / inside, topdown=False):
         for name in names:

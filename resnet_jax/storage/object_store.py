@@ -43,7 +43,7 @@ _CREDENTIALS = {
 
 @dataclass(frozen=True)
 class StoredObject:
-    """Holds what a listing says of an object: its key below the store's address, its size, and when it was written.
+    """A listing's entry for an object: its key below the store's address, its size, and when it was written.
 
     etag: identifies its content.
     """
@@ -125,7 +125,7 @@ class ObjectStore:
         return self._try(key, lambda: bytes(self._obstore.get_range(self._store, key, start=start, length=num_bytes)))
 
     def put(self, key: str, data: bytes | Path, patience: float | None = None) -> None:
-        """Writes an object, whole or not at all: bytes, or what is in a file."""
+        """Writes an object, whole or not at all: bytes, or a file's content."""
         self._try(key, lambda: self._obstore.put(self._store, key, data, chunk_size=_PART_BYTES), patience)
 
     def replace(self, key: str, data: bytes, version: Version | None, patience: float | None = None) -> Version | None:
@@ -160,7 +160,7 @@ class ObjectStore:
         return self._try(key, read, absent=False)
 
     def head(self, key: str) -> StoredObject | None:
-        """Returns what a listing would say of an object; None if it is not there."""
+        """Returns a listing's entry for an object; None if it is not there."""
 
         def read() -> StoredObject:
             meta = self._obstore.head(self._store, key)
@@ -206,7 +206,7 @@ class ObjectStore:
         return {}
 
     def _try(self, key: str, request: Callable[[], Result], patience: float | None = None, **absent: Any) -> Any:
-        """Returns what a request does, tried again while the store is not to be had.
+        """Returns the result of a request, tried again while the store is not available.
 
         absent: {"absent": what is returned if there is no such object}.
         """
@@ -247,7 +247,7 @@ class ObjectStore:
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _refused(self, where: str, error: BaseException) -> UserError | RunError:
-        """Returns what to raise: a user's mistake at the start, a run's end where the keys were good before."""
+        """Returns the error to raise: a user's mistake at the start, a run's end where the keys were good before."""
         return (RunError if self._has_answered else UserError)(
             f"{where}: the store refuses ({_code(error)}): check or renew the credentials, "
             f"{_CREDENTIALS[self._scheme]}, and what they may do"

@@ -69,7 +69,7 @@ class Holder:
 
 @dataclass(frozen=True)
 class Index:
-    """Holds what the object says; `version` is the store's, for the next conditional write."""
+    """The object's content; `version` is the store's, for the next conditional write."""
 
     files: Files
     holder: Holder | None
@@ -88,7 +88,7 @@ def lease_seconds() -> float:
 
 
 def read_index(store: ObjectStore) -> Index | None:
-    """Returns what the index says; None if there is none.
+    """Returns the index; None if there is none.
 
     Raises:
       UserError: if it is not one that this version reads.

@@ -63,7 +63,7 @@ class Workdir:
 
     @property
     def identity(self) -> str:
-        """Returns what is the same for all processes of a run."""
+        """Returns the part that is the same for all processes of a run."""
         return self.address if is_address(self.address) else str(self.path.absolute())
 
 
@@ -123,7 +123,7 @@ def read_run(text: str | Path, *, arrays: bool = True, may_be_new: bool = False)
 
 
 def _download(store: ObjectStore, folder: Path, *, arrays: bool) -> Files:
-    """Brings the run's files into `folder`, which becomes what the index says, and returns them."""
+    """Brings the run's files into `folder`, which then matches the index, and returns them."""
     for is_last in (*[False] * (_NUM_LOOKS - 1), True):
         shutil.rmtree(folder, ignore_errors=True)
         index = read_index(store)
@@ -388,7 +388,7 @@ def _is_note(key: str) -> bool:
 
 @contextlib.contextmanager
 def _named(path: Path, address: str) -> Iterator[None]:
-    """Has errors and what is logged name the run by its address, not by this machine's copy."""
+    """Has errors and the log name the run by its address, not by this machine's copy."""
 
     def rename(record: logging.LogRecord) -> bool:
         record.msg, record.args = record.getMessage().replace(str(path), address), ()

@@ -1,4 +1,4 @@
-"""Runs the processes of a sweep, several at a time; hands on what asks it to stop, and waits for them to save."""
+"""Runs the processes of a sweep, several at a time; hands on signals to stop, and waits for them to save."""
 
 import contextlib
 import logging
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 SAVED = 75  # the exit code of a run that was interrupted and has saved
 PROMPT = "$ "  # before the command, in the log
 SECONDS_BETWEEN_LOOKS = 0.1
-# The numbers of a run that are said when it ends.
+# The numbers of a run that are printed when it ends.
 MAIN_NUMBERS = {"best": "best validation", "test_accuracy": "test", "test_map": "test map"}
 
 
@@ -40,7 +40,7 @@ class Child:
     Attributes:
       place: which of how many it is, for the lines that are logged.
       command: its words.
-      log: the file to which what it says is added.
+      log: the file to which its output is added.
     """
 
     place: str

@@ -11,7 +11,7 @@ from resnet_jax.errors import UserError
 SEED = "seed"
 BRACKETS = {"(": ")", "[": "]", "{": "}"}
 QUOTES = "'\""
-# What stands in a run's name besides letters and digits; anything else becomes an underscore.
+# A run's name may have these besides letters and digits; anything else becomes an underscore.
 SAFE = frozenset("._-+=,()[]")
 MOST_CHARACTERS = 120  # of a name, which `.log` follows
 

@@ -1,4 +1,4 @@
-"""Adam, AdamW and RMSprop as torch.optim computes them, and Lion: what people finetune with."""
+"""Adam, AdamW and RMSprop as torch.optim computes them, and Lion: the optimizers for finetuning."""
 
 import optax
 

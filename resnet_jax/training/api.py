@@ -1,4 +1,4 @@
-"""Training from Python: what the train command does, with the user's callbacks."""
+"""Training from Python: the same as the train command, with the user's callbacks."""
 
 from collections.abc import Sequence
 from pathlib import Path

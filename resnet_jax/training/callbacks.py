@@ -94,7 +94,7 @@ class CallbackList:
         """Takes the callbacks of process 0; others' are never called.
 
         Raises:
-          UserError: for what is no callback, and for a file that cannot be read.
+          UserError: if one is no callback, or the file cannot be read.
         """
         check_callbacks(callbacks)
         self._callbacks = list(callbacks) if jax.process_index() == 0 else []
@@ -107,7 +107,7 @@ class CallbackList:
         self._at_step: Counter[int] = Counter()  # records so far, by step
 
     def start(self, run: TrainingRun, folders: Iterable[CheckpointFolder]) -> None:
-        """Begins: on_start, and what happened before this start and was not heard of.
+        """Begins: calls on_start, and the hooks for events before this start that were missed.
 
         folders: of the run's checkpoints.
         """
@@ -150,7 +150,7 @@ class CallbackList:
                 self._bring("on_checkpoint", path.parent.name, [step, 1], step, path)
 
     def end(self, result: "RunResult") -> None:
-        """Brings what is left, and how this start ended."""
+        """Calls the hooks that are left, and on_end with this start's result."""
         self.bring_checkpoints()
         self._call_all("on_end", result)
 

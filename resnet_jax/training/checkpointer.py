@@ -32,7 +32,7 @@ STATISTICS = ("batch_stats", "ema_batch_stats")
 
 
 def score_name(experiment: "Experiment") -> str:
-    """Returns what the number by which a run's best is chosen is called."""
+    """Returns the name of the number that chooses a run's best."""
     return "val_map" if experiment.multi_label else "val_accuracy"
 
 
@@ -55,7 +55,7 @@ def save_state(
     Args:
       folder: where to.
       writer: writes behind the caller's back.
-      state: what to save.
+      state: the state to save.
       content: of the manifest.
       eval_state: the same with statistics that were computed for evaluation, which are saved as well.
       announce: called with the checkpoint's path when it is on disk, by the thread that writes.
@@ -138,7 +138,7 @@ class RunMetadata:
 
 
 class Checkpointer:
-    """Saves the latest and the best of a run, in the background; what fails there stops the run at a later step.
+    """Saves the latest and the best of a run, in the background; a failure there stops the run at a later step.
 
     Attributes:
       best_score: the validation accuracy of the best so far, or of several labels an image its mean average precision;
@@ -182,7 +182,7 @@ class Checkpointer:
     def wait(self) -> None:
         """Returns when all is on disk.
 
-        Raises, in all processes, what has failed.
+        Raises, in all processes, the error of a failed save.
         """
         self._preemption.defer_errors(self._background.wait)
         self._preemption.sync_deferred_errors()

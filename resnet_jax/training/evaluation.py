@@ -56,7 +56,7 @@ def batch_results(
     """Yields function(state, batch) of each of `batches`, in order, in host memory; fetched while the next is computed.
 
     Args:
-      function: jitted, and watched by `preemption`, which stops it early. Raises what reading an image raises.
+      function: jitted, and watched by `preemption`, which stops it early. Raises the errors of reading an image.
     """
     previous: Any = None
     with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:

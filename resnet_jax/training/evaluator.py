@@ -1,4 +1,4 @@
-"""When a run evaluates, what it writes of it, and by which number the best is chosen."""
+"""Decides when a run evaluates, writes the results, and chooses the best."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from resnet_jax.training.validation_score import validation_score
 
 
 class Evaluator:
-    """Evaluates a run on its validation and test images, and writes what comes out; once for each step and split."""
+    """Evaluates a run on its validation and test images, and writes the results; once for each step and split."""
 
     def __init__(
         self,

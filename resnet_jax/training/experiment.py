@@ -77,7 +77,7 @@ class Options:
 
 
 def options_of(config: ConfigDict) -> Options:
-    """Returns what a config says, field by field."""
+    """Returns the options of a config, field by field."""
     values = config.to_dict()
     return Options(
         model=_unpack(ModelOptions, values),
@@ -184,7 +184,7 @@ def build_experiment(
       schedule: of the learning rate, instead of the options', whose errors are raised all the same.
 
     Raises:
-      UserError: for options that make none; what is cheap is checked before images are read.
+      UserError: if the options make none; cheap checks come before images are read.
     """
     mesh, batching = make_mesh(devices), options.batches
     check_batch_size(batching.batch_size, mesh, batching.accumulation_steps)
@@ -279,7 +279,7 @@ def build_model(options: Options, num_classes: int) -> ResNet:
 
 
 def _check_schedule(options: ScheduleOptions) -> None:
-    """Raises UserError for what is wrong with the schedule however long the run and its epochs are."""
+    """Raises UserError for faults of the schedule that do not depend on the length of the run and its epochs."""
     check_choice("config.schedule", options.schedule, SCHEDULES)
     if options.decay_epochs and options.decay_steps:
         raise UserError("config.decay_epochs and config.decay_steps exclude each other: set one")

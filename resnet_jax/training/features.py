@@ -1,4 +1,4 @@
-"""Pooled features instead of images: what a run that trains the head alone, on images as they are, computes once."""
+"""Pooled features instead of images: a run that trains the head alone, on unaugmented images, computes them once."""
 
 import time
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from resnet_jax.training.train_state import TrainState
 if TYPE_CHECKING:
     from resnet_jax.training.experiment import Experiment
 
-# Features of more images are computed anew in each epoch: they lie in the memory of every process.
+# Features of more images are computed again in each epoch: they lie in the memory of every process.
 MAX_BYTES = 2**32
 
 
@@ -97,7 +97,7 @@ def with_features(experiment: "Experiment", state: TrainState, preemption: Preem
     """Returns the experiment with its images replaced by their pooled features, if it `has_fixed_features`; else
     itself.
 
-    All processes call it. Raises what reading an image raises, and Preempted.
+    All processes call it. Raises the errors of reading an image, and Preempted.
     """
     if not has_fixed_features(experiment):
         return experiment

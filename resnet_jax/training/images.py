@@ -46,7 +46,7 @@ class Normalization:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Normalization":
-        """Returns what `to_json` gave."""
+        """Returns the normalisation from the result of `to_json`."""
         return cls(np.asarray(values["mean"]), np.asarray(values["std"]))
 
 
@@ -136,7 +136,7 @@ def make_class_weights(choice: str | tuple[float, ...], train: Source) -> tuple[
 def make_transform(
     options: AugmentOptions, images: ImageOptions, otherwise: Preprocess | None = None
 ) -> TrainingTransform | None:
-    """Returns what the host does to a training image; None if nothing beyond what evaluation does.
+    """Returns the host's transform of a training image; None if it does nothing beyond evaluation's.
 
     Args:
       otherwise: how an image is cropped if not at random; of encoded images.
@@ -234,7 +234,7 @@ def make_normalization(options: ImageOptions, train: Source) -> Normalization:
 
 
 def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Array]:
-    """Returns what normalises images: to float64 for a float64 model, else to float32."""
+    """Returns the function that normalises images: to float64 for a float64 model, else to float32."""
     image_dtype = "float64" if dtype == "float64" else "float32"
     return lambda images: normalize(images, normalization.mean, normalization.std, image_dtype)
 
@@ -242,7 +242,7 @@ def normalizer(normalization: Normalization, dtype: str) -> Callable[[Array], Ar
 def augmenter(
     options: AugmentOptions, batches: BatchOptions, normalization: Normalization, num_classes: int, dtype: str
 ) -> Callable[[dict[str, Array], Array], dict[str, Array]]:
-    """Returns (batch of `TrainBatches`, step) -> batch of `train_step`: what happens to images inside `jit`."""
+    """Returns (batch of `TrainBatches`, step) -> batch of `train_step`: the augmentation inside `jit`."""
     seed, normalized = batches.seed, normalizer(normalization, dtype)
     # Elsewhere an epoch does not take each image once, and its number says nothing of one.
     takes_each_once = batches.sampling == "shuffle" and batches.repeated_augmentation == 1

@@ -1,4 +1,4 @@
-"""A run's train state and its compiled functions: the update, the evaluation, the statistics computed anew."""
+"""A run's train state and its compiled functions: the update, the evaluation, the recomputed statistics."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""The training loop, and what is done between its steps.
+"""The training loop, and the work between its steps.
 
 The loop keeps one step in flight: a step's metrics are fetched after the next one has been dispatched, so that the
 device never waits for the host. Whatever a step number makes due (validation, then the checkpoint, then the test) is
@@ -83,10 +83,10 @@ class Run:
 
 
 def train_loop(run: Run, state: TrainState) -> RunResult:
-    """Trains `state` to the run's last step; what follows a step depends on its number and the log alone."""
+    """Trains `state` to the run's last step; the work after a step depends on its number and the log alone."""
     step, pending = int(state.step), None  # pending: metrics that the device still computes
     try:
-        if after_step(run, state, step):  # what a run that was killed has left undone
+        if after_step(run, state, step):  # the work that a killed run has left undone
             return run.result(step, state)
         with closing(run.batches(start=step)) as batches:  # sharded and prefetched; step k always gets batch k
             for batch in batches:
@@ -106,10 +106,10 @@ def train_loop(run: Run, state: TrainState) -> RunResult:
 
 
 def after_step(run: Run, state: TrainState, step: int, metrics: dict[str, Any] | None = None) -> bool:
-    """Does what is due after `step` updates: logs the last, validates, keeps the best, saves, tests, in this order.
+    """Does the work due after `step` updates: logs the last, validates, keeps the best, saves, tests, in this order.
 
     Returns:
-      Whether the run ends early here, by its patience; what is due at a run's end is done then.
+      Whether the run ends early here, by its patience; the work that is due at a run's end is then done.
 
     Raises:
       Preempted: if the run is to stop before its end.

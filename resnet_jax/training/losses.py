@@ -157,7 +157,7 @@ class Loss:
 def correct_labels(logits: Array, labels: Array) -> Array:
     """Returns of which labels it is rightly said that an image has them or not, (B, K) bool.
 
-    A label is said to be there where its probability, the logit's sigmoid, is above 1/2.
+    A label counts as present if its probability, the logit's sigmoid, is above 1/2.
 
     Args:
       logits: (B, K).

@@ -136,7 +136,7 @@ class MetricWriter:
             self.draw()
 
     def _best_so_far(self, split: str) -> str:
-        """Returns what to add to the line of an evaluation just recorded."""
+        """Returns the addition to the line of an evaluation just recorded."""
         best = best_validation(self.log.records) if split == "val" else None
         if best is None:
             return ""
@@ -145,7 +145,7 @@ class MetricWriter:
         return f"  (best so far {validation_score(best, 'val_'):.4f} at epoch {best['epoch']:g})"
 
     def pause_clock(self) -> None:
-        """Leaves out of images/s what follows, until the next step."""
+        """Leaves the time until the next step out of images/s."""
         self._clock_started = 0.0
 
     def draw(self) -> None:

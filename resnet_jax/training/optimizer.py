@@ -1,4 +1,4 @@
-"""SGD, LARS and LAMB as torch.optim and timm compute them, the choice of one, and what may be chained around them."""
+"""SGD, LARS and LAMB as torch.optim and timm compute them, the choice of one, and the transforms around them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ class OptimizerOptions:
 def make_optimizer(
     options: OptimizerOptions, schedule: Schedule, factors: Mapping[str, float]
 ) -> optax.GradientTransformation:
-    """Returns the optimizer that the options name, chained with what they put around it.
+    """Returns the optimizer that the options name, chained with the transforms around it.
 
     Args:
       factors: of the learning rate, as for `scale_by_layer`, instead of the options'.
@@ -221,7 +221,7 @@ def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation
 
 
 def _descend(learning_rate: float | Schedule, momentum: float, nesterov: bool) -> optax.GradientTransformation:
-    """Steps against the gradients, or with momentum their running sum: what SGD and LARS end with."""
+    """Steps against the gradients, or with momentum their running sum: the end of SGD and LARS."""
     if nesterov and momentum == 0.0:
         raise UserError("nesterov=True needs momentum > 0")
     return optax.chain(

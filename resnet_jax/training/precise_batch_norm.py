@@ -1,4 +1,4 @@
-"""Batch-norm statistics computed anew over training images ("precise BN", Wu and Johnson 2021, arXiv:2105.07576)."""
+"""Batch-norm statistics recomputed over training images ("precise BN", Wu and Johnson 2021, arXiv:2105.07576)."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial

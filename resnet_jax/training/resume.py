@@ -34,7 +34,7 @@ NOTABLE_CHANGE = 0.02
 def restore_last(
     template: TrainState, latest: CheckpointFolder, best: CheckpointFolder, experiment: Experiment
 ) -> tuple[TrainState, dict[str, Any]] | None:
-    """Returns the last state that is what was saved, and its manifest; None if none has been saved yet.
+    """Returns the last intact state, and its manifest; None if none has been saved yet.
 
     Damaged steps are reported and quarantined. If all the latest are damaged, the best may serve, unless its statistics
     differ from the ones that training goes on with.

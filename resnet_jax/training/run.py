@@ -1,4 +1,4 @@
-"""A run from its config to its result: what is checked before it begins, and what its loop works with."""
+"""A run from its config to its result: the checks before it begins, and the objects that its loop works with."""
 
 import json
 import time
@@ -63,7 +63,7 @@ def train(
       place: its folder, or its copy of one in a bucket.
       name: the run's, for the title of its curves.
       splits: images to train and evaluate on, instead of the options' images.
-      callbacks: what hears of the run, see `Callback`.
+      callbacks: called as the run goes, see `Callback`.
 
     Returns:
       How the run ended.
@@ -132,7 +132,7 @@ def _lock(stack: ExitStack, workdir: Path, options: Options) -> None:
 
 @dataclass(frozen=True)
 class _Start:
-    """Where a run begins: its state, what was logged of it, and the manifest that it continues from, if any."""
+    """Where a run begins: its state, its log, and the manifest that it continues from, if any."""
 
     step: int
     state: TrainState
@@ -147,7 +147,7 @@ class _Start:
 def _start(
     experiment: Experiment, initial: Variables | None, workdir: Path, latest: CheckpointFolder, best: CheckpointFolder
 ) -> _Start:
-    """Restores what was saved, or begins anew, and writes the run's config."""
+    """Restores the saved state, or begins a new run, and writes the run's config."""
     train_digest = sync_errors(experiment.batches.source.digest)  # once: it hashes every path of a folder
     assert_equal_across_processes("the training images", train_digest)
     state, sums, manifest = init_run_state(experiment, begin_with=initial), MetricSums(), None

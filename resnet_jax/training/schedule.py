@@ -38,7 +38,7 @@ class ScheduleOptions:
     warmup_shape: str
 
     def num_warmup_steps(self, steps_per_epoch: int) -> int:
-        """Returns the number of steps of the warm-up, without that which "one_cycle" has by itself."""
+        """Returns the number of steps of the warm-up, without the one that "one_cycle" includes."""
         return self.warmup_steps or round(self.warmup_epochs * steps_per_epoch)
 
 

@@ -34,7 +34,7 @@ class Start:
       seconds: from there to the last time that it was written: at most half a minute before a process was killed.
       from_step, to_step: updates that were done before it, and after it.
       finished: it got to the run's end.
-      command: what started it.
+      command: the command that started it.
       processor: of the host that wrote this, and how many of its cores were to be had.
       devices: "8 x NVIDIA H200", of all processes.
       num_processes: in how many it ran.

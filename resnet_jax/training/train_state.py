@@ -35,7 +35,7 @@ class StateOptions:
     ema_warmup_epochs: Annotated[float, NOT_NEGATIVE]
     on_nonfinite: Annotated[str, OneOf(ON_NONFINITE)]
     max_skipped_updates: Annotated[int, POSITIVE]
-    precise_bn_batches: Annotated[int, NOT_NEGATIVE]  # > 0: statistics are computed anew over so many for evaluation
+    precise_bn_batches: Annotated[int, NOT_NEGATIVE]  # > 0: statistics are recomputed over so many for evaluation
 
 
 @dataclass(frozen=True)

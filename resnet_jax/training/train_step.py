@@ -109,7 +109,7 @@ def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
 
 
 def per_example_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
-    """Returns what `eval_step` returns, and under "rows" the result of each row, (B,) each; pure, to be jitted.
+    """Returns the result of `eval_step`, and under "rows" the result of each row, (B,) each; pure, to be jitted.
 
     "label" and "predicted", int32; "confidence", the largest probability, in (0, 1]; "rank", int32: how many classes
     stand before the label's, of equal logits the earlier class first, so that 0 is a correct answer; "loss" in nats;
@@ -188,7 +188,7 @@ def _gradients(
     axes = automatic_batch_axes(images, state.axis_name) if state.local_batch_norm else ()
     if not axes:
         return _share_of_gradients(state, state.params, batch_stats, batch, dropout_key, ())
-    # Each device computes by itself, and one all-reduce brings all of it together, as torch's data parallelism does.
+    # Each device computes alone, and one all-reduce brings all of it together, as torch's data parallelism does.
     whole, rows = PartitionSpec(), PartitionSpec(axes)
     compute = jax.shard_map(
         partial(_mean_of_gradients, state, axes),

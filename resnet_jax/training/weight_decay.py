@@ -1,4 +1,4 @@
-"""Which parameters decay, by name and dimension, and what all optimizers check."""
+"""Chooses the parameters that decay, by name and dimension, and checks the numbers that all optimizers share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +38,7 @@ def decayed(decay_norm_and_bias: bool, decay_bias: bool) -> Mask | None:
         return None
 
     def mask(params: optax.Params) -> Any:
-        # A batch norm is what has a scale.
+        # A layer with a scale is a batch norm.
         names = {dotted(path) for path, _ in jax.tree.leaves_with_path(params)}
 
         def decays(path: tuple[Any, ...], leaf: jax.Array) -> bool:

@@ -27,7 +27,7 @@ Record = dict[str, Any]
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """Returns what the run in `workdir` was started with.
+    """Returns the fields that the run in `workdir` was started with.
 
     Raises:
       UserError: if there is no run.
@@ -158,7 +158,7 @@ class MetricsLog:
     """The records of `metrics.jsonl`, one JSON object a line, each with "step" and "epoch"."""
 
     def __init__(self, workdir: Path, records: list[Record] | None = None) -> None:
-        """Reads what is there, if it is not given as `records`.
+        """Reads the existing log, unless it is given as `records`.
 
         A last line cut off by a crash is dropped; other lines that are no records are as well, with a warning.
         """

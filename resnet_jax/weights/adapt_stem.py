@@ -21,6 +21,6 @@ def adapt_kernel(kernel: np.ndarray, num_channels: int) -> np.ndarray:
 
 
 def adaptation(path: object, num_channels: int) -> str:
-    """Returns what `adapt_kernel` does to the stem of the weights at `path`, in words."""
+    """Returns the change that `adapt_kernel` makes to the stem of the weights at `path`, in words."""
     how = "summed over them" if num_channels == 1 else f"repeated and scaled by {RGB}/{num_channels}"
     return f"the first convolution of {path} is for images of {RGB} channels: for {num_channels} it is {how}"

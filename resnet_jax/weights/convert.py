@@ -46,7 +46,7 @@ def convert(
         and transformers one that they load, with their config.json; else a checkpoint directory, in which weights.json
         holds the model, class names and preprocessing. So does the metadata of a .safetensors file; a torch file
         holds none of these.
-      preprocess: or its name in PREPROCESS; None keeps what is known of `source`.
+      preprocess: or its name in PREPROCESS; None keeps the info of `source`.
       adjustment: of either, by hand; with mean and std it is enough where nothing is known.
       which: of a run's folder the "newest" checkpoint, as None, or the "best".
       average: take the moving average of the weights, if it keeps one.

@@ -31,7 +31,7 @@ def describe_weights(
     average: bool = True,
     choice: Choice | None = None,
 ) -> tuple[StateDict, ResNet, WeightsInfo]:
-    """Returns the weights at `path`, not read yet, their model, and what else is known of them.
+    """Returns the weights at `path`, not read yet, their model, and the info on them.
 
     Biased convolutions are seen in the weights.
 

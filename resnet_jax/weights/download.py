@@ -33,13 +33,13 @@ def partial_of(path: Path) -> Path:
 
 
 def forget_partial(path: Path) -> None:
-    """Removes what has been received of `path`: the next download starts over."""
+    """Removes the received part of `path`: the next download starts over."""
     partial_of(path).unlink(missing_ok=True)
     _validator_of(path).unlink(missing_ok=True)
 
 
 def download(url: str, path: Path) -> None:
-    """Brings the file at `url` to `partial_of(path)`, continuing what is there; the caller checks and renames it.
+    """Brings the file at `url` to `partial_of(path)`, continuing a part of it; the caller checks and renames it.
 
     Raises:
       UserError: that says what to put where if the server refuses or cannot be reached, within seconds; OSError if
@@ -58,7 +58,7 @@ def download(url: str, path: Path) -> None:
 
 
 def _receive(url: str, path: Path, show: Callable[[int, int | None], None]) -> None:
-    """Makes one request for what is missing of the file; for all of it if the server cannot or must not continue."""
+    """Makes one request for the missing part of the file; for all of it if the server cannot or must not continue."""
     partial, validator = partial_of(path), _validator_of(path)
     offset = partial.stat().st_size if partial.exists() else 0
     headers = {"User-Agent": "resnet_jax"}
@@ -126,7 +126,7 @@ def _open(request: Request) -> Any:
 
 
 def _chunks(response: Any) -> Iterator[bytes]:
-    """Yields the body piece by piece; what fails here is the network, not the disk."""
+    """Yields the body piece by piece; a failure here is the network's, not the disk's."""
     try:
         while chunk := response.read(CHUNK_BYTES):
             yield chunk

@@ -32,12 +32,12 @@ class WeightsFile:
 
 
 def open_weights_file(path: Path) -> WeightsFile:
-    """Returns what a file of weights holds, whatever its name; of most kinds no tensor is read, nothing is executed.
+    """Returns the content of a file of weights, whatever its name; of most kinds reads no tensor; executes nothing.
 
     Of a folder or index of weights in parts (`model_folder`) it covers all parts.
 
     Raises:
-      UserError: with what the file is instead, if it is none, and for a damaged one.
+      UserError: if the file is damaged, or is something else, which the message names.
     """
     if not path.exists():
         refuse_missing(path)

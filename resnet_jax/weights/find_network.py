@@ -1,4 +1,4 @@
-"""Finds the network among all that a file of weights holds: under which prefix, with which head, and what is left."""
+"""Finds the network among all that a file of weights holds: under which prefix, with which head, and the rest."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -103,7 +103,7 @@ def name_head(shapes: Mapping[str, Shape], others: Mapping[str, Shape]) -> dict[
 
     Args:
       shapes: of the network's tensors, by torchvision's names; tensors of no known module are candidates too.
-      others: of what else the file holds, by its own names.
+      others: of the rest of the file, by its own names.
     """
     if "fc.weight" in shapes:
         return {}

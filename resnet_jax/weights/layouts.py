@@ -144,7 +144,7 @@ def rename(name: str, rules: tuple[Rule, ...]) -> str | None:
 
 
 class _Numbers(dict[str, int]):
-    """Maps what stands between braces, {x} and {x+1}, to numbers."""
+    """Maps the text between braces, {x} and {x+1}, to numbers."""
 
     def __missing__(self, key: str) -> int:
         return self[key.removesuffix("+1")] + 1

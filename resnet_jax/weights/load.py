@@ -49,7 +49,7 @@ def load_weights(
         transformers, akamaster's CIFAR networks and tutorials are recognised. Half-precision weights are widened.
         Also BiT's .npz, msgpack files and Orbax folders of Flax, Keras' files (.keras, .h5), detectron2's .pkl. Or the
         address of one of these in a bucket, s3://… or gs://….
-      head: "strict" takes the head from the file, "reset" initialises its last layer anew (with key 0) whatever the
+      head: "strict" takes the head from the file, "reset" initialises its last layer (with key 0) whatever the
         file has: of a model with base_classes the layer on top of the head.
       num_channels: of the images. If the file's first convolution takes three, it is adapted to them as timm does
         (`adapt_kernel`), with a warning. None: as many as the file's.
@@ -92,7 +92,7 @@ def import_state_dict(
     *,
     adapt_stem: bool = False,
 ) -> tuple[dict[str, Any], Report]:
-    """Returns what `import_weights` returns, of weights at `path` that are open already.
+    """Returns the result of `import_weights`, of weights at `path` that are open already.
 
     Args:
       num_channels: that the images have; None: as many as the weights are for.

@@ -1,4 +1,4 @@
-"""Reads what the config of a model folder, timm's or transformers', says of its weights."""
+"""Reads the info on weights from the config of a model folder, timm's or transformers'."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from resnet_jax.weights.transformers_config import read_transformers_config
 
 
 def read_model_config(folder: Path) -> WeightsInfo:
-    """Returns what config.json in the folder says of the weights beside it; nothing if there is none of a known kind.
+    """Returns the info of config.json in the folder on the weights beside it; empty if there is none of a known kind.
 
     Raises:
       UserError: for a network that is none of ours, and for a damaged file.
@@ -27,7 +27,7 @@ def read_model_config(folder: Path) -> WeightsInfo:
 
 
 def parse_model_config(where: str, config: Mapping[str, Any], processor: Mapping[str, Any] | None) -> WeightsInfo:
-    """Returns what a config says; nothing if it is of no known kind. `where` it stands is for messages.
+    """Returns the info of a config; empty if it is of no known kind. `where` it stands is for messages.
 
     Args:
       processor: the content of preprocessor_config.json, if there is one.

@@ -12,7 +12,7 @@ _MOST_MODULES = 100_000
 
 
 def module_tensors(path: Path, module: PickledObject) -> dict[str, Any]:
-    """Returns what torch's `module.state_dict()` would: parameters and persistent buffers by their names, in its order.
+    """Returns torch's `module.state_dict()`: parameters and persistent buffers by their names, in its order.
 
     Args:
       path: of the file, for messages.

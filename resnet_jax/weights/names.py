@@ -41,7 +41,7 @@ TORCH_LEAVES = {
     "kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var",
     "v": "v", "tau": "tau",  # EvoNorm's and filter response norm's
 }  # fmt: skip
-# What a state_dict holds besides weights: counters of batch norm, and of torch's averaged models.
+# Entries of a state_dict besides weights: counters of batch norm, and of torch's averaged models.
 COUNTERS = ("num_batches_tracked", "n_averaged")
 
 

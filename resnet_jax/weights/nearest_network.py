@@ -30,7 +30,7 @@ def describe_network(shapes: Mapping[str, Shape]) -> str | None:
 def describe_options(shapes: Mapping[str, Shape]) -> str | None:
     """Returns the same as the commands' options, as in "--model resnet20 --model_args shortcut=B".
 
-    Biased convolutions are left out: the commands see them by themselves.
+    Biased convolutions are left out: the commands detect them on their own.
     """
     found = likely_networks(shapes)
     if not found:

@@ -15,7 +15,7 @@ from resnet_jax.weights.model_folder import is_model_folder
 from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.state_dict import Choice, RunCheckpoint, StateDict, from_named, name_tensors, read_state_dict
 
-# What the moving average's names of a run begin with.
+# The beginning of the moving average's names in a run.
 OF_AVERAGE = "ema_"
 
 

@@ -1,4 +1,4 @@
-"""Reads what travels with weights: in a directory or a file's metadata, in a config beside them, or by their name."""
+"""Reads the info that travels with weights: from a directory, a file's metadata, a config beside them or their name."""
 
 from pathlib import Path
 

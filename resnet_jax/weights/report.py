@@ -33,7 +33,7 @@ class Report:
       unexpected: in the file, not of the model.
       misshapen: (shape there, here).
       zeroed: biases of convolutions that have none in the file, where others have: the same network.
-      reset: the model's, initialised anew.
+      reset: the model's, newly initialised.
       dropped: the rest of the file.
       counters: how many of its entries count something, batches or steps.
       num_channels: of the images that the network takes.
@@ -73,14 +73,14 @@ def compare(
     *,
     adapt_stem: bool = False,
 ) -> Report:
-    """Returns what of the state_dict goes where in the model.
+    """Returns which tensors of the state_dict go where in the model.
 
     Args:
       num_channels: of the images that it must take; None: as many as the file's stem has.
       adapt_stem: a stem of three channels will be made one of num_channels; the report says so.
 
     Raises:
-      UserError: for what cannot be a weight, and for a stem of other images.
+      UserError: if an entry cannot be a weight, or the stem is for other images.
     """
     there = _num_input_channels(state, model)
     fits = num_channels in (None, there)

@@ -44,7 +44,7 @@ class SafetensorsTensor:
         """Returns the elements, of `shape`.
 
         Raises:
-          UserError: if the file is no longer what it was when it was opened.
+          UserError: if the file has changed since it was opened.
         """
         # Opened for each tensor: a file that is mapped all the while can be neither replaced (Windows) nor cut safely.
         with reading(self.path), safe_open(self.path, "numpy") as file:

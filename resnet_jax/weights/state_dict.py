@@ -46,7 +46,7 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True)
 class RunCheckpoint:
-    """Names what was read of a run: which step, and whether the moving average.
+    """Names the part of a run that was read: its step, and whether it is the moving average.
 
     Attributes:
       checkpoint: "newest" or "best"; "" where the step itself was named.
@@ -210,7 +210,7 @@ def _is_counter(name: Any, entry: Any) -> bool:
 
 
 def _tensor(entry: Any) -> Tensor | Unreadable:
-    """Returns `entry`, or what stands for it where it is no tensor."""
+    """Returns `entry`, or its stand-in if it is no tensor."""
     if isinstance(entry, Unreadable) or hasattr(entry, "read"):
         return entry
     return Unreadable(f"a {type(entry).__name__}")

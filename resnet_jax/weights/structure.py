@@ -26,7 +26,7 @@ def by_structure(path: Path, state: StateDict, model: ResNet) -> StateDict:
 
 
 def describe_structure(path: Path, state: StateDict, model: ResNet) -> str:
-    """Returns what matching by structure would do, for a message; "" if it cannot."""
+    """Returns the result of matching by structure, for a message; "" if it cannot."""
     try:
         found = by_structure(path, state, model).originals
     except UserError:

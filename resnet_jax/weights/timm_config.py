@@ -1,4 +1,4 @@
-"""timm's config.json: what it says of a network, its classes and its images, and how ours are said in it."""
+"""timm's config.json: reads a network, its classes and its images from it, and writes ours into it."""
 
 import logging
 import math
@@ -56,7 +56,7 @@ _WITHOUT_EFFECT = (
 
 
 def read_timm_config(where: str, content: Config) -> WeightsInfo:
-    """Returns what a config of timm's says. `where` it stands is for messages.
+    """Returns the info of a config of timm's. `where` it stands is for messages.
 
     Raises:
       UserError: for a network that is none of ours, and arguments of it that have no counterpart.
@@ -105,7 +105,7 @@ def _our_argument(where: str, argument: str, value: Any) -> Arguments:
 
 
 def _read_preprocess(pretrained: Config) -> Preprocess:
-    """Returns what timm's validation does: at the size for tests, where there is one."""
+    """Returns timm's preprocessing for validation: at the size for tests, if there is one."""
     _, height, width = pretrained.get("test_input_size") or pretrained.get("input_size") or (3, 224, 224)
     share = pretrained.get("test_crop_pct") or pretrained.get("crop_pct") or 0.875
     before, crop = as_side(math.floor(height / share), math.floor(width / share)), as_side(height, width)

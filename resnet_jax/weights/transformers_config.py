@@ -35,7 +35,7 @@ _CROPPING, _SQUASHING = "BitImageProcessor", "ViTImageProcessor"
 
 
 def read_transformers_config(where: str, content: Config, processor: Config | None) -> WeightsInfo:
-    """Returns what a config of transformers' ResNet says. `where` it stands is for messages.
+    """Returns the info of a config of transformers' ResNet. `where` it stands is for messages.
 
     Args:
       processor: the content of preprocessor_config.json, if there is one.

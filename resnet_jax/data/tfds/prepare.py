@@ -36,7 +36,7 @@ def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = No
     """Downloads and prepares a TFDS set as array_record; imports TensorFlow.
 
     A process that prepares the same set meanwhile is waited for. Nothing half-prepared stays if this one fails, and
-    what a killed one has left is removed.
+    a killed one's leftovers are removed.
 
     Args:
       url_infos: replaces the registered sizes and checksums of the set's archives (for archives made by tests).
@@ -49,7 +49,7 @@ def prepare(name: str, data_dir: str = "", url_infos: dict[str, Any] | None = No
 
 
 def _prepare(name: str, data_dir: str, url_infos: dict[str, Any] | None, tidying: contextlib.ExitStack) -> None:
-    """Does as `prepare`, with what must be done at its end, however it ends, left in `tidying`."""
+    """Prepares as `prepare` does, and leaves in `tidying` the work for its end, however it ends."""
     builder = find_builder(name, data_dir)
     if builder.is_prepared():
         return

@@ -71,7 +71,7 @@ class TfdsRecords:
         return self.read_many([index])[0]
 
     def read_many(self, indices: Sequence[int]) -> list[tuple[bytes, int]]:
-        """Returns what `read` returns of each of `indices`."""
+        """Returns the results of `read` for each of `indices`."""
         try:
             # One by one needs no threads.
             examples = [self.examples[indices[0]]] if len(indices) == 1 else self.examples.__getitems__(indices)
@@ -83,7 +83,7 @@ class TfdsRecords:
         return [self._image_and_label(*pair) for pair in zip(indices, examples, strict=True)]
 
     def name(self, index: int) -> str:
-        """Returns what messages call the record: "imagenet2012:train[17] (n01440764_10026.JPEG)"."""
+        """Returns the record's name for messages: "imagenet2012:train[17] (n01440764_10026.JPEG)"."""
         try:
             return self._name(index, _features(self.examples[index]))
         except RuntimeError:

@@ -26,7 +26,7 @@ class Needs:
 
 
 def needs_of(name: str, data_dir: str = "") -> Needs | None:
-    """Returns what the set needs; None if it is prepared.
+    """Returns the set's needs; None if it is prepared.
 
     Raises:
       UserError: as `find_builder`.

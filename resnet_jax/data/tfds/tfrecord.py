@@ -18,7 +18,7 @@ _HEADER, _CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")
 
 
 class DamagedRecordError(RuntimeError):
-    """A file that is not there, cannot be read, or is not what was written."""
+    """A file that is missing, cannot be read, or differs from the written one."""
 
 
 class TfRecords:
@@ -36,7 +36,7 @@ class TfRecords:
         """Returns the record's bytes.
 
         Raises:
-          DamagedRecordError: if they are not what was written.
+          DamagedRecordError: if they differ from the written bytes.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)

@@ -13,7 +13,7 @@ Channels = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Adjustment:
-    """Says of a `Preprocess` what shall be otherwise; None leaves a field as it is.
+    """Changes to a `Preprocess`; None leaves a field as it is.
 
     Attributes:
       mean, std, interpolation: as in `Preprocess`.
@@ -33,7 +33,7 @@ class Adjustment:
         return self != Adjustment()
 
     def prepare(self, weights: Path, known: Preprocess | None) -> Preprocess:
-        """Returns how images are prepared for weights: as is known, with what is given; mean and std are enough.
+        """Returns how images are prepared for weights: as is known, with these changes; mean and std are enough.
 
         Raises:
           UserError: if neither is there, and as `adjust` does.
@@ -48,7 +48,7 @@ class Adjustment:
         return self.adjust(dataclasses.replace(AS_THEY_ARE, mean=self.mean, std=self.std))
 
     def adjust(self, preprocess: Preprocess) -> Preprocess:
-        """Returns `preprocess` with what is given.
+        """Returns `preprocess` with these changes.
 
         Raises:
           UserError: for values outside their ranges, or that make no sense together.

@@ -23,7 +23,7 @@ def image_keys(seed: int, epoch: Array, sample: Array) -> Array:
 
 
 def batch_key(seed: int, step: Array) -> Array:
-    """Returns the random key of what is chosen once for a batch: a function of seed and step () int."""
+    """Returns the random key of choices that are made once for a batch: a function of seed and step () int."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _BATCH), step)
 
 
@@ -133,7 +133,7 @@ def cutout(keys: Array, images: Array, size: int) -> Array:
 
     Args:
       images: (B, H, W, C), normalised; each by its own key (B,).
-      size: of the square in pixels a side; what of it lies outside the image is lost.
+      size: of the square in pixels a side; its part outside the image is lost.
     """
     height, width = images.shape[1:3]
 

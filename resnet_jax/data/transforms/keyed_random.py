@@ -1,4 +1,4 @@
-"""Random numbers for what happens to an image on the host: a function of (seed, epoch, sample) alone."""
+"""Random numbers for transforming an image on the host: a function of (seed, epoch, sample) alone."""
 
 import hashlib
 import math

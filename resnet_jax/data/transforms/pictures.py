@@ -15,7 +15,7 @@ def to_pictures(image: Image.Image | np.ndarray, num_channels: int, high_bit_dep
 
     Args:
       image: of any mode, or pixels (H, W, C) uint8 with C = num_channels.
-      high_bit_depth: what is done with modes of more than 8 bits a channel, see `to_eight_bits`.
+      high_bit_depth: for modes of more than 8 bits a channel, see `to_eight_bits`.
 
     Raises:
       UserError: for such modes where that says so, and for a picture where other than 1, 3 or 4 channels are needed.
@@ -36,7 +36,7 @@ def to_pictures(image: Image.Image | np.ndarray, num_channels: int, high_bit_dep
 
 
 def to_pixels(pictures: Sequence[Image.Image]) -> np.ndarray:
-    """Returns the pixels (H, W, C) uint8 of what `to_pictures` gave."""
+    """Returns the pixels (H, W, C) uint8 of the result of `to_pictures`."""
     if len(pictures) > 1:
         return np.stack([np.asarray(picture) for picture in pictures], axis=-1)
     pixels = np.array(pictures[0])

@@ -156,7 +156,7 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, values: Any) -> "Preprocess":
-        """Returns what `to_json` gave.
+        """Returns the preprocessing from the result of `to_json`.
 
         Raises:
           UserError: for anything else.
@@ -196,7 +196,7 @@ class TenCrop:
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
-        """The shape of what `pixels` gives."""
+        """The shape of the result of `pixels`."""
         shape = self.preprocess.image_shape
         assert shape is not None
         return 10, *shape
@@ -215,7 +215,7 @@ class TenCrop:
         right, bottom = width - crop_width, height - crop_height
         centre = (_crop_start(width, crop_width), _crop_start(height, crop_height))
         places = [(0, 0), (right, 0), (0, bottom), (right, bottom), centre]
-        # The mirrored image is cropped anew, as in torchvision: a centre at half a pixel moves.
+        # The mirrored image is cropped again, as in torchvision: a centre at half a pixel moves.
         mirrored = [picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for picture in pictures]
         return np.stack(
             [
@@ -249,14 +249,14 @@ def _are_fractions(values: Any) -> bool:
 
 
 def _covering(width: int, height: int, least_height: int, least_width: int) -> tuple[int, int]:
-    """Returns (width, height), in proportion, that just cover the least ones; what is longer is rounded down."""
+    """Returns (width, height), in proportion, that just cover the least ones; the longer side is rounded down."""
     if width * least_height <= height * least_width:
         return least_width, int(least_width * height / width)
     return int(least_height * width / height), least_height
 
 
 def _inside(width: int, height: int, most_height: int, most_width: int) -> tuple[int, int]:
-    """Returns (width, height), in proportion, that just fit into the most ones; what is shorter is rounded."""
+    """Returns (width, height), in proportion, that just fit into the most ones; the shorter side is rounded."""
     if width * most_height >= height * most_width:
         return most_width, max(1, round(most_width * height / width))
     return max(1, round(most_height * width / height)), most_height

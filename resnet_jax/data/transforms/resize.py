@@ -27,7 +27,7 @@ def make_resize(resampler: str, interpolation: str, antialias: bool) -> Resize:
         0.7 of 255 away from them on average on ImageNet's crops.
 
     Raises:
-      UserError: for what these cannot do.
+      UserError: if these cannot do it.
     """
     check_choice("resampler", resampler, RESAMPLERS)
     check_choice("interpolation", interpolation, INTERPOLATIONS)

@@ -24,7 +24,7 @@ class RandomResizedCrop:
     """A part of an image of random area and shape, resized (Szegedy et al. 2014, arXiv:1409.4842), as torchvision's.
 
     Attributes:
-      size: of what comes out in pixels, one side or (height, width).
+      size: of the result in pixels, one side or (height, width).
       scale: the part's share of the area, uniform between two numbers in (0, 1].
       ratio: its width by its height, uniform in the logarithm.
       resampler, interpolation, antialias: as in `make_resize`.
@@ -61,7 +61,7 @@ class RandomResizedCrop:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """The shape of what comes out."""
+        """The shape of the result."""
         return (*height_and_width(self.size), self.num_channels)
 
     def box(self, width: int, height: int, rng: KeyedRandom) -> Box:
@@ -90,7 +90,7 @@ class TrainingTransform:
     Attributes:
       crop: random; or a `Preprocess`, whose resize and crop are as in evaluation; or None, the image as it is.
       operations: a colour jitter, a policy, each called as operation(image, draws); for images of 1, 3 or 4 channels.
-      fitted: what the image becomes before a random crop; None: it stays as it is.
+      fitted: how the image is fitted before a random crop; None: it stays as it is.
     """
 
     crop: RandomResizedCrop | Preprocess | None = None
@@ -99,7 +99,7 @@ class TrainingTransform:
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
-        """The shape of what comes out; None if it depends on the image."""
+        """The shape of the result; None if it depends on the image."""
         return None if self.crop is None else self.crop.image_shape
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:

@@ -243,7 +243,7 @@ class _Tracer(JaxprTranslator):
         return self._conv(x, kernel, shape, strides, ((0, 0), (0, 0)), 1, 1)
 
     def _same(self, equation: Any, shape: Any, x: Any) -> Any:
-        """Translates what changes neither values nor their order."""
+        """Translates an operation that changes neither values nor their order."""
         del equation
         if [side for side in x.shape if side != 1] != [side for side in shape if side != 1] or shape[0] != x.shape[0]:
             raise UnknownOperationError("reshape")
@@ -335,7 +335,7 @@ def _take_in(before: Operation, operation: Operation, others: list[int], place: 
 
 
 def _needed(operations: list[Operation], result: int) -> list[Operation]:
-    """Returns what the result needs, in order, with the operands' places renumbered."""
+    """Returns the operations that the result needs, in order, with the operands' places renumbered."""
     needed = {result, 0}
     for place in range(result, -1, -1):
         if place in needed:

@@ -71,7 +71,7 @@ class Hdf5Tensor:
         """Returns the elements, of `shape`.
 
         Raises:
-          UserError: if the file is damaged or no longer what it was.
+          UserError: if the file is damaged or has changed.
         """
         with self.source.opened() as file:
             dataset = file[self.name]
@@ -105,7 +105,7 @@ def walk(source: Source, group: Any) -> Iterator[tuple[str, Any]]:
 
 
 def follow(group: Any, path: str) -> Any:
-    """Returns what lies under `path` in the group, by hard links alone.
+    """Returns the object under `path` in the group, by hard links alone.
 
     Raises:
       ValueError: if it is not there.

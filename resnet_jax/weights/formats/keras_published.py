@@ -39,7 +39,7 @@ class Published:
 
 
 def published_weights(name: str) -> Published | None:
-    """Returns what the file of this name is; None if it is none that Keras publishes."""
+    """Returns the published file of this name; None if Keras publishes none."""
     match = _FILE.fullmatch(name)
     if match is None:
         return None

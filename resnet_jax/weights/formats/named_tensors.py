@@ -14,14 +14,14 @@ TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
 
 @dataclass(frozen=True, slots=True)
 class NamedTensors:
-    """Holds what is in a file of weights, translated.
+    """The content of a file of weights, translated.
 
     Attributes:
       tensors: by torchvision's names where they are known, else by their own.
       originals: the names in the file, by the names in `tensors`.
       layout: whose names they were.
       arguments: of `ResNet`, which every network of this layout has and no tensor shows.
-      left: names in the file of what is no part of the network.
+      left: names in the file that are no part of the network.
       note: one line to say unless the order of colours is given; "" if there is none.
     """
 

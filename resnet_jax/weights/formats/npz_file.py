@@ -42,7 +42,7 @@ class NpzTensor:
         """Returns the elements, of `shape`.
 
         Raises:
-          UserError: if the file is damaged or no longer what it was.
+          UserError: if the file is damaged or has changed.
         """
         with reading(self.path), open_zip(self.path) as archive:
             check_entry(archive.getinfo(self.entry))

@@ -29,7 +29,7 @@ class ZipFile(io.FileIO):
 
 @contextmanager
 def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Yields the archive; a damaged one raises what zipfile raises."""
+    """Yields the archive; a damaged one raises zipfile's errors."""
     with ZipFile(str(path)) as file, zipfile.ZipFile(file) as archive:
         file.reads_directory = False
         yield archive

@@ -1,1 +1,1 @@
-"""Reads what torch.save wrote, and executes nothing of it."""
+"""Reads files of torch.save, and executes nothing in them."""

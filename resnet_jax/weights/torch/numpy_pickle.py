@@ -39,7 +39,7 @@ class PickledDtype(Buildable):
 
 @dataclass(frozen=True, slots=True)
 class PickledArray(Buildable):
-    """An array, once it has its state: one tensor, or what stands for one that is not read."""
+    """An array, once it has its state: one tensor, or the stand-in for one that is not read."""
 
     content: list[ArrayTensor | Unreadable] = field(default_factory=list)
 

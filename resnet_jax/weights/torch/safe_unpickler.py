@@ -211,7 +211,7 @@ class _Machine:
             self.push_object(callee)
 
     def push_object(self, callee: Any) -> None:
-        """Pushes what stands for an object of the class: each its own, as one may get a state."""
+        """Pushes a stand-in for an object of the class: each its own, as one may get a state."""
         self.spend(OPCODES_PER_OBJECT)
         self.stack.append(PickledObject(callee.instance.what) if isinstance(callee, Name) else RESULT_OF_UNNAMED_CALL)
 
@@ -220,7 +220,7 @@ class _Machine:
         self.push_object(callee)
 
     def build(self, _: None) -> None:
-        """Keeps of an object's state what a torch module has: its parameters, buffers and modules."""
+        """Keeps a torch module's part of an object's state: its parameters, buffers and modules."""
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, Buildable):

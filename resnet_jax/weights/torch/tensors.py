@@ -1,4 +1,4 @@
-"""The names by which torch.save refers to storages and tensors, each with what it stands for here."""
+"""The names by which torch.save refers to storages and tensors, each with its counterpart here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ ITEMSIZES = {name: dtype.itemsize for name, dtype in DTYPES.items()} | {
 
 @dataclass(frozen=True, slots=True)
 class Storage(Unreadable):
-    """The bytes that tensors share, and the name of their dtype; by itself it is no tensor."""
+    """The bytes that tensors share, and the name of their dtype; alone it is no tensor."""
 
     data: ByteRange
     dtype: str
