@@ -109,7 +109,7 @@ def describe_archives(listing: Listing) -> str:
 def describe_others(listing: Listing) -> list[str]:
     """Returns a line on the files that are no images, by the ends of their names; none if there are none.
 
-    Of tables it is said elsewhere what became of them.
+    Other messages report what became of tables.
     """
     kinds = Counter(_extension(file.path) for file in listing.others)
     counts = [f"{count:,} {kind}" for kind, count in kinds.most_common() if kind not in SUFFIXES]

@@ -13,7 +13,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 KEY = "resnet_jax signs of life"
-# Shares of the heartbeat's time: between two signs, and without one before it is said.
+# Shares of the heartbeat's time: between two signs, and without one before it is reported.
 INTERVAL, SILENCE = 0.1, 0.6
 MOST_NAMED = 8
 

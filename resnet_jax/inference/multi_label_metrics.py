@@ -65,15 +65,15 @@ class MultiLabelMetrics:
 
     @property
     def exact_match_accuracy(self) -> float:
-        """Share of images whose labels are all of those said to be there, and no others."""
+        """Share of images for which exactly their labels count as present."""
         return float(np.mean((self.predicted == self.label).all(axis=1)))
 
     def classes(self) -> list[dict[str, Any]]:
         """Returns {"class", "count", "average_precision", "precision", "recall", "f1"} of each label, in their order.
 
-        count: images that have it. precision: the share of images said to have it that do; recall: the share of images
-        that have it that are said to; f1: their harmonic mean, 0 where the label is never rightly said to be there.
-        These at `threshold`; None where there is no image to take the share of.
+        count: images that have the label. precision: among images for which it counts as present, the share that have
+        it. recall: among images that have it, the share for which it counts as present. f1: their harmonic mean, 0 if
+        no decision that it is present is right. All at `threshold`; None if there is no image to take the share of.
         """
         counts, taken = self.label.sum(axis=0).tolist(), self.predicted.sum(axis=0).tolist()
         right = (self.label & self.predicted).sum(axis=0).tolist()

@@ -22,7 +22,7 @@ class ModelOptions:
     batch_norm: str
 
 
-# Arguments that torchvision and timm have for what is said otherwise here.
+# Arguments of torchvision and timm for which this package has another way.
 _PUBLISHED = (
     "published weights are loaded beside the model: variables = resnet_jax.load_pretrained({name!r}, 'IMAGENET1K_V1')"
 )

@@ -72,7 +72,7 @@ def open_workdir(text: str | Path) -> Iterator[Workdir]:
     """Yields the folder of a run that is to be trained: a path as it is, or an address as this machine's copy of it.
 
     All processes call it. At the end everything that process 0 has in its copy is in the bucket, and the copy is
-    removed; one whose files could not be brought there stays, which is said.
+    removed; one whose files could not be brought there stays, with a message.
 
     Raises:
       UserError: a ValueError: a bucket that is not there or refuses, or a run that another one writes.

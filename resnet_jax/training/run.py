@@ -116,7 +116,7 @@ def train(
 def _build(
     options: Options, splits: Splits | None, is_new: bool, preemption: PreemptionGuard
 ) -> tuple[Experiment, Variables | None]:
-    """Returns the experiment, and the variables that it begins with; what is wrong is said before anything is
+    """Returns the experiment, and the variables that it begins with; reports faults before anything is
     written.
     """
     with preemption.interruptible():
