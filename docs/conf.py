@@ -97,7 +97,8 @@ def name_cells(html: str) -> str:
         table["class"] = [*table["class"], "cards"]
         for row in table.select("tbody tr"):
             for name, cell in zip(names, row.find_all("td", recursive=False), strict=False):
-                cell["data-label"] = f"{name}:" if name else ""
+                if cell.get_text(strip=True) or cell.img:  # an empty one is left out of the card
+                    cell["data-label"] = f"{name}:" if name else ""
     return str(body)
 
 
