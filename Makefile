@@ -24,6 +24,7 @@ test-all: test
 
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs build/site
+	$(VENV)/bin/python docs/check_site.py build/site
 	@echo "the site: build/site/index.html"
 
 # Runs the notebook and keeps what it shows.

@@ -25,14 +25,18 @@ from resnet_jax.weights.timm_config import read_timm_config
 
 PHOTO = Path(__file__).parent.parent / "tests" / "golden" / "china.jpg"
 MODULES = ("resnet", "resnetv2")
-HEAD = """# timm's weights, set by set
+HEAD = """# Sets of timm weights that you can load
 
-timm {timm} publishes {total} sets of weights for the networks of its `resnet.py` and `resnetv2.py`. Of these
-{fitting} are built and named as here, and {same} are prepared as timm does it at its test size, pixel for pixel.
-`load_pretrained("timm/NAME.SET")` loads one from the hub. The weights were not downloaded for this table;
-[the logits of the networks](weights.md#timms-networks) are compared elsewhere. Made by `benchmarks/timm_weights.py`.
+Load one of these sets from the hub with `load_pretrained("timm/NAME.SET")`.
 
-| network | sets: number of classes unless 1,000; resize, crop; filter | tensors |
+timm {timm} publishes {total} sets of weights for the networks of its `resnet.py` and `resnetv2.py`. For {fitting} of them,
+our network has tensors of the same names and shapes as timm's. For {same} of them, our preprocessing gives timm's pixels at
+its test size.
+
+`benchmarks/timm_weights.py` makes this page. It downloads no weights. [The logits of the networks](weights.md#timms-networks)
+are compared elsewhere.
+
+| network | sets (number of classes unless 1,000; resize, crop; filter) | tensors |
 |---|---|---|
 """
 

@@ -5,6 +5,7 @@ import re
 from functools import partial
 
 import flax.linen as nn
+from bs4 import BeautifulSoup
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
@@ -86,8 +87,36 @@ def show_math(translator: nodes.NodeVisitor, node: nodes.Element, *, as_block: b
     raise nodes.SkipNode
 
 
+def name_cells(html: str) -> str:
+    """Returns a page's body with its column's name at each cell of a wide table, which phones show as cards."""
+    body = BeautifulSoup(html, "html.parser")
+    for table in body.select("table.docutils"):
+        names = [cell.get_text(" ", strip=True) for cell in table.select("thead tr:last-child th")]
+        if len(names) < 3:
+            continue
+        table["class"] = [*table["class"], "cards"]
+        for row in table.select("tbody tr"):
+            for name, cell in zip(names, row.find_all("td", recursive=False), strict=False):
+                if cell.get_text(strip=True) or cell.img:  # an empty one is left out of the card
+                    cell["data-label"] = f"{name}:" if name else ""
+    return str(body)
+
+
+def finish_page(
+    app: Sphinx, page: str, template: str, context: dict[str, object], doctree: nodes.document | None
+) -> None:
+    """Prepare tables for phones, and leave the style of notebooks to these."""
+    if isinstance(context.get("body"), str) and "docutils" in context["body"]:
+        context["body"] = name_cells(context["body"])
+    if not str(app.env.doc2path(page, base=False)).endswith(".ipynb"):
+        context["css_files"] = [
+            one for one in context["css_files"] if "mystnb" not in str(getattr(one, "filename", one))
+        ]
+
+
 def setup(app: Sphinx) -> None:
     """Sphinx calls this."""
+    app.connect("html-page-context", finish_page)
     app.connect("autodoc-process-docstring", escape, priority=100)  # before napoleon
     app.connect("autodoc-process-signature", short_signature)
     app.connect("autodoc-skip-member", skip_fields)

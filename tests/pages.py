@@ -11,10 +11,11 @@ Where the suite cannot do what a reader does, a comment before the block says wh
     <!-- test: instead COMMAND -->              COMMAND is run
     <!-- test: first COMMAND -->                COMMAND is run before the block: what the page takes for given
     <!-- test: needs torch -->                  only where that package is installed
+    <!-- test: fails 2 -->                      it ends with that exit code; its errors count as printed
     <!-- test: shown of the whole run -->       what is printed here is of a run that the suite cuts short
 
 SMALL in these stands for options that make any network small, and its run short. After `with`, `instead` and `needs`
-the block `text` that follows is not compared, as it shows the whole run.
+the block `text` that follows is not compared, as it shows the whole run; an error is compared in any case.
 """
 
 import argparse
@@ -44,7 +45,7 @@ OURS = re.compile(r"(\w+=\S+ )*python3? (train\.py|-m resnet_jax)(?= |$)")
 SHELL = re.compile(r"[|><$;&*~`\[?{!]")
 WORDS_END = re.compile(r"\s*(?: [#|>&].*)?$")  # where the words of a command end
 BLOCK = re.compile(r"(?P<notes>(?:^<!-- test: [^\n]* -->\n)*)^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
-NOTE = re.compile(r"<!-- test: (with|instead|first|needs|shown) (.*) -->")
+NOTE = re.compile(r"<!-- test: (with|instead|first|needs|fails|shown) (.*) -->")
 NUMBER = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+|\b[0-9a-f]{64}\b")
 
 
@@ -100,11 +101,14 @@ def run_page(path: Path, *, word_for_word: bool = False) -> None:
         if block.language == "text":
             if output is None:
                 raise PageError(f"{where}: no block before it that could have printed this")
-            if word_for_word or not {"with", "instead", "needs", "shown"} & (set(notes) | set(block.notes)):
+            altered = {"with", "instead", "needs", "shown"} & (set(notes) | set(block.notes))
+            if word_for_word or "fails" in notes or not altered:
                 compare(block.code, output, where)
             output = None
             continue
-        notes = {kind: text for kind, text in block.notes.items() if kind == "first" or not word_for_word}
+        kept = ("first", "fails") if word_for_word else tuple(block.notes)
+        notes = {kind: text for kind, text in block.notes.items() if kind in kept}
+        code = int(notes.get("fails", "0"))
         if "needs" in notes and importlib.util.find_spec(notes["needs"]) is None:
             print(f"{where}: skipped, {notes['needs']} is not installed")
             output = ""
@@ -114,9 +118,9 @@ def run_page(path: Path, *, word_for_word: bool = False) -> None:
         if block.language == "python":
             output = in_python(block.code, namespace, where)
         elif word_for_word:
-            output = in_bash(block.code, where)
+            output = in_bash(block.code, where, code)
         else:
-            output = in_shell(notes.get("instead", block.code), notes.get("with", ""), where)
+            output = in_shell(notes.get("instead", block.code), notes.get("with", ""), where, code)
 
 
 def in_python(code: str, namespace: dict[str, object], where: str) -> str:
@@ -130,7 +134,7 @@ def in_python(code: str, namespace: dict[str, object], where: str) -> str:
     return printed.getvalue()
 
 
-def in_shell(code: str, words: str, where: str) -> str:
+def in_shell(code: str, words: str, where: str, expected: int = 0) -> str:
     """Return what commands print; our own run in this process, which is quicker, if they need only the shell's &&."""
     commands = [line.strip() for line in code.replace("\\\n", " ").splitlines() if line.strip()]
     if words:
@@ -140,11 +144,11 @@ def in_shell(code: str, words: str, where: str) -> str:
         ]
     pieces = [piece for command in commands for piece in command.split(" && ")]
     if all(piece.startswith("python") and not SHELL.search(piece) for piece in pieces):
-        return "".join((in_process if OURS.match(piece) else in_bash)(piece, where) for piece in pieces)
-    return in_bash("\n".join(commands), where)
+        return "".join((in_process if OURS.match(piece) else in_bash)(piece, where, expected) for piece in pieces)
+    return in_bash("\n".join(commands), where, expected)
 
 
-def in_process(command: str, where: str) -> str:
+def in_process(command: str, where: str, expected: int = 0) -> str:
     """Return what one of our commands prints, run in this process."""
     from resnet_jax.cli.main import main
 
@@ -155,18 +159,19 @@ def in_process(command: str, where: str) -> str:
             code = main((["train"] if command.split()[1] == "train.py" else []) + words)
         except SystemExit as stop:  # --help
             code = stop.code
-    if code:
+    if (code or 0) != expected:
         raise PageError(f"{where}: {command}\nexit code {code}\n{printed.getvalue()}{told.getvalue()}")
-    return printed.getvalue()
+    return printed.getvalue() + (told.getvalue() if expected else "")
 
 
-def in_bash(code: str, where: str) -> str:
-    """Return what bash prints; standard error is not captured."""
+def in_bash(code: str, where: str, expected: int = 0) -> str:
+    """Return what bash prints; captures standard error only if it is expected to fail."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", code], stdout=subprocess.PIPE, text=True, env={**os.environ, "PATH": path}
-    )
-    if done.returncode:
+        ["bash", "-euo", "pipefail", "-c", code], stdout=subprocess.PIPE, text=True,
+        stderr=subprocess.STDOUT if expected else None, env={**os.environ, "PATH": path},
+    )  # fmt: skip
+    if done.returncode != expected:
         raise PageError(f"{where}: {code}\nexit code {done.returncode}\n{done.stdout}")
     return done.stdout
 

@@ -39,6 +39,8 @@ def write(path, text):
         ("```python\n1 / 0\n```\n", "page.md, line 2: .*ZeroDivisionError"),
         ("```bash\nfalse\n```\n", "page.md, line 2: .*exit code 1"),
         ("```bash\npython train.py --config nothing\n```\n", "exit code 2"),
+        ("<!-- test: fails 2 -->\n```bash\nfalse\n```\n", "exit code 1"),
+        ("<!-- test: fails 2 -->\n```bash\npython train.py --config nothing\n```\n```text\nfine\n```\n", "nothing"),
         ("text\n\n```ruby\n```\n", "page.md, line 4: a block of 'ruby' is not among"),
         ("```python\nprint('one')\n```\n\n```text\ntwo\n```\n", "page.md, line 6: the page shows\ntwo"),
         ("```python\nraise SystemExit(0)\n```\n", "page.md, line 2: .*SystemExit"),
