@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
     config.exif_rotation = False  # rotate images as EXIF says; torchvision does not
     # Images with more than 8 bits per channel: "error" | "scale": map the stored type's full range to 8 bits.
     config.high_bit_depth = "error"
-    # Refuse images with more pixels than this; 0: no limit. The default is the number from which Pillow warns.
+    # Refuse images with more pixels than this; 0: no limit. Pillow warns above the default.
     config.max_pixels = 89_478_485
     config.max_bad_images = 0  # skip up to this many damaged images, with a warning; 0: the first one stops the run
     config.decode_threads = 0  # 0: one per core
