@@ -29,12 +29,12 @@ HEAD = """# Sets of timm weights that you can load
 
 Load one of these sets from the hub with `load_pretrained("timm/NAME.SET")`.
 
-timm {timm} publishes {total} sets of weights for the networks of its `resnet.py` and `resnetv2.py`. For {fitting} of them,
-our network has tensors of the same names and shapes as timm's. For {same} of them, our preprocessing gives timm's pixels at
-its test size.
+timm {timm} publishes {total} sets of weights for the networks of its `resnet.py` and `resnetv2.py`. For {fitting} of
+them, our network has tensors of the same names and shapes as timm's. For {same} of them, our preprocessing gives timm's
+pixels at its test size.
 
-`benchmarks/timm_weights.py` makes this page. It downloads no weights. [The logits of the networks](weights.md#timms-networks)
-are compared elsewhere.
+`benchmarks/timm_weights.py` makes this page. It downloads no weights.
+[The logits of the networks](weights.md#timms-networks) are compared elsewhere.
 
 | network | sets (number of classes unless 1,000; resize, crop; filter) | tensors |
 |---|---|---|

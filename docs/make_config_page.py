@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "config.md"
 HEAD = """# Config fields
 
-Every field of a run, with its default. A config file sets some of them; the command line sets any, as
-`--config.learning_rate=0.05`, over the file. A name or value that does not exist is refused, and so is a field on the
-command line that would have no effect.
+A config has these fields. A config file sets some of them. The command line sets any of them over the file, for example
+`--config.learning_rate=0.05`. A run refuses an unknown name, a value out of its range, and a field on the command line that
+would have no effect.
 
-The page is made from the program: `python docs/make_config_page.py`.
+`python docs/make_config_page.py` makes this page from the program.
 """
 _ASSIGNMENT = re.compile(r"    config\.([\w.]+) = (.*)")
 _SECTION = re.compile(r"([A-Z][\w ]+)[.:] ?(.*)", re.DOTALL)
