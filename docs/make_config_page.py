@@ -21,8 +21,8 @@ PAGE = ROOT / "docs" / "config.md"
 HEAD = """# Config fields
 
 A config has these fields. A config file sets some of them. The command line sets any of them over the file, for example
-`--config.learning_rate=0.05`. A run refuses an unknown name, a value out of its range, and a field on the command line that
-would have no effect.
+`--config.learning_rate=0.05`. A run refuses an unknown name, a value out of its range, and a field on the command line
+that would have no effect.
 
 `python docs/make_config_page.py` makes this page from the program.
 """
