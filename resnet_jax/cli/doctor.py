@@ -41,7 +41,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 def _examine(arguments: argparse.Namespace) -> list[Finding]:
     from resnet_jax.config import load_config
     from resnet_jax.preflight.doctor import examine
-    from resnet_jax.storage import read_run
+    from resnet_jax.storage.run_files import read_run
     from resnet_jax.training.experiment import options_of
 
     if arguments.config is None:

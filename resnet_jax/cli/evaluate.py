@@ -19,7 +19,7 @@ from resnet_jax.cli.printing import print_result
 from resnet_jax.errors import UserError, truncate
 from resnet_jax.filesystem import expand
 from resnet_jax.formatting import format_percent
-from resnet_jax.storage import read_run
+from resnet_jax.storage.run_files import read_run
 
 MAX_LISTED = 20  # classes, up to which each has its line
 

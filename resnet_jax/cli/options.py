@@ -135,7 +135,7 @@ def check_model_options(arguments: argparse.Namespace, *more: str) -> None:
 def open_trained(arguments: argparse.Namespace, *, judges: bool = True) -> "TrainedModel":
     """Returns the run or the weights that the options name. judges: as `open_weights` takes it."""
     from resnet_jax.inference.predictor import open_run, open_weights
-    from resnet_jax.storage import read_run
+    from resnet_jax.storage.run_files import read_run
     from resnet_jax.weights.pretrained import find_weights
 
     if arguments.workdir is not None:

@@ -55,7 +55,7 @@ def add_command(add: AddCommand) -> None:
 
 def run_sweep(arguments: argparse.Namespace) -> int:
     """Trains the runs that are not finished and prints all of them side by side; or prints the runs' commands."""
-    from resnet_jax.distributed.processes import find_processes
+    from resnet_jax.distributed.detection import find_processes
     from resnet_jax.sweep.shares import share_machine
 
     if arguments.print and (arguments.json or arguments.jobs != 1):

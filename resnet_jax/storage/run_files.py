@@ -1,11 +1,14 @@
 """The files of a run in a bucket: which of them make a checkpoint, and how they come to this machine."""
 
+import atexit
 import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from resnet_jax.errors import RunError
-from resnet_jax.storage.address import check_key
+from resnet_jax.errors import RunError, UserError
+from resnet_jax.filesystem import expand
+from resnet_jax.storage.address import check_key, is_address
 from resnet_jax.storage.object_store import ObjectStore
 from resnet_jax.storage.run_index import INDEX_FILE, Files, files_by_listing, read_index
 
@@ -14,6 +17,32 @@ NUM_THREADS = 8  # that transfer files at a time
 STEP_FOLDERS = ("checkpoints", "best")
 MANIFEST_FILE = "manifest.json"  # of a step: the last of its files that comes, and the first that goes
 _NUM_LOOKS = 5  # at an index whose files are removed by its run while they are read
+
+
+def read_run(text: str | Path, *, arrays: bool = True, may_be_new: bool = False) -> Path:
+    """Returns the folder of a run, or of converted weights, to read from: a path as it is, or of an address a copy that
+    is removed when the process ends.
+
+    Args:
+      arrays: checkpoints are to be had as well, not only what a run says of itself.
+      may_be_new: of an address where nothing is yet, an empty folder instead of an error.
+
+    Raises as `open_workdir`; UserError if nothing is there.
+    """
+    if not is_address(text):
+        return expand(text)
+    parent = Path(tempfile.mkdtemp(prefix="resnet_jax-"))
+    atexit.register(shutil.rmtree, parent, ignore_errors=True)
+    above, _, name = str(text).rstrip("/").rpartition("/")
+    # Of one file: a folder's name with a dot in it is looked for next.
+    if Path(name).suffix and not above.endswith(":/"):
+        if ObjectStore(above, may_be_bucket=True).download(name, parent / name):
+            return parent / name
+        (parent / name).unlink(missing_ok=True)
+    store = ObjectStore(str(text))
+    if not download_run(store, parent / name, arrays=arrays) and not may_be_new:
+        raise UserError(f"{store.address} holds no run and no weights: nothing is there")
+    return parent / name
 
 
 def download_run(store: ObjectStore, folder: Path, *, arrays: bool) -> Files:

@@ -1,10 +1,7 @@
 """A run's folder, wherever it is: on a disk, or in a bucket with a copy on this machine's disk (see `run_copy`)."""
 
-import atexit
 import contextlib
 import logging
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +10,7 @@ from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import expand
 from resnet_jax.storage.address import check_address, is_address
-from resnet_jax.storage.object_store import ObjectStore
 from resnet_jax.storage.run_copy import RunCopy
-from resnet_jax.storage.run_files import download_run
 
 
 @dataclass(frozen=True)
@@ -66,33 +61,6 @@ def open_workdir(text: str | Path) -> Iterator[Workdir]:
             copy.close(has_failed=True)
             raise
         sync_errors(lambda: copy.close(has_failed=False))
-
-
-def read_run(text: str | Path, *, arrays: bool = True, may_be_new: bool = False) -> Path:
-    """Returns the folder of a run, or of converted weights, to read from: a path as it is, or of an address a copy that
-    is removed when the process ends.
-
-    Args:
-      arrays: checkpoints are to be had as well, not only what a run says of itself.
-      may_be_new: of an address where nothing is yet, an empty folder instead of an error.
-
-    Raises as `open_workdir`; UserError if nothing is there.
-    """
-    if not is_address(text):
-        return expand(text)
-    parent = Path(tempfile.mkdtemp(prefix="resnet_jax-"))
-    atexit.register(shutil.rmtree, parent, ignore_errors=True)
-    above, _, name = str(text).rstrip("/").rpartition("/")
-    if Path(name).suffix and not above.endswith(
-        ":/"
-    ):  # of one file: a folder's name with a dot in it is looked for next
-        if ObjectStore(above, may_be_bucket=True).download(name, parent / name):
-            return parent / name
-        (parent / name).unlink(missing_ok=True)
-    store = ObjectStore(str(text))
-    if not download_run(store, parent / name, arrays=arrays) and not may_be_new:
-        raise UserError(f"{store.address} holds no run and no weights: nothing is there")
-    return parent / name
 
 
 @contextlib.contextmanager

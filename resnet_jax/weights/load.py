@@ -14,7 +14,7 @@ from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.resnet import ResNet, make_dense
 from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
-from resnet_jax.storage import read_run
+from resnet_jax.storage.run_files import read_run
 from resnet_jax.weights.adapt_stem import adapt_kernel
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes

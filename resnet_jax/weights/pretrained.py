@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from resnet_jax.errors import UserError, suggestion
 from resnet_jax.filesystem import lock, try_lock, unlock
 from resnet_jax.runtime import home
-from resnet_jax.storage import read_run
+from resnet_jax.storage.run_files import read_run
 from resnet_jax.weights.download import download, forget_partial, partial_of
 from resnet_jax.weights.hub import cached_hub_model, fetch_hub_model, parse_hub_model
 

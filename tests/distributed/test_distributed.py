@@ -20,7 +20,7 @@ from resnet_jax.cli.main import main
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.sources import DatasetOptions, load_source
 from resnet_jax.distributed import processes as distributed
-from resnet_jax.distributed.processes import Processes, find_processes
+from resnet_jax.distributed.detection import Processes, find_processes
 
 # 20 steps an epoch; float64, so that sums in another order are no excuse.
 WORDS = [

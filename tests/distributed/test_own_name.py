@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from resnet_jax.distributed import processes
-from resnet_jax.distributed.processes import Processes
+from resnet_jax.distributed.addresses import warn_of_own_name
+from resnet_jax.distributed.detection import Processes, spans_hosts
 
 NAMES = {"h1": "127.0.1.1", "h2": "10.77.0.2", "localhost": "127.0.0.1", "six": "::1"}
 
@@ -38,12 +38,12 @@ def names(monkeypatch):
     ],
 )
 def test_processes_on_several_hosts_are_known(names, found, environment, spans):
-    assert processes._spans_hosts(found, environment) == spans
+    assert spans_hosts(found, environment) == spans
 
 
 @pytest.mark.parametrize(("own", "is_wrong"), [("h1", True), ("six", True), ("h2", False), ("nowhere", False)])
 def test_a_host_that_calls_itself_127_is_warned(names, caplog, monkeypatch, own, is_wrong):
     names(own)
     monkeypatch.setattr(logging.getLogger("resnet_jax"), "propagate", True)
-    processes._warn_of_own_name()
+    warn_of_own_name()
     assert (f"this host's own name, {own}, is {NAMES.get(own)} here" in caplog.text) == is_wrong

@@ -1,4 +1,4 @@
-"""Checks that the files in launch/ fit the commands and the variables that `resnet_jax.distributed.processes` reads."""
+"""Checks that the files in launch/ fit the commands and the variables that `resnet_jax.distributed.detection` reads."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import yaml
 from resnet_jax.cli.exit_codes import EXIT_INTERRUPTED
 from resnet_jax.cli.parser import make_parser
 from resnet_jax.config import apply_overrides, load_config
-from resnet_jax.distributed.processes import Processes, find_processes
+from resnet_jax.distributed.detection import Processes, find_processes
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.s*"))

@@ -12,8 +12,9 @@ from bucket_server import BUCKET
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.storage import run_index
 from resnet_jax.storage.object_store import ObjectStore
+from resnet_jax.storage.run_files import read_run
 from resnet_jax.storage.run_index import RunLease, read_index
-from resnet_jax.storage.workdir import open_workdir, read_run
+from resnet_jax.storage.workdir import open_workdir
 
 FILES = {
     "config.json": b"{}",
