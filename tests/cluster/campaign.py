@@ -1,6 +1,7 @@
 """Runs on a real scheduler, or on two hosts, that are broken off again and again: called by slurm.sh and hosts.sh.
 
     python tests/cluster/campaign.py slurm|mpi|hosts FOLDER --faults 20 [--seed 0]
+    python tests/cluster/campaign.py elastic|slow FOLDER
 
 Each run is started again, or comes back by itself, until it ends, and must then have the parameters and the records of
 the unbroken run, bit for bit. Prints what each kind of fault ended with and after how many seconds.
@@ -175,6 +176,18 @@ class Hosts(Launcher):
         os.killpg(victim.pid, number)
         return lambda: None
 
+    def slow_down(self, rate):
+        """Let either host send no faster than this; returns what undoes it."""
+        for host in ("h1", "h2"):
+            queue = ("burst", "16kbit", "latency", "2s")
+            subprocess.run(
+                ["tc", "-n", host, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, *queue], check=True
+            )
+        return lambda: [
+            subprocess.run(["tc", "-n", host, "qdisc", "del", "dev", "eth0", "root"], check=True)
+            for host in ("h1", "h2")
+        ]
+
     def allowed(self, kind):
         """The exit codes that a fault may end with."""
         return {75} if kind.startswith("TERM") else {1, 134, -6, -9, 137, 75}
@@ -317,6 +330,31 @@ def campaign(place, folder, faults, numbers):
     return seconds, num_runs
 
 
+def slow_link(place, folder, rate="512kbit", seconds=20.0):
+    """A link that is slow for a while slows the run down; it ends by itself, as the unbroken one, bit for bit."""
+    expected, workdir = run_to_end(place, folder / "at full speed"), folder / "slow"
+
+    def steps_per_second():
+        first, began = last_step(workdir), time.monotonic()
+        wait("a record", lambda: last_step(workdir) > first, HUNG_SECONDS)  # from one record's time to another's
+        first, began = last_step(workdir), time.monotonic()
+        time.sleep(seconds / 4)
+        wait("a record", lambda: last_step(workdir) > first, HUNG_SECONDS)
+        return (last_step(workdir) - first) / (time.monotonic() - began)
+
+    place.start(workdir)
+    wait("the run's first record", lambda: last_step(workdir) > 0, START_SECONDS)
+    fast, undo = steps_per_second(), place.slow_down(rate)
+    slow = steps_per_second()
+    time.sleep(seconds)
+    undo()
+    wait("the run's end", lambda: place.is_over() and last_step(workdir) >= NUM_STEPS, END_SECONDS)
+    codes, output = place.finish()
+    if {*codes} != {0} or (digest(output), records(workdir)) != expected:
+        raise BrokenPromiseError(f"with a slow link the run ended with {codes}, otherwise: {output[-2000:]}")
+    print(f"slow link: {rate} for a while, {fast:.1f} steps a second and then {slow:.1f}; it ended bit for bit")
+
+
 def elastic(place, folder, numbers):
     """A run in float64 on four ranks, then two, then eight, is the run on one: records equal but for rounding."""
     os.environ["JAX_ENABLE_X64"] = "1"
@@ -344,17 +382,20 @@ def elastic(place, folder, numbers):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("place", choices=[*PLACES, "elastic"])
+    parser.add_argument("place", choices=[*PLACES, "elastic", "slow"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--faults", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     numbers = random.Random(f"{arguments.place} {arguments.seed}")
-    place = PLACES.get(arguments.place, OpenMpi)(arguments.folder)
+    place = {**PLACES, "elastic": OpenMpi, "slow": Hosts}[arguments.place](arguments.folder)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     try:
         if arguments.place == "elastic":
             elastic(place, arguments.folder, numbers)
+            return 0
+        if arguments.place == "slow":
+            slow_link(place, arguments.folder)
             return 0
         order = [*place.KINDS] * (arguments.faults // len(place.KINDS) + 1)
         numbers.shuffle(order)

@@ -2,7 +2,8 @@
 # Two hosts on this machine, network namespaces joined by a bridge: training over them, Open MPI, and links that fail.
 #
 #   apt-get install --no-install-recommends openmpi-bin iproute2 iptables
-#   make .venv/.installed && tests/cluster/hosts.sh [FAULTS]       as root, on Linux; 20 of each by default
+#   make .venv/.installed && tests/cluster/hosts.sh [FAULTS]       as root, on Linux; 20 of each by default, "slow": the
+#                                                                   slow link alone
 #
 # CLUSTER_DIR=FOLDER keeps the runs there.
 set -euo pipefail
@@ -50,9 +51,13 @@ END
 chmod +x "$dir/hosts/on"
 "$dir/hosts/on" h1 ping -c 1 -W 2 h2 > /dev/null 2>&1 || "$dir/hosts/on" h1 python -c 'import socket; socket.gethostbyname("h2")'
 
+if [ "$faults" != slow ]; then
 echo "== four ranks of $(mpirun --version | head -1)"
 python "$root/tests/cluster/campaign.py" mpi "$dir/mpi" --faults "$faults"
 python "$root/tests/cluster/campaign.py" elastic "$dir/elastic"
 echo "== two hosts"
 python "$root/tests/cluster/campaign.py" hosts "$dir/hosts" --faults "$faults"
+fi
+echo "== a slow link"
+python "$root/tests/cluster/campaign.py" slow "$dir/hosts"
 echo "all as it should be"

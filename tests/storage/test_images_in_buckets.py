@@ -5,6 +5,7 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cifar_archive
 import numpy as np
 import pytest
 from bucket_server import BUCKET
@@ -12,6 +13,8 @@ from image_trees import image_bytes, make_tree, tar_of
 from processes import run
 
 from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.sources import DatasetOptions, load_source
+from resnet_jax.data.tfds.records import manual_dir
 from resnet_jax.data.tfds.tfrecord import TfRecords, masked_crc32c
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.storage import image_folder, ranged_files
@@ -163,6 +166,27 @@ def test_what_cannot_be_read_from_a_bucket_is_said(bucket, place, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_set_that_tfds_prepared_is_read_from_a_bucket_by_its_own_reader(bucket, place, tmp_path):
+    pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
+    rng = np.random.RandomState(0)
+    train, test = ((rng.randint(0, 256, (n, 32, 32, 3)).astype(np.uint8), rng.randint(0, 10, n)) for n in (50, 20))
+    data_dir = tmp_path / "prepared"
+    cifar_archive.write(manual_dir(str(data_dir)) / cifar_archive.FILE_NAME, train, test)
+    cifar_archive.prepare(data_dir)
+    files = {
+        path.relative_to(data_dir).as_posix(): path for path in (data_dir / "cifar10").rglob("*") if path.is_file()
+    }
+    assert any("array_record" in name for name in files)
+    put(bucket, place, {name: path.read_bytes() for name, path in files.items()})
+    for split, num in (("train", 50), ("test", 20)):
+        here = load_source("cifar10", split, DatasetOptions(str(data_dir)))
+        there = load_source("cifar10", split, DatasetOptions(f"s3://{BUCKET}/{place}"))
+        assert len(there) == num
+        np.testing.assert_array_equal(there.images, here.images)
+        np.testing.assert_array_equal(there.labels, here.labels)
+
+
 def test_training_on_a_buckets_images_is_training_on_a_disks(bucket, place, tmp_path):
     files = {
         f"train-{number:06}.tar": tar_of(
