@@ -6,7 +6,7 @@ DIR holds <class>/<image>, or train/<class>/… with val/<class>/…. The weight
 --config.finetune.weights=PATH takes any weights that `convert` reads, if they fit the network of --config.model. There
 are three ways:
 
-    --config.finetune.trainable=all      train every layer, the new head at ten times the others' rate (the default)
+    --config.finetune.trainable=all      train every layer, the new head at a rate of its own (the default)
     --config.finetune.trainable=stage4   train the last stage and the head
     --config.finetune.trainable=head --config.augment.random_resized_crop=False --config.augment.flip=False
                                          train the head alone: each image passes through the network once for all epochs

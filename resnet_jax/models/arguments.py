@@ -64,8 +64,7 @@ def check_arguments(model: "ResNet") -> None:
     _check_stages(model)
     _check_norm(model)
     _check_strides(model)
-    stages = (f"stage{i + 1}" for i in range(len(model.stage_sizes)))
-    check_choice("trainable", model.trainable, ("all", *stages, "head"))
+    _check_trainable(model.trainable, [f"stage{i + 1}" for i in range(len(model.stage_sizes))])
     if model.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
         raise UserError("dtype='float64' needs 64-bit jax: set the environment variable JAX_ENABLE_X64=1")
     if model.num_classes is not None and model.num_classes < 1:
@@ -87,6 +86,16 @@ def check_arguments(model: "ResNet") -> None:
             raise UserError(f"{field}={getattr(model, field)} must be in [0, 1)")
     if not 0.0 < model.norm_epsilon < float("inf"):
         raise UserError(f"norm_epsilon={model.norm_epsilon} must be positive and finite")
+
+
+def _check_trainable(trainable: str, stages: list[str]) -> None:
+    """Raises UserError for what is no place to train from; torchvision's names of layers get ours."""
+    known = ("all", *stages, "head")
+    if trainable not in known and (stage := trainable.replace("layer", "stage")) in known:
+        raise UserError(f"trainable={trainable!r} must be one of {', '.join(known)}; did you mean {stage!r}?")
+    if trainable in ("stem", "conv1", "bn1"):
+        raise UserError(f"trainable={trainable!r} must be one of {', '.join(known)}; 'stage1' freezes the stem alone")
+    check_choice("trainable", trainable, known)
 
 
 def _check_stages(model: "ResNet") -> None:

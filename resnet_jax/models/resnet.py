@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from resnet_jax.errors import UserError
 from resnet_jax.models.activations import activate_norm
@@ -187,6 +188,8 @@ class ResNet(nn.Module):
         shape, order = images.shape, "(batch, height, width, channels)"
         if len(shape) != 4:
             raise UserError(f"images.shape={shape} must be {order}, or of pooled features (batch, channels)")
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(f"images.dtype={images.dtype} must be floating point: normalise pixels before the network")
         hint = ": transpose images of torch's order by images.transpose(0, 2, 3, 1)"
         layer = self.variables.get("params", {}).get("conv1", {})
         kernel = layer.get("0", layer).get("kernel")

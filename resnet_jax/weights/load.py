@@ -65,6 +65,8 @@ def load_weights(
       UserError: if a tensor finds no place; the message names all of them.
     """
     check_choice("head", head, HEAD_CHOICES)
+    if not isinstance(model, ResNet):
+        raise TypeError(f"model={model!r} must be a ResNet: create_model({str(model)!r}), for example")
     path = read_run(path)
     if layout is not None:
         check_choice("layout", layout, (STRUCTURE,))

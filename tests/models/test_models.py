@@ -431,6 +431,8 @@ def test_pre_activation_projects_the_activated_input_and_adds_nothing_after_the_
     ("arguments", "message"),
     [
         ({"name": "resnext50"}, "model='resnext50' is not known; did you mean 'resnet50'"),
+        ({"name": "resnet18", "trainable": "layer3"}, "must be one of all, stage1.*did you mean 'stage3'"),
+        ({"name": "resnet18", "trainable": "stem"}, "must be one of all.*; 'stage1' freezes the stem alone"),
         ({"name": "resnet18", "shotcut": "A"}, "'shotcut' is no argument of resnet18.*did you mean 'shortcut'"),
         ({"name": "resnet18", "shortcut": "E"}, "shortcut='E' must be one of A, B, C, D, none"),
         ({"name": "resnet18", "dtype": "float16"}, "dtype='float16' must be one of float32, bfloat16, float64"),
@@ -537,6 +539,12 @@ def test_images_of_torchs_order_are_refused_in_our_words(stem):
         jax.eval_shape(lambda c=num_channels: model.init(jax.random.key(0), jnp.zeros((2, 16, 16, c)), train=False))
     jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((2, 3, 16, 3)), train=False))
     jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((2, 16, 16, 32)), train=False))
+
+
+def test_pixels_that_nobody_normalised_are_refused():
+    model = create_model("resnet20", stage_sizes=(1, 1, 1))
+    with pytest.raises(UserError, match=r"images.dtype=uint8 must be floating point: normalise pixels"):
+        model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.uint8), train=False)
 
 
 def test_the_public_functions_are_listed():

@@ -6,6 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -191,7 +192,16 @@ def test_other_commands_name_the_doctor_where_jax_is_missing():
     code = "import runpy, sys; sys.modules['jax'] = None; runpy.run_module('resnet_jax', run_name='__main__')"
     result = subprocess.run([sys.executable, "-c", code, "list"], capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.endswith(": python -m resnet_jax doctor tells what to install\n")
+    assert result.stderr.endswith("python -m resnet_jax doctor, which lists what to install\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_train_py_too_is_refused_in_a_line_where_jax_is_missing():
+    code = "import runpy, sys; sys.modules['jax'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    words = [sys.executable, "-c", code, Path(__file__).parents[2] / "train.py", "--config", "digits"]
+    result = subprocess.run(words, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
 
 
