@@ -84,7 +84,7 @@ class Parser(argparse.ArgumentParser):
             return
         option = self._option_for(words[0])
         if not option or option in {word.partition("=")[0] for word in given}:
-            raise UserError(f"{words[0]!r} is no option of {command}")
+            raise UserError(f"{words[0]!r} is no option of {command}; a name with spaces goes in quotes")
         joint = "=" if option.startswith("--config.") else " "
         meant = f"{option}{joint}{words[0]}"
         raise UserError(f"{words[0]!r} stands without an option of {command}; did you mean {meant}?")

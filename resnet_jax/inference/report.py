@@ -22,16 +22,16 @@ REPORT_FILE = "report.json"  # which identifies a report's folder
 NUM_MISTAKES = 24
 CENTRE_VIEW = 4  # of ten crops
 # What only a report of one label an image has, and what only one of several.
-OF_ONE_LABEL = ("confusion.csv", "confusion.png", "calibration.png", "mistakes.png")
+OF_ONE_LABEL = ("confusion.csv", "confusion.png", "calibration.png", "mistakes.csv", "mistakes.png")
 OF_SEVERAL = ("average_precision.png",)
 
 
 def write_report(folder: Path, result: dict[str, Any], classification: ClassificationMetrics, source: Source) -> None:
     """Writes an evaluation's report into `folder`, made if missing; files there are replaced one by one, each at once.
 
-    confusion.csv, a row a class; classes.csv; report.json: `result`, each class with what it was taken for, the bins of
-    the calibration and the most confident mistakes; confusion.png, calibration.png, and mistakes.png, which is not
-    there where all was right.
+    confusion.csv and classes.csv, a row a class; mistakes.csv, a row for each wrong image, the most confident first;
+    report.json: `result`, each class with its most frequent confusion, the bins of the calibration and the most
+    confident mistakes; confusion.png, calibration.png, and mistakes.png, which is not there where all was right.
 
     Args:
       result: of `evaluate_run` or `evaluate_weights`.
@@ -42,7 +42,8 @@ def write_report(folder: Path, result: dict[str, Any], classification: Classific
     """
     folder.mkdir(parents=True, exist_ok=True)
     names, classes = classification.class_names, classification.classes()
-    mistakes = classification.mistakes(NUM_MISTAKES)
+    all_mistakes = classification.mistakes(len(classification.label))
+    mistakes = all_mistakes[:NUM_MISTAKES]
     details = {
         **result,
         "classes": classes,
@@ -55,6 +56,8 @@ def write_report(folder: Path, result: dict[str, Any], classification: Classific
     _write_csv(folder / "confusion.csv", ["class", *names], counts)
     header = ["class", "count", "correct", "accuracy", "precision", "most_frequent_confusion"]
     _write_csv(folder / "classes.csv", header, (row.values() for row in classes))
+    rows = (_mistake(classification, int(row), source).values() for row in all_mistakes)
+    _write_csv(folder / "mistakes.csv", ["image", "class", "predicted", "confidence"], rows)
     title = f"{100 * result['accuracy']:.2f} % of {result['count']:,} images right"
     _remove(folder, OF_SEVERAL)
     draw_confusion(classification, folder / "confusion.png", title)

@@ -139,10 +139,11 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
     """Raises UserError unless the training images are those with which the run began."""
     source = experiment.batches.source
     if train_digest != position["train_digest"]:
+        then, now = (position["num_train"], len(position["class_names"])), (len(source), source.num_classes)
+        known = f"now there are {now[0]} of {now[1]}" if now != then else "now as many others, or with other labels"
         raise UserError(
-            f"the run in {workdir} began with other training images, {position['num_train']} of "
-            f"{len(position['class_names'])} classes; now there are {len(source)} of {source.num_classes}: bring them "
-            "back as they were, or choose another --workdir"
+            f"the run in {workdir} began with other training images, {then[0]} of {then[1]} classes; {known}: bring "
+            "them back as they were, or choose another --workdir"
         )
 
 

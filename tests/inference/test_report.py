@@ -240,8 +240,11 @@ def test_report_holds_what_is_printed_and_what_lies_behind_it(weights, tmp_path,
     sheet = np.array(Image.open(report / "mistakes.png"))[top : top + 224 : 14, READABLE.gap : READABLE.gap + 224 : 14]
     np.testing.assert_array_equal(sheet, preprocess.pixels(Image.open(worst["image"])))
     assert {path.name for path in report.iterdir()} == {
-        "calibration.png", "classes.csv", "confusion.csv", "confusion.png", "mistakes.png", "report.json"
+        "calibration.png", "classes.csv", "confusion.csv", "confusion.png", "mistakes.csv", "mistakes.png",
+        "report.json",
     }  # fmt: skip
+    listed = [{**row, "confidence": float(row["confidence"])} for row in rows(report / "mistakes.csv")]
+    assert listed == stored["mistakes"]
 
     # The same with ten views, of which the sheet shows the centre; files are replaced.
     evaluate_weights(source, str(folder), batch_size=8, ten_crop=True, report=report)
