@@ -1,17 +1,29 @@
-"""Checks the finished site: every link within it leads somewhere, and its first page is small.
+"""Checks the finished site: its links lead somewhere, its pages have an outline, and the first of them is small.
 
     python docs/check_site.py build/site
 
 Addresses of other sites are written to addresses.txt beside it, not fetched. Prints what is wrong, and fails then.
 """
 
+import itertools
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup
 
+BY_THE_THEME = {"search.html"}  # whose heading is made by a script
 MOST_BYTES = 200_000  # of the first page with its styles, scripts and pictures
+
+
+def outline_faults(page: BeautifulSoup) -> list[str]:
+    """Returns what keeps a page from being read by its outline, as screen readers do."""
+    article = page.find("article") or page
+    levels = [int(tag.name[1]) for tag in article.select("h1, h2, h3, h4, h5, h6")]
+    faults = [f"{levels.count(1)} first headings, not one"] if levels.count(1) != 1 else []
+    faults += [f"a heading of level {b} after one of level {a}" for a, b in itertools.pairwise(levels) if b > a + 1]
+    faults += [f"a picture without a text: {image.get('src')}" for image in article.select("img:not([alt])")]
+    return faults + ([] if page.html and page.html.get("lang") else ["no language"])
 
 
 def main() -> int:
@@ -34,6 +46,8 @@ def main() -> int:
                 wrong.append(f"{where}: {address.geturl()} has no such place")
             elif path == site / "index.html" and (tag.name in ("script", "img") or tag.get("rel") == ["stylesheet"]):
                 first.add(target)
+        if path.name not in BY_THE_THEME:
+            wrong += [f"{path.relative_to(site)}: {fault}" for fault in outline_faults(page)]
     num_bytes = sum(path.stat().st_size for path in first)
     if num_bytes > MOST_BYTES:
         wrong.append(f"index.html takes {num_bytes:,} bytes with what it needs, more than {MOST_BYTES:,}")

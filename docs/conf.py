@@ -87,9 +87,15 @@ def show_math(translator: nodes.NodeVisitor, node: nodes.Element, *, as_block: b
     raise nodes.SkipNode
 
 
-def name_cells(html: str) -> str:
-    """Returns a page's body with its column's name at each cell of a wide table, which phones show as cards."""
+def prepare_body(html: str) -> str:
+    """Returns a page's body for phones and the keyboard alone.
+
+    Each cell of a wide table has its column's name, as phones show such tables as cards. Code can be reached by the Tab
+    key, then scrolled by the arrows.
+    """
     body = BeautifulSoup(html, "html.parser")
+    for code in body.find_all("pre"):
+        code["tabindex"] = "0"
     for table in body.select("table.docutils"):
         names = [cell.get_text(" ", strip=True) for cell in table.select("thead tr:last-child th")]
         if len(names) < 3:
@@ -106,8 +112,8 @@ def finish_page(
     app: Sphinx, page: str, template: str, context: dict[str, object], doctree: nodes.document | None
 ) -> None:
     """Prepare tables for phones, and leave the style of notebooks to these."""
-    if isinstance(context.get("body"), str) and "docutils" in context["body"]:
-        context["body"] = name_cells(context["body"])
+    if isinstance(context.get("body"), str):
+        context["body"] = prepare_body(context["body"])
     if not str(app.env.doc2path(page, base=False)).endswith(".ipynb"):
         context["css_files"] = [
             one for one in context["css_files"] if "mystnb" not in str(getattr(one, "filename", one))
