@@ -3,6 +3,7 @@
 import inspect
 import re
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 from bs4 import BeautifulSoup
@@ -43,6 +44,9 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 default_role = "code"
+
+
+FIELDS = set(re.findall(r"^### ([\w.]+)$", (Path(__file__).parent / "config.md").read_text(), re.M))
 
 
 def escape(app: Sphinx, what: str, name: str, it: object, options: object, lines: list[str]) -> None:
@@ -87,13 +91,19 @@ def show_math(translator: nodes.NodeVisitor, node: nodes.Element, *, as_block: b
     raise nodes.SkipNode
 
 
-def prepare_body(html: str) -> str:
-    """Returns a page's body for phones and the keyboard alone.
+def prepare_body(html: str, config_page: str) -> str:
+    """Returns a page's body for phones and the keyboard alone, with a link at each field of the config.
 
     Each cell of a wide table has its column's name, as phones show such tables as cards. Code can be reached by the Tab
     key, then scrolled by the arrows.
     """
     body = BeautifulSoup(html, "html.parser")
+    for code in body.select("code.literal"):
+        named = re.fullmatch(r"(--)?(config\.)?([\w.]+)(=.*)?", code.get_text())
+        field = named[3] if named else ""
+        is_field = field in FIELDS and (named[2] or "_" in field or "." in field) if named else False
+        if is_field and not code.find_parent(["a", "h1", "h2", "h3"]):
+            code.wrap(body.new_tag("a", href=f"{config_page}#{re.sub('[._]', '-', field)}"))
     for code in body.find_all("pre"):
         code["tabindex"] = "0"
     for table in body.select("table.docutils"):
@@ -113,7 +123,8 @@ def finish_page(
 ) -> None:
     """Prepare tables for phones, and leave the style of notebooks to these."""
     if isinstance(context.get("body"), str):
-        context["body"] = prepare_body(context["body"])
+        config_page = "" if page == "config" else context["pathto"]("config")
+        context["body"] = prepare_body(context["body"], config_page)
     if not str(app.env.doc2path(page, base=False)).endswith(".ipynb"):
         context["css_files"] = [
             one for one in context["css_files"] if "mystnb" not in str(getattr(one, "filename", one))

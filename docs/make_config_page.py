@@ -24,7 +24,7 @@ A config has these fields. A config file sets some of them. The command line set
 `--config.learning_rate=0.05`. A run refuses an unknown name, a value out of its range, and a field on the command line
 that would have no effect.
 
-`python docs/make_config_page.py` makes this page from the program.
+Every field is there since version 0.1.0, the first. `python docs/make_config_page.py` makes this page from the program.
 """
 _ASSIGNMENT = re.compile(r"    config\.([\w.]+) = (.*)")
 _SECTION = re.compile(r"([A-Z][\w ]+)[.:] ?(.*)", re.DOTALL)
