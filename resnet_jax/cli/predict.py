@@ -53,6 +53,9 @@ def run_predict(arguments: argparse.Namespace) -> int:
 
     if target is not None:
         check_picture(target)
+    for word in arguments.images if arguments.csv else ():
+        if word.endswith(".csv") and not expand(word).exists():
+            raise UserError(f"{word} does not exist: --csv prints the table, which goes into a file by > {word}")
     images = find_images(arguments.images, sys.stdin.buffer.read)
     from resnet_jax.inference.predict import Failure, predict
 

@@ -67,9 +67,16 @@ class BadImages:
     _rotation_told: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    @property
+    def has_config(self) -> bool:
+        """True if the images are a run's, which can be told how many may be bad."""
+        return bool(self.rotation_hint)
+
     def take(self, error: BadImageError) -> None:
         """Counts and reports it once; raises it if no image may be bad, and a UserError if too many are."""
         if not self.limit:
+            if self.has_config:
+                error.args = (f"{error}, or let the run skip it: --config.max_bad_images=1",)
             raise error
         with self._lock:
             if error.name in self.names:

@@ -257,6 +257,7 @@ def test_standard_input_is_an_image_or_a_list_of_paths(weights, folder, monkeypa
         (["x.png", "--to", "/proc/new/sheet.png"], "cannot be written"),
         (["x.png", "--to", "sheet.txt"], "--to sheet.txt must be an image file"),
         (["x.png", "--json", "--csv"], "not allowed with argument"),
+        (["x.png", "--csv", "answers.csv"], "--csv prints the table, which goes into a file by > answers.csv"),
         (["x.png", "--preprocess", "CIFA"], "did you mean 'CIFAR'?"),
         (["x.png", "--no_average"], "--no_average belongs to --workdir"),
         (["x.png", "--workdir", "runs/x"], "give either --workdir, a run's folder, or --weights"),

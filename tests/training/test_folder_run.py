@@ -115,7 +115,7 @@ def test_damaged_image_stops_the_run_by_name(pets, tmp_path, capsys):
     assert train(damaged(pets, tmp_path / "pets"), tmp_path / "run", "--config.num_epochs=1") == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith(f"error: {tmp_path}/pets/")
-    assert last.endswith("replace or remove it")
+    assert last.endswith("replace or remove it, or let the run skip it: --config.max_bad_images=1")
 
 
 def test_damaged_images_are_skipped_if_the_config_says_so(pets, tmp_path, capsys):
