@@ -99,11 +99,11 @@ def prepare_body(html: str, config_page: str) -> str:
     """
     body = BeautifulSoup(html, "html.parser")
     for code in body.select("code.literal"):
-        named = re.fullmatch(r"(--)?(config\.)?([\w.]+)(=.*)?", code.get_text())
-        field = named[3] if named else ""
-        is_field = field in FIELDS and (named[2] or "_" in field or "." in field) if named else False
-        if is_field and not code.find_parent(["a", "h1", "h2", "h3"]):
-            code.wrap(body.new_tag("a", href=f"{config_page}#{re.sub('[._]', '-', field)}"))
+        named = re.fullmatch(r"(?:--)?(config\.)?([\w.]+)(?:=.*)?", code.get_text())
+        if named is None or named[2] not in FIELDS or code.find_parent(["a", "h1", "h2", "h3"]):
+            continue
+        if named[1] or re.search("[._]", named[2]):  # a word alone, as `mean`, may mean something else
+            code.wrap(body.new_tag("a", href=f"{config_page}#{re.sub('[._]', '-', named[2])}"))
     for code in body.find_all("pre"):
         code["tabindex"] = "0"
     for table in body.select("table.docutils"):

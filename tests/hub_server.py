@@ -1,10 +1,16 @@
 """A hub of models on this machine, of files in memory, for the real client."""
 
 import hashlib
+import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
+import numpy as np
+from golden import weights
+
+FOLDERS = json.loads((Path(__file__).parent / "golden" / "model-folders.json").read_text())["folders"]
 COMMIT = "0123456789" * 4
 OLDER = "9876543210" * 4
 TOKEN = "hf_right"
@@ -72,6 +78,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("X-Error-Message", message)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+def published(name):
+    """The configs of a model of FOLDERS, as files, and tensors of its names and shapes."""
+    one = FOLDERS[name]
+    tensors = {key: np.asarray(weights.tensor(key, tuple(shape))) for key, shape in one["shapes"].items()}
+    tensors = {key: a.astype(np.float32) if a.dtype.kind == "f" else a for key, a in tensors.items()}
+    return {file: json.dumps(content).encode() for file, content in one["files"].items()}, tensors
 
 
 def environment(server, cache):

@@ -58,19 +58,14 @@ class BadImages:
     Attributes:
       limit: how many images may be bad; 0: the first is an error.
       names: of the bad ones so far.
-      rotation_hint: what may be done about EXIF's rotation; empty where there is no config.
+      has_config: the images are a run's, whose config can say how many may be bad, and whether EXIF rotates them.
     """
 
     limit: int = 0
     names: set[str] = field(default_factory=set)
-    rotation_hint: str = " (config.exif_rotation=True applies it)"
+    has_config: bool = True
     _rotation_told: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    @property
-    def has_config(self) -> bool:
-        """True if the images are a run's, which can be told how many may be bad."""
-        return bool(self.rotation_hint)
 
     def take(self, error: BadImageError) -> None:
         """Counts and reports it once; raises it if no image may be bad, and a UserError if too many are."""
@@ -112,9 +107,10 @@ class BadImages:
         with self._lock:
             told, self._rotation_told = self._rotation_told, True
         if not told:
+            advice = " (config.exif_rotation=True applies it)" if self.has_config else ""
             logger.warning(
                 f"{truncate(name)} asks by EXIF to be rotated; it and others like it are left as they are, as "
-                f"torchvision does{self.rotation_hint}"
+                f"torchvision does{advice}"
             )
 
 

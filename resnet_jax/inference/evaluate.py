@@ -139,7 +139,7 @@ def evaluate_weights(
     )
     prepared = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
     reading = DatasetOptions(
-        data_dir or "", preprocess=prepared, bad_images=BadImages(rotation_hint=""), decode=trained.decode
+        data_dir or "", preprocess=prepared, bad_images=BadImages(has_config=False), decode=trained.decode
     )
     source = open_images(data, trained.class_names, trained.num_classes, reading)
     return _evaluate(trained, source, data, batch_size, threshold, report, flip=flip)

@@ -98,7 +98,7 @@ def _predict(
     gradcam: bool,
 ) -> Generator[Prediction | Failure, None, None]:
     num_rows = _num_rows(len(images), batch_size, trained.mesh.devices.size)
-    threads, bad_images = DecodeThreads(), BadImages(rotation_hint="")
+    threads, bad_images = DecodeThreads(), BadImages(has_config=False)
     predict_fn = _compile(trained, top, flip, gradcam, multi_label=threshold is not None)
 
     def prepare(start: int) -> tuple[np.ndarray, list[str | None], Any]:

@@ -165,7 +165,7 @@ def _is_right_in_bfloat16(operation: str, problem: Problem, name: str) -> bool:
         return not is_wrong_forward(name)
     if min(height, width) < problem.stride:  # what lies beside the images is summed too
         return False
-    if name.startswith("jit_bf16:"):  # wrong where rows of the kernel see the padding alone, and in rows of 29 pixels
+    if name.startswith("jit_bf16:"):  # wrong where rows of the kernel see padding alone, and grouped and dilated
         return problem.padding <= height and problem.dilation == 1
     return name != "jit:avx512_core_amx"  # wrong where dilated; brgconv_bwd_w takes all that it does
 

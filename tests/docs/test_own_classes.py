@@ -1,13 +1,10 @@
 """The notebook that fine-tunes a published network, on a small one from a hub on this machine."""
 
-import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from golden import weights
-from hub_server import Server, environment
+from hub_server import Server, environment, published
 from pages import ROOT
 
 from resnet_jax.weights.safetensors_file import write_safetensors
@@ -17,14 +14,11 @@ NAME = "test_resnet.r160_in1k"
 
 @pytest.mark.slow
 def test_notebook_of_own_classes_does_what_it_says(tmp_path):
-    folders = json.loads((ROOT / "tests" / "golden" / "model-folders.json").read_text())["folders"]
-    published = folders["timm-test_resnet"]
-    tensors = {key: np.asarray(weights.tensor(key, tuple(shape))) for key, shape in published["shapes"].items()}
-    tensors = {key: a.astype(np.float32) if a.dtype.kind == "f" else a for key, a in tensors.items()}
+    configs, tensors = published("timm-test_resnet")
     write_safetensors(tmp_path / "model.safetensors", tensors, {})
     server = Server()
     server.files[f"timm/{NAME}"] = {
-        **{file: json.dumps(content).encode() for file, content in published["files"].items()},
+        **configs,
         "model.safetensors": (tmp_path / "model.safetensors").read_bytes(),
     }
     draw = [sys.executable, ROOT / "examples" / "draw_shapes.py", "shapes", "--num_images", "120"]

@@ -3,18 +3,15 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from golden import weights
-from hub_server import OLDER, TOKEN, Server, environment
+from hub_server import FOLDERS, OLDER, TOKEN, Server, environment, published
 from PIL import Image
 
 from resnet_jax.weights.hub import HubModel, parse_hub_model
 from resnet_jax.weights.safetensors_file import write_safetensors
-
-FOLDERS = json.loads((Path(__file__).parent.parent / "golden" / "model-folders.json").read_text())["folders"]
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +20,8 @@ def models(tmp_path_factory):
     made = {}
     for name in ("timm-test_resnet", "transformers-basic"):
         folder = tmp_path_factory.mktemp(name)
-        one = FOLDERS[name]
-        tensors = {key: np.asarray(weights.tensor(key, tuple(shape))) for key, shape in one["shapes"].items()}
-        tensors = {key: a.astype(np.float32) if a.dtype.kind == "f" else a for key, a in tensors.items()}
+        configs, tensors = published(name)
         write_safetensors(folder / "model.safetensors", tensors, {})
-        configs = {file: json.dumps(content).encode() for file, content in one["files"].items()}
         made[name] = {**configs, "model.safetensors": (folder / "model.safetensors").read_bytes()}
         keys = {"a.safetensors": list(tensors)[::2], "b.safetensors": list(tensors)[1::2]}
         for file, part in keys.items():
