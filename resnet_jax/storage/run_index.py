@@ -87,13 +87,13 @@ def lease_seconds() -> float:
     )
 
 
-def read_index(store: ObjectStore) -> Index | None:
-    """Returns the index; None if there is none.
+def read_index(store: ObjectStore, patience: float | None = None) -> Index | None:
+    """Returns the index; None if there is none. patience: instead of the store's.
 
     Raises:
       UserError: if it is not one that this version reads.
     """
-    found = store.get(INDEX_FILE)
+    found = store.get(INDEX_FILE, patience)
     if found is None:
         return None
     data, version = found
@@ -174,17 +174,10 @@ class RunLease:
             before = self._files
             self._files = before if files is None else files
             try:
-                is_written = self._replace(patience=patience)
+                self._replace_own(patience=patience)
             except BaseException:
                 self._files = before
                 raise
-            if not is_written:
-                index = read_index(self._store)
-                taker = "nobody" if index is None or index.holder is None else str(index.holder)
-                self._lost = (
-                    f"{self._store.address} was taken over by another run ({taker}), since this one said nothing for "
-                    f"more than {self._seconds:g} s: it writes no more"
-                )
             self.check()
 
     def confirm(self) -> None:
@@ -212,7 +205,7 @@ class RunLease:
         """Writes the index with nobody as the holder."""
         with self._lock:
             if not self._lost:
-                self._replace(is_held=False)
+                self._replace_own(is_held=False)
 
     def _watch(self, index: Index) -> Index:
         """Returns the index when its holder has said nothing for long enough, or has let it go; UserError as soon as it
@@ -230,6 +223,24 @@ class RunLease:
             if now is None or now.version != index.version:
                 raise self._in_use(now)
         return index
+
+    def _replace_own(self, *, is_held: bool = True, patience: float | None = None) -> None:
+        """Writes the index if nobody else has; notes who has, if so.
+
+        A write whose answer was lost may have arrived: then the store has a version that was never heard of here.
+        """
+        if self._replace(is_held=is_held, patience=patience):
+            return
+        index = read_index(self._store, patience)
+        holder = None if index is None else index.holder
+        if index is not None and holder is not None and holder.id == self._me.id:
+            self._version = index.version
+            if self._replace(is_held=is_held, patience=patience):
+                return
+        self._lost = (
+            f"{self._store.address} was taken over by another run ({holder or 'nobody'}), since this one said nothing "
+            f"for more than {self._seconds:g} s: it writes no more"
+        )
 
     def _replace(self, *, is_held: bool = True, patience: float | None = None) -> bool:
         """Writes the index if it is still the one that was read or written last; returns whether it was."""

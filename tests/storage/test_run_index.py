@@ -70,6 +70,23 @@ def test_a_holder_of_another_machine_that_says_nothing_is_taken_over_and_writes_
     assert index.holder is not None
 
 
+@pytest.mark.parametrize("act", [lambda lease: lease.write(), lambda lease: lease.write({"a": 2}), RunLease.release])
+def test_a_write_that_arrived_without_an_answer_is_not_another_runs(store, bucket, act):
+    lease = RunLease(store)
+    lease.acquire()
+    lease.write({"a": 1})
+    bucket.fault = lambda method, path, number: "late answer" if method == "PUT" else "drop"
+    with pytest.raises(RunError, match="cannot be had"):
+        lease.write({"a": 1, "b": 1}, patience=0.0)
+    bucket.fault = lambda method, path, number: None
+    assert read_index(store).files == {"a": 1, "b": 1}
+    act(lease)
+    assert not lease.is_lost
+    index = read_index(store)
+    assert index.files == lease.files
+    assert (index.holder is None) == (act is RunLease.release)
+
+
 def test_a_dead_process_of_this_machine_is_not_waited_for(store):
     hold = f"""
 from resnet_jax.storage.object_store import ObjectStore
