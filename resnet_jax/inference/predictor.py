@@ -316,9 +316,7 @@ def _restore_variables(
     """Returns the state of `step` without the optimizer's part, replicated on the mesh; nothing is drawn or
     compiled.
     """
-    whole = replicated(mesh)
-    shapes = init_train_state(model, optax.identity(), options, mesh, shapes_only=True)
-    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), shapes)
+    template = init_train_state(model, optax.identity(), options, mesh, shapes_only=True)
     restored = restore_variables(checkpoints, template, step)
-    start = np.zeros((), shapes.step.dtype)
-    return restored.replace(step=jax.make_array_from_callback((), whole, lambda index: start[index]))
+    start = np.zeros((), template.step.dtype)
+    return restored.replace(step=jax.make_array_from_callback((), template.step.sharding, lambda index: start[index]))

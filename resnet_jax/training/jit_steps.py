@@ -59,7 +59,7 @@ def init_train_state(
     stem_filters: np.ndarray | None = None,
 ) -> TrainState:
     """Returns the train state at step 0, drawn from the options' seed and replicated on the mesh; with shapes_only its
-    shapes.
+    shapes, as they lie there.
 
     Args:
       steps_per_epoch, class_weights, multi_label: where it is to be trained.
@@ -88,7 +88,10 @@ def init_train_state(
         )
 
     if shapes_only:
-        return jax.eval_shape(state_of, variable_shapes(model, options.images.channels))
+        shapes = jax.eval_shape(state_of, variable_shapes(model, options.images.channels))
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)), shapes
+        )
 
     def create(key: Array, given: Mapping[str, Any]) -> TrainState:
         variables = model.init(key, jnp.zeros((1, 32, 32, options.images.channels)), train=False)

@@ -150,9 +150,9 @@ def _start(
     """Restores the saved state, or begins a new run, and writes the run's config."""
     train_digest = sync_errors(experiment.batches.source.digest)  # once: it hashes every path of a folder
     assert_equal_across_processes("the training images", train_digest)
-    state, sums, manifest = init_run_state(experiment, begin_with=initial), MetricSums(), None
+    template, sums, manifest = init_run_state(experiment, shapes_only=True), MetricSums(), None
     lost_step = broadcast_from_process_0(latest.lost_step)
-    restored = restore_last(state, latest, best, experiment)
+    restored = restore_last(template, latest, best, experiment)
     if restored is not None:
         state, manifest = restored
         position = manifest["position"]
@@ -163,6 +163,8 @@ def _start(
         warn_of_another_schedule(manifest["config"], experiment, int(state.step))
     elif initial is None and experiment.options.finetune.weights:  # its only checkpoint has gone meanwhile
         raise RunError(f"{latest.directory} has lost its checkpoints since this start: the same command begins anew")
+    else:
+        state = init_run_state(experiment, begin_with=initial)
     step = int(state.step)
     if step > experiment.num_steps:
         raise UserError(
@@ -178,7 +180,7 @@ def _start(
         broadcast_from_process_0(partial(write_text, workdir / folder.IMAGES_FILE, understood))
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
-    best_score = best_score_of(best, state, score_name(experiment))
+    best_score = best_score_of(best, template, score_name(experiment))
     return _Start(step, state, sums, manifest, train_digest, best_score, lost_step, missing)
 
 

@@ -3,10 +3,13 @@
 import jax
 import numpy as np
 import pytest
+from processes import TINY
 
+import resnet_jax
 from resnet_jax.config import load_config
 from resnet_jax.data.sources import load_source
 from resnet_jax.errors import UserError
+from resnet_jax.training import jit_steps
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.images import Normalization
 from resnet_jax.training.jit_steps import init_run_state
@@ -48,6 +51,18 @@ def test_a_run_begins_with_them_and_the_other_filters_are_as_drawn(words):
         np.testing.assert_array_equal(after[..., 18:], before[..., 18:])
         np.testing.assert_array_equal(after[..., :9], -after[..., 9:18])
         jax.tree.map(np.testing.assert_array_equal, getattr(drawn, name)["layer1"], getattr(whitened, name)["layer1"])
+
+
+def test_a_continued_run_reads_no_images_for_them(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(jit_steps, "whitening_filters", lambda *args: read.append(args) or whitening_filters(*args))
+    fields = [word for word in TINY if word.startswith("--config.")]
+    fields += ["--config.stem_init=whitening", "--config.warmup_epochs=0.0"]
+    for num_steps in (2, 4):
+        config = resnet_jax.load_config("digits", [*fields, f"--config.num_steps={num_steps}"])
+        result = resnet_jax.train(config, tmp_path / "run")
+    assert result.step == 4
+    assert len(read) == 1
 
 
 def test_a_stem_of_three_convolutions_is_refused():
