@@ -1,16 +1,23 @@
-"""Trains the PyTorch tutorials' CIFAR-10 recipe in torch for so many minutes: beside `configs/cifar10_fast.py`.
+"""Trains a recipe for small images in torch, beside ours: for so many minutes, or so many epochs.
 
-    python benchmarks/torch_tutorial.py FOLDER --minutes 30 --seed 0
+    python benchmarks/torch_recipes.py FOLDER --recipe tutorial --minutes 30 --seed 0
 
-ResNet-18 with a 3x3 stem, SGD at a constant rate of 0.1, momentum 0.9, weight decay 5e-4, batches of 128, pad-4 crop
-and flip. FOLDER has train/<class>/ and test/<class>/. Prints a line of JSON at each epoch's end and at the end of the
-time: minutes of training, epochs, and the accuracy on the test images, which is not timed. Needs torch; of this package
-nothing computes.
+Batches of 128, a pad-4 crop and a flip, and:
+  tutorial  the PyTorch tutorials' recipe for CIFAR-10: ResNet-18 with a 3x3 stem, SGD at a constant rate of 0.1,
+            momentum 0.9, weight decay 5e-4;
+  quick     that of configs/cifar10_quick.py: ResNet-20, Nesterov's momentum, a rate of 0.2 after an epoch of warm-up,
+            then a cosine over --epochs.
+
+FOLDER has train/<class>/ and test/<class>/. Prints a line of JSON at each epoch's end and at the end: minutes of
+training, epochs, and the accuracy on the test images, which is not timed. Needs torch; nothing here computes in JAX.
 """
 
 import argparse
 import json
+import math
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +27,38 @@ from torch.nn import functional
 
 from resnet_jax.benchmark.torch_side import Network
 
-RESNET18 = {
-    "stem": "cifar", "stage_sizes": (2, 2, 2, 2), "num_filters": 64, "block_cls": "basic", "shortcut": "B",
-    "num_classes": 10,
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Recipe:
+    """A network, as `torch_side` builds it, and how it is trained; rate_at: the rate by the share of the steps done."""
+
+    network: dict[str, object]
+    init: Callable[[torch.nn.Module], None]
+    nesterov: bool
+    rate_at: Callable[[float, float], float]
+
+
+def he_normal(network: torch.nn.Module) -> None:
+    """Draws the kernels as He et al. 2015 do."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+def cosine(epoch: float, num_epochs: float) -> float:
+    """Returns the rate after so many epochs: an epoch of warm-up, and a cosine."""
+    if epoch < 1:
+        return 0.2 * epoch
+    return 0.1 * (1 + math.cos(math.pi * (epoch - 1) / (num_epochs - 1)))
+
+
+SMALL = {"stem": "cifar", "block_cls": "basic", "num_classes": 10}
+RESNET18 = {**SMALL, "stage_sizes": (2, 2, 2, 2), "num_filters": 64, "shortcut": "B"}
+RESNET20 = {**SMALL, "stage_sizes": (3, 3, 3), "num_filters": 16, "shortcut": "A"}
+RECIPES = {
+    "tutorial": Recipe(RESNET18, lambda network: None, nesterov=False, rate_at=lambda epoch, num_epochs: 0.1),
+    "quick": Recipe(RESNET20, he_normal, nesterov=True, rate_at=cosine),
+}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCH_SIZE = 128
 
@@ -66,21 +101,33 @@ def main() -> None:
     """Trains and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--recipe", choices=RECIPES, default="tutorial")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, default=math.inf, help="of training, without the evaluations")
+    length.add_argument("--epochs", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of autocast")
     arguments = parser.parse_args()
+    if arguments.recipe == "quick" and not 1 < arguments.epochs < math.inf:
+        parser.error("the cosine of --recipe quick needs --epochs above 1")
     torch.manual_seed(arguments.seed)
-    dtype = getattr(torch, arguments.dtype)
+    dtype, recipe = getattr(torch, arguments.dtype), RECIPES[arguments.recipe]
     images, labels = read_images(arguments.folder / "train")
     test_images, test_labels = read_images(arguments.folder / "test")
-    network = Network(RESNET18).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    network = Network(recipe.network)
+    recipe.init(network)
+    network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=recipe.nesterov)
     trained, num_images = 0.0, 0
-    while trained < 60 * arguments.minutes:
+
+    def is_over() -> bool:
+        return trained >= 60 * arguments.minutes or num_images >= arguments.epochs * len(images)
+
+    while not is_over():
         for rows in torch.randperm(len(images)).split(BATCH_SIZE):
             started = time.perf_counter()
             batch = normalized(cropped_and_flipped(images[rows]))
+            optimizer.param_groups[0]["lr"] = recipe.rate_at(num_images / len(images), arguments.epochs)
             optimizer.zero_grad()
             with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
                 loss = functional.cross_entropy(network(batch), labels[rows])
@@ -88,10 +135,11 @@ def main() -> None:
             optimizer.step()
             trained += time.perf_counter() - started
             num_images += len(rows)
-            if trained >= 60 * arguments.minutes:
+            if is_over():
                 break
         accuracy = evaluate(network, test_images, test_labels, dtype)
         place = {
+            "recipe": arguments.recipe,
             "seed": arguments.seed,
             "minutes": round(trained / 60, 2),
             "epochs": round(num_images / len(images), 3),
