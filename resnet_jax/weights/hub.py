@@ -115,11 +115,10 @@ def _fetch(model: HubModel, name: str, commit: str | None = None) -> Path | None
                         f"a private one, {_LOG_IN}") from error  # fmt: skip
     except errors.RevisionNotFoundError as error:
         raise UserError(f"{model.name} has no revision {model.revision!r}: give a branch, tag or commit") from error
-    except errors.HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code == 401:
+    except Exception as error:  # of the hub, the HTTP library, whichever that is, the disk, names that are none
+        answer = error.response if isinstance(error, errors.HfHubHTTPError) else None
+        if answer is not None and answer.status_code == 401:
             raise UserError(f"the token is refused for {model}: correct or unset HF_TOKEN, or {_LOG_IN}") from error
-        raise UserError(f"{model}: {name} cannot be downloaded ({first_line(error)}): try again") from error
-    except Exception as error:  # of the HTTP library, whichever that is, of the disk, and of names that are none
         raise UserError(f"{model}: {name} cannot be downloaded ({first_line(error)}): try again") from error
 
 
