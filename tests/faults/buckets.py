@@ -130,6 +130,8 @@ def one_start(bucket, environment, address, kind, numbers, folder):
     allowed = {"kill": (0, -9), "stop": (0, 75, -15), "expired": (0, 1, 2), "two runs": (0, 2)}
     if code not in allowed.get(kind, (0, 1)) or "Traceback" in errors:
         return code, f"code {code}: {errors[-1500:]}"
+    if kind != "two runs" and "was taken over" in errors:
+        return code, f"nobody else was there: {errors[-1500:]}"
     return code, ""
 
 
