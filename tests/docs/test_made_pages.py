@@ -1,6 +1,7 @@
-"""The pages that scripts make: the config's fields as the program takes them, and the findings."""
+"""The pages that scripts make: the config's fields as the program takes them, the findings, and the results."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,30 @@ def test_a_finding_needs_a_comment_and_pinned_packages(tmp_path):
     (tmp_path / "one.sh").write_text("#!/bin/sh\n# Surprising.\npip install torch\n")
     with pytest.raises(ValueError, match=r"one\.sh: a comment on the behaviour and pinned packages are missing"):
         load("make_findings_page").entry(tmp_path / "one.sh")
+
+
+def test_the_page_of_results_is_up_to_date():
+    maker = load("make_results_page")
+    assert maker.page(json.loads(maker.DATA.read_text())) == maker.PAGE.read_text(), (
+        "run: python docs/make_results_page.py"
+    )
+
+
+def test_runs_of_one_recipe_make_a_row_of_the_results():
+    maker = load("make_results_page")
+    command = maker.recipe_of(
+        "python train.py --config.data_dir=/d --config configs/digits.py --workdir run --config.seed 1 --config.l1=0.1"
+    )
+    assert command == "python train.py --config configs/digits.py --config.l1=0.1"
+    runs = [
+        {"command": command, "images": "digits", "seed": seed, "processor": "p", "accuracy": accuracy, "minutes": 1.4,
+         "starts": starts, "steps": 5, "config": "0123abcd", "source": "0"}
+        for seed, accuracy, starts in [(1, 0.5, 1), (0, 0.7, 2), (1, 0.6, 1)]
+    ]  # fmt: skip
+    known = maker.merged(runs[:1], runs[1:])
+    assert len(known) == 2
+    row = f"| `{command}` | 65.00 ± 7.07 % | 0, 1 | 1 in 2 starts, 1 | p | `0123abcd` |"
+    assert row in maker.page(known).splitlines()
 
 
 def test_the_page_is_up_to_date(maker):
