@@ -150,7 +150,8 @@ def test_a_run_that_was_taken_over_ends_with_an_error_and_sends_nothing(bucket, 
         (run.path / "config.json").write_text("changed")
         name = f"{prefix(place)}/index.json"
         content = json.loads(bucket.get(name))
-        bucket.put(name, json.dumps({**content, "written": "another's"}).encode())
+        content["holder"]["id"] = content["written"] = "another's"
+        bucket.put(name, json.dumps(content).encode())
 
     with pytest.raises(RunError, match="was taken over by another run"):
         work_in(place, lose)
