@@ -81,9 +81,10 @@ def normalized(images: torch.Tensor) -> torch.Tensor:
 
 def cropped_and_flipped(images: torch.Tensor) -> torch.Tensor:
     """Returns each image of a batch of uint8, padded by four pixels, cut back at random, and mirrored or not."""
+    height, width = images.shape[-2:]
     padded = functional.pad(images, (4, 4, 4, 4))
     places = torch.randint(0, 9, (len(images), 2)).tolist()
-    crops = [image[:, y : y + 32, x : x + 32] for image, (y, x) in zip(padded, places, strict=True)]
+    crops = [image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, places, strict=True)]
     batch = torch.stack(crops)
     return torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, batch.flip(3), batch)
 
