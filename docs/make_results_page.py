@@ -32,9 +32,9 @@ COLUMNS = (
 HEAD = """# What the recipes reached
 
 Every row is of runs that ended here. Accuracy is of the test images, after the last step, as mean ± standard deviation
-over the seeds. Minutes are of whole runs, evaluations and checkpoints included. A run of several starts was broken off
-and continued, and shared the machine with other work. `compare` prints the same digest for your run if it has the same
-config.
+over the seeds. Minutes are of whole runs, evaluations and checkpoints included. Torch's are of its steps alone, with
+all images in memory. A run of several starts was broken off and continued, and shared the machine with other work.
+`compare` prints the same digest for your run if it has the same config.
 
 `python docs/make_results_page.py` makes this page from [the runs' numbers](results.json).
 """
@@ -78,7 +78,7 @@ def recipe_of(command: str) -> str:
 
 def torch_entry(path: Path, images: str, processor: str) -> dict[str, Any]:
     """Returns what torch reached, by the last line that `benchmarks/torch_recipes.py` printed."""
-    last = json.loads(path.read_text().splitlines()[-1])
+    last = json.loads([line for line in path.read_text().splitlines() if line.startswith("{")][-1])
     return {
         "command": f"python benchmarks/torch_recipes.py FOLDER --recipe {last['recipe']}",
         "images": images,
