@@ -6,7 +6,7 @@ Batches of 128, a pad-4 crop and a flip, and:
   tutorial  the PyTorch tutorials' recipe for CIFAR-10: ResNet-18 with a 3x3 stem, SGD at a constant rate of 0.1,
             momentum 0.9, weight decay 5e-4;
   quick     that of configs/cifar10_quick.py: ResNet-20, Nesterov's momentum, a rate of 0.2 after an epoch of warm-up,
-            then a cosine over --epochs.
+            then a cosine over --epochs; but normalized as the tutorial's images are.
 
 FOLDER has train/<class>/ and test/<class>/. Prints a line of JSON at each epoch's end and at the end: minutes of
 training, epochs, and the accuracy on the test images, which is not timed. Needs torch; nothing here computes in JAX.

@@ -1,4 +1,4 @@
-"""What the examples draw and write; that they run, test_pages shows."""
+"""The examples' pictures and files; that they run, test_pages shows."""
 
 import gzip
 import struct
