@@ -83,7 +83,7 @@ def train(
         latest, best = open_latest(workdir, place.publish), open_best(workdir, place.publish)
         preemption.check_each_step(place.check)
         is_new = latest.latest_step() is None  # only then are the weights to begin from needed
-        experiment, initial = sync_errors(partial(_build, options, splits, is_new, preemption))
+        experiment, template, initial = sync_errors(partial(_build, options, splits, is_new, preemption))
         if jax.process_count() > 1 and initial is not None:
             assert_equal_across_processes("the weights to begin from", digest(initial))
         broadcast_from_process_0(partial(_lock, stack, workdir, options))
@@ -92,7 +92,7 @@ def train(
         broadcast_from_process_0(best.clean)
         background = stack.enter_context(BackgroundWriter())
         background.submit("Orbax could not be imported", load_orbax)
-        start = _start(experiment, initial, workdir, latest, best)
+        start = _start(experiment, template, initial, workdir, latest, best)
         if start.step < experiment.num_steps:
             experiment = with_features(experiment, start.state, preemption)
         writer = stack.enter_context(_open_writer(experiment, workdir, name, latest, start, preemption))
@@ -115,14 +115,15 @@ def train(
 
 def _build(
     options: Options, splits: Splits | None, is_new: bool, preemption: PreemptionGuard
-) -> tuple[Experiment, Variables | None]:
-    """Returns the experiment, and the variables that it begins with; reports faults before anything is
-    written.
+) -> tuple[Experiment, TrainState, Variables | None]:
+    """Returns the experiment, its state's shapes, and the variables that it begins with; reports faults before
+    anything is written.
     """
     with preemption.interruptible():
         experiment = build_experiment(options, splits=splits)
-        init_run_state(experiment, shapes_only=True)  # its own errors
-        return experiment, load_initial(options, experiment.model, experiment.class_names) if is_new else None
+        template = init_run_state(experiment, shapes_only=True)  # raises errors of its own
+        initial = load_initial(options, experiment.model, experiment.class_names) if is_new else None
+        return experiment, template, initial
 
 
 def _lock(stack: ExitStack, workdir: Path, options: Options) -> None:
@@ -145,12 +146,13 @@ class _Start:
 
 
 def _start(
-    experiment: Experiment, initial: Variables | None, workdir: Path, latest: CheckpointFolder, best: CheckpointFolder
-) -> _Start:
+    experiment: Experiment, template: TrainState, initial: Variables | None, workdir: Path, latest: CheckpointFolder,
+    best: CheckpointFolder,
+) -> _Start:  # fmt: skip
     """Restores the saved state, or begins a new run, and writes the run's config."""
     train_digest = sync_errors(experiment.batches.source.digest)  # once: it hashes every path of a folder
     assert_equal_across_processes("the training images", train_digest)
-    template, sums, manifest = init_run_state(experiment, shapes_only=True), MetricSums(), None
+    sums, manifest = MetricSums(), None
     lost_step = broadcast_from_process_0(latest.lost_step)
     restored = restore_last(template, latest, best, experiment)
     if restored is not None:
