@@ -1,28 +1,26 @@
-"""Encoded images by index, decoded by threads when a batch asks for them; bad ones raise, or are counted."""
+"""Encoded images by index, decoded by threads when a batch asks for them; bad ones raise, or are counted.
 
-import logging
-import threading
-from collections.abc import Callable, Iterable
+Small sets are decoded once: `KeptPixels` says which.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol, Self
 
 import numpy as np
 
+from resnet_jax.data.bad_images import NO_GOOD_IMAGE, BadImages
+from resnet_jax.data.decodable_image import ArrayImage, DecodableImage
 from resnet_jax.data.decoding import BadImageError, DecodeOptions, EncodedImage
 from resnet_jax.data.digest import digest_of
+from resnet_jax.data.kept_pixels import KeptPixels, Label
 from resnet_jax.data.labels import check_multi_label, is_multi_label
 from resnet_jax.data.source import Examples, Keys, Transform
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
-from resnet_jax.errors import UserError, truncate
-
-logger = logging.getLogger(__name__)
-
-NO_GOOD_IMAGE = "not one image of the data set can be read"
-
-Label = int | np.ndarray  # (K,) uint8 where an image may have several
+from resnet_jax.errors import UserError
 
 
 class EncodedImages(Protocol):
@@ -51,69 +49,6 @@ class EncodedImages(Protocol):
         """Returns a hash that identifies these images: of their names and labels, as far as these are known."""
 
 
-@dataclass
-class BadImages:
-    """Images that could not be decoded: skipped and counted up to a limit; shared by the sources of a run.
-
-    Attributes:
-      limit: how many images may be bad; 0: the first is an error.
-      names: of the bad ones so far.
-      has_config: the images are a run's, whose config can say how many may be bad, and whether EXIF rotates them.
-    """
-
-    limit: int = 0
-    names: set[str] = field(default_factory=set)
-    has_config: bool = True
-    _rotation_told: bool = False
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def take(self, error: BadImageError) -> None:
-        """Counts and reports it once; raises it if no image may be bad, and a UserError if too many are."""
-        if not self.limit:
-            if self.has_config:
-                error.args = (f"{error}, or let the run skip it: --config.max_bad_images=1",)
-            raise error
-        with self._lock:
-            if error.name in self.names:
-                return
-            if len(self.names) == self.limit:  # this one is not kept: what was trained on until now may be saved
-                raise UserError(
-                    f"{self.limit + 1} images cannot be read, more than config.max_bad_images={self.limit}; "
-                    f"the last: {error}"
-                ) from error
-            self.names.add(error.name)
-            logger.warning(f"skipped ({len(self.names)} of at most {self.limit}): {error}")
-
-    def known(self) -> list[str]:
-        """Returns the names of the bad ones so far, in order."""
-        with self._lock:
-            return sorted(self.names)
-
-    def add(self, *others: Iterable[str]) -> None:
-        """Counts those that other processes, or an earlier start, have found."""
-        with self._lock:
-            self.names.update(*others)
-
-    def raise_if_too_many(self) -> None:
-        """Raises UserError (a ValueError) if all processes and starts together have too many."""
-        names = self.known()
-        if len(names) > self.limit:
-            raise UserError(
-                f"{len(names)} images cannot be read, more than config.max_bad_images={self.limit}; one is {names[-1]}"
-            )
-
-    def warn_exif_rotation(self, name: str) -> None:
-        """Says, once, of an image that EXIF asks to rotate and that is left as it is."""
-        with self._lock:
-            told, self._rotation_told = self._rotation_told, True
-        if not told:
-            advice = " (config.exif_rotation=True applies it)" if self.has_config else ""
-            logger.warning(
-                f"{truncate(name)} asks by EXIF to be rotated; it and others like it are left as they are, as "
-                f"torchvision does{advice}"
-            )
-
-
 @dataclass(frozen=True)
 class EncodedSource:
     """Encoded images, decoded when they are asked for.
@@ -137,9 +72,13 @@ class EncodedSource:
     relabel: np.ndarray | None = None
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     intact: np.ndarray = field(init=False, repr=False)  # of `encoded`: which have been decoded as a whole
+    kept_training: KeptPixels = field(init=False, repr=False)
+    kept_evaluation: KeptPixels = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "intact", np.zeros(len(self.encoded), bool))
+        object.__setattr__(self, "kept_training", KeptPixels(len(self)))
+        object.__setattr__(self, "kept_evaluation", KeptPixels(len(self)))
         check_multi_label(self.encoded.labels, self.num_classes)
 
     def __len__(self) -> int:
@@ -252,6 +191,32 @@ class EncodedSource:
         raise UserError(NO_GOOD_IMAGE)
 
     def _decode(self, position: int, rng: KeyedRandom | None) -> tuple[np.ndarray, Label]:
+        """Returns the image for training, if `rng` draws for it, or for evaluation, and its label."""
+        kept = self.kept_evaluation if rng is None else self.kept_training
+        found = kept.get(position)
+        if found is None:
+            image, label = self._open(position)
+            fixed = self._fixed(image, rng)
+            if fixed is not None and (rng is not None or image.intact):  # most evaluations read each image but once
+                kept.put(position, fixed, label)
+            pixels = self._drawn(image if fixed is None else ArrayImage(fixed), rng)
+            self.intact[self.indices[position]] = True
+        else:
+            fixed, label = found
+            pixels = self._drawn(ArrayImage(fixed), rng)
+        return pixels, label
+
+    def _fixed(self, image: EncodedImage, rng: KeyedRandom | None) -> np.ndarray | None:
+        """Returns what the image is before anything is drawn for it; None if it is drawn which part is decoded."""
+        if rng is None or self.transform is None:
+            return self.preprocess.pixels(image.pixels())
+        return self.transform.fixed(image)
+
+    def _drawn(self, image: DecodableImage, rng: KeyedRandom | None) -> np.ndarray:
+        return image.pixels() if rng is None or self.transform is None else self.transform.drawn(image, rng)
+
+    def _open(self, position: int) -> tuple[EncodedImage, Label]:
+        """Returns the image, to be decoded, and its label."""
         index = int(self.indices[position])
         data, label = self.encoded.read(index)
         image = EncodedImage(
@@ -263,12 +228,7 @@ class EncodedSource:
         image.intact = bool(self.intact[index])
         if not self.apply_exif_orientation and image.orientation != 1:
             self.bad_images.warn_exif_rotation(image.name)
-        if rng is not None and self.transform is not None:
-            pixels = self.transform(image, rng)
-        else:
-            pixels = self.preprocess.pixels(image.pixels())
-        self.intact[index] = True
-        return pixels, label if self.relabel is None else int(self.relabel[label])
+        return image, label if self.relabel is None else int(self.relabel[label])
 
     def _other_size(self, position: int, shape: tuple[int, ...], expected: tuple[int, ...]) -> UserError:
         (height, width), (first_height, first_width) = shape[:2], expected[:2]

@@ -24,6 +24,12 @@ class Transform(Protocol):
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
         """Returns the training image."""
 
+    def fixed(self, image: DecodableImage) -> np.ndarray | None:
+        """Returns the image after all that comes first and is the same in every epoch; None if nothing is."""
+
+    def drawn(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
+        """Returns the training image of what `fixed` returned, or of the image where that is None."""
+
 
 class Examples(NamedTuple):
     """Some images: image (n, H, W, 3) uint8, label (n,) int32, valid (n,) bool: False for one that is damaged.

@@ -7,11 +7,13 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.decoding import DecodeOptions
-from resnet_jax.data.encoded import BadImages, EncodedImages, EncodedSource
+from resnet_jax.data.encoded import EncodedImages, EncodedSource
 from resnet_jax.data.high_bit_depth import HIGH_BIT_DEPTH
 from resnet_jax.data.image_set import ImageSet, open_image_set
+from resnet_jax.data.kept_pixels import MEMORY_LIMIT
 from resnet_jax.data.labels import check_one_known_label, class_counts, stratified_share
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.other_formats import MODES
@@ -38,8 +40,6 @@ DIGITS_NAMES = tuple("0123456789")
 # The held-out validation images are the same whatever the run's seed, so that runs can be compared.
 VALIDATION_SEED = 0
 SPLITS = ("train", "validation", "test")
-# Images of one size are read into memory if all of them take no more than this; larger sets are decoded as they go.
-MEMORY_LIMIT = 2**30
 MOST_CLASSES_NAMED = 5
 VALIDATION_SPLITS = ("random", "stratified")
 CROP = 224  # of encoded images, where the options leave it open

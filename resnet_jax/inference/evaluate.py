@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches
-from resnet_jax.data.encoded import BadImages, EncodedSource
+from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import DatasetOptions, load_source, split_names

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.decoding import BadImageError, EncodedImage
-from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.image_files import ImageFile
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.data.threads import DecodeThreads

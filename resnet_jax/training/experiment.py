@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from resnet_jax.config import check_effects, config_from_dict, default_config, given_fields, to_json
 from resnet_jax.config.effects import KnownImages, fields_without_effect
+from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import BatchOptions, TrainBatches
-from resnet_jax.data.encoded import BadImages, EncodedSource
+from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.source import Source
 from resnet_jax.data.sources import DatasetOptions, ImageOptions, Splits, load_splits

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self
 import jax
 import numpy as np
 
+from resnet_jax.data.bad_images import NO_GOOD_IMAGE
 from resnet_jax.data.batches import EvalBatches
-from resnet_jax.data.encoded import NO_GOOD_IMAGE
 from resnet_jax.data.source import Examples, Keys, Source, Transform
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import log

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from resnet_jax.data import encoded, scan
+from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.decoding import EncodedImage
-from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.sources import DatasetOptions, load_splits
 from resnet_jax.data.transforms.preprocess import Preprocess

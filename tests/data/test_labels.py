@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches, TrainBatches, balanced_order
-from resnet_jax.data.encoded import BadImages
 from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.labels import balanced_class_weights, class_counts, stratified_quotas
 from resnet_jax.data.source import ArraySource

@@ -104,14 +104,21 @@ class TrainingTransform:
 
     def __call__(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
         """Returns the training image, (H, W, C) uint8."""
-        if self.fitted is not None:
-            image = ArrayImage(self.fitted.pixels(image.pixels()))
+        fixed = self.fixed(image)
+        return self.drawn(image if fixed is None else ArrayImage(fixed), rng)
+
+    def fixed(self, image: DecodableImage) -> np.ndarray | None:
+        """Returns the image after all that comes first and is the same in every epoch; None if nothing is.
+
+        (H, W, C) uint8; `drawn` makes the training image of it.
+        """
         if isinstance(self.crop, RandomResizedCrop):
-            pixels = self.crop(image, rng)
-        elif self.crop is not None:
-            pixels = self.crop.pixels(image.pixels())
-        else:
-            pixels = image.pixels()
+            return None if self.fitted is None else self.fitted.pixels(image.pixels())
+        return image.pixels() if self.crop is None else self.crop.pixels(image.pixels())
+
+    def drawn(self, image: DecodableImage, rng: KeyedRandom) -> np.ndarray:
+        """Returns the training image, (H, W, C) uint8, of what `fixed` returned, or of the image where that is None."""
+        pixels = self.crop(image, rng) if isinstance(self.crop, RandomResizedCrop) else image.pixels()
         if not self.operations:
             return pixels
         (picture,) = to_pictures(pixels, pixels.shape[2])
