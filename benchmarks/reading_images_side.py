@@ -47,8 +47,8 @@ def ours(spec: dict[str, Any]) -> Run:
 
     from resnet_jax.data.batches import TrainBatches
     from resnet_jax.data.folder import FolderImages
+    from resnet_jax.data.options import DatasetOptions
     from resnet_jax.data.prefetch import prefetch
-    from resnet_jax.data.sources import DatasetOptions
     from resnet_jax.data.threads import DecodeThreads
     from resnet_jax.data.transforms.training import RandomResizedCrop, TrainingTransform
 

@@ -30,8 +30,8 @@ from resnet_jax.data.folder_tree import make_tree
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.layout import plan_layout
 from resnet_jax.data.listing import StoredFile
+from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import Keys
-from resnet_jax.data.sources import DatasetOptions
 from resnet_jax.training.experiment import options_of
 from resnet_jax.training.images import make_transform
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from resnet_jax.config.effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
 from resnet_jax.data.batches import BatchOptions
 from resnet_jax.data.layout import SplitFolders
-from resnet_jax.data.sources import ImageOptions
+from resnet_jax.data.options import ImageOptions
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError, suggestion
 from resnet_jax.models.variants import ModelOptions

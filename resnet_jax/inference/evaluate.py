@@ -14,8 +14,9 @@ from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.sources import DatasetOptions, load_source, split_names
+from resnet_jax.data.sources import load_source, split_names
 from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import TenCrop
 from resnet_jax.distributed.preemption import PreemptionGuard

@@ -7,8 +7,9 @@ import numpy as np
 
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.image_set import describe_lines
+from resnet_jax.data.options import ImageOptions
 from resnet_jax.data.source import Source
-from resnet_jax.data.sources import ImageOptions, Splits, load_digits, missing_classes
+from resnet_jax.data.sources import Splits, load_digits, missing_classes
 from resnet_jax.data.tfds.builder import data_root
 from resnet_jax.data.tfds.requirements import Needs, prepared_sets
 from resnet_jax.preflight.dummy_data import missing_needs

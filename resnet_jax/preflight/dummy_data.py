@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from resnet_jax.data.options import CROP, ImageOptions
 from resnet_jax.data.source import ArraySource
-from resnet_jax.data.sources import CROP, ImageOptions, Splits
+from resnet_jax.data.sources import Splits
 from resnet_jax.data.tfds.builder import UnknownSetError
 from resnet_jax.data.tfds.requirements import Needs, needs_of
 from resnet_jax.data.transforms.preprocess import height_and_width

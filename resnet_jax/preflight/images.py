@@ -9,7 +9,8 @@ import numpy as np
 
 from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.encoded import EncodedSource
-from resnet_jax.data.sources import ImageOptions, Splits
+from resnet_jax.data.options import ImageOptions
+from resnet_jax.data.sources import Splits
 from resnet_jax.data.transforms.preprocess import height_and_width
 from resnet_jax.errors import abridge
 from resnet_jax.formatting import format_count

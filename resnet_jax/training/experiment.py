@@ -18,8 +18,9 @@ from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import BatchOptions, TrainBatches
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.layout import SplitFolders
+from resnet_jax.data.options import DatasetOptions, ImageOptions
 from resnet_jax.data.source import Source
-from resnet_jax.data.sources import DatasetOptions, ImageOptions, Splits, load_splits
+from resnet_jax.data.sources import Splits, load_splits
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.distributed.mesh import check_batch_size, make_mesh

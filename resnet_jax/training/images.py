@@ -11,8 +11,9 @@ import numpy as np
 from resnet_jax.data.batches import BatchOptions
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.labels import balanced_class_weights
+from resnet_jax.data.options import DatasetOptions, ImageOptions
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.sources import DatasetOptions, ImageOptions, Splits, load_source, load_splits, split_names
+from resnet_jax.data.sources import Splits, load_source, load_splits, split_names
 from resnet_jax.data.tfds.records import NoLabelsError
 from resnet_jax.data.transforms.augment import (
     alternating_flips,

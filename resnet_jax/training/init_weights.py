@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from resnet_jax.data.sources import ImageOptions
+from resnet_jax.data.options import ImageOptions
 from resnet_jax.distributed.processes import warn
 from resnet_jax.errors import UserError
 from resnet_jax.models.arguments import OF_TRAINING

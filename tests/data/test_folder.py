@@ -13,7 +13,8 @@ from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.decoding import EncodedImage
 from resnet_jax.data.image_set import open_image_set
-from resnet_jax.data.sources import DatasetOptions, load_splits
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_splits
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.storage import ranged_files

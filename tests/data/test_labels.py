@@ -10,8 +10,9 @@ from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches, TrainBatches, balanced_order
 from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.labels import balanced_class_weights, class_counts, stratified_quotas
+from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import ArraySource
-from resnet_jax.data.sources import DatasetOptions, hold_out, missing_classes
+from resnet_jax.data.sources import hold_out, missing_classes
 from resnet_jax.data.transforms.preprocess import Preprocess
 from resnet_jax.errors import UserError
 

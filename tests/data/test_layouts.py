@@ -7,7 +7,8 @@ from image_trees import assert_refused, image_bytes, images, make_tree, tar_of, 
 
 from resnet_jax.data.image_set import describe_lines, open_image_set
 from resnet_jax.data.layout import SplitFolders
-from resnet_jax.data.sources import DatasetOptions, load_splits
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_splits
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import ArraySource
-from resnet_jax.data.sources import DatasetOptions, hold_out, load_source, missing_classes
+from resnet_jax.data.sources import hold_out, load_source, missing_classes
 
 
 def test_digits_are_the_1797_real_ones_split_by_every_fifth():

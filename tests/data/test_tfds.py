@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 from processes import records, run, without_tensorflow
 
-from resnet_jax.data.sources import DatasetOptions, load_source
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_source
 from resnet_jax.data.tfds.records import manual_dir
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")

@@ -18,7 +18,8 @@ from processes import TINY, end, free_port, records, run, start_many, wait_for_s
 from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.cli.main import main
 from resnet_jax.data.batches import epoch_order
-from resnet_jax.data.sources import DatasetOptions, load_source
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_source
 from resnet_jax.distributed import processes as distributed
 from resnet_jax.distributed.detection import Processes, find_processes
 

@@ -13,7 +13,8 @@ from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.cli.main import main
 from resnet_jax.config import load_config
 from resnet_jax.data.decodable_image import ArrayImage
-from resnet_jax.data.sources import DatasetOptions, load_digits
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_digits
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
 from resnet_jax.errors import UserError
 from resnet_jax.inference.evaluate import evaluate_run

@@ -9,7 +9,8 @@ from PIL import Image
 
 from resnet_jax.cli.main import main
 from resnet_jax.config import config_from_dict, load_config, to_json
-from resnet_jax.data.sources import DatasetOptions, load_source
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_source
 from resnet_jax.errors import UserError
 from resnet_jax.inference.evaluate import evaluate_run
 from resnet_jax.inference.predictor import open_run

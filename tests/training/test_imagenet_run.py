@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from processes import records, run, without_tensorflow
 
-from resnet_jax.data.sources import DatasetOptions, load_splits
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_splits
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.prepare import manual_dir
 from resnet_jax.weights.class_names import imagenet_wordnet_ids
