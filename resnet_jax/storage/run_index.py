@@ -6,19 +6,15 @@ lost its place to another cannot write an index any more; and a holder that live
 wrong the clocks are.
 """
 
-import contextlib
 import json
 import logging
-import os
-import secrets
-import socket
 import threading
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from resnet_jax.errors import RunError, UserError, truncate
 from resnet_jax.storage.address import check_key
+from resnet_jax.storage.holder import Holder, this_process
 from resnet_jax.storage.object_store import ObjectStore, Version
 from resnet_jax.storage.settings import environment_number
 
@@ -30,41 +26,8 @@ FORMAT = 1
 LEASE_SECONDS, BEAT_SECONDS = 60.0, 15.0
 LEASE_VARIABLE = "RESNET_JAX_LEASE_SECONDS"
 _LOOK_SECONDS = 1.0
-_BOOT_ID, _PROCESS = Path("/proc/sys/kernel/random/boot_id"), Path("/proc")
-_START_TIME = 19  # of the fields in /proc/PID/stat behind the name
 
 Files = dict[str, int]  # bytes by key
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who writes a run: a number drawn at random, and the process, by its host, the machine's start, its namespace of
-    process numbers and its own start; and for how long it may say nothing.
-    """
-
-    id: str
-    host: str
-    process: int
-    boot: str
-    namespace: str
-    started: str
-    lease_seconds: float
-
-    def is_dead(self) -> bool:
-        """Returns whether the process is known to have ended: it was one of this machine, and of this container."""
-        here = (socket.gethostname(), _boot_id(), _namespace())
-        if not all(here) or (self.host, self.boot, self.namespace) != here or not self.started:
-            return False
-        try:
-            os.kill(self.process, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:  # another user's
-            return False
-        return _started(self.process) not in ("", self.started)  # its number is another's now
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.host}"
 
 
 @dataclass(frozen=True)
@@ -117,9 +80,7 @@ class RunLease:
     def __init__(self, store: ObjectStore) -> None:
         """Holds nothing yet."""
         self._store, self._seconds = store, lease_seconds()
-        me = os.getpid()
-        host, drawn = socket.gethostname(), secrets.token_hex(8)
-        self._me = Holder(drawn, host, me, _boot_id(), _namespace(), _started(me), self._seconds)
+        self._me = this_process(self._seconds)
         self._confirmed = _now()
         self._version: Version | None = None
         self._files: Files = {}
@@ -281,23 +242,3 @@ def files_by_listing(store: ObjectStore) -> Files:
 def _now() -> float:
     """Returns seconds on a clock that goes on while the machine sleeps, where there is one."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
-
-
-def _namespace() -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink(_PROCESS / "self" / "ns" / "pid")
-    return ""
-
-
-def _boot_id() -> str:
-    with contextlib.suppress(OSError):
-        return _BOOT_ID.read_text().strip()
-    return ""
-
-
-def _started(process: int) -> str:
-    """Returns when a process of this machine began, as Linux counts; empty if there is none, or elsewhere."""
-    with contextlib.suppress(OSError, IndexError):
-        text = (_PROCESS / str(process) / "stat").read_text()
-        return text.rpartition(")")[2].split()[_START_TIME]
-    return ""

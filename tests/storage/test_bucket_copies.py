@@ -10,7 +10,6 @@ import pytest
 from bucket_server import BUCKET
 
 from resnet_jax.errors import RunError, UserError
-from resnet_jax.storage import run_index
 from resnet_jax.storage.object_store import ObjectStore
 from resnet_jax.storage.run_files import read_run
 from resnet_jax.storage.run_index import RunLease, read_index
@@ -181,7 +180,7 @@ def test_a_process_of_another_container_is_not_taken_for_dead(monkeypatch, bucke
     assert replace(holder, process=2**22 + 1).is_dead()
     assert not replace(holder, process=2**22 + 1, namespace="pid:[1]").is_dead()
     assert replace(holder, started="1").is_dead()
-    monkeypatch.setattr(run_index, "_boot_id", lambda: "")  # no such thing here
+    monkeypatch.setattr("resnet_jax.storage.holder._boot_id", lambda: "")  # no such thing here
     assert not replace(holder, process=2**22 + 1, boot="").is_dead()
 
 
