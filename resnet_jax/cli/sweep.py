@@ -151,16 +151,16 @@ def _read_values(config: Any, field: str, text: str) -> "list[Setting]":
 
     Raises:
       UserError: for values that are not the field's, for one that is given twice, and for several of a field that holds
-        several numbers without brackets around each.
+        several numbers without brackets around each: train takes two of image_size for a height and a width.
     """
-    from resnet_jax.config import WORD_OR_NUMBERS, flatten, read_value
+    from resnet_jax.config import SIZES, WORD_OR_NUMBERS, flatten, read_value
     from resnet_jax.sweep.combinations import Setting, split_values, unquote
 
     texts = split_values(text)
     current = flatten(config).get(field)
     if isinstance(current, str) and field not in WORD_OR_NUMBERS:
         texts = [unquote(one) for one in texts]
-    elif isinstance(current, tuple) or field in WORD_OR_NUMBERS:
+    elif isinstance(current, tuple) or field in WORD_OR_NUMBERS or (field in SIZES and len(texts) == 2):
         bare = [one for one in texts if one[:1] not in "([" and not one[:1].isalpha()]
         if len(texts) > 1 and bare:
             raise UserError(
@@ -189,7 +189,7 @@ def _train(runs: Sequence[SweptRun], folder: Path, num_jobs: int) -> "Outcomes":
     if num_finished := len(runs) - len(children):
         are = "is" if num_finished == 1 else "are"
         print(f"{num_finished} of {format_count(len(runs), 'run')} {are} finished", file=sys.stderr)
-    return run_children(children, share_machine(max(min(num_jobs, len(children)), 1)))
+    return run_children(children, share_machine(num_jobs, len(children)))
 
 
 def _print_runs(runs: Sequence[SweptRun], picture: Path, as_json: bool) -> None:

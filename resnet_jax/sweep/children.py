@@ -27,6 +27,7 @@ from resnet_jax.training.workdir import CONFIG_FILE, flatten_fields
 logger = logging.getLogger(__name__)
 
 SAVED = 75  # the exit code of a run that was interrupted and has saved
+ENDED_BY_CTRL_BREAK = 0xC000013A  # the exit code on Windows of a process that does not catch it
 PROMPT = "$ "  # before the command, in the log
 SECONDS_BETWEEN_LOOKS = 0.1
 # The numbers of a run that are printed when it ends.
@@ -80,11 +81,14 @@ class _Process:
 
 
 def is_finished(workdir: Path, fields: dict[str, Any]) -> bool:
-    """Returns whether the run in `workdir` has come to the end that `fields` say, its config as in a config.json."""
+    """Returns whether the run in `workdir` has come to the end that `fields` say, its config as in a config.json.
+
+    One whose images were elsewhere is not: only training sees whether they are the same.
+    """
     if not (workdir / CONFIG_FILE).exists():
         return False
     run, wanted = read_run(workdir), flatten_fields(fields)
-    return run.is_finished and all(run.fields[length] == wanted[length] for length in LENGTHS)
+    return run.is_finished and all(run.fields[field] == wanted[field] for field in (*LENGTHS, "data_dir"))
 
 
 def run_children(children: Sequence[Child], shares: Sequence[Share]) -> Outcomes:
@@ -174,7 +178,7 @@ def _take_in(process: _Process, received: Sequence[int], outcomes: Outcomes) -> 
     child, code = process.child, process.popen.returncode
     duration = format_duration(time.monotonic() - process.start)
     # A process that has only just begun does not catch them yet; the second Ctrl-C ends one that does.
-    ends_by_signals = {code for number in received for code in (-number, 128 + number)}
+    ends_by_signals = {code for number in received for code in (-number, 128 + number, ENDED_BY_CTRL_BREAK)}
     if code == 0:
         logger.info(f"{child.title} done in {duration}{_main_numbers(child.workdir)}")
     elif code == SAVED or code in ends_by_signals:

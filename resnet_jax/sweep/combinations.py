@@ -13,7 +13,7 @@ BRACKETS = {"(": ")", "[": "]", "{": "}"}
 QUOTES = "'\""
 # A run's name may have these besides letters and digits; anything else becomes an underscore.
 SAFE = frozenset("._-+=,()[]")
-MOST_CHARACTERS = 120  # of a name, which `.log` follows
+MOST_BYTES = 120  # of a name, which `.log` follows; of letters beyond ASCII each has several
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,9 @@ def run_names(runs: Sequence[Sequence[Setting]]) -> list[str]:
     for settings in runs:
         exact = ",".join(f"{labels[s.field]}={show(s.value)}" for s in settings if s.field in labels)
         name = "".join(c if c.isalnum() or c in SAFE else "_" for c in exact)
-        if name != exact or len(name) > MOST_CHARACTERS or name.casefold() in taken:
-            name = f"{name[: MOST_CHARACTERS - 9]}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
+        if name != exact or len(name.encode()) > MOST_BYTES or name.casefold() in taken:
+            beginning = name.encode()[: MOST_BYTES - 9].decode(errors="ignore")
+            name = f"{beginning}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
         names.append(name)
         taken.add(name.casefold())  # some file systems do not distinguish capitals
     return names

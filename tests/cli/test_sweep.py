@@ -11,6 +11,7 @@ import jax._src.xla_bridge
 import pytest
 from commands import refused
 from processes import TINY, end, records, start, wait_for_step
+from run_folders import write_run
 
 from resnet_jax.cli.main import main
 from resnet_jax.runtime import num_cores
@@ -53,6 +54,7 @@ def one_device(monkeypatch):
             "config.decay_epochs='10,20' needs brackets around each value, which holds several numbers itself: "
             "--config.decay_epochs=(10,20) for one, or (…),(…)",
         ),
+        (["--config.image_size=16,24"], "config.image_size='16,24' needs brackets around each value"),
         (["--config.class_weights=1.0,2.0"], "config.class_weights='1.0,2.0' needs brackets around each value"),
         (
             ["--config.num_epochs=1,2", "--config.num_steps=5"],
@@ -97,6 +99,21 @@ def test_commands_are_those_of_every_combination_and_nothing_is_written(capsys, 
     steps = printed(capsys, "--config", "digits", "--config.schedule=step", "--config.decay_steps=(1,2),(3,)")
     assert "decay_steps=(3),seed=0" in steps[1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sizes_in_brackets_are_one_run_each(capsys, tmp_path):
+    lines = printed(capsys, "--config", "digits", "--config.image_size=(16),(24)", "--workdir", tmp_path)
+    assert [shlex.split(line)[8] for line in lines] == ["--config.image_size=(16)", "--config.image_size=(24)"]
+    assert len(printed(capsys, "--config", "digits", "--config.image_size=8,16,24", "--workdir", tmp_path)) == 3
+
+
+def test_a_run_is_finished_at_its_length_on_its_images(tmp_path):
+    workdir = write_run(tmp_path / "run", (0.5,) * 3, data_dir="one")
+    fields = json.loads((workdir / "config.json").read_text())
+    assert is_finished(workdir, fields)
+    assert not is_finished(workdir, {**fields, "num_epochs": 4})
+    assert not is_finished(workdir, {**fields, "data_dir": "other"})
+    assert not is_finished(tmp_path / "absent", fields)
 
 
 def test_folder_of_another_run_is_refused(capsys, tmp_path):

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from resnet_jax.sweep.children import Child, last_line, run_children
+from resnet_jax.sweep.children import Child, Outcomes, _Process, _take_in, last_line, run_children
 from resnet_jax.sweep.shares import Share
 
 WAITS = (
@@ -59,6 +60,14 @@ def test_each_ends_in_its_way_and_no_failure_keeps_another_from_running(tmp_path
     assert lines[-1].startswith("run 1 of 1: fine done in ")
     run_children(children[3:], [Share()])
     assert children[3].log.read_text().splitlines()[1::2] == ["fine", "fine"]  # between the commands
+
+
+def test_a_process_that_ctrl_break_ends_on_windows_was_interrupted(tmp_path):
+    ended = SimpleNamespace(returncode=0xC000013A)
+    for received, how in (([signal.SIGINT], "interrupted"), ([], "failed")):
+        outcomes = Outcomes()
+        _take_in(_Process(child(tmp_path, "run", ""), Share(), ended, 0.0), received, outcomes)
+        assert [bool(outcomes.interrupted), bool(outcomes.failed)] == [how == "interrupted", how == "failed"]
 
 
 @linux

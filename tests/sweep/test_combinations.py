@@ -73,6 +73,9 @@ def test_names_are_those_of_folders_and_never_the_same():
     long, longer = names(data_dir=["x" * 300, "x" * 301], seed=[0])
     assert long != longer
     assert len(long) == len(longer) == 120
+    long, longer = names(data_dir=["画像" * 100, "画像" * 101], seed=[0])
+    assert long != longer
+    assert 110 < len(long.encode()) <= 120
 
 
 def test_values_that_come_later_change_no_name():

@@ -45,6 +45,7 @@ def test_each_run_has_a_gpu_or_an_instance_of_its_own(gpus):
     assert [share.environment for share in share_machine(3)] == [
         {"CUDA_VISIBLE_DEVICES": name} for name in ("MIG-a", "MIG-b", "1")
     ]
+    assert [share.environment for share in share_machine(3, 1)] == [{"CUDA_VISIBLE_DEVICES": "MIG-a"}]
     with pytest.raises(UserError, match="--jobs 4 must be at most 3, the number of GPUs: no two runs share one"):
         share_machine(4)
 
@@ -59,6 +60,7 @@ def test_gpus_are_those_that_the_environment_leaves(gpus, monkeypatch):
 def test_cores_are_shared_where_jax_is_to_compute_on_them(gpus, cores, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert [share.cores for share in share_machine(2)] == [(2, 3), (5, 7, 9)]
+    assert [share.cores for share in share_machine(2, 1)] == [(2, 3, 5, 7, 9)]
     assert sorted(core for share in share_machine(5) for core in share.cores) == [2, 3, 5, 7, 9]
     with pytest.raises(UserError, match="--jobs 6 must be at most 5, the number of cores: no two runs share one"):
         share_machine(6)
