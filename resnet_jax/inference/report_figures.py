@@ -134,7 +134,6 @@ def _largest_in(shares: np.ndarray, block: int) -> np.ndarray:
 
 
 def _short(name: str, length: int) -> str:
-    """Returns so much of the name, on one line, in which matplotlib is to see no formula."""
+    """Returns so much of the name, on one line."""
     name = truncate(name)
-    cut = name if len(name) <= length else f"{name[: length - 1]}…"
-    return cut.replace("$", r"\$")
+    return name if len(name) <= length else f"{name[: length - 1]}…"

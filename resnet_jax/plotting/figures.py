@@ -42,6 +42,16 @@ def _use_fallbacks(figure: "Figure") -> None:
             text.set(fontfamily=[*text.get_fontfamily(), *fallbacks])
 
 
+def _take_dollars_literally(figure: "Figure") -> None:
+    """Has names with dollars in them, of folders and classes, stand as they are: to matplotlib they are formulas."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if "$" in text.get_text() and r"\mathdefault" not in text.get_text():  # matplotlib's own numbers
+            text.set_parse_math(False)
+
+
 def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
     """Adds labels, few numbers along x (whole ones if it is long enough), a faint grid, a legend for several lines."""
     from matplotlib.ticker import MaxNLocator
@@ -57,6 +67,7 @@ def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
 def save_figure(figure: "Figure", path: Path) -> None:
     """Writes the figure as PNG, replacing `path` at once."""
     _use_fallbacks(figure)
+    _take_dollars_literally(figure)
     partial = path.with_suffix(".partial.png")
     figure.savefig(partial, dpi=110)
     partial.replace(path)

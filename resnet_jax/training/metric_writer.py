@@ -13,7 +13,7 @@ import jax
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0
-from resnet_jax.errors import NonFiniteError
+from resnet_jax.errors import NonFiniteError, truncate
 from resnet_jax.plotting.curves import CURVES_FILE, draw_curves
 from resnet_jax.training.progress import ProgressDisplay
 from resnet_jax.training.validation_score import best_validation, validation_score
@@ -155,8 +155,9 @@ class MetricWriter:
             return
         try:
             draw_curves(self.log.records, self._workdir / CURVES_FILE, self._title)
-        except OSError as error:
-            warn(f"{self._workdir / CURVES_FILE} could not be written: {error.strerror or error}")
+        except Exception as error:  # whatever a picture's library finds: the log has all the numbers
+            reason = error.strerror if isinstance(error, OSError) else None
+            warn(f"{self._workdir / CURVES_FILE} could not be written: {reason or truncate(str(error))}")
 
     def _take_nonfinite(self, what: str) -> None:
         if not self._max_skipped:

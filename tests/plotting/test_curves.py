@@ -1,8 +1,10 @@
 """The picture of a run's curves: readable for short runs, and honest about what it leaves out."""
 
 import itertools
+from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from resnet_jax.plotting import curves
@@ -53,3 +55,13 @@ def test_run_of_two_epochs_shows_its_points(draw):
     figure = draw([record(epoch, train_loss=2.0 / epoch, train_accuracy=0.5) for epoch in (1, 2)])
     assert [line.get_marker() for line in figure.axes[0].lines] == ["."]
     assert figure.axes[0].get_xlim()[0] == 0.0
+
+
+@pytest.mark.parametrize("title", ["$NAME_$SEED", "a$b_", r"\$x$"])
+def test_dollars_in_a_name_are_no_formula(tmp_path, monkeypatch, title):
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figure.canvas.draw(), drawn.append(figure)))
+    monkeypatch.setattr(Path, "replace", lambda *_: None)
+    draw_curves([record(1, train_loss=2.0, train_accuracy=0.5)], tmp_path / "curves.png", title)
+    (shown,) = (text for text in drawn[0].findobj(Text) if text.get_text() == title)
+    assert not shown.get_parse_math()

@@ -127,6 +127,17 @@ def test_events_and_curves_that_cannot_be_written_stop_nothing(tmp_path, monkeyp
     assert "curves.png could not be written: No space left on device" in warnings[1]
 
 
+def test_a_picture_that_its_library_refuses_stops_nothing(tmp_path, monkeypatch, capsys):
+    def refuse(*words, **options):
+        raise ValueError("Expected end of text, found '$'\n$NAME_$")
+
+    monkeypatch.setattr(module, "draw_curves", refuse)
+    with make(tmp_path) as recorder:
+        recorder.write_train(1, metrics(1.0))
+    (warning,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("warning"))
+    assert "curves.png could not be written: Expected end of text" in warning
+
+
 @pytest.mark.parametrize(("folder", "title"), [("run", "run"), ("second try", "second try (run)")])
 def test_title_of_the_curves_has_the_workdirs_name(tmp_path, monkeypatch, folder, title):
     titles = []
