@@ -106,3 +106,21 @@ def test_labels_are_kept_as_they_are_mapped():
     indices = np.array([0, 1, 2, 3])
     for epoch in range(2):
         assert images.read(indices, Keys(0, epoch, indices)).label.tolist() == [7, 5, 6, 7]
+
+
+@pytest.mark.parametrize("free", [8 * NUM_BYTES, 8 * NUM_BYTES - 8, None])
+def test_images_are_kept_where_memory_is_free(monkeypatch, free):
+    monkeypatch.setattr(kept_pixels, "free_memory", lambda: free)
+    images, counts = counted()
+    epochs(images)
+    assert (max(counts) == 1) == (free != 8 * NUM_BYTES - 8)
+
+
+def test_memory_that_cannot_be_had_stops_nothing(monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    pixels, kept = np.zeros((2, 2, 3), np.uint8), kept_pixels.KeptPixels(5)
+    monkeypatch.setattr(kept_pixels.np, "empty", fail)
+    kept.put(0, pixels, 1)
+    assert kept.get(0) is None
