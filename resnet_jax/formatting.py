@@ -1,5 +1,7 @@
-"""Numbers as results show them: percentages, sizes, durations."""
+"""Numbers as results show them: percentages, sizes, durations, and JSON."""
 
+import json
+import math
 from typing import Any
 
 
@@ -19,6 +21,19 @@ def format_number(key: str, value: Any) -> str:
     if key.endswith("memory"):
         return f"{value / 2**20:.0f} MiB"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def format_json(value: Any, indent: int | None = None) -> str:
+    """Returns a value as JSON, which other programs read: null for a number that is not finite."""
+    return json.dumps(_without_nonfinite(value), indent=indent, allow_nan=False)
+
+
+def _without_nonfinite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nonfinite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nonfinite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def format_count(number: int, noun: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.cli.printing import print_columns
-from resnet_jax.formatting import format_number
+from resnet_jax.formatting import format_json, format_number
 
 if TYPE_CHECKING:
     from resnet_jax.comparison.groups import Group
@@ -31,7 +31,7 @@ def print_comparison(groups: "Sequence[Group]", picture: Path, *, as_json: bool 
     curves = {label: [run.records for run in group.runs] for label, group in zip(labels, groups, strict=True)}
     draw_comparison(curves, picture, f"{sum(len(group.runs) for group in groups)} runs")
     if as_json:
-        print(json.dumps({"groups": [_as_json(group) for group in groups], "picture": str(picture)}))
+        print(format_json({"groups": [_as_json(group) for group in groups], "picture": str(picture)}))
     elif as_csv:
         _print_csv(groups)
     else:
@@ -82,7 +82,7 @@ def _print_table(groups: "Sequence[Group]") -> None:
 
 def _show(value: Any) -> str:
     if isinstance(value, dict):  # versions
-        return " ".join(f"{name} {version}" for name, version in value.items() if name in ("resnet_jax", "jax"))
+        return " ".join(f"{name} {version}" for name, version in value.items())
     return format(value, "g") if isinstance(value, float) else str(value)
 
 

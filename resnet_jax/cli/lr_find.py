@@ -1,8 +1,6 @@
 """The lr_find command: a learning rate for a run, by one short test of a growing rate."""
 
 import argparse
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ from resnet_jax.cli.options import AddCommand, picture_path
 from resnet_jax.cli.printing import print_table
 from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.errors import UserError
+from resnet_jax.formatting import format_json
 
 if TYPE_CHECKING:
     from resnet_jax.preflight.learning_rate import LossCurve, Proposal
@@ -54,7 +53,7 @@ def run_lr_find(arguments: argparse.Namespace) -> int:
     curve, proposal = find_learning_rate(options, low, high, arguments.steps)
     _draw(curve, proposal, picture, Path(arguments.config).stem)
     if arguments.json:
-        print(json.dumps(_as_json(curve, proposal, options, arguments.steps, picture)))
+        print(format_json(_as_json(curve, proposal, options, arguments.steps, picture)))
         return EXIT_DONE
     turned = "" if proposal.turn_rate is None else f", before it turned at {proposal.turn_rate:.2g}"
     print_table(
@@ -109,11 +108,7 @@ def _as_json(
         "picture": str(picture),
         "curve": {
             "learning_rate": curve.rates,
-            "loss": [_finite(loss) for loss in curve.losses],
-            "average_loss": [_finite(loss) for loss in curve.averages],
+            "loss": curve.losses,
+            "average_loss": curve.averages,
         },
     }
-
-
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None

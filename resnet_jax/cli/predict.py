@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import json
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_USAGE
 from resnet_jax.cli.options import AddCommand, add_trained_options, check_model_options, open_trained
 from resnet_jax.errors import UserError, printable
 from resnet_jax.filesystem import expand
-from resnet_jax.formatting import format_percent
+from resnet_jax.formatting import format_json, format_percent
 
 if TYPE_CHECKING:
     from resnet_jax.inference.predict import Prediction
@@ -96,7 +95,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
             if target is not None and len(cells) < MAX_ON_SHEET:
                 cells.append(_cell(result, predictions))
     if arguments.json:
-        print(json.dumps(printed))
+        print(format_json(printed))
     if target is not None and cells:
         save_picture(draw_sheet(cells, READABLE), target)
         if num_answered > len(cells):

@@ -1,17 +1,16 @@
 """How the commands' results are printed, on standard output."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
-from resnet_jax.formatting import format_number
+from resnet_jax.formatting import format_json, format_number
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> int:
     """Returns the exit code of a command that is done, its result printed: one JSON object, or a line each."""
     if as_json:
-        print(json.dumps(result))
+        print(format_json(result))
     else:
         print_table([(key.replace("_", " "), format_number(key, value)) for key, value in result.items()])
     return EXIT_DONE

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ class Group:
     Attributes:
       differs: what it has of the fields that decide a run's numbers, but the seed, and of "versions", "data",
         "machine" and "source", in which the groups differ.
-      mean, deviation: of each number; the standard deviation is the sample's (n - 1), None for a single run.
+      mean, deviation: of each number; the standard deviation is the sample's (n - 1), None for a single run. Both are
+        NaN where a run's number is not finite.
     """
 
     runs: list[RunSummary]
@@ -100,13 +102,14 @@ def group_runs(runs: Sequence[RunSummary], sort: str = "") -> list[Group]:
         by_key.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(run)
     differing = _differing([members[0] for members in by_key.values()])
     groups = [_group(members, differing) for members in by_key.values()]
+    _show_differing_versions(groups)
     for name in OF_STARTS:
         if len({getattr(group, name) for group in groups} - {""}) > 1:
             for group in groups:
                 group.differs[name] = getattr(group, name) or "?"
     known = {number for group in groups for number in group.mean}
     if sort:
-        check_choice("--sort", sort, ("name", *NUMBERS, *runs[0].fields))
+        check_choice("--sort", sort, ("name", *NUMBERS, *{field: None for run in runs for field in run.fields}))
     else:
         sort = next((number for number in ("best", "test_accuracy") if number in known), "")
     return sorted(groups, key=lambda group: _place(group, sort)) if sort else groups
@@ -118,9 +121,19 @@ def _group(runs: list[RunSummary], differing: Sequence[str]) -> Group:
     for number in NUMBERS:
         values = [run.numbers[number] for run in runs if number in run.numbers]
         if len(values) == len(runs):
-            mean[number] = statistics.fmean(values)
-            deviation[number] = statistics.stdev(values) if len(values) > 1 else None
+            finite = all(map(math.isfinite, values))  # of others `statistics` raises what it likes
+            mean[number] = statistics.fmean(values) if finite else math.nan
+            deviation[number] = None if len(values) == 1 else statistics.stdev(values) if finite else math.nan
     return Group(runs, {name: _value(runs[0], name) for name in differing}, mean, deviation)
+
+
+def _show_differing_versions(groups: Sequence[Group]) -> None:
+    """Leaves of each group's versions those in which the groups differ."""
+    versions = [group.differs["versions"] for group in groups if "versions" in group.differs]
+    names = {name: None for one in versions for name in one if len({other.get(name) for other in versions}) > 1}
+    for group in groups:
+        if "versions" in group.differs:
+            group.differs["versions"] = {name: group.differs["versions"].get(name, "?") for name in names}
 
 
 def _deciding(run: RunSummary) -> dict[str, Any]:

@@ -89,8 +89,12 @@ def _runs_below(path: Path, depth: int = MOST_DEEP) -> Iterator[Path]:
         return
     with contextlib.suppress(OSError):
         for child in path.iterdir():
-            if child.is_dir() and not child.is_symlink():
-                yield from _runs_below(child, depth - 1)
+            try:
+                inside = list(_runs_below(child, depth - 1)) if child.is_dir() and not child.is_symlink() else []
+            except OSError as error:
+                warn(f"{child} is left out: {error.strerror or error}")
+            else:
+                yield from inside
 
 
 def read_runs(workdirs: Sequence[Path]) -> list[RunSummary]:

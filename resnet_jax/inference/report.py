@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.source import Source
 from resnet_jax.filesystem import write_text
-from resnet_jax.formatting import format_percent
+from resnet_jax.formatting import format_json, format_percent
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.multi_label_metrics import MultiLabelMetrics
 from resnet_jax.inference.report_figures import draw_average_precision, draw_calibration, draw_confusion
@@ -51,7 +50,7 @@ def write_report(folder: Path, result: dict[str, Any], classification: Classific
         "mistakes": [_mistake(classification, int(row), source) for row in mistakes],
     }
     # First: a folder that has it is known to be a report's, also where this one is broken off.
-    write_text(folder / REPORT_FILE, json.dumps(details, indent=1) + "\n")
+    write_text(folder / REPORT_FILE, format_json(details, indent=1) + "\n")
     counts = ((name, *row) for name, row in zip(names, classification.confusion.tolist(), strict=True))
     _write_csv(folder / "confusion.csv", ["class", *names], counts)
     header = ["class", "count", "correct", "accuracy", "precision", "most_frequent_confusion"]
@@ -81,7 +80,7 @@ def write_multi_label_report(folder: Path, result: dict[str, Any], metrics: Mult
       RunError: UserError (a ValueError) or OSError if something cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / REPORT_FILE, json.dumps(result, indent=1) + "\n")
+    write_text(folder / REPORT_FILE, format_json(result, indent=1) + "\n")
     _remove(folder, OF_ONE_LABEL)
     classes = metrics.classes()
     _write_csv(folder / "classes.csv", list(classes[0]), (row.values() for row in classes))

@@ -6,15 +6,17 @@ from typing import Any
 
 from resnet_jax.training.workdir import Record
 
+NO_SCORE = -1.0  # less than any accuracy
+
 
 def validation_score(metrics: Mapping[str, Any], prefix: str = "") -> float:
-    """Returns the number by which the best is chosen, `score_field`'s; -1.0 where it or its loss is not finite.
+    """Returns the number by which the best is chosen, `score_field`'s; NO_SCORE where it or its loss is not finite.
 
     Args:
       prefix: of the metrics' names, "val_" in a record of the log.
     """
     score, loss = metrics[score_field(metrics, prefix)], metrics[f"{_average(metrics, prefix)}loss"]
-    return score if math.isfinite(loss) and math.isfinite(score) else -1.0
+    return score if math.isfinite(loss) and math.isfinite(score) else NO_SCORE
 
 
 def score_field(metrics: Mapping[str, Any], prefix: str = "") -> str:
@@ -27,15 +29,17 @@ def score_field(metrics: Mapping[str, Any], prefix: str = "") -> str:
 
 
 def best_validation(records: Iterable[Record]) -> Record | None:
-    """Returns the record of the best validation in a log, the earliest of equal ones; None if there is none."""
-    return max(_validations(records), key=lambda record: validation_score(record, "val_"), default=None)
+    """Returns the record of the best validation in a log, the earliest of equal ones; None if none has a score."""
+    best = max(_validations(records), key=lambda record: validation_score(record, "val_"), default=None)
+    return None if best is None or validation_score(best, "val_") == NO_SCORE else best
 
 
 def num_since_best(records: Iterable[Record]) -> int:
-    """Returns how many validations came after the best one."""
+    """Returns how many validations came after the best one, or after the first where none has a score."""
     validations = _validations(records)
     best = best_validation(validations)
-    return 0 if best is None else len(validations) - 1 - validations.index(best)
+    place = 0 if best is None else validations.index(best)
+    return max(len(validations) - 1 - place, 0)
 
 
 def is_out_of_patience(records: Iterable[Record], patience: int) -> bool:

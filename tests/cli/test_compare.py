@@ -3,31 +3,19 @@
 import csv
 import io
 import json
+import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from commands import refused
+from ml_collections import ConfigDict
 from PIL import Image
+from run_folders import write_run
 
 from resnet_jax.cli.main import main
-from resnet_jax.config import default_config, to_json
-
-
-def write_run(folder, accuracies, *, num_epochs=3, test=None, train_loss=1.0, **fields):
-    """A run's folder with a validation an epoch of ten steps, as train writes it."""
-    config = default_config()
-    for name, value in {"num_epochs": num_epochs, "validation_fraction": 0.1, **fields}.items():
-        config[name] = value
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(to_json(config))
-    records = []
-    for epoch, accuracy in enumerate(accuracies, start=1):
-        place = {"step": 10 * epoch, "epoch": float(epoch)}
-        records.append({**place, "train_loss": train_loss / epoch, "train_accuracy": 0.5, "learning_rate": 0.1})
-        records.append({**place, "val_loss": 1.0, "val_accuracy": accuracy, "val_count": 10})
-    if test is not None:
-        records.append({**place, "test_loss": 1.5, "test_accuracy": test, "test_count": 10})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return folder
+from resnet_jax.comparison.groups import group_runs
+from resnet_jax.comparison.runs import read_run
 
 
 @pytest.fixture
@@ -88,6 +76,51 @@ def test_rows_are_sorted_by_numbers_fields_and_names(runs, tmp_path, capsys):
     assert order("test_loss")[-1] == "c"
     assert order("learning_rate")[0] == "a-0"
     assert "did you mean 'test_accuracy'?" in refused(capsys, "compare", runs, "--sort", "test_acuracy")
+
+
+def test_a_seed_whose_numbers_are_not_finite_is_shown_beside_the_others(tmp_path, capsys):
+    for seed, loss in enumerate((1.0, math.nan, math.inf)):
+        write_run(tmp_path / "runs" / f"{seed}", (0.5,) * 3, test=0.5, val_loss=loss, seed=seed)
+    write_run(tmp_path / "runs" / "lost", (0.1,) * 3, test=0.1, val_loss=math.nan, learning_rate=9.0)
+    output = compared(capsys, tmp_path / "runs", "--to", tmp_path / "p.png").out
+    assert "50.00 ± 0.00 %" in output
+    assert "-100" not in output
+    text = compared(capsys, tmp_path / "runs", "--json", "--to", tmp_path / "p.png").out
+    first, lost = json.loads(text, parse_constant=pytest.fail)["groups"]
+    assert (first["mean"]["val_loss"], first["deviation"]["val_loss"]) == (None, None)
+    assert "best" not in {*first["mean"], *lost["mean"]}
+    assert first["runs"][0]["best"] == 0.5
+
+
+def test_rows_that_versions_part_say_in_which(tmp_path):
+    versions = [{"python": "3.11.7", "jax": "0.10.2", "numpy": number} for number in ("2.1", "2.2")]
+    runs = [write_run(tmp_path / name, (0.5,) * 3, seed=seed) for seed, name in enumerate("ab")]
+    groups = group_runs(
+        [replace(read_run(run), versions=one, data="d") for run, one in zip(runs, versions, strict=True)]
+    )
+    assert [group.differs for group in groups] == [{"versions": {"numpy": number}} for number in ("2.1", "2.2")]
+
+
+def test_rows_are_sorted_by_a_field_that_some_runs_have(tmp_path, capsys):
+    write_run(tmp_path / "runs" / "a", (0.5,) * 3)
+    write_run(tmp_path / "runs" / "b", (0.5,) * 3, model_args=ConfigDict({"dropout": 0.3}))
+    sort = ("--sort", "model_args.dropout", "--to", tmp_path / "p.png")
+    output = compared(capsys, tmp_path / "runs", *sort).out.splitlines()
+    assert output[2].split()[0].endswith("b")
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_others(runs, tmp_path, capsys, monkeypatch):
+    is_file = Path.is_file
+
+    def refuses(path, **options):  # as another user's workdir does
+        if path.parent.name == "b-0":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path, **options)
+
+    monkeypatch.setattr(Path, "is_file", refuses)
+    captured = compared(capsys, runs, "--json", "--to", tmp_path / "p.png")
+    assert sorted(group["n"] for group in json.loads(captured.out)["groups"]) == [1, 1, 3]
+    assert f"warning: {runs / 'b-0'} is left out: Permission denied" in captured.err
 
 
 def test_early_stopped_runs_are_finished_and_a_seed_that_is_there_twice_is_said(tmp_path, capsys):
