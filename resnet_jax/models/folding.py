@@ -7,11 +7,14 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from resnet_jax.errors import UserError
+from resnet_jax.models.layers import standardize
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.stems import DEEP_STEM_LAST
 
 Array = jax.Array
 Path = tuple[str, ...]
+
+CONVOLUTION_AXES = 4  # of a kernel (k, k, C, F)
 
 
 def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet, dict[str, Any]]:
@@ -19,8 +22,9 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
     to rounding.
 
     Evaluated, a batch norm multiplies and shifts each channel: the factor goes into the kernel before it, the shift
-    becomes a bias; if no convolution comes right before (pre-activation), both stay. The result has no `batch_stats`
-    and cannot be trained. A model of another norm_layer comes back as it is.
+    becomes a bias; if no convolution comes right before (pre-activation), both stay. Kernels that the model
+    standardizes are standardized here. The result has no `batch_stats` and cannot be trained. A model of another
+    norm_layer comes back as it is.
 
     Raises:
       UserError: if the model is folded already.
@@ -30,6 +34,8 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
     if model.batch_norm == "folded":
         raise UserError("batch_norm='folded': the model is folded already")
     flat, statistics = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
+    if model.weight_standardization:  # which would undo the factors
+        flat = {path: standardize(leaf) if _is_convolution(path, leaf) else leaf for path, leaf in flat.items()}
     for norm in dict.fromkeys(path[:-1] for path in statistics):  # in the same order in each process, to be cached
         mean, var = (statistics[*norm, name] for name in ("mean", "var"))
         factor = flat.pop((*norm, "scale")) * jax.lax.rsqrt(var + model.norm_epsilon)  # (F,)
@@ -41,7 +47,11 @@ def fold_batch_norm(model: ResNet, variables: Mapping[str, Any]) -> tuple[ResNet
         for leaf in ("kernel", "bias"):
             if (*conv, leaf) in flat:
                 flat[*conv, leaf] = flat[*conv, leaf] * factor
-    return model.clone(batch_norm="folded"), {"params": unflatten_dict(flat)}
+    return model.clone(batch_norm="folded", weight_standardization=False), {"params": unflatten_dict(flat)}
+
+
+def _is_convolution(path: Path, leaf: Array) -> bool:
+    return path[-1] == "kernel" and leaf.ndim == CONVOLUTION_AXES
 
 
 def _convolution_before(norm: Path, preact: bool, params: Mapping[Path, Array]) -> Path | None:

@@ -35,6 +35,8 @@ def trained_variables(model, dtype):
         ("resnet20", {"stage_sizes": (1, 1, 1)}),
         ("resnet20", {"stage_sizes": (1, 1, 1), "conv_bias": True, "norm_epsilon": 1e-3}),
         ("resnet18", {"num_classes": 10, "stage_sizes": (1, 1)}),
+        ("seresnet18", {"num_classes": 10, "stage_sizes": (1, 1), "weight_standardization": True}),
+        ("preact_resnet20", {"stage_sizes": (1, 1, 1), "weight_standardization": True}),
         ("resnext50_32x4d", {"num_classes": 10, "stage_sizes": (1, 1)}),
         ("resnet50", {"num_classes": None, "shortcut": "C", "stage_sizes": (1, 1)}),
         ("resnet50d", {"num_classes": 10, "stage_sizes": (1, 1)}),
