@@ -19,7 +19,7 @@ from resnet_jax.data.labels import check_multi_label, is_multi_label
 from resnet_jax.data.source import Examples, Keys, Transform
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
-from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
+from resnet_jax.data.transforms.preprocess import Preparation
 from resnet_jax.errors import UserError
 
 
@@ -64,7 +64,7 @@ class EncodedSource:
     encoded: EncodedImages
     indices: np.ndarray
     class_names: tuple[str, ...]
-    preprocess: Preprocess | TenCrop
+    preprocess: Preparation
     threads: DecodeThreads
     bad_images: BadImages
     transform: Transform | None = None

@@ -12,7 +12,15 @@ from resnet_jax.data.high_bit_depth import HIGH_BIT_DEPTH
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.threads import DecodeThreads
-from resnet_jax.data.transforms.preprocess import FITS, PREPROCESS, Preprocess, Side, TenCrop, as_side, height_and_width
+from resnet_jax.data.transforms.preprocess import (
+    FITS,
+    PREPROCESS,
+    Preparation,
+    Preprocess,
+    Side,
+    as_side,
+    height_and_width,
+)
 from resnet_jax.errors import UserError
 from resnet_jax.ranges import (
     FRACTION,
@@ -48,7 +56,7 @@ class DatasetOptions:
 
     data_dir: str = ""
     image_size: Side = 0
-    preprocess: Preprocess | TenCrop = PREPROCESS["IMAGENET1K_V1"]
+    preprocess: Preparation = PREPROCESS["IMAGENET1K_V1"]
     apply_exif_orientation: bool = False
     threads: DecodeThreads = field(default_factory=DecodeThreads)
     bad_images: BadImages = field(default_factory=BadImages)

@@ -11,7 +11,7 @@ from resnet_jax.data.digest import digest_of
 from resnet_jax.data.labels import check_multi_label, is_multi_label
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.data.transforms.keyed_random import KeyedRandom
-from resnet_jax.data.transforms.preprocess import Preprocess, TenCrop
+from resnet_jax.data.transforms.preprocess import Preparation
 
 
 class Transform(Protocol):
@@ -99,7 +99,7 @@ class ArraySource:
     images: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
-    preprocess: Preprocess | TenCrop | None = None
+    preprocess: Preparation | None = None
     transform: Transform | None = None
     threads: DecodeThreads = field(default_factory=DecodeThreads)
 

@@ -18,11 +18,11 @@ from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import load_source, split_names
 from resnet_jax.data.transforms.adjustment import Adjustment
-from resnet_jax.data.transforms.preprocess import TenCrop
+from resnet_jax.data.transforms.preprocess import Preparation, TenCrop
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import sync_errors
-from resnet_jax.errors import NonFiniteError, UserError
+from resnet_jax.errors import NonFiniteError, RunError, UserError
 from resnet_jax.filesystem import check_folder
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.multi_label_metrics import THRESHOLD, MultiLabelMetrics, check_threshold
@@ -91,6 +91,9 @@ def evaluate_run(
                 f"{', '.join(trained.class_names[:3])} …: they must be the same"
             )
     else:
+        prepared = _prepared(trained, ten_crop=ten_crop)
+        if prepared != preprocess:
+            reading = replace(reading, image_size=0, preprocess=prepared)
         source = open_images(data, trained.class_names, len(trained.class_names), reading)
     if mean.ndim == 3 and mean.shape != source.image_shape:
         raise UserError(
@@ -139,12 +142,25 @@ def evaluate_weights(
     trained = open_weights(
         weights, model_name=model_name, model_args=model_args, preprocess=preprocess, adjustment=adjustment
     )
-    prepared = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
     reading = DatasetOptions(
-        data_dir or "", preprocess=prepared, bad_images=BadImages(has_config=False), decode=trained.decode
+        data_dir or "",
+        preprocess=_prepared(trained, ten_crop=ten_crop),
+        bad_images=BadImages(has_config=False),
+        decode=trained.decode,
     )
     source = open_images(data, trained.class_names, trained.num_classes, reading)
     return _evaluate(trained, source, data, batch_size, threshold, report, flip=flip)
+
+
+def _prepared(trained: TrainedModel, *, ten_crop: bool) -> Preparation:
+    """Returns how images that the network was not trained with are prepared: as `predict` prepares them.
+
+    A mean image is subtracted from images of its own size alone.
+    """
+    if ten_crop:
+        return TenCrop(trained.preprocess)
+    is_sized = trained.preprocess.changes_pixels or not trained.size_is_known or trained.normalization.mean.ndim > 1
+    return trained.preprocess if is_sized else trained.sized
 
 
 def open_images(data: str, class_names: tuple[str, ...], num_classes: int, reading: DatasetOptions) -> Source:
@@ -256,9 +272,20 @@ def _evaluate(
         metrics = ClassificationMetrics.of_rows(rows, names)
     result = {**trained.origin, "data": data, **metrics.summary(sums)}
     if report is not None:
-        sync_errors(lambda: _write_report(report, result, metrics, source) if jax.process_index() == 0 else None)
+        sync_errors(lambda: _try_report(report, result, metrics, source) if jax.process_index() == 0 else None)
         result["report"] = str(report)
     return result
+
+
+def _try_report(
+    report: Path, result: dict[str, Any], metrics: ClassificationMetrics | MultiLabelMetrics, source: Source
+) -> None:
+    """Writes the report; an error of the disk has the numbers behind it, which were hours of work."""
+    try:
+        _write_report(report, result, metrics, source)
+    except (OSError, RunError, UserError) as error:
+        numbers = ", ".join(f"{key} {value:.6g}" for key, value in result.items() if isinstance(value, int | float))
+        raise RunError(f"{error}; it would hold {numbers}") from error
 
 
 def _write_report(

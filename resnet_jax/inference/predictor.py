@@ -17,15 +17,14 @@ from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, 
 from resnet_jax.checkpoint.items import NUM_LOOKS
 from resnet_jax.data.decoding import DecodeOptions
 from resnet_jax.data.transforms.adjustment import Adjustment
-from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
 from resnet_jax.data.transforms.preprocess import (
     AS_THEY_ARE,
     PREPROCESS,
     Preprocess,
     Side,
+    Sized,
     as_side,
     as_they_are,
-    height_and_width,
 )
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
@@ -56,6 +55,7 @@ class TrainedRun:
     step: int
     normalization: Normalization
     preprocess: Preprocess  # of encoded images
+    image_size: Side | None  # None: the run is too old to say it
     class_names: tuple[str, ...]
     multi_label: bool  # an image may have several labels
 
@@ -68,6 +68,8 @@ class TrainedModel:
       load: reads the weights, when `state` is first asked for.
       preprocess: of encoded images.
       image_size: of the images that the network was trained with, in pixels: a side, or (height, width).
+      size_is_known: it is; otherwise it is the one that the network was designed for.
+      preprocess_is_known: so is how images are prepared; otherwise they are taken as they are.
       class_names: empty if unknown.
       origin: plain values for results, which say where the network comes from. apply_exif_orientation: rotate images
         as EXIF says.
@@ -86,6 +88,8 @@ class TrainedModel:
     apply_exif_orientation: bool = False
     options: Options | None = None
     multi_label: bool = False
+    size_is_known: bool = True
+    preprocess_is_known: bool = True
 
     @property
     def decode(self) -> DecodeOptions:
@@ -112,11 +116,12 @@ class TrainedModel:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(H, W, C) of the result of `pixels`."""
-        return (*height_and_width(self._size), self.preprocess.num_channels)
+        return self.sized.image_shape
 
     @property
-    def _size(self) -> Side:
-        return self.preprocess.crop or self.preprocess.resize or self.image_size
+    def sized(self) -> Sized:
+        """Does as `pixels`."""
+        return Sized(self.preprocess, self.preprocess.crop or self.preprocess.resize or self.image_size)
 
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Returns `image` as the network gets it, before the normalisation: `input_shape` uint8, whatever its size.
@@ -124,16 +129,7 @@ class TrainedModel:
         It is prepared as in evaluation. If evaluation takes images as they are, small ones are enlarged pixel by pixel
         as for training, and others resized and cropped to the size that the network was trained with.
         """
-        height, width, num_channels = self.input_shape
-        pixels = image if isinstance(image, np.ndarray) else to_pixels(to_pictures(image, num_channels))
-        own_height, own_width = pixels.shape[:2]
-        divides = height % own_height == 0 and width % own_width == 0
-        if not self.preprocess.changes_pixels and divides and (own_height == own_width or height != width):
-            return pixels.repeat(height // own_height, axis=0).repeat(width // own_width, axis=1)
-        preprocess = self.preprocess
-        if preprocess.crop is None:
-            preprocess = replace(preprocess, resize=self._size, crop=self._size)
-        return preprocess.pixels(pixels)
+        return self.sized.pixels(image)
 
     def class_name(self, label: int) -> str:
         """Returns the class's name, or its number if names are unknown."""
@@ -154,21 +150,22 @@ def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> T
         raise UserError(f"the run in {workdir} keeps no moving average: leave out --no_average")
     average = average and run.state.averaging is not None
     mean = run.normalization.mean
-    image_size: Side = run.options.images.image_size or default_image_size(run.options.model.model)
+    known = run.image_size or run.options.images.image_size
     if mean.ndim == 3:
-        image_size = as_side(*mean.shape[:2])
+        known = as_side(*mean.shape[:2])
     return TrainedModel(
         run.model,
         run.state.averaged if average else lambda: run.state,
         run.mesh,
         run.normalization,
         run.preprocess,
-        image_size,
+        known or default_image_size(run.options.model.model),
         run.class_names,
         {"workdir": str(workdir), "checkpoint": which, "step": run.step, "average": average},
         apply_exif_orientation=run.options.images.exif_rotation,
         options=run.options,
         multi_label=run.multi_label,
+        size_is_known=bool(known),
     )
 
 
@@ -219,7 +216,7 @@ def open_weights(
         mesh,
         Normalization(np.asarray(prepared.mean), np.asarray(prepared.std)),
         prepared,
-        default_image_size(info.model),
+        info.image_size or default_image_size(info.model),
         class_names,
         {
             "model": info.model,
@@ -227,6 +224,8 @@ def open_weights(
             **(asdict(state_dict.taken) if state_dict.taken else {}),
         },
         multi_label=info.multi_label,
+        size_is_known=info.image_size is not None,
+        preprocess_is_known=judges or is_known,
     )
 
 
@@ -260,6 +259,7 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
         step,
         Normalization.from_json(position["normalization"]),
         Preprocess.from_json(stored) if stored else as_they_are(options.images.channels),
+        as_side(*position["image_size"]) if "image_size" in position else None,
         class_names,
         position.get("multi_label", False),  # of one label an image it is not written
     )

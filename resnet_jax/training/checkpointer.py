@@ -117,6 +117,7 @@ class RunMetadata:
             "since_log": vars(writer.sums),
             "normalization": experiment.normalization.to_json(),
             "preprocess": experiment.preprocess.to_json() if experiment.preprocess else None,
+            "image_size": list(experiment.image_size),
             "class_names": list(experiment.class_names),
             "num_train": len(experiment.batches.source),
             "train_digest": self.train_digest,

@@ -130,6 +130,7 @@ class Experiment:
     test: Source | None
     normalization: Normalization
     preprocess: Preprocess | None  # None: images in memory, as they are
+    image_size: tuple[int, int]  # (height, width) of the images that evaluation sees
     schedule: Schedule
     tx: optax.GradientTransformation
     num_steps: int
@@ -217,6 +218,7 @@ def build_experiment(
         test=splits.test,
         normalization=make_normalization(options.images, splits.train),
         preprocess=options.images.preprocess() if isinstance(splits.train, EncodedSource) else None,
+        image_size=(splits.train.image_shape[0], splits.train.image_shape[1]),
         schedule=schedule,
         tx=_build_optimizer(options, model, schedule),
         num_steps=num_steps,

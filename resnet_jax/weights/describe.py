@@ -1,6 +1,7 @@
 """Finds which model weights are of: from the weights, from the run that trained them, and from the caller."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 
 from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.checkpoint.weights_directory import find_checkpoint
-from resnet_jax.data.transforms.preprocess import Preprocess
+from resnet_jax.data.transforms.preprocess import Preprocess, height_and_width
 from resnet_jax.errors import UserError
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.variants import create_model
@@ -20,6 +21,8 @@ from resnet_jax.weights.nearest_network import describe_options
 from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.read_info import read_info
 from resnet_jax.weights.state_dict import Choice, StateDict
+
+logger = logging.getLogger(__name__)
 
 
 def describe_weights(
@@ -43,7 +46,13 @@ def describe_weights(
     Raises:
       UserError: if neither the caller nor the weights name the model, or the names contradict.
     """
-    info = told_info(path)
+    try:
+        info = told_info(path, which)
+    except UserError as error:
+        if name is None or not path.is_file():
+            raise
+        logger.warning(f"{error}; {path} is taken for {name} without it")
+        info = WeightsInfo()
     state = open_weights(path, which, average=average, choice=choice)
     if name is None and info.model is None:
         likely = describe_options(state.shapes)
@@ -64,21 +73,24 @@ def describe_weights(
     return state, model, dataclasses.replace(info, model=name, model_args=model_args, class_names=names)
 
 
-def told_info(path: Path) -> WeightsInfo:
+def told_info(path: Path, which: str | None = None) -> WeightsInfo:
     """Returns the info on the weights at `path`, from the run that trained them or from the weights; its fields may
     be empty.
+
+    Args:
+      which: of a run's folder, as `open_weights` takes it.
     """
-    return _run_info(path) or read_info(path)
+    return _run_info(path, which) or read_info(path)
 
 
-def _run_info(path: Path) -> WeightsInfo | None:
+def _run_info(path: Path, which: str | None) -> WeightsInfo | None:
     """Returns the info of the run whose folder this is (or its checkpoints, its best, or one of their steps); None if
     there is no run.
     """
     if not path.is_dir():
         return None
     try:
-        step = find_checkpoint(path)
+        step = find_checkpoint(path, which)
     except UserError:
         return None
     if not step.name.isdecimal():
@@ -99,7 +111,14 @@ def _run_info(path: Path) -> WeightsInfo | None:
         preprocess=preprocess,
         source=str(step.absolute().parent.parent),
         multi_label=position.get("multi_label", False),  # of one label an image it is not written
+        image_size=_image_size(manifest),
     )
+
+
+def _image_size(manifest: dict[str, Any]) -> tuple[int, int] | None:
+    """Returns (height, width) of the images that the run's evaluation saw; of an older one what its config says."""
+    size = manifest["position"].get("image_size") or manifest.get("config", {}).get("image_size")
+    return height_and_width(tuple(size) if isinstance(size, list) else size) if size else None
 
 
 def _trained_model(manifest: dict[str, Any]) -> tuple[str, dict[str, Any]]:

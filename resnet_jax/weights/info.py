@@ -24,6 +24,7 @@ class WeightsInfo:
       preprocess: None if unknown.
       source: the name of the file the weights came from.
       multi_label: an image may have several of the classes: each logit's sigmoid is a probability.
+      image_size: (height, width) of the images that evaluation saw; None if unknown.
     """
 
     model: str | None = None
@@ -32,6 +33,7 @@ class WeightsInfo:
     preprocess: Preprocess | None = None
     source: str = ""
     multi_label: bool = False
+    image_size: tuple[int, int] | None = None
 
     def create_model(self) -> "ResNet":
         """Returns the model that the weights are of, if they name it."""
@@ -46,6 +48,8 @@ class WeightsInfo:
         values["preprocess"] = self.preprocess.to_json() if self.preprocess else None
         if not self.multi_label:  # files of one label an image stay as they were
             del values["multi_label"]
+        if self.image_size is None:
+            del values["image_size"]
         return json.dumps(values)
 
     @classmethod
@@ -66,6 +70,11 @@ class WeightsInfo:
                 raise ValueError("its class_names are no list of names")
             if not isinstance(info.multi_label, bool):
                 raise ValueError("its multi_label is neither true nor false")
+            if info.image_size is not None:
+                height, width = info.image_size
+                if not all(type(side) is int and side > 0 for side in (height, width)):
+                    raise ValueError("its image_size is no height and width")
+                info = dataclasses.replace(info, image_size=(height, width))
             if info.model is not None:
                 info.create_model()
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,21 @@ def height_and_width(side: Side) -> tuple[int, int]:
 def as_side(height: int, width: int) -> Side:
     """Returns the size as one number where both are equal, else as (height, width)."""
     return height if height == width else (height, width)
+
+
+class Preparation(Protocol):
+    """How images become a network's input, for evaluation."""
+
+    @property
+    def changes_pixels(self) -> bool:
+        """True if `pixels` gives anything but the image as it is."""
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """The shape of the result of `pixels`; None if it depends on the image."""
+
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """Returns the image, (H, W, C) uint8, or several views of it, (V, H, W, C)."""
 
 
 @dataclass(frozen=True)
@@ -166,6 +181,44 @@ class Preprocess:
             raise UserError(f"preprocess={values!r} must be an object of {', '.join(names)}")
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**fields)
+
+
+@dataclass(frozen=True)
+class Sized:
+    """Brings an image to a size as training with images in memory does.
+
+    One whose sides divide it is enlarged pixel by pixel, others are resized and cropped.
+
+    Attributes:
+      preprocess: does the latter; where it has no crop, the size is its resize and crop.
+      size: one side or (height, width).
+    """
+
+    preprocess: Preprocess
+    size: Side
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Always: it may."""
+        return True
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape of the result of `pixels`."""
+        return (*height_and_width(self.size), self.preprocess.num_channels)
+
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """Returns the image: (height, width, C) uint8."""
+        height, width, num_channels = self.image_shape
+        pixels = image if isinstance(image, np.ndarray) else to_pixels(to_pictures(image, num_channels))
+        own_height, own_width = pixels.shape[:2]
+        divides = height % own_height == 0 and width % own_width == 0
+        if not self.preprocess.changes_pixels and divides and (own_height == own_width or height != width):
+            return pixels.repeat(height // own_height, axis=0).repeat(width // own_width, axis=1)
+        preprocess = self.preprocess
+        if preprocess.crop is None:
+            preprocess = dataclasses.replace(preprocess, resize=self.size, crop=self.size)
+        return preprocess.pixels(pixels)
 
 
 @dataclass(frozen=True)
