@@ -91,7 +91,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a path to write a file to, for a library that wants a name: `atomic_write` otherwise."""
+    """Yields a path to write a file to, for a library that wants a name: `atomic_write` otherwise.
+
+    What a link leads to is replaced, not the link.
+    """
+    path = path.resolve() if path.is_symlink() else path
     try:
         with making_parents(path), _replaced(path) as partial:
             yield partial

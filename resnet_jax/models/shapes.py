@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from resnet_jax.errors import UserError, first_line
 from resnet_jax.models.resnet import ResNet
 
 RGB = 3  # channels
@@ -43,6 +44,9 @@ def variable_shapes(model: ResNet, num_channels: int = RGB) -> dict[str, Any]:
 
     Args:
       num_channels: of the images.
+
+    Raises:
+      UserError: for arguments of which no network can be made, whose layers do not fit one another.
     """
     if num_channels != RGB:
         shapes = jax.tree.map(lambda leaf: leaf, variable_shapes(model))  # a copy
@@ -55,7 +59,12 @@ def variable_shapes(model: ResNet, num_channels: int = RGB) -> dict[str, Any]:
     short = model.clone(stage_sizes=tuple(min(num_blocks, distinct) for num_blocks in model.stage_sizes))
     images = jax.ShapeDtypeStruct((1, 32, 32, RGB), jnp.float32)
     key = jax.eval_shape(jax.random.key, 0)  # nothing is compiled
-    shapes = jax.eval_shape(lambda key, x: short.init(key, x, train=False), key, images)
+    try:
+        shapes = jax.eval_shape(lambda key, x: short.init(key, x, train=False), key, images)
+    except (ValueError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"no network can be made of these arguments: {first_line(error)}") from error
     for tree in shapes.values():
         for i, num_blocks in enumerate(model.stage_sizes, 1):
             blocks = tree[f"layer{i}"]

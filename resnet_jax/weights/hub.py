@@ -1,5 +1,6 @@
 """Models on the Hugging Face Hub, by owner/name: brought into the hub's own cache by the library huggingface_hub."""
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -77,10 +78,12 @@ def fetch_hub_model(model: HubModel) -> Path:
 
 def cached_hub_model(model: HubModel) -> Path | None:
     """Returns the folder in the hub's cache that holds the model, None if none does; no server is asked."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import errors, try_to_load_from_cache
 
     paths = (try_to_load_from_cache(model.name, name, revision=model.revision) for name in WEIGHTS)
-    return next((Path(path).parent for path in paths if isinstance(path, str)), None)
+    with contextlib.suppress(errors.HFValidationError):  # a name that no model can have
+        return next((Path(path).parent for path in paths if isinstance(path, str)), None)
+    return None
 
 
 def _fetch(model: HubModel, name: str, commit: str | None = None) -> Path | None:

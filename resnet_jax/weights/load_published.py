@@ -30,7 +30,7 @@ def load_pretrained(
     Raises:
       UserError: if a name or tag is not published; without a network, the message says which file to put where.
     """
-    hub_name = f"timm/{name}" if name.partition(".")[0] in VARIANTS and "." in name else name
+    hub_name = f"hf-hub:timm/{name}" if name.partition(".")[0] in VARIANTS and "." in name else name
     if "/" not in hub_name:
         path = fetch_pretrained(name, tag or "IMAGENET1K_V1")
         return load_weights(path, model or create_model(name), head, num_channels)

@@ -23,8 +23,16 @@ WEIGHTS = (
 
 
 def is_model_folder(path: Path) -> bool:
-    """Returns whether the folder holds weights as hubs have them; a checkpoint directory of ours is none."""
-    return not (path / MANIFEST_FILE).exists() and any((path / name).is_file() for name in WEIGHTS)
+    """Returns whether the folder holds weights as hubs have them; a checkpoint directory of ours is none, nor is a
+    run's folder, in which somebody may have put such a file.
+    """
+    if (path / MANIFEST_FILE).exists() or any(_holds_steps(path / name) for name in ("checkpoints", "best")):
+        return False
+    return any((path / name).is_file() for name in WEIGHTS)
+
+
+def _holds_steps(folder: Path) -> bool:
+    return folder.is_dir() and any((step / MANIFEST_FILE).is_file() for step in folder.iterdir())
 
 
 def weights_files(path: Path) -> list[Path]:

@@ -227,6 +227,8 @@ def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
             break
         weights = next((name for name in WRAPPERS if _holds_weights(root.get(name))), None)
         average = next((name for name in AVERAGES if _holds_weights(root.get(name))), None)
+        if average is not None and weights is None and use == "weights":
+            raise UserError(f"{path} holds the moving average of the weights alone: leave out use='weights' (--use)")
         if average is not None and (use == "ema" or weights is None):
             logger.info(f"{path}: the moving average of the weights is taken, {average}")
             weights, use = average, None

@@ -126,13 +126,15 @@ def _read_preprocess(pretrained: Config) -> Preprocess:
 def write_timm_config(model: "ResNet", info: WeightsInfo, num_channels: int) -> dict[str, Any]:
     """Returns the config by which timm makes the model; it is for the caller to see whether it is the same network.
 
-    Warns where timm cannot say how images are prepared.
+    Warns where timm cannot say how images are prepared, or that they may have several labels.
 
     Raises:
       UserError: for a network that timm has not under that name.
     """
     if info.model not in TIMM_NAMES:
         raise UserError(f"timm has no network {info.model!r}: write a file, with layout='torchvision'")
+    if info.multi_label:
+        logger.warning("an image may have several labels, which timm cannot say: read back, it has one")
     arguments = {} if num_channels == 3 else {"in_chans": num_channels}
     for theirs, ours in _SAME_VALUES.items():
         if ours in info.model_args and info.model_args[ours] != VARIANTS[info.model].get(ours):
@@ -165,7 +167,10 @@ def _write_preprocess(info: WeightsInfo, num_channels: int) -> dict[str, Any]:
     if preprocess is None:
         logger.warning("nothing tells how images are prepared (--preprocess): timm will take what it does for ImageNet")
         return {"input_size": [num_channels, _SIDE, _SIDE]}
-    crop = height_and_width(preprocess.crop or preprocess.resize or _SIDE)
+    size = preprocess.crop or preprocess.resize or info.image_size
+    if size is None:
+        logger.warning(f"images are taken as they are, which timm cannot say: it will make them {_SIDE}x{_SIDE}")
+    crop = height_and_width(size or _SIDE)
     before = height_and_width(preprocess.resize or crop)
     if preprocess.fit == "pad" and any(preprocess.mean):
         logger.warning("timm pads images in the mean colour, where here they are padded in black")

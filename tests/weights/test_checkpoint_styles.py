@@ -162,6 +162,10 @@ def test_moving_average_is_taken_if_asked_for_and_what_is_taken_is_said(tmp_path
     alone = torch_file(tmp_path / "alone.pth", {"state_dict": state})
     with pytest.raises(UserError, match="holds no moving average"):
         load_weights(alone, model, use="ema")
+    only = torch_file(tmp_path / "only.pth", {"state_dict_ema": ema})
+    jax.tree.map(np.testing.assert_array_equal, load_weights(only, model), averaged)
+    with pytest.raises(UserError, match="holds the moving average of the weights alone"):
+        load_weights(only, model, use="weights")
     with pytest.raises(UserError, match="use='average' must be one of weights, ema"):
         load_weights(path, model, use="average")
 

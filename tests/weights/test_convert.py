@@ -1,10 +1,12 @@
 """The convert command: what it writes, what it tells, and that nothing is written when it refuses."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from processes import TINY
 from state_dicts import SMALL, assert_equal, random_variables, small, state_dict
 
 from resnet_jax import create_model, load_preprocess, load_weights
@@ -14,6 +16,7 @@ from resnet_jax.errors import UserError
 from resnet_jax.training.experiment import options_of
 from resnet_jax.weights.class_names import imagenet_names, imagenet_wordnet_ids
 from resnet_jax.weights.convert import convert
+from resnet_jax.weights.model_folder import is_model_folder
 from resnet_jax.weights.read_info import read_info
 from resnet_jax.weights.safetensors_file import open_safetensors, write_safetensors
 
@@ -333,3 +336,41 @@ def test_half_precision_is_widened(tmp_path):
     widened = open_safetensors(tmp_path / "whole.safetensors")[0]["conv1.weight"]
     assert widened.dtype == np.float32
     np.testing.assert_array_equal(widened.read(), tensors["conv1.weight"].astype(np.float32))
+
+
+def test_a_link_to_a_file_of_weights_stays_a_link(source, tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "link.safetensors").symlink_to(tmp_path / "large" / "w.safetensors")
+    for preprocess in ("CIFAR", "IMAGENET1K_V1"):
+        convert(source, tmp_path / "link.safetensors", model_name="resnet18", model_args=SMALL, preprocess=preprocess)
+        assert (tmp_path / "link.safetensors").is_symlink()
+        assert load_preprocess(tmp_path / "large" / "w.safetensors") == PREPROCESS[preprocess]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("resnet20", {"stem_filters": 32}),
+        ("resnet50_gn", {"width_per_group": 40}),
+        ("resnet20", {"reduce_first": 32}),
+    ],
+)
+def test_arguments_that_make_no_network_are_one_line(source, tmp_path, capsys, name, arguments):
+    words = [f"{key}={value}" for key, value in arguments.items()]
+    assert run("--model", name, "--from", source, "--to", tmp_path / "out", "--model_args", *words) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: no network can be made of these arguments: ")
+    assert errors.count("\n") == 1
+
+
+def test_a_runs_folder_is_a_run_whatever_file_lies_in_it(tmp_path):
+    words = [*TINY, "--config.num_steps=2", "--config.warmup_epochs=0", "--config.batch_size=1288"]
+    assert main([*words, "--workdir", str(tmp_path / "run")]) == 0
+    convert(tmp_path / "run", tmp_path / "run" / "model.safetensors")
+    assert not is_model_folder(tmp_path / "run")
+    for which in ("newest", "best"):
+        report = convert(tmp_path / "run", tmp_path / which, which=which)
+        assert report["format"] == "checkpoint"
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    convert(tmp_path / "run", tmp_path / "again", which="best")
+    assert read_info(tmp_path / "again").class_names == tuple("0123456789")

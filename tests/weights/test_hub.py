@@ -196,3 +196,11 @@ def test_names_of_models_are_told_from_paths(tmp_path, monkeypatch):
         "a/",
     ):
         assert parse_hub_model(text) is None, text
+
+
+@pytest.mark.parametrize("name", ["runs/a--b", "runs/a..b", "опыты/run1"])
+def test_names_that_no_model_can_have_are_refused_in_a_line(server, tmp_path, name):
+    words = ["-m", "resnet_jax", "convert", "--from", name, "--to", str(tmp_path / "x")]
+    result = run(server, tmp_path, words)
+    assert (result.returncode, result.stdout) == (2, ""), result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: ")

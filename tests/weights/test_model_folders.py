@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -304,6 +306,34 @@ def test_convert_writes_a_folder_and_replaces_only_such_a_one(tmp_path):
         convert(tmp_path / "x.safetensors", tmp_path / "out", layout="timm", **options)
     with pytest.raises(UserError, match=r"layout='tutorial' is of a file"):
         convert(tmp_path / "x.safetensors", tmp_path / "other", layout="tutorial", **options)
+
+
+def test_what_timm_cannot_say_is_warned_of(tmp_path, caplog):
+    model = create_model("resnet18", **SMALL)
+    variables = model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), train=False)
+    whole = Preprocess(None, None, "bilinear", (0.5,) * 3, (0.2,) * 3)
+    with caplog.at_level(logging.WARNING, logger="resnet_jax"):
+        info = WeightsInfo("resnet18", SMALL, tuple("abcdef"), whole, multi_label=True)
+        save_folder(tmp_path / "unknown", model, variables, "timm", info)
+        assert "it will make them 224x224" in caplog.text
+        assert "an image may have several labels, which timm cannot say" in caplog.text
+        caplog.clear()
+        save_folder(tmp_path / "known", model, variables, "timm", replace(info, multi_label=False, image_size=(32, 32)))
+        assert caplog.text == ""
+    assert read_info(tmp_path / "known").preprocess == replace(whole, resize=32, crop=32)
+
+
+def test_a_config_that_has_nothing_to_do_with_a_file_is_left_aside_where_the_network_is_named(tmp_path, caplog):
+    model = create_model("resnet18", **SMALL)
+    variables = model.init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32), train=False)
+    save_weights(tmp_path / "x.safetensors", model, variables)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(UserError, match="of the kind 'clip'"):
+        convert(tmp_path / "x.safetensors", tmp_path / "out", model_args=SMALL)
+    with caplog.at_level(logging.WARNING, logger="resnet_jax"):
+        convert(tmp_path / "x.safetensors", tmp_path / "out", model_name="resnet18", model_args=SMALL)
+    assert "is taken for resnet18 without it" in caplog.text
+    assert read_info(tmp_path / "out").model == "resnet18"
 
 
 def test_crop_shares_that_are_written_give_the_same_size_again():

@@ -18,8 +18,10 @@ from torch_files import Call, Name, Persistent, Raw, legacy_file, opcodes, pickl
 
 from resnet_jax.errors import UserError
 from resnet_jax.weights.files import open_weights_file
+from resnet_jax.weights.formats.pickle_file import looks_like_pickle
 from resnet_jax.weights.lazy_tensor import FLOAT8, ByteRange, StoredTensor, Unreadable
 from resnet_jax.weights.torch.file import open_torch_file
+from resnet_jax.weights.torch.pickle_stream import LEGACY_MAGIC, is_legacy
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DIGITS = GOLDEN / "digits-resnet20.pth"
@@ -560,3 +562,13 @@ def test_files_saved_without_checksums_are_read(tmp_path):
     finally:
         torch.serialization.set_crc32_options(True)
     np.testing.assert_array_equal(open_torch_file(tmp_path / "weights.pth")[0].read(), [0, 1, 2])
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_legacy_file_is_known_by_its_beginning_whatever_the_pickles_protocol(protocol):
+    data = pickle.dumps(LEGACY_MAGIC, protocol) + pickle.dumps(1001, protocol)
+    assert is_legacy(data)
+    assert not looks_like_pickle(data)
+    other = pickle.dumps({"a": 1}, protocol)
+    assert not is_legacy(other)
+    assert looks_like_pickle(other)

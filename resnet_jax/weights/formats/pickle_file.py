@@ -8,7 +8,7 @@ from resnet_jax.weights.formats.caffe2_names import is_caffe2, name_blobs
 from resnet_jax.weights.formats.named_tensors import NamedTensors
 from resnet_jax.weights.lazy_tensor import ArrayTensor, reading
 from resnet_jax.weights.torch.numpy_pickle import NUMPY_FUNCTIONS, PickledArray, plain_tensor
-from resnet_jax.weights.torch.pickle_stream import LEGACY_START, Stream
+from resnet_jax.weights.torch.pickle_stream import Stream, is_legacy
 from resnet_jax.weights.torch.safe_unpickler import load_pickle
 
 MAX_ARRAY_BYTES = 2**34  # of arrays that are pickled with the rest
@@ -19,7 +19,7 @@ WRAPPERS = ("model", "blobs", "state_dict")
 
 def looks_like_pickle(head: bytes) -> bool:
     """Returns whether a file that begins so may be a pickle that is not torch's, of protocol 2 or later."""
-    return head[:1] == PROTOCOL and b"\x02" <= head[1:2] <= b"\x05" and not head.startswith(LEGACY_START)
+    return head[:1] == PROTOCOL and b"\x02" <= head[1:2] <= b"\x05" and not is_legacy(head)
 
 
 def open_pickle(path: Path) -> dict[str, Any] | NamedTensors:

@@ -3,9 +3,18 @@
 from typing import BinaryIO
 
 MAX_BYTES = 64 * 2**20
-# The first object in a file of torch.save before torch 1.6, and how the file then begins (of protocol 2, its default).
+# The first object in a file of torch.save before torch 1.6.
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_START = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
+_PICKLED_MAGIC = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
+_FRAME_BYTES = 9  # which come before it from protocol 4 on
+
+
+def is_legacy(head: bytes) -> bool:
+    """Returns whether a file that begins so is torch.save's of before torch 1.6, of whatever protocol."""
+    return head[:1] == b"\x80" and head[2 : 2 + _FRAME_BYTES + len(_PICKLED_MAGIC)].find(_PICKLED_MAGIC) in (
+        0,
+        _FRAME_BYTES,
+    )
 
 
 class MalformedPickleError(ValueError):
