@@ -12,6 +12,7 @@ from resnet_jax.benchmark.peers import Peer, check_peers, measure_in_turn, open_
 from resnet_jax.benchmark.profile import profile
 from resnet_jax.benchmark.work import Work, matmul_flops_per_second
 from resnet_jax.errors import UserError, check_choice
+from resnet_jax.filesystem import check_folder
 from resnet_jax.models.arguments import DTYPES
 from resnet_jax.runtime import peak_memory, processor_name
 
@@ -58,6 +59,8 @@ def benchmark(
         if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
             raise UserError(f"{name}={value} must be at least 1")
     check_choice("dtype", dtype, DTYPES)
+    if profile_folder is not None:
+        check_folder(profile_folder)  # its errors, before anything is measured
     names = [name.strip() for name in against.split(",")] if against else []
     check_peers(names, model, dtype, inference=inference)
     mode = "inference" if inference else "training"

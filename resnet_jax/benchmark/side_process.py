@@ -50,7 +50,8 @@ class SideProcess:
     def close(self) -> None:
         """Ends the process."""
         assert self._process.stdin is not None
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and what was last said to it waits yet
+            self._process.stdin.close()
         self._process.wait()
 
     def _send(self, line: str) -> None:

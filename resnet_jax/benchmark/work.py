@@ -1,5 +1,6 @@
 """One network's compiled step in JAX, with all that the benchmark wants to know of it."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -193,9 +194,11 @@ TORCH_VALUES: dict[str, tuple[Any, ...]] = {
     "block_cls": ("basic", "bottleneck"),
     "stem": ("imagenet", "cifar"),
     "shortcut": ("A", "B", "C", "none"),
-    "squeeze_excite": (False,),
-    "widen_factor": (1,),
 }
+# What makes no difference to the network, or is set beside its name.
+_NOT_OF_THE_NETWORK = (
+    "dtype", "conv_impl", "remat", "trainable", "kernel_init", "zero_init_residual", "axis_name", "parent", "name",
+)  # fmt: skip
 
 
 def check_torch_has(name: str) -> None:
@@ -203,11 +206,12 @@ def check_torch_has(name: str) -> None:
     if name == BLOCK:
         return
     model = create_model(name)
-    for field, values in TORCH_VALUES.items():
-        if getattr(model, field) not in values:
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
+        known = field.name in {*TORCH_ARGUMENTS} - TORCH_VALUES.keys() or field.name in _NOT_OF_THE_NETWORK
+        if not known and value not in TORCH_VALUES.get(field.name, (field.default,)):
             raise UserError(
-                f"--against torch has no {field}={getattr(model, field)!r}, which {name} has: measure it without, or "
-                "another model"
+                f"--against torch has no {field.name}={value!r}, which {name} has: measure it without, or another model"
             )
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnet_jax.benchmark import benchmark, peers
 from resnet_jax.benchmark.side_process import SideProcess
-from resnet_jax.benchmark.work import Work, torch_spec
+from resnet_jax.benchmark.work import Work, check_torch_has, torch_spec
 from resnet_jax.cli.main import main
 from resnet_jax.errors import UserError
 
@@ -97,6 +97,9 @@ def test_torchs_network_has_as_many_parameters_as_ours():
         (["--against", "onnxruntime", "--inference", "--dtype", "bfloat16"], "does not compute in bfloat16"),
         (["--model", "resnext_block", "--inference"], "training only"),
         (["--model", "seresnet18", "--against", "torch"], "has no squeeze_excite=True, which seresnet18 has"),
+        (["--model", "resnet50_gn", "--against", "torch"], "has no norm_layer='group', which resnet50_gn has"),
+        (["--model", "resnetblur50", "--against", "torch"], "has no anti_alias='blur'"),
+        (["--profile", __file__], "it is a file"),
         (["--model", "wrn16_8", "--against", "torch"], "has no block_cls='preact_basic'"),
     ],
 )
@@ -106,6 +109,24 @@ def test_bad_input_is_told_in_one_line(options, message, capsys):
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet20", "plain20", "cifar_resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"]
+)
+def test_these_networks_are_torchs_too(name):
+    check_torch_has(name)
+
+
+def test_a_process_that_ends_while_it_waits_is_said(tmp_path):
+    module = tmp_path / "side.py"
+    module.write_text("import json\nprint(json.dumps({'version': '1', 'variant': ''}), flush=True)\n")
+    process = SideProcess([str(module)], {})
+    process.wait_until_warm()
+    process._process.wait()
+    with pytest.raises(UserError, match="ended with exit code 0"):
+        process.measure()
+    process.close()
 
 
 def test_missing_torch_is_told_with_how_to_install_it(monkeypatch):
