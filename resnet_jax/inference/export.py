@@ -56,6 +56,12 @@ def export(
     height, width = trained.input_shape[:2] if image_size is None else height_and_width(image_size)
     if min(height, width) < 1:
         raise UserError(f"image_size={image_size} must be at least 1")
+    mean = trained.normalization.mean
+    if preprocessing and mean.ndim > 1 and mean.shape[:2] != (height, width):
+        raise UserError(
+            f"image_size={image_size} must be that of the mean image, {mean.shape[0]}x{mean.shape[1]}, which "
+            "--preprocessing puts into the network: leave one of them out"
+        )
     num_channels = num_input_channels(trained.model, trained.state.variables)
     shape, dtype = (height, width, num_channels), np.dtype(np.uint8 if preprocessing else np.float32)
     function = _inference(trained, preprocessing)
@@ -63,7 +69,8 @@ def export(
         data, run = _onnx(function, shape, dtype, _described(trained, preprocessing), channels_first)
     else:
         data, run = _stablehlo(function, shape, dtype, channels_first)
-    with programs_not_kept():
+    # ONNX Runtime computes on the CPU, and GPUs in TensorFloat-32 if nothing else is asked of them.
+    with programs_not_kept(), jax.default_matmul_precision("highest" if target.suffix == ".onnx" else None):
         difference = max(_difference(function, run, (batch, *shape), dtype, channels_first) for batch in BATCHES)
     if not difference <= LIMITS[target.suffix]:
         raise RunError(f"{target} is not written: its logits differ from JAX's by {difference:.1e} of the largest")
@@ -151,10 +158,11 @@ def _onnx(
 def _described(trained: TrainedModel, preprocessing: bool) -> dict[str, str]:
     """Returns the metadata of an ONNX file: class names, and how images are prepared."""
     preprocess = trained.preprocess.to_json() if trained.preprocess.changes_pixels else None
+    normalization = "in the network" if preprocessing else json.dumps(trained.normalization.to_json())
+    prepared = {"preprocess": json.dumps(preprocess), "normalization": normalization}
     return {
         "class_names": json.dumps(list(trained.class_names)),
-        "preprocess": json.dumps(preprocess),
-        "normalization": "in the network" if preprocessing else json.dumps(trained.normalization.to_json()),
+        **(prepared if trained.preprocess_is_known else {}),
         **({"multi_label": "true"} if trained.multi_label else {}),  # each logit's sigmoid is a probability
     }
 

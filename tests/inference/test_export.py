@@ -225,3 +225,21 @@ def test_missing_package_is_named_with_what_to_install(tmp_path, monkeypatch, ca
 def test_operation_without_translation_is_named():
     with pytest.raises(ValueError, match="the operation 'sort' has no translation to ONNX here"):
         to_onnx(lambda images: jnp.sort(images, axis=-1)[:, 0, 0], (4, 4, 3), np.float32)
+
+
+def test_an_onnx_file_says_nothing_of_images_where_nothing_is_known(tmp_path):
+    path = saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)})[2]
+    export(open_weights(path, judges=False), tmp_path / "net.onnx", image_size=32)
+    metadata = onnxruntime.InferenceSession(tmp_path / "net.onnx").get_modelmeta().custom_metadata_map
+    assert {*metadata} == {"class_names"}
+
+
+def test_a_mean_image_is_exported_at_its_own_size_alone(tmp_path, capsys):
+    words = [*TINY, "--config.num_steps=1", "--config.warmup_epochs=0", "--config.normalize=pixel"]
+    assert main([*words, "--workdir", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    export_words = ["export", "--workdir", str(tmp_path / "run"), "--to", str(tmp_path / "net.stablehlo")]
+    assert main([*export_words, "--preprocessing", "--image_size", "32"]) == 2
+    assert "image_size=32 must be that of the mean image, 8x8" in capsys.readouterr().err
+    assert main([*export_words, "--preprocessing", "--image_size", "8"]) == 0
+    assert main([*export_words, "--image_size", "32"]) == 0
