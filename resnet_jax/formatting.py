@@ -1,8 +1,9 @@
-"""Numbers as results show them: percentages, sizes, durations, and JSON."""
+"""Numbers as results show them: percentages, sizes, durations, JSON and CSV."""
 
+import csv
 import json
 import math
-from typing import Any
+from typing import Any, TextIO
 
 
 def format_percent(share: float | None, digits: int = 2) -> str:
@@ -26,6 +27,19 @@ def format_number(key: str, value: Any) -> str:
 def format_json(value: Any, indent: int | None = None) -> str:
     """Returns a value as JSON, which other programs read: null for a number that is not finite."""
     return json.dumps(_without_nonfinite(value), indent=indent, allow_nan=False)
+
+
+def csv_writer(file: TextIO) -> Any:
+    """Returns a `csv.writer` whose lines end with a line feed, and which quotes a carriage return within a cell."""
+    return csv.writer(_LineFeeds(file), lineterminator="\r\n")  # of other endings it leaves carriage returns bare
+
+
+class _LineFeeds:
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix("\r\n") + "\n")
 
 
 def _without_nonfinite(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Runs side by side, as the commands print them: a table, CSV or one JSON object, and the picture of their curves."""
 
-import csv
 import io
 import json
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.cli.printing import print_columns
-from resnet_jax.formatting import format_json, format_number
+from resnet_jax.formatting import csv_writer, format_json, format_number
 
 if TYPE_CHECKING:
     from resnet_jax.comparison.groups import Group
@@ -131,7 +130,7 @@ def _print_csv(groups: "Sequence[Group]") -> None:
     runs = [(i, group, run) for i, group in enumerate(groups) for run in group.runs]
     numbers = [number for number in NUMBERS if any(number in run.numbers for _, _, run in runs)]
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_writer(text)
     writer.writerow(["run", "group", "seed", "step", "num_steps", "finished", *groups[0].differs, *numbers])
     for i, group, run in runs:
         place = [run.name, i, run.fields["seed"], run.step, run.num_steps, run.is_finished]

@@ -1,16 +1,16 @@
 """The predict command: predicts, prints the predictions, draws the sheet."""
 
 import argparse
-import csv
 import sys
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_USAGE
 from resnet_jax.cli.options import AddCommand, add_trained_options, check_model_options, open_trained
 from resnet_jax.errors import UserError, printable
 from resnet_jax.filesystem import expand
-from resnet_jax.formatting import format_json, format_percent
+from resnet_jax.formatting import csv_writer, format_json, format_percent
 
 if TYPE_CHECKING:
     from resnet_jax.inference.predict import Prediction
@@ -48,7 +48,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
         raise UserError("--gradcam is drawn on the sheet: name its file with --to, for example --to sheet.png")
     target = None if arguments.to is None else expand(arguments.to)
     from resnet_jax.data.image_files import find_images
-    from resnet_jax.plotting.contact_sheet import READABLE, check_picture, draw_sheet, save_picture
+    from resnet_jax.plotting.contact_sheet import READABLE, check_picture, check_replaced, draw_sheet, save_picture
 
     if target is not None:
         check_picture(target)
@@ -56,6 +56,8 @@ def run_predict(arguments: argparse.Namespace) -> int:
         if word.endswith(".csv") and not expand(word).exists():
             raise UserError(f"{word} does not exist: --csv prints the table, which goes into a file by > {word}")
     images = find_images(arguments.images, sys.stdin.buffer.read)
+    if target is not None:
+        check_replaced(target, [Path(image.name) for image in images])
     from resnet_jax.inference.predict import Failure, predict
 
     trained = open_trained(arguments)
@@ -64,7 +66,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
         flip=arguments.flip, gradcam=arguments.gradcam,
     )  # fmt: skip
     printed: dict[str, Any] = {**trained.origin, "images": [], "failed": []}
-    table = csv.writer(sys.stdout, lineterminator="\n") if arguments.csv else None
+    table = csv_writer(sys.stdout) if arguments.csv else None
     if table is not None:
         table.writerow(["file", "rank", "label", "class", "probability"])
     cells: list[Cell] = []

@@ -1,6 +1,5 @@
 """An evaluation's report: a folder of pictures and tables that show what a network confuses, and how it errs."""
 
-import csv
 import io
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.source import Source
 from resnet_jax.filesystem import write_text
-from resnet_jax.formatting import format_json, format_percent
+from resnet_jax.formatting import csv_writer, format_json, format_percent
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.multi_label_metrics import MultiLabelMetrics
 from resnet_jax.inference.report_figures import draw_average_precision, draw_calibration, draw_confusion
@@ -125,7 +124,7 @@ def _mistake(classification: ClassificationMetrics, row: int, source: Source) ->
 
 def _write_csv(path: Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv_writer(text)
     writer.writerow(header)
     writer.writerows(rows)
     write_text(path, text.getvalue())

@@ -1,5 +1,6 @@
 """Contact sheets: many images in one picture, each with lines of text below."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from resnet_jax.filesystem import atomic_write, check_folder, check_parents
 BAR_COLOR = "#b9d5ec"  # behind black text, and still distinct from white in grey print
 BAR_PADDING = 3  # pixels
 DOTS_PER_INCH = 110
+_SOFTWARE_TAG, _SOFTWARE = 0x0131, "resnet_jax"  # of EXIF, which says that a picture is a sheet
 
 
 class Line(NamedTuple):
@@ -62,10 +64,33 @@ def check_picture(path: Path) -> None:
     check_folder(path.absolute().parent)
 
 
+def check_replaced(path: Path, images: Sequence[Path]) -> None:
+    """Raises UserError (a ValueError) if a sheet at `path` would replace one of the images, or a picture beside them
+    that is no sheet, as with `--to *.jpg`.
+    """
+    if not path.exists():
+        return
+    found = [image for image in images if image.exists()]
+    if any(image.samefile(path) for image in found):
+        raise UserError(f"--to {path} is one of the images: name another file for the sheet")
+    folders = {image.absolute().parent for image in found}
+    if any(folder.samefile(path.absolute().parent) for folder in folders) and not _is_sheet(path):
+        raise UserError(f"--to {path} lies beside the images and is no sheet of ours: name another file for the sheet")
+
+
+def _is_sheet(path: Path) -> bool:
+    with contextlib.suppress(Exception), Image.open(path) as picture:  # whatever lies there
+        return picture.getexif().get(_SOFTWARE_TAG) == _SOFTWARE
+    return False
+
+
 def save_picture(sheet: Image.Image, path: Path) -> None:
     """Writes the picture in the format of its name's ending, replacing `path` at once; makes its folder if missing."""
+    exif = Image.Exif()
+    exif[_SOFTWARE_TAG] = _SOFTWARE
     with atomic_write(path) as file:
-        sheet.save(file, Image.registered_extensions()[path.suffix.lower()], dpi=(DOTS_PER_INCH, DOTS_PER_INCH))
+        kind = Image.registered_extensions()[path.suffix.lower()]
+        sheet.save(file, kind, dpi=(DOTS_PER_INCH, DOTS_PER_INCH), exif=exif)
 
 
 def draw_sheet(cells: Sequence[Cell], style: Style = COMPACT, title: str = "") -> Image.Image:

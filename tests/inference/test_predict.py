@@ -510,3 +510,27 @@ def test_damaged_checkpoint_is_told_with_what_to_do(digits_run, tmp_path, capsys
     shutil.rmtree(tmp_path / "run" / "best")
     errors = run(capsys, *words)[2].splitlines()
     assert errors[-1].endswith("; bring it back from a copy, or train anew in another --workdir")
+
+
+def test_a_sheet_replaces_no_photo(weights, folder, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    shutil.copytree(folder, photos)
+    first, second = sorted(path for path in photos.iterdir() if path.suffix == ".png")[:2]
+    before = first.read_bytes()
+    for words in ([first, "--to", first], [second, "--to", first], [photos, "--to", first]):
+        code, output, errors = run(capsys, *words, "--weights", weights)
+        assert (code, output) == (2, ""), words
+        assert "name another file for the sheet" in errors
+    assert first.read_bytes() == before
+    for _ in range(2):  # a sheet beside the images may be drawn anew
+        for ending in ("png", "jpg", "webp"):
+            assert run(capsys, second, "--to", photos / f"sheet.{ending}", "--weights", weights)[0] == 0
+
+
+def test_csv_quotes_a_carriage_return(weights, folder, tmp_path, capsys):
+    odd = tmp_path / "a\rb.png"
+    shutil.copy(next(path for path in folder.iterdir() if path.suffix == ".png"), odd)
+    _, output, _ = run(capsys, odd, "--weights", weights, "--csv", "--top", "1")
+    (row,) = csv.DictReader(io.StringIO(output, newline=""))
+    assert row["file"] == str(odd)
+    assert output.count("\r") == 1
