@@ -54,7 +54,9 @@ def _run_command(argv: Sequence[str] | None) -> int:
         arguments = parse(argv)
         if arguments.command in MANY_PROCESSES:
             distributed.start_processes(arguments.coordinator, arguments.num_processes, arguments.process_id)
-        return arguments.run(arguments)
+        code = arguments.run(arguments)
+        _write_out()
+        return code
     except UserError as error:
         print(f"{distributed.prefix()}error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USAGE
@@ -69,7 +71,7 @@ def _run_command(argv: Sequence[str] | None) -> int:
         print(f"{distributed.prefix()}interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of our output has gone, as in `… list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_out()
         return EXIT_FAILED
     except OSError as error:
         if error.errno in FAULTS_OF_THE_DISK:
@@ -80,3 +82,17 @@ def _run_command(argv: Sequence[str] | None) -> int:
             raise
         print(f"{distributed.prefix()}error: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_USAGE
+
+
+def _write_out() -> None:
+    """Writes what is left of the output: an error of this is the command's, not one of the end of the process."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _leave_out()
+        raise
+
+
+def _leave_out() -> None:
+    """Has Python not try again, when it ends, to write the output."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

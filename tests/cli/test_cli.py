@@ -1,6 +1,10 @@
 """The commands: what they print, and bad input told in one line with exit code 2."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from commands import refused
@@ -139,3 +143,15 @@ def test_every_option_with_a_letter_missing_is_suggested(capsys, command):
         mistyped = option[:4] + option[5:]
         wanted = f"{mistyped!r} is no option of {command}; did you mean {option!r}?"
         assert mistyped in options or wanted in refused(capsys, command, f"{mistyped}=x")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_output_that_cannot_be_written_is_one_line():
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "resnet_jax", "list"],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=100,
+        )  # fmt: skip
+    assert process.returncode == 1
+    assert process.stderr == "error: No space left on device\n"
