@@ -63,6 +63,8 @@ def preview(
             raise UserError(f"step={step} must be less than the {len(batches)} batches of the {split} images")
         batch = batches[step]
         shown = batch["mask"] > 0
+        if not shown.any():
+            raise UserError(f"no image of step={step} of the {split} images can be read: choose another --step")
         normalized = normalizer(normalization, dtype)
         images, labels = normalized(jnp.asarray(batch["image"][shown])), batch["label"][shown]
     pixels = _displayed(np.asarray(images[:num_images]), normalization)

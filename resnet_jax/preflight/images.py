@@ -66,12 +66,13 @@ def check_all_images(options: ImageOptions, splits: Splits) -> Iterator[Finding]
         if isinstance(source, EncodedSource):
             decoded[split] = _Decoded(source)
             source.threads.for_each(decoded[split].decode, len(source))
+    num_damaged = sum(len(of_split.damaged) for of_split in decoded.values())  # a run counts those of all splits
     for split, of_split in decoded.items():
-        yield from _check_split(options, split, of_split)
+        yield from _check_split(options, split, of_split, num_damaged)
     yield from _check_leaks(decoded)
 
 
-def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterator[Finding]:
+def _check_split(options: ImageOptions, split: str, decoded: _Decoded, num_damaged: int) -> Iterator[Finding]:
     source, subject = decoded.source, f"deep {split}"
     good = [i for i in range(len(source)) if i not in decoded.damaged]
     if decoded.damaged:
@@ -79,7 +80,7 @@ def _check_split(options: ImageOptions, split: str, decoded: _Decoded) -> Iterat
         yield error(
             subject,
             f"{len(names):,} of {len(source):,} images cannot be read: {abridge(names, MOST_NAMED)}",
-            f"replace or remove them, or --config.max_bad_images={len(names)}",
+            f"replace or remove them, or --config.max_bad_images={num_damaged}",
         )
     if not good:
         return

@@ -81,3 +81,14 @@ def test_classes_of_very_different_sizes_are_said(tmp_path, capsys):
 def test_deep_needs_a_config(capsys):
     assert main(["doctor", "--deep"]) == 2
     assert "give --config as well" in capsys.readouterr().err + capsys.readouterr().out
+
+
+def test_the_limit_that_is_proposed_is_for_all_splits_together(pets, capsys):
+    (pets / "test/cat/0.png").write_bytes(b"")
+    (pets / "test/cat/1.png").write_bytes(b"")
+    main(["doctor", "--config", "folder", f"--config.data_dir={pets}", "--config.image_size=32",
+          "--config.batch_size=8", "--workdir", f"{pets}-run", "--deep", "--json"])  # fmt: skip
+    checks = json.loads(capsys.readouterr().out)["checks"]
+    remedies = [one["remedy"] for one in checks if one["subject"].startswith("deep") and one["status"] == "error"]
+    assert len(remedies) == 2
+    assert all("--config.max_bad_images=3" in remedy for remedy in remedies)
