@@ -36,8 +36,8 @@ over the seeds. Minutes are of whole runs, evaluations and checkpoints included.
 all images in memory. A run of several starts was broken off and continued, and shared the machine with other work.
 `compare` prints the same digest for your run if it has the same config.
 
-JPEG copies are CIFAR-10's images as Pillow saves them by default (quality 75), prepared as a TFDS set. Published weights
-that reach 91.8 % on the original test images reach 81.0 % on these.
+JPEG copies are CIFAR-10's images as Pillow saves them by default (quality 75), prepared as a TFDS set. Published
+weights that reach 91.8 % on the original test images reach 81.0 % on these.
 
 `python docs/make_results_page.py` makes this page from [the runs' numbers](results.json).
 """
