@@ -17,6 +17,7 @@ from resnet_jax.models.variants import create_model
 from resnet_jax.weights.formats.keras_published import published_weights
 from resnet_jax.weights.infer_architecture import has_conv_bias
 from resnet_jax.weights.info import WeightsInfo
+from resnet_jax.weights.model_config import ModelConfigError
 from resnet_jax.weights.nearest_network import describe_options
 from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.read_info import read_info
@@ -48,7 +49,7 @@ def describe_weights(
     """
     try:
         info = told_info(path, which)
-    except UserError as error:
+    except ModelConfigError as error:
         if name is None or not path.is_file():
             raise
         logger.warning(f"{error}; {path} is taken for {name} without it")

@@ -12,17 +12,25 @@ from resnet_jax.weights.timm_config import read_timm_config
 from resnet_jax.weights.transformers_config import read_transformers_config
 
 
+class ModelConfigError(UserError):
+    """A config beside weights that is damaged, or of a network that is none of ours."""
+
+
 def read_model_config(folder: Path) -> WeightsInfo:
     """Returns the info of config.json in the folder on the weights beside it; empty if there is none of a known kind.
 
     Raises:
-      UserError: for a network that is none of ours, and for a damaged file.
+      ModelConfigError: (a UserError) for a network that is none of ours, and for a damaged file.
     """
     path = folder / CONFIG
     if not path.is_file():
         return WeightsInfo()
     processor = folder / PROCESSOR
-    info = parse_model_config(str(path), read_json(path), read_json(processor) if processor.is_file() else None)
+    try:
+        config, of_processor = read_json(path), read_json(processor) if processor.is_file() else None
+    except UserError as error:
+        raise ModelConfigError(str(error)) from error
+    info = parse_model_config(str(path), config, of_processor)
     return dataclasses.replace(info, source=hub_name(folder) or folder.name) if info.model else info
 
 
@@ -33,7 +41,7 @@ def parse_model_config(where: str, config: Mapping[str, Any], processor: Mapping
       processor: the content of preprocessor_config.json, if there is one.
 
     Raises:
-      UserError: as `read_model_config` does.
+      ModelConfigError: as `read_model_config` does.
     """
     try:
         if "architecture" in config:
@@ -44,10 +52,8 @@ def parse_model_config(where: str, config: Mapping[str, Any], processor: Mapping
             return WeightsInfo()
         info.create_model()
     except UserError as error:
-        if where in str(error):
-            raise
-        raise UserError(f"{where}: {error}") from error
+        raise ModelConfigError(str(error) if where in str(error) else f"{where}: {error}") from error
     except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
         reason = f"{type(error).__name__} {error}"[:200]
-        raise UserError(f"{where} is damaged, or no config of a network: {reason}") from error
+        raise ModelConfigError(f"{where} is damaged, or no config of a network: {reason}") from error
     return info
