@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "findings.md"
 NAMES = {
     "cpu": "CPU", "datasets": "Datasets:", "flax": "Flax", "jax": "JAX", "nan": "NaN", "onednn": "oneDNN",
-    "relu": "ReLU", "resnet": "ResNet", "torch": "PyTorch", "transformers": "Transformers:", "xla": "XLA",
+    "pillow": "Pillow:", "relu": "ReLU", "resnet": "ResNet", "torch": "PyTorch", "transformers": "Transformers:",
+    "xla": "XLA",
 }  # fmt: skip
 HEAD = """# What surprised us in other libraries
 
