@@ -9,6 +9,7 @@ from golden_files import GOLDEN
 from PIL import Image
 
 from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess, TenCrop
+from resnet_jax.data.transforms.resize import make_resize
 from resnet_jax.errors import UserError
 
 V1, V2, CIFAR = (PREPROCESS[name] for name in ("IMAGENET1K_V1", "IMAGENET1K_V2", "CIFAR"))
@@ -229,3 +230,17 @@ def test_deep_pictures_are_refused_or_scaled_and_never_cut_off():
     assert whole(high_bit_depth="scale").pixels(deep)[0, :, 0].tolist() == [0, 1, 255]
     with pytest.raises(UserError, match=r"a picture has 1, 3 or 4 channels: 6 need an array \(H, W, 6\)"):
         PADDED.pixels(Image.new("RGB", (2, 2)))
+
+
+@pytest.mark.parametrize("resampler", ["pillow", "opencv"])
+def test_a_fourth_channel_weighs_no_other(resampler):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 4), np.uint8)
+    pixels[..., 3] = 0
+    whole = Preprocess(16, 16, "bilinear", (0.0,) * 4, (1.0,) * 4)
+    colours = Preprocess(16, 16, "bilinear", (0.0,) * 3, (1.0,) * 3)
+    for image in (pixels, Image.fromarray(pixels)):
+        resized = whole.pixels(image)
+        np.testing.assert_array_equal(resized[..., :3], colours.pixels(pixels[..., :3]))
+        assert not resized[..., 3].any()
+    resize = make_resize(resampler, "bilinear", True)
+    np.testing.assert_array_equal(resize(pixels, (16, 16))[..., :3], resize(pixels[..., :3], (16, 16)))

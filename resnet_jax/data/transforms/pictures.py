@@ -35,6 +35,17 @@ def to_pictures(image: Image.Image | np.ndarray, num_channels: int, high_bit_dep
     return [Image.fromarray(image[..., 0] if num_channels == 1 else image)]
 
 
+def resize_pictures(
+    pictures: Sequence[Image.Image], size: tuple[int, int], resampling: Image.Resampling
+) -> list[Image.Image]:
+    """Returns pictures resized to size = (width, height), each channel by itself.
+
+    Pillow would weigh the colours of "RGBA" by the fourth channel, which may be none of opacity.
+    """
+    channels = [one for picture in pictures for one in (picture.split() if picture.mode == "RGBA" else (picture,))]
+    return [picture.resize(size, resampling) for picture in channels]
+
+
 def to_pixels(pictures: Sequence[Image.Image]) -> np.ndarray:
     """Returns the pixels (H, W, C) uint8 of the result of `to_pictures`."""
     if len(pictures) > 1:

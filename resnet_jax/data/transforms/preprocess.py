@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from resnet_jax.data.high_bit_depth import HIGH_BIT_DEPTH
-from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
+from resnet_jax.data.transforms.pictures import resize_pictures, to_pictures, to_pixels
 from resnet_jax.errors import UserError, check_choice
 
 # Pillow's filters always antialias, but for nearest.
@@ -145,7 +145,7 @@ class Preprocess:
         size = self._size_before_crop(*pictures[0].size)
         if size is None:
             return pictures
-        return [picture.resize(size, RESAMPLING[self.interpolation]) for picture in pictures]
+        return resize_pictures(pictures, size, RESAMPLING[self.interpolation])
 
     def _size_before_crop(self, width: int, height: int) -> tuple[int, int] | None:
         """Returns (width, height) to which an image is resized; None: it is not."""

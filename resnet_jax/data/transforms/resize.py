@@ -6,7 +6,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from resnet_jax.data.transforms.pictures import to_pictures, to_pixels
+from resnet_jax.data.transforms.pictures import resize_pictures, to_pictures, to_pixels
 from resnet_jax.data.transforms.preprocess import INTERPOLATIONS
 from resnet_jax.errors import UserError, check_choice
 
@@ -43,7 +43,7 @@ def make_resize(resampler: str, interpolation: str, antialias: bool) -> Resize:
 def resize_by_pillow(pixels: np.ndarray, size: tuple[int, int], interpolation: str = "bilinear") -> np.ndarray:
     """Returns `pixels` (h, w, C) uint8 at size = (height, width) as torchvision resizes, always antialiased."""
     pictures = to_pictures(pixels, pixels.shape[2])
-    return to_pixels([picture.resize(size[::-1], INTERPOLATIONS[interpolation]) for picture in pictures])
+    return to_pixels(resize_pictures(pictures, size[::-1], INTERPOLATIONS[interpolation]))
 
 
 def resize_bilinear(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
