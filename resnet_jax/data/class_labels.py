@@ -144,7 +144,11 @@ def number_labels(
         places = {name: i for i, name in enumerate(names)}
     else:
         places = _places(where, distinct, names)
-        if names and {*distinct}.isdisjoint(map(_composed, names)) and not all(map(str.isdecimal, names)):
+        if (
+            names
+            and {*map(_composed, distinct)}.isdisjoint(map(_composed, names))
+            and not all(map(str.isdecimal, names))
+        ):
             mapping = abridge([f"{text} is {names[places[text]]}" for text in sorted(distinct, key=int)], _MOST_SHOWN)
             notes.append(f"{where}: labels count the class names from 0: {mapping}")
     if len(names) < 2:
@@ -155,7 +159,8 @@ def number_labels(
 def _places(where: str, distinct: Sequence[str], names: tuple[str, ...]) -> dict[str, int]:
     """Returns the position in `names` of each of the labels `distinct`."""
     check_distinct(where, names)
-    by_name = {_composed(name): i for i, name in enumerate(names)}
+    composed = {_composed(name): i for i, name in enumerate(names)}
+    by_name = {text: composed[_composed(text)] for text in distinct if _composed(text) in composed}
     unknown = [text for text in distinct if text not in by_name]
     if not unknown:
         return by_name

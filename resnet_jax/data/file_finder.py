@@ -57,7 +57,7 @@ class FileFinder:
         """Sets `by_name_alone`, of all that the rows name: if no folder of theirs is there, and they are no splits."""
         self.by_name_alone = False
         paths = [path for path in map(_path, values) if "/" in path]
-        if not paths or any(self._at(path) or self._index.ending_like(path) for path in paths):
+        if not paths or any(self._at(path) or self._ending_like(path) for path in paths):
             return
         splits = {split_in(folder) for path in paths for folder in path.split("/")[:-1]} - {None}
         self.by_name_alone = len(splits) < 2
@@ -74,7 +74,7 @@ class FileFinder:
             return []
         if (file := self._at(path)) is not None:
             return [file]
-        found = self._index.ending_like(path) if "/" in path else self._index.named(path)
+        found = self._ending_like(path) if "/" in path else self._index.named(path)
         if not found and self.by_name_alone:
             found = self._index.named(path.rpartition("/")[2])
         if len(found) > 1:
@@ -83,6 +83,11 @@ class FileFinder:
         if len(found) > 1 and self._split:
             found = [file for file in found if _has_split(file.path, self._split)] or found
         return found
+
+    def _ending_like(self, path: str) -> list[StoredFile]:
+        """Does as `FileIndex.ending_like`; a path that names a split means no file of another."""
+        splits, found = _splits(path), self._index.ending_like(path)
+        return [file for file in found if not splits or not (own := _splits(file.path)) or own & splits]
 
     def _at(self, path: str) -> StoredFile | None:
         files = self._index.by_path
@@ -106,8 +111,13 @@ def _common_end(first: list[str], second: list[str]) -> int:
     return count
 
 
+def _splits(path: str) -> set[str]:
+    """Returns the splits that the folders of a path are called after."""
+    return {split for folder in path.split("/")[:-1] if (split := split_in(folder))}
+
+
 def _has_split(path: str, split: str) -> bool:
-    return any(split_in(folder) == split for folder in path.split("/")[:-1])
+    return split in _splits(path)
 
 
 def _folded(name: str) -> str:

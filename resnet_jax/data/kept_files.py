@@ -1,5 +1,6 @@
 """Files that are made once from others and kept: the index of a tar, the images of a Parquet file."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Sequence
@@ -34,5 +35,6 @@ def kept_file(kind: str, sources: Sequence[Path], make: Callable[[Path], None], 
             if not path.exists():
                 with atomic_path(path) as partial:
                     make(partial)
-    os.utime(path)  # when it was last of use
+    with contextlib.suppress(OSError):  # another user's, or in a folder that is not to be written
+        os.utime(path)  # when it was last of use
     return path

@@ -59,7 +59,7 @@ def open_embedded(
     """
     found: dict[str, list[Path]] = {}
     for one in files:
-        found.setdefault(_split(one.relative_to(listing.root)), []).append(one)
+        found.setdefault(_split(_inside(listing.root, one)), []).append(one)
     _check_one_set(listing.root, found)
     image, label = _columns(found.get("train", files)[0], options)
     notes = _leave_tests(found, label)
@@ -78,7 +78,7 @@ def open_embedded(
         for shard in shards:
             own = _labels(shard, label, names)
             kept, offsets = _extract(shard, image)
-            name = str(shard.relative_to(listing.root))
+            name = str(_inside(listing.root, shard))
             stored += [
                 StoredFile(f"{name}[{row}]", f"{name}[{row}]", len(tars), int(start), int(end - start))
                 for row, (start, end) in enumerate(itertools.pairwise(offsets))
@@ -89,7 +89,7 @@ def open_embedded(
             if "" in own:
                 notes.append(f"left aside: {format_count(own.count(''), 'row')} of {name} without a label")
         if stored:
-            groups[split] = LabelledRows(str(shards[0].relative_to(listing.root)), stored, labels, names)
+            groups[split] = LabelledRows(str(_inside(listing.root, shards[0])), stored, labels, names)
         else:
             notes.append(f"left aside: {split or shards[0].name}, which has no row with a label")
     if not groups:
@@ -109,7 +109,7 @@ def _check_one_set(root: Path, found: dict[str, list[Path]]) -> None:
     for split, files in found.items():
         words: dict[str, Path] = {}
         for path in files:
-            inside = path.relative_to(root)
+            inside = _inside(root, path)
             above = [name for name in inside.parts[:-1] if name != "data" and not split_in(name) and not is_part(name)]
             configs.setdefault((*above,), path)
             known = [word for word in re.findall("[a-z]+", str(inside).lower()) if word in SPLIT_WORDS.get(split, ())]
@@ -120,8 +120,8 @@ def _check_one_set(root: Path, found: dict[str, list[Path]]) -> None:
     if len(configs) > 1:
         first, second = [*configs.values()][:2]
         raise UserError(
-            f"{root} holds Parquet files in several folders, such as {first.relative_to(root)} and "
-            f"{second.relative_to(root)}, which may be the same images in several forms: open one of the folders"
+            f"{root} holds Parquet files in several folders, such as {_inside(root, first)} and "
+            f"{_inside(root, second)}, which may be the same images in several forms: open one of the folders"
         )
 
 
@@ -273,3 +273,8 @@ def _from_path(path: Path, row: int, value: Any) -> bytes:
             "(datasets' to_parquet does so after cast_column to Image and a map that reads them), or give their folder"
         )
     return read_at(path.parent / name)
+
+
+def _inside(root: Path, path: Path) -> Path:
+    """Returns a file's path from the folder of the images; of one elsewhere, which a table's name may be, its name."""
+    return path.relative_to(root) if path.is_relative_to(root) else Path(path.name)

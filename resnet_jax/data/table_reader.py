@@ -92,6 +92,11 @@ class TableReader:
                     f"{self.table.row(i)} gives {found[0].path} another label than an earlier row: each image has one "
                     "row; several labels are written in one, with config.table.label_separator between"
                 )
+            elif self._stated_split(first) != self._stated_split(i):
+                raise UserError(
+                    f"{self.table.row(i)} gives {found[0].path} another split than an earlier row: an image is of one "
+                    "split"
+                )
             else:
                 num_again += 1
         num_without = labels.count("")
@@ -115,6 +120,12 @@ class TableReader:
             return self._of_indicators(columns, values)
         several = any(isinstance(value, list) for value in values[0])
         return [self._label(i, value, several) for i, value in enumerate(values[0])]
+
+    def _stated_split(self, i: int) -> Any:
+        """Returns what a row says of its split, if the table does."""
+        if self.columns.split:
+            return cell_text(self.table.columns[self.columns.split][i])
+        return [cell_text(self.table.columns[name][i]) for name in (self.columns.split_indicators or {}).values()]
 
     def splits(self) -> list[str]:
         """Returns the split of each of `rows`: by a column, or by the folders that the images lie in.

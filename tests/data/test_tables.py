@@ -191,3 +191,28 @@ def test_labels_that_look_like_several_may_be_named_as_classes(tmp_path):
     assert "seem to be several each" in " ".join(found.notes)
     files = {**FOUR, "names.txt": "a\na|b\nb\n"}
     assert opened(tmp_path, text, files=files, class_names="names.txt").images().class_names == ("a", "a|b", "b")
+
+
+def test_a_path_in_a_split_means_no_file_of_another_however_deep(tmp_path):
+    files = images("train/cat/1.png", "train/dog/2.png", "val/cat/7.png", "val/dog/3.png")
+    rows = ["train/cat/1.png,cat,train", "train/dog/2.png,dog,train", "val/cat/7.png,cat,val", "val/dog/3.png,dog,val"]
+    text = "image,label,split\n" + "\n".join(["train/cat/7.png,cat,train", *rows]) + "\n"
+    with pytest.raises(UserError, match=r"train/cat/7\.png"):
+        opened(tmp_path, text, files=files, file="labels.csv")
+    kept = "image,label,split\n" + "\n".join(f"/old/set/{row}" for row in rows) + "\n"
+    found = opened(tmp_path / "other", kept, files=files, file="labels.csv")
+    assert [len(found.images(split)) for split in ("train", "validation")] == [2, 2]
+
+
+def test_an_image_that_a_table_gives_two_splits_is_refused(tmp_path):
+    text = "image,label,split\n0,a,train\n1,b,train\n2,a,train\n3,b,train\n3,b,val\n"
+    with pytest.raises(UserError, match=r"another split than an earlier row: an image is of one split"):
+        opened(tmp_path, text)
+
+
+def test_class_names_of_folders_may_be_decomposed(tmp_path):
+    files = images("cafe\u0301/0.png", "the\u0301/1.png")
+    root = make_tree(tmp_path / "set", {**files, "names.txt": "th\u00e9\ncaf\u00e9\n"})
+    found = open_image_set(root, table=TableOptions(class_names="names.txt")).images()
+    assert found.class_names == ("th\u00e9", "caf\u00e9")
+    assert sorted(found.labels.tolist()) == [0, 1]
