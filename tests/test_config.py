@@ -167,3 +167,20 @@ def test_every_field_is_unpacked_into_one_dataclass():
         for field in dataclasses.fields(section)
     ]
     assert sorted(unpacked) == sorted([*flatten(default_config()), *OPEN_FIELDS])
+
+
+def test_numbers_are_never_rounded_without_a_word():
+    config = load_config("imagenet", ["--config.decay_epochs=(22.5,45)"])
+    assert config.decay_epochs == (22.5, 45)
+    assert load_config("cifar10", ["--config.decay_steps=(1000,2000)"]).decay_steps == (1000, 2000)
+    for word in ("decay_steps=(1000.5,2000)", "decay_steps=(1e999,)"):
+        with pytest.raises(UserError, match="must be numbers like"):
+            load_config("cifar10", [f"--config.{word}"])
+    with pytest.raises(UserError, match="must be numbers like"):
+        load_config("imagenet", ["--config.decay_epochs=(1e999,)"])
+
+
+def test_a_networks_arguments_are_read_as_other_fields_are():
+    assert load_config("cifar10_preact1001", ["--config.model_args.remat=false"]).model_args.remat is False
+    with pytest.raises(UserError, match=r"config\.model_args\.stage_sizes='2' is of another type than the config's"):
+        load_config("cifar10_fast", ["--config.model_args.stage_sizes=2"])

@@ -31,6 +31,8 @@ PREFIX = "--config."
 ALTERNATIVES = (("num_epochs", "num_steps"), ("warmup_epochs", "warmup_steps"), ("decay_epochs", "decay_steps"))
 # Fields that are one whole number or two.
 SIZES = ("image_size",)
+# Fields of numbers that may be whole in a config and broken on the command line.
+EPOCHS = ("decay_epochs",)
 # Sub-dictionaries whose fields are open: any name is taken here and checked by whoever reads it.
 OPEN_FIELDS = ("model_args", "learning_rate_factors")
 # Fields that hold a word or numbers.
@@ -189,7 +191,11 @@ def apply_overrides(config: ConfigDict, words: Sequence[str]) -> None:
     """
     given: list[str] = []
     for path, text in split_overrides(words):
-        _assign(config, path, read_value(config, path, text))
+        try:
+            _assign(config, path, read_value(config, path, text))
+        except TypeError as error:
+            reason = f"is of another type than the config's: {_one_line(error)}"
+            raise UserError(f"config.{path}={text!r} {reason}") from None
         given.append(path)
     for pair in ALTERNATIVES:
         # As of a field that is given twice, the last one counts.
@@ -209,6 +215,8 @@ def read_value(config: ConfigDict, path: str, text: str) -> Any:
     """
     known = flatten(config)
     if _is_open(path) and path.count(".") == 1:
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
         try:
             return ast.literal_eval(text)
         except (ValueError, SyntaxError):
@@ -333,9 +341,15 @@ def _parse(path: str, text: str, current: Any) -> Any:
             item_kind = type(current[0]) if current and isinstance(current, tuple) else None
             if not all(isinstance(item, int | float) and not isinstance(item, bool) for item in items):
                 raise ValueError(text)
-            return tuple(item_kind(item) for item in items) if item_kind else items
+            if not all(map(math.isfinite, items)):
+                raise ValueError(text)
+            if item_kind is None or path in EPOCHS:
+                return items
+            if item_kind is int and any(int(item) != item for item in items):  # nothing is rounded without a word
+                raise ValueError(text)
+            return tuple(item_kind(item) for item in items)
         return kind(text)
-    except (KeyError, ValueError, SyntaxError):
+    except (KeyError, ValueError, SyntaxError, OverflowError):
         names = {bool: "true or false", int: "a whole number", float: "a number", tuple: "numbers like (1, 2)"}
         raise UserError(f"config.{path}={text!r} must be {names[kind]}") from None
 
