@@ -18,11 +18,15 @@ from resnet_jax.cli.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 from resnet_jax.cli.parser import parse
 from resnet_jax.distributed import processes as distributed
 from resnet_jax.distributed.log_handler import install_log_handler
-from resnet_jax.errors import FAULTS_OF_THE_DISK, Preempted, RunError, UserError
+from resnet_jax.errors import FAULTS_OF_THE_DISK, Preempted, RunError, UserError, first_line
 from resnet_jax.runtime import prepare_process
 
 # The commands that many processes may run together.
 MANY_PROCESSES = ("train", "evaluate")
+OUT_OF_MEMORY = (
+    "out of memory: take a smaller batch_size; in training config.accumulation_steps=2 or "
+    "config.model_args.remat=True needs less too"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run_command(argv)
     except (Exception, KeyboardInterrupt) as error:
+        if _is_out_of_memory(error):
+            print(f"{distributed.prefix()}error: {OUT_OF_MEMORY} ({first_line(error)})", file=sys.stderr)
+            return distributed.leave(EXIT_FAILED)
         if not distributed.prefix():
             raise
         if isinstance(error, jax.errors.JaxRuntimeError):
@@ -39,6 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         code = EXIT_FAILED
     return distributed.leave(code)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and str(error).startswith("RESOURCE_EXHAUSTED")
+    )
 
 
 def _run_command(argv: Sequence[str] | None) -> int:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from commands import refused
 
+from resnet_jax.cli import main as command_line
 from resnet_jax.cli.main import main
 from resnet_jax.cli.parser import make_parser
 from resnet_jax.cli.usage import ANY_FIELD
@@ -155,3 +157,26 @@ def test_output_that_cannot_be_written_is_one_line():
         )  # fmt: skip
     assert process.returncode == 1
     assert process.stderr == "error: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    "error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), MemoryError()]
+)
+def test_out_of_memory_is_one_line(monkeypatch, capsys, error):
+    def fail(argv):
+        raise error
+
+    monkeypatch.setattr(command_line, "_run_command", fail)
+    assert command_line.main([]) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: out of memory: take a smaller batch_size")
+    assert errors.count("\n") == 1
+
+
+def test_other_errors_of_jax_stay_as_they_are(monkeypatch):
+    def fail(argv):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+    monkeypatch.setattr(command_line, "_run_command", fail)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        command_line.main([])
