@@ -234,8 +234,14 @@ def check_without_images(options: Options) -> None:
     """Raises UserError (a ValueError) for options that are wrong whatever the images are; asks JAX for no device."""
     model = build_model(options, options.images.num_classes or 1)
     _check_batch_norm(options, model)
+    if model.shortcut == "none" and model.zero_init_residual:
+        raise UserError(
+            "config.model_args.zero_init_residual leaves blocks their shortcut alone: with shortcut='none' none trains"
+        )
     if options.state.stem_init == "whitening" and model.stem.startswith("deep"):
         raise UserError(f"config.stem_init='whitening' needs a stem of one convolution, and {model.stem!r} has three")
+    if options.state.stem_init == "whitening" and model.weight_standardization:
+        raise UserError("config.stem_init='whitening' is undone by weight_standardization: leave one of them out")
     _check_schedule(options.schedule)
     check_choice("config.tensorboard_tags", options.periods.tensorboard_tags, TENSORBOARD_TAGS)
     check_finetune(options.finetune, options.optimizer, options.state.precise_bn_batches)

@@ -217,6 +217,12 @@ def check_options(options: AugmentOptions, images: ImageOptions, batches: BatchO
             f"config.repeated_augmentation={batches.repeated_augmentation} must be at most the batch size, "
             f"{batches.batch_size}"
         )
+    mixes, part = bool(options.mixup or options.cutmix), batches.batch_size // batches.accumulation_steps
+    if mixes and part <= batches.repeated_augmentation:
+        raise UserError(
+            f"config.augment.mixup and cutmix need more images at a time than config.repeated_augmentation="
+            f"{batches.repeated_augmentation}, and there are {part}: each would be mixed with itself"
+        )
     if not isinstance(train, EncodedSource):
         return
     if images.normalize == "pixel":

@@ -7,6 +7,7 @@ import pytest
 
 from resnet_jax.config import default_config, load_config
 from resnet_jax.distributed.mesh import make_mesh, shard_batch
+from resnet_jax.errors import UserError
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.images import Normalization, augmenter
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
@@ -185,3 +186,9 @@ def test_cadence_longer_than_an_epoch_is_warned_of_once_where_it_was_given(capfd
     assert build_experiment(options_of(config), jax.devices()[:1]).log_every_steps == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "log_every_steps" in line]
     assert line.startswith("warning: config.log_every_steps=5000 is lowered to ")
+
+
+def test_blocks_without_shortcuts_that_begin_at_zero_are_refused():
+    words = ["--config.model=plain20", "--config.model_args.zero_init_residual=true"]
+    with pytest.raises(UserError, match="zero_init_residual leaves blocks their shortcut alone"):
+        build_experiment(options_of(load_config("digits", words)))

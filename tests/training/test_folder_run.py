@@ -149,6 +149,10 @@ def test_damaged_images_are_skipped_if_the_config_says_so(pets, tmp_path, capsys
             ["--config.repeated_augmentation=9"],
             "error: config.repeated_augmentation=9 must be at most the batch size, 8",
         ),
+        (
+            ["--config.augment.mixup=0.2", "--config.repeated_augmentation=8"],
+            "error: config.augment.mixup and cutmix need more images at a time than config.repeated_augmentation=8",
+        ),
         (["--config.num_classes=3"], "error: config.num_classes=3 must be 2, the classes of folder, or 0"),
         (["--config.batch_size=64"], "error: batch_size=64 must be from 1 to the 36 training images"),
         (["--config.normalize=pixel"], "error: config.normalize='pixel' needs a set of small images of one size"),

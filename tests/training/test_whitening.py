@@ -65,7 +65,10 @@ def test_a_continued_run_reads_no_images_for_them(tmp_path, monkeypatch):
     assert len(read) == 1
 
 
-def test_a_stem_of_three_convolutions_is_refused():
+def test_a_stem_that_cannot_be_whitened_is_refused():
     config = load_config("digits", ["--config.stem_init=whitening", "--config.model=resnet18d"])
     with pytest.raises(UserError, match=r"config.stem_init='whitening' needs a stem of one convolution, and 'deep'"):
         build_experiment(options_of(config))
+    standardized = ["--config.stem_init=whitening", "--config.model_args.weight_standardization=true"]
+    with pytest.raises(UserError, match=r"config.stem_init='whitening' is undone by weight_standardization"):
+        build_experiment(options_of(load_config("digits", standardized)))
