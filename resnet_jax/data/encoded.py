@@ -193,17 +193,15 @@ class EncodedSource:
     def _decode(self, position: int, rng: KeyedRandom | None) -> tuple[np.ndarray, Label]:
         """Returns the image for training, if `rng` draws for it, or for evaluation, and its label."""
         kept = self.kept_evaluation if rng is None else self.kept_training
-        found = kept.get(position)
-        if found is None:
-            image, label = self._open(position)
-            fixed = self._fixed(image, rng)
-            if fixed is not None and (rng is not None or image.intact):  # most evaluations read each image but once
-                kept.put(position, fixed, label)
-            pixels = self._drawn(image if fixed is None else ArrayImage(fixed), rng)
-            self.intact[self.indices[position]] = True
-        else:
+        if (found := kept.get(position)) is not None:
             fixed, label = found
-            pixels = self._drawn(ArrayImage(fixed), rng)
+            return self._drawn(ArrayImage(fixed), rng), label
+        image, label = self._open(position)
+        made = self._fixed(image, rng)
+        if made is not None and (rng is not None or image.intact):  # most evaluations read each image but once
+            kept.put(position, made, label)
+        pixels = self._drawn(image if made is None else ArrayImage(made), rng)
+        self.intact[self.indices[position]] = True
         return pixels, label
 
     def _fixed(self, image: EncodedImage, rng: KeyedRandom | None) -> np.ndarray | None:
