@@ -22,10 +22,10 @@ from resnet_jax.data.transforms.preprocess import (
     PREPROCESS,
     Preprocess,
     Side,
-    Sized,
     as_side,
     as_they_are,
 )
+from resnet_jax.data.transforms.sized import Sized
 from resnet_jax.distributed.mesh import make_mesh, replicated
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0, sync_errors
