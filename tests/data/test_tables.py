@@ -1,10 +1,15 @@
 """Tables of labels: columns found and named, several labels an image, and what is wrong in one line."""
 
+import random
+from itertools import takewhile
+
 import numpy as np
 import pytest
 from image_trees import images, make_tree
 
+from resnet_jax.data.file_finder import KEPT_FROM, FileIndex
 from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.listing import StoredFile
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
 
@@ -216,3 +221,26 @@ def test_class_names_of_folders_may_be_decomposed(tmp_path):
     found = open_image_set(root, table=TableOptions(class_names="names.txt")).images()
     assert found.class_names == ("th\u00e9", "caf\u00e9")
     assert sorted(found.labels.tolist()) == [0, 1]
+
+
+def num_equal(first, second):
+    """How many items the two have in common before they differ."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+
+
+@pytest.mark.parametrize("num_files", [KEPT_FROM // 2, 20 * KEPT_FROM])
+def test_files_of_one_name_are_found_by_the_longest_end_of_their_folders(num_files):
+    """Names that repeat in each patient's folder are looked up by an index, and found as by comparing with each."""
+    draw = random.Random(num_files)
+    paths = sorted({"/".join(["set", *draw.choices("abc", k=draw.randrange(5)), "x.jpg"]) for _ in range(num_files)})
+    index = FileIndex([StoredFile(path, path) for path in paths])
+    found = 0
+    for _ in range(200):
+        path = "/".join([*draw.choices("abcd", k=draw.randrange(5)), draw.choice(["x.jpg", "x", "X.JPG"])])
+
+        num_common = [num_equal(path.split("/")[:-1][::-1], other.split("/")[:-1][::-1]) for other in paths]
+        most = max(num_common)
+        expected = [other for other, number in zip(paths, num_common, strict=True) if number == most] if most else []
+        assert [file.path for file in index.ending_like(path)] == expected
+        found += bool(expected)
+    assert 20 < found < 200
