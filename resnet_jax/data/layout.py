@@ -79,6 +79,7 @@ class _Planner:
 
     def plan(self, tree: Folder) -> Layout:
         self.named = self._named_splits(tree)
+        self.named |= self._beside_named(tree)
         splits: Splits = {**self.named}
         if not splits:
             tree = self._inside(tree)
@@ -116,6 +117,25 @@ class _Planner:
             found[split] = folder
         if found and "train" not in found and not self.class_names:
             raise UserError(f"config.split_folders.train is not set, but that of {next(iter(found))} is: name it too")
+        return found
+
+    def _beside_named(self, tree: Folder) -> dict[str, Folder]:
+        """Returns the splits that the config leaves open, of folders with their usual names beside the training images.
+
+        Notes them.
+        """
+        found: dict[str, Folder] = {}
+        train = self.named.get("train")
+        around = tree.at(train.path.rpartition("/")[0]) if train and train.path else None
+        for name, child in around.filled.items() if around else ():
+            split = split_named(name)
+            is_taken = any(one is named for one in child.walk() for named in self.named.values())
+            if split is None or split in self.named or is_taken or not self.finder.holds_classes(child):
+                continue
+            if split in found:
+                self.finder.refuse_both(around, found[split], child)
+            found[split] = child
+            self.notes.append(f"{split} by its folder's name: {self.root / child.path}")
         return found
 
     def _check_apart(self, split: str, folder: Folder, found: dict[str, Folder]) -> None:

@@ -106,7 +106,7 @@ class SplitFinder:
             for name, child in candidates.items():
                 split = split_by(name)
                 if split in found and found[split] is not child:
-                    self._refuse_both(tree, found[split], child)
+                    self.refuse_both(tree, found[split], child)
                 if split is not None:
                     found[split] = child
             if not found:
@@ -116,7 +116,7 @@ class SplitFinder:
             if child.total:
                 self._place_beside(tree, child, found)
             elif split_named(child.name) in found:
-                self._refuse_both(tree, found[split_named(child.name) or ""], child)
+                self.refuse_both(tree, found[split_named(child.name) or ""], child)
             elif split_named(child.name) is not None:
                 raise UserError(f"{self.where(child)} holds no images in class folders: add some or remove the folder")
         if tree.num_images:
@@ -131,7 +131,7 @@ class SplitFinder:
         elif split_in(child.name) == "test" and is_flat:
             self.leave_aside(child)
         elif split in found:
-            self._refuse_both(tree, found[split], child)
+            self.refuse_both(tree, found[split], child)
         elif split is not None:
             found[split] = child  # without class folders: a list says its labels, or it is refused
         elif (word := split_in(child.name)) and word not in found and self._share_classes([child, *found.values()]):
@@ -171,7 +171,7 @@ class SplitFinder:
                 )
             other = found.get(split)
             if other is not None and self.holds_classes(other) and self.holds_classes(child):
-                self._refuse_both(tree, other, child)
+                self.refuse_both(tree, other, child)
             keep = child if other is None or self.holds_classes(child) else other
             found[split] = keep
             if other is not None:
@@ -280,7 +280,8 @@ class SplitFinder:
                     f"{abridge(sorted(inside), 4)}: each is a set of its own: open one of them"
                 )
 
-    def _refuse_both(self, tree: Folder, first: Folder, second: Folder) -> NoReturn:
+    def refuse_both(self, tree: Folder, first: Folder, second: Folder) -> NoReturn:
+        """Raises UserError: two folders for one split."""
         raise UserError(
             f"{self.where(tree)} has both {first.name}/ and {second.name}/ for one split: keep one of them "
             f"({SPLIT_FIELDS})"

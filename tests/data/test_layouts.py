@@ -313,6 +313,22 @@ def test_splits_are_the_folders_that_are_named(tmp_path):
         open_image_set(root, SplitFolders(test="day"))
 
 
+def test_splits_that_are_not_named_are_found_beside_the_one_that_is(tmp_path):
+    root = make_tree(tmp_path, splits("photos/{}/{}/1.png", ("cleaned", "train", "val", "Test", "fog")))
+    counts, notes, _ = understood(root, split_folders=SplitFolders(train="photos/cleaned"))
+    assert counts == {"train": (1, 1), "validation": (1, 1), "test": (1, 1)}
+    assert "test by its folder's name: ROOT/photos/Test" in notes
+    found = open_image_set(root, SplitFolders(train="photos/cleaned", test="photos/fog"))
+    assert [sorted({path.split("/")[1] for path in found.images(split).paths}) for split in found.splits] == [
+        ["cleaned"], ["val"], ["fog"],
+    ]  # fmt: skip
+    make_tree(tmp_path, splits("photos/{}/{}/1.png", ("valid",)))
+    with pytest.raises(UserError, match=r"photos has both val/ and valid/ for one split"):
+        open_image_set(root, SplitFolders(train="photos/cleaned"))
+    named = SplitFolders(train="photos/cleaned", validation="photos/valid")
+    assert open_image_set(root, named).images("validation").paths[0].startswith("photos/valid/")
+
+
 def test_folder_that_the_model_has_a_class_of_is_not_stepped_into(tmp_path):
     root = make_tree(tmp_path, images("cat/young/1.png", "cat/old/2.png"))
     found = open_image_set(root, class_names=("dog", "cat")).images(class_names=("dog", "cat"))
