@@ -104,6 +104,11 @@ class TrainBatches:
         """Batches in an epoch."""
         return len(self.source) // self.batch_size
 
+    @property
+    def part_size(self) -> int:
+        """Images that the network sees at once, of all processes: a batch, or each of its parts."""
+        return self.batch_size // self.num_parts
+
     def __getitem__(self, step: int) -> Batch:
         """Returns the batch of step `step`, from 0.
 

@@ -66,7 +66,7 @@ def estimate_memory(experiment: "Experiment") -> StepMemory:
     """
     batches = experiment.batches
     state = init_run_state(experiment, shapes_only=True)
-    num_rows = batches.batch_size // batches.num_parts // experiment.mesh.devices.size
+    num_rows = batches.part_size // experiment.mesh.devices.size
     shape = (num_rows, *training_image_shape(experiment))
     images = jax.ShapeDtypeStruct(shape, jnp.float64 if experiment.model.dtype == "float64" else jnp.float32)
     label_shape = (len(experiment.class_names),) if experiment.multi_label else ()

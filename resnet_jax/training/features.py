@@ -101,7 +101,7 @@ def with_features(experiment: "Experiment", state: TrainState, preemption: Preem
     """
     if not has_fixed_features(experiment):
         return experiment
-    batch_size, mesh = experiment.batches.batch_size, experiment.mesh
+    batch_size, mesh = experiment.batches.part_size, experiment.mesh
     head = state.params[HEAD]["kernel"]
     began, num_images = time.monotonic(), sum(map(len, _sources(experiment)))
     log(f"the frozen network's features of {num_images:,} images are computed once, for all epochs")

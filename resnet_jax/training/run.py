@@ -256,7 +256,7 @@ def _make_run(
         train_step=preemption.marking_progress(jit_train_step(experiment, preemption.with_stop_flag)),
         due=experiment.periods,
         writer=writer,
-        evaluator=Evaluator(eval_step, sources, experiment.batches.batch_size, mesh, writer, preemption),
+        evaluator=Evaluator(eval_step, sources, experiment.batches.part_size, mesh, writer, preemption),
         checkpointer=Checkpointer(
             latest, best, background, metadata, writer, preemption, start.best_score, heard.checkpoint_saved
         ),
