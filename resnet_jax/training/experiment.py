@@ -318,6 +318,10 @@ def _check_batch_norm(options: Options, model: ResNet) -> None:
         raise UserError(f"config.batch_norm={batch_norm!r} must divide {part} of {rows} images")
     if options.state.precise_bn_batches and batch_norm == "frozen":
         raise UserError("config.precise_bn_batches must be 0 with config.batch_norm='frozen': its statistics stay")
+    if options.state.precise_bn_batches and model.norm_layer != "batch":
+        raise UserError(
+            f"config.precise_bn_batches must be 0 with norm_layer={model.norm_layer!r}: it has no statistics"
+        )
 
 
 def _build_optimizer(options: Options, model: ResNet, schedule: Schedule) -> optax.GradientTransformation:

@@ -113,6 +113,10 @@ def test_learning_rate_metric_is_the_one_applied():
         ({"batch_norm": "folded"}, "config.batch_norm='folded' is for inference"),
         ({"schedule": "cosin"}, "config.schedule='cosin' must be one of .* did you mean 'cosine'"),
         ({"batch_norm": "frozen", "precise_bn_batches": 1}, "config.precise_bn_batches must be 0"),
+        (
+            {"model_args.norm_layer": "group", "model_args.num_filters": 32, "precise_bn_batches": 1},
+            "config.precise_bn_batches must be 0 with norm_layer='group'",
+        ),
         ({"learning_rate_factors.fc": "a"}, "config.learning_rate_factors.fc='a' must be a number"),
     ],
 )
