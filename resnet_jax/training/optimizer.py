@@ -102,7 +102,8 @@ def lars(
 
     A decayed parameter's gradient + weight_decay * parameter is multiplied by its trust ratio, trust_coefficient *
     |parameter| / (|gradient| + weight_decay * |parameter| + epsilon), or 1 where either norm is 0. A parameter
-    that does not decay keeps its gradient. The other arguments and errors are `sgd`'s.
+    that does not decay keeps its gradient; with weight_decay=0 all do, and this is `sgd`. The other arguments and
+    errors are `sgd`'s.
     """
     check_hyperparameters(learning_rate, momentum, weight_decay)
     if trust_coefficient <= 0.0:
@@ -136,7 +137,8 @@ def lamb(
 
     The gradients are scaled down to a global norm of max_gradient_norm (0: not at all); Adam's update with decay rates
     momentum and second_momentum in [0, 1) (beta_1 and beta_2) gets weight_decay * parameter added and is multiplied by
-    |parameter| / |update|, or 1 where either norm is 0. A parameter that does not decay gets Adam's update unchanged.
+    |parameter| / |update|, or 1 where either norm is 0. A parameter that does not decay gets Adam's update unchanged;
+    with weight_decay=0 all do.
     decay_norm_and_bias, decay_bias: see `sgd`. Raises UserError (a ValueError) for numbers outside their ranges.
     """
     check_hyperparameters(learning_rate, momentum, weight_decay)
