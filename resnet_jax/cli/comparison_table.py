@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # The numbers of the table, where a run has them, and what stands above them.
 SHOWN = {
     "best": "best validation", "val_accuracy": "last", "val_map": "last map", "val_ema_accuracy": "last average",
-    "test_accuracy": "test", "test_map": "test map", "test_ema_accuracy": "test average", "test_loss": "test loss",
+    "val_ema_map": "last average map", "test_accuracy": "test", "test_map": "test map",
+    "test_ema_accuracy": "test average", "test_ema_map": "test average map", "test_loss": "test loss",
     "minutes": "minutes",
 }  # fmt: skip
 

@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,8 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     if arguments.print and (arguments.json or arguments.jobs != 1):
         raise UserError("--print excludes --json and --jobs: it prints the commands and runs none")
     folder = expand(f"runs/{Path(arguments.config).stem}_sweep" if arguments.workdir is None else arguments.workdir)
-    runs = _plan_runs(arguments, folder)
+    fields = _read_fields(arguments)
+    runs = _plan_runs(arguments.config, fields, folder)
     if arguments.print:
         for run in runs:
             print(shlex.join(run.command))
@@ -73,11 +74,12 @@ def run_sweep(arguments: argparse.Namespace) -> int:
     if outcomes.stopped_by and (outcomes.interrupted or outcomes.left):
         print(f"interrupted by {outcomes.stopped_by}; the same command continues", file=sys.stderr)
         return EXIT_INTERRUPTED
-    _print_runs(runs, folder / PICTURE, arguments.json)
+    swept = [field for field, settings in fields.items() if len(settings) > 1]
+    _print_runs(runs, swept, folder / PICTURE, arguments.json)
     return _report(outcomes)
 
 
-def _plan_runs(arguments: argparse.Namespace, folder: Path) -> list[SweptRun]:
+def _plan_runs(config: str, fields: "Mapping[str, Sequence[Setting]]", folder: Path) -> list[SweptRun]:
     """Returns the runs, each with a config that is checked as far as that needs no images.
 
     Raises:
@@ -85,15 +87,15 @@ def _plan_runs(arguments: argparse.Namespace, folder: Path) -> list[SweptRun]:
     """
     from resnet_jax.sweep.combinations import combine, run_names
 
-    combinations = combine(_read_fields(arguments))
+    combinations = combine(fields)
     runs = []
     for settings, name in zip(combinations, run_names(combinations), strict=True):
         words = [f"--config.{setting.field}={setting.text}" for setting in settings]
         try:
-            options = _checked_options(arguments.config, words, folder / name)
+            options = _checked_options(config, words, folder / name)
         except UserError as error:
             raise UserError(f"{name}: {error}" if len(combinations) > 1 else str(error)) from None
-        runs.append(SweptRun(name, folder / name, train_command(arguments.config, folder / name, words), options))
+        runs.append(SweptRun(name, folder / name, train_command(config, folder / name, words), options))
     return runs
 
 
@@ -109,12 +111,15 @@ def train_command(config: str, workdir: Path, words: Sequence[str]) -> tuple[str
 
 def _checked_options(config: str, words: Sequence[str], workdir: Path) -> "Options":
     from resnet_jax.config import load_config
+    from resnet_jax.sweep.children import is_finished
     from resnet_jax.training.experiment import check_without_images, options_of
-    from resnet_jax.training.resume import check_run
+    from resnet_jax.training.resume import check_run, check_same_run
 
     options = options_of(load_config(config, words))
     check_without_images(options)
-    check_run(workdir, options)
+    check_same_run(workdir, options)
+    if not is_finished(workdir, json.loads(options.written)):  # it needs its checkpoints to go on
+        check_run(workdir, options)
     return options
 
 
@@ -192,15 +197,17 @@ def _train(runs: Sequence[SweptRun], folder: Path, num_jobs: int) -> "Outcomes":
     return run_children(children, share_machine(num_jobs, len(children)))
 
 
-def _print_runs(runs: Sequence[SweptRun], picture: Path, as_json: bool) -> None:
-    """Prints the results of the runs that have begun."""
+def _print_runs(runs: Sequence[SweptRun], swept: Sequence[str], picture: Path, as_json: bool) -> None:
+    """Prints the results of the runs that have begun, apart by the fields that are swept, but the seed."""
     from resnet_jax.comparison.groups import group_runs
     from resnet_jax.comparison.runs import read_runs
+    from resnet_jax.sweep.combinations import SEED
     from resnet_jax.training.workdir import CONFIG_FILE
 
     workdirs = [run.workdir for run in runs if (run.workdir / CONFIG_FILE).exists()]
     if workdirs:
-        print_comparison(group_runs(read_runs(workdirs)), picture, as_json=as_json)
+        groups = group_runs(read_runs(workdirs), parted_by={*swept} - {SEED})
+        print_comparison(groups, picture, as_json=as_json)
     elif as_json:
         print(json.dumps({"groups": [], "picture": None}))
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,9 @@ from resnet_jax.training.resume import MAY_CHANGE
 from resnet_jax.training.workdir import flatten_fields
 
 NUMBERS = ("best", "best_epoch", *METRICS, "minutes")
-# Of what a continued run may change, these alone decide its numbers.
+# Of what a continued run may change, these decide where it ends; and its numbers, as how often the best is chosen does.
 LENGTHS = ("num_epochs", "num_steps", "early_stopping_patience")
-NOT_DECIDING = frozenset(MAY_CHANGE) - frozenset(LENGTHS)
+NOT_DECIDING = frozenset(MAY_CHANGE) - {*LENGTHS, "eval_every_epochs"}
 SEED = "seed"
 # Of what less is better.
 ASCENDING = ("loss", "epoch", "minutes")
@@ -72,8 +72,8 @@ class Group:
 
     @property
     def note(self) -> str:
-        """Says what one must know of it: that it is not finished, has a seed several times, or ran by code that was
-        changed meanwhile; else empty.
+        """Says what one must know of it: that it is not finished, has a seed several times, ran by code that was
+        changed meanwhile or on images that may have been; else empty.
         """
         run, seeds = self.runs[0], [run.fields[SEED] for run in self.runs]
         if not run.is_finished:
@@ -83,13 +83,28 @@ class Group:
         num_sources = len({source for run in self.runs for source in run.sources})
         if num_sources > 1:
             notes.append(f"{num_sources} states of the code")
-        return ", ".join(notes)
+        return ", ".join(notes + self._notes_on_images())
+
+    def _notes_on_images(self) -> list[str]:
+        notes = [] if all(run.data for run in self.runs) else ["no checkpoint: its images are not known"]
+        # The same training images by their names and labels; what is in them is not looked at.
+        places = {run.fields["data_dir"]: None for run in self.runs if "data_dir" not in run.without_effect}
+        if len(places) > 1:
+            notes.append(f"images in {abridge([*places])}")
+        for split, images in (("val", "validation"), ("test", "test")):
+            counts = {
+                record[name] for run in self.runs for record in run.records if (name := f"{split}_count") in record
+            }
+            if len(counts) > 1:
+                notes.append(f"{abridge([f'{count:,}' for count in sorted(counts)])} {images} images")
+        return notes
 
 
-def group_runs(runs: Sequence[RunSummary], sort: str = "") -> list[Group]:
+def group_runs(runs: Sequence[RunSummary], sort: str = "", parted_by: Collection[str] = ()) -> list[Group]:
     """Returns the groups of `runs`, sorted.
 
     Args:
+      parted_by: fields that part groups though they decide no number in general.
       sort: a number, a field or "name"; "": the best validation, else the test accuracy, else as they were given.
         Losses and epochs ascend, other numbers descend.
 
@@ -98,9 +113,9 @@ def group_runs(runs: Sequence[RunSummary], sort: str = "") -> list[Group]:
     """
     by_key: dict[str, list[RunSummary]] = {}
     for run in runs:
-        key = [_deciding(run), run.versions, run.data] if run.is_finished else [run.name]
+        key = [_deciding(run, parted_by), run.versions, run.data] if run.is_finished else [run.name]
         by_key.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(run)
-    differing = _differing([members[0] for members in by_key.values()])
+    differing = _differing([members[0] for members in by_key.values()], parted_by)
     groups = [_group(members, differing) for members in by_key.values()]
     _show_differing_versions(groups)
     for name in OF_STARTS:
@@ -136,8 +151,10 @@ def _show_differing_versions(groups: Sequence[Group]) -> None:
             group.differs["versions"] = {name: group.differs["versions"].get(name, "?") for name in names}
 
 
-def _deciding(run: RunSummary) -> dict[str, Any]:
-    return {field: value for field, value in run.fields.items() if field != SEED and field not in NOT_DECIDING}
+def _deciding(run: RunSummary, also: Collection[str] = ()) -> dict[str, Any]:
+    """Returns the fields that decide the run's numbers, but the seed, and those of `also`."""
+    left_out = (NOT_DECIDING | run.without_effect | {SEED}) - {*also}
+    return {field: value for field, value in run.fields.items() if field not in left_out}
 
 
 def _value(run: RunSummary, name: str) -> Any:
@@ -146,14 +163,16 @@ def _value(run: RunSummary, name: str) -> Any:
     return run.versions if name == "versions" else run.fields.get(name)
 
 
-def _differing(runs: Sequence[RunSummary]) -> list[str]:
-    """Returns in what the runs differ: fields that decide a run's numbers, then "versions" and "data" of those whose
-    are known.
+def _differing(runs: Sequence[RunSummary], also: Collection[str]) -> list[str]:
+    """Returns in what the runs differ: fields that decide a run's numbers, and those of `also`, then "versions" and
+    "data" of those whose are known.
     """
-    fields = {field: None for run in runs for field in _deciding(run)}
-    known = [run for run in runs if run.data]
+    fields = {field: None for run in runs for field in _deciding(run, also)}
     found = [field for field in fields if len({repr(run.fields.get(field)) for run in runs}) > 1]
-    return found + [name for name in ("versions", "data") if len({repr(_value(run, name)) for run in known}) > 1]
+    for name in ("versions", "data"):
+        if len({repr(known) for run in runs if (known := getattr(run, name))}) > 1:
+            found.append(name)
+    return found
 
 
 def _place(group: Group, sort: str) -> tuple[Any, ...]:

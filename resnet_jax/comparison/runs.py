@@ -34,11 +34,12 @@ class RunSummary:
     Attributes:
       name: its folder's, as it was given.
       fields: its config, by dotted paths; a field that is newer than the run has its default.
+      without_effect: those of them that change nothing in it.
       records: its metrics log.
       step, num_steps: how far it got, and how far it was to go; num_steps is 0 where nothing is known of it yet.
       is_finished: it got there, or stopped early as it was to, and did what was due then.
-      versions: of Python and the libraries that computed its newest checkpoint.
-      data: the digest of its training images; "" where it has no checkpoint yet.
+      versions: of Python and the libraries that computed its newest checkpoint, else its last start.
+      data: the digest of its training images; "" where it has no checkpoint.
       numbers: "best" of the validations, "best_epoch", the last of each of METRICS, and the "minutes" of all its
         starts.
       machines: where it ran, in the order of its starts.
@@ -48,6 +49,7 @@ class RunSummary:
 
     name: str
     fields: dict[str, Any]
+    without_effect: frozenset[str]
     records: list[Record]
     step: int
     num_steps: int
@@ -61,23 +63,28 @@ class RunSummary:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Returns the workdirs among `paths`, and in the folders among them that hold runs, in order; leaves out a path
-    that holds none, with a warning.
+    """Returns the workdirs among `paths`, and in the folders among them that hold runs, in order, each once by the
+    first of its names; leaves out a path that holds none, or cannot be read, with a warning.
 
     Raises:
       UserError: for a path that does not exist, or if nothing is left.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}  # by where they lie, links followed
     for path in paths:
         if not path.exists():
             raise UserError(f"{path} does not exist: give workdirs of runs, or folders of them")
-        inside = sorted(_runs_below(path)) if path.is_dir() else []
+        try:
+            inside = sorted(_runs_below(path)) if path.is_dir() else []
+        except OSError as error:
+            warn(f"{path} is left out: {error.strerror or error}")
+            continue
         if not inside:
             warn(f"{path} holds no run: it is left out")
-        found.update(dict.fromkeys(inside))
+        for workdir in inside:
+            found.setdefault(workdir.resolve(), workdir)
     if not found:
         raise UserError(f"no runs in {', '.join(map(str, paths))}: give workdirs, which hold a {CONFIG_FILE}")
-    return list(found)
+    return list(found.values())
 
 
 def _runs_below(path: Path, depth: int = MOST_DEEP) -> Iterator[Path]:
@@ -134,11 +141,12 @@ def read_run(workdir: Path) -> RunSummary:
     return RunSummary(
         name=str(workdir),
         fields=flatten_fields(json.loads(options.written)),
+        without_effect=options.without_effect,
         records=records,
-        step=step,
+        step=max(step, manifest.get("step", 0), starts[-1].to_step if starts else 0),  # it may save between records
         num_steps=num_steps,
         is_finished=(has_stopped or (num_steps > 0 and step >= num_steps)) and (not starts or starts[-1].finished),
-        versions=manifest.get("versions", {}),
+        versions=manifest.get("versions") or (starts[-1].versions if starts else {}),
         data=position.get("train_digest", ""),
         numbers=_numbers(records, starts),
         machines=tuple(dict.fromkeys(map(describe_machine, starts))),

@@ -123,6 +123,53 @@ def test_a_folder_that_cannot_be_read_leaves_the_others(runs, tmp_path, capsys, 
     assert f"warning: {runs / 'b-0'} is left out: Permission denied" in captured.err
 
 
+def test_another_users_run_leaves_the_others(runs, tmp_path, capsys, monkeypatch):
+    is_file = Path.is_file
+
+    def refuses(path, **options):
+        if path.parent.name == "b-0":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path, **options)
+
+    monkeypatch.setattr(Path, "is_file", refuses)
+    captured = compared(capsys, *sorted(runs.iterdir()), "--json", "--to", tmp_path / "p.png")
+    assert sorted(group["n"] for group in json.loads(captured.out)["groups"]) == [1, 1, 3]
+    assert f"warning: {runs / 'b-0'} is left out: Permission denied" in captured.err
+
+
+def test_a_run_is_counted_once_by_whatever_names(runs, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(runs)
+    (runs / "latest").symlink_to("a-2")
+    words = ("a-0", runs / "a-0", "a-1/", "latest", runs / "a-2", "--json", "--to", tmp_path / "p.png")
+    (group,) = json.loads(compared(capsys, *words).out)["groups"]
+    assert [run["run"] for run in group["runs"]] == ["a-0", "a-1", "latest"]
+
+
+def test_how_often_the_best_is_chosen_parts_runs_and_what_has_no_effect_does_not(tmp_path, capsys):
+    write_run(tmp_path / "a", (0.5, 0.6, 0.7), num_steps=30, num_epochs=0)
+    write_run(tmp_path / "b", (0.5, 0.6, 0.7), num_steps=30, num_epochs=9, seed=1)
+    write_run(tmp_path / "c", (0.5, 0.6, 0.7), num_steps=30, num_epochs=0, eval_every_epochs=2)
+    groups = json.loads(compared(capsys, tmp_path, "--json", "--to", tmp_path / "p.png").out)["groups"]
+    assert {(group["n"], group["differs"]["eval_every_epochs"]) for group in groups} == {(2, 1), (1, 2)}
+
+
+def test_images_that_may_be_others_are_said(tmp_path):
+    places = [write_run(tmp_path / name, (0.5,) * 3, test=0.5, dataset="folder", data_dir=name) for name in "ab"]
+    one, other = (replace(read_run(place), data="the same") for place in places)
+    more = [{**record, "test_count": 12} if "test_count" in record else record for record in other.records]
+    (group,) = group_runs([one, replace(other, records=more)])
+    assert group.note == "seed 0 more than once, images in a, b, 10, 12 test images"
+    (group,) = group_runs([one])
+    assert group.note == ""
+    (group,) = group_runs([replace(one, data="")])
+    assert group.note == "no checkpoint: its images are not known"
+
+
+def test_a_run_that_saved_between_two_records_got_as_far_as_it_saved(runs):
+    write_starts(runs / "c", (60, "EPYC, 2 cores", "aa"))  # to step 30
+    assert read_run(runs / "c").step == 30
+
+
 def test_early_stopped_runs_are_finished_and_a_seed_that_is_there_twice_is_said(tmp_path, capsys):
     for name in ("one", "two"):
         write_run(tmp_path / name, (0.9, 0.8, 0.7), num_epochs=99, early_stopping_patience=2)

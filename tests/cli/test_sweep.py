@@ -14,6 +14,7 @@ from processes import TINY, end, records, start, wait_for_step
 from run_folders import write_run
 
 from resnet_jax.cli.main import main
+from resnet_jax.config import load_config, to_json
 from resnet_jax.runtime import num_cores
 from resnet_jax.sweep.children import is_finished
 from resnet_jax.training.workdir import lock_workdir
@@ -114,6 +115,28 @@ def test_a_run_is_finished_at_its_length_on_its_images(tmp_path):
     assert not is_finished(workdir, {**fields, "num_epochs": 4})
     assert not is_finished(workdir, {**fields, "data_dir": "other"})
     assert not is_finished(tmp_path / "absent", fields)
+
+
+def test_a_finished_run_needs_no_checkpoints_any_more(capsys, tmp_path):
+    workdir = write_run(tmp_path / "seed=0", (0.5,) * 3)
+    (workdir / "config.json").write_text(to_json(load_config("digits", ["--config.num_epochs=3"])))
+    (workdir / "checkpoints.json").write_text('{"step": 30}')  # whose folder was removed
+    words = ["--config", "digits", "--workdir", str(tmp_path), "--config.num_epochs=3"]
+    assert len(printed(capsys, *words)) == 1
+    (workdir / "metrics.jsonl").write_text("")
+    assert "checkpoints is gone, where this run saved step 30" in refused(capsys, "sweep", *words, "--print")
+
+
+def test_fields_that_are_swept_part_the_runs_that_are_compared(capsys, tmp_path):
+    for every in (1, 3):
+        workdir = tmp_path / f"log_every_steps={every},seed=0"
+        write_run(workdir, (0.5,) * 3)
+        config = load_config("digits", ["--config.num_epochs=3", f"--config.log_every_steps={every}"])
+        (workdir / "config.json").write_text(to_json(config))
+    words = ["sweep", "--config", "digits", "--workdir", str(tmp_path), "--config.num_epochs=3", "--json"]
+    assert main([*words, "--config.log_every_steps=1,3"]) == 0
+    groups = json.loads(capsys.readouterr().out)["groups"]
+    assert [group["differs"] for group in groups] == [{"log_every_steps": 1}, {"log_every_steps": 3}]
 
 
 def test_folder_of_another_run_is_refused(capsys, tmp_path):
