@@ -32,8 +32,8 @@ SIGNALS = tuple(
     for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGBREAK")
     if name in signal.Signals.__members__ and hasattr(signal, name)
 )
-# What stops a run besides them, in numbers that are no signals': of several reasons the largest counts.
-TIME_IS_UP, STOPPED, FAILED = 1000, 1001, 2000
+# What stops a run besides them, in numbers that are none of these signals': of several reasons the largest counts.
+STOPPED, TIME_IS_UP, FAILED = 1, 1000, 2000
 SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -162,6 +162,11 @@ class PreemptionGuard:
     def stop_if_requested(self) -> None:
         """Raises Preempted if the run is to stop, or the error of a failure."""
         if self.requested():
+            self._raise()
+
+    def stop_if_interrupted(self) -> None:
+        """Does as `stop_if_requested`, but lets an evaluation end that only `stop` would stop: it is not urgent."""
+        if self.requested() and self._agreed != STOPPED:
             self._raise()
 
     def raise_deferred_errors(self) -> None:

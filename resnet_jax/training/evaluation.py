@@ -61,7 +61,7 @@ def batch_results(
     previous: Any = None
     with closing(prefetch(lambda position: shard_batch(batches[position], mesh), range(len(batches)))) as sharded:
         for batch in preemption.defer_errors_of(sharded, len(batches)):
-            preemption.stop_if_requested()
+            preemption.stop_if_interrupted()
             current = function(state, batch)
             if previous is not None:
                 yield jax.device_get(previous)

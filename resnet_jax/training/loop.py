@@ -70,9 +70,13 @@ class Run:
         if step < self.due.num_steps:
             self.preemption.stop_if_requested()
 
-    def ends_early(self) -> bool:
-        """Returns whether the run's patience is over, by its log."""
-        return is_out_of_patience(self.writer.log.records, self.due.patience)
+    def ends_early(self, step: int) -> bool:
+        """Returns whether the run's patience is over at `step`, by its log, before the run's own end."""
+        if not self.due.patience or step >= self.due.num_steps:
+            return False
+        # A killed run may have recorded validations that this one has yet to come to.
+        records = [record for record in self.writer.log.records if record["step"] <= step]
+        return is_out_of_patience(records, self.due.patience)
 
     def result(self, step: int, state: TrainState, preempted_by: str = "") -> RunResult:
         """Returns how the run ended, when all that it wrote is on disk."""
@@ -120,12 +124,11 @@ def after_step(run: Run, state: TrainState, step: int, metrics: dict[str, Any] |
     run.writer.pause_clock()
     run.stop_if_requested(step)  # before statistics are computed, which may take long
     eval_state = cache(partial(run.eval_state, state))  # once, and only where something asks for it
-    ends = False
     if run.due.validates(step):
         score = run.evaluator.validate(step, eval_state)
         if score > run.checkpointer.best_score:
             run.checkpointer.save_best(eval_state(), score)
-        ends = step < run.due.num_steps and run.ends_early()
+    ends = run.ends_early(step)
     if ends or run.due.saves(step):
         run.checkpointer.save(step, state, eval_state if run.has_precise_batch_norm else None)
     if run.due.tests(step) or (ends and run.due.test_every is not None):

@@ -227,6 +227,17 @@ def test_a_callback_stops_the_run_and_the_same_call_continues_it(tmp_path):
     assert second.from_step == first.to_step
 
 
+def test_a_callback_that_stops_a_run_at_its_end_leaves_nothing_undone(tmp_path):
+    class Stops:
+        def on_evaluation(self, run, split, metrics):
+            if metrics["step"] == run.num_steps and split == "val":
+                run.stop("no longer better")
+
+    result = resnet_jax.train(tiny(), tmp_path / "run", [Stops()])
+    assert (result.step, result.interrupted_by) == (60, "")
+    assert "test_accuracy" in result.records[-1]
+
+
 def test_what_is_no_callback_is_refused_in_one_line(tmp_path):
     class Keras:
         def on_epoch_end(self, epoch, logs):

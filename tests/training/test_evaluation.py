@@ -36,17 +36,24 @@ def test_padded_and_sharded_evaluation_equals_the_plain_mean(batch_size, num_dev
     assert result == {"loss": IMAGES.sum() / 13, "accuracy": 7 / 13, "count": 13}
 
 
-def test_evaluation_can_be_stopped_between_batches():
+def test_evaluation_can_be_stopped_between_batches_but_not_by_a_callback():
     preemption = PreemptionGuard(1)
     preemption.interrupt_immediately = False
     calls = []
 
     def signalled(state, batch):
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 2:
+            preemption.stop("good enough")
+        if len(calls) == 5:
             preemption.receive(signal.SIGTERM)
         return eval_fn(state, batch)
 
     with pytest.raises(Preempted, match="SIGTERM"):
         evaluate(signalled, jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), preemption)
-    assert len(calls) == 3
+    assert len(calls) == 5
+    preemption = PreemptionGuard(1)
+    preemption.stop("good enough")
+    evaluate(eval_fn, jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), preemption)
+    with pytest.raises(Preempted, match="good enough"):
+        preemption.stop_if_requested()
