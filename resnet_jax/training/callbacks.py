@@ -64,7 +64,7 @@ class Callback(Protocol):
     `on_record`, `on_evaluation` and `on_checkpoint` once for each record, evaluation and checkpoint, even if it is
     killed and makes some of them again. If a callback raises an error, the next start repeats that call. The run notes
     each call before it makes it: a kill in the middle of a call does not repeat it. A callback that is new to a run
-    gets all calls that it has missed.
+    gets all calls that it has missed; a run knows callbacks by their class, and several of one class by their order.
     """
 
     def on_start(self, run: TrainingRun) -> None:
