@@ -30,6 +30,11 @@ class BatchOptions:
     sampling: Annotated[str, OneOf(SAMPLING)]
     seed: Annotated[int, SEED]
 
+    @property
+    def part_size(self) -> int:
+        """Images that the network sees at once, over all devices: a batch, or each of its parts."""
+        return self.batch_size // self.accumulation_steps
+
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """Returns the permutation of range(n) in which epoch `epoch` visits the images, (n,) int64.

@@ -100,7 +100,7 @@ def evaluate_run(
             f"the run in {workdir} subtracts a mean image of shape {mean.shape}; "
             f"--data {data} has images of shape {source.image_shape}"
         )
-    return _evaluate(trained, source, data, options.batches.batch_size, threshold, report, flip=flip)
+    return _evaluate(trained, source, data, options.batches.part_size, threshold, report, flip=flip)
 
 
 def evaluate_weights(

@@ -312,7 +312,7 @@ def _check_batch_norm(options: Options, model: ResNet) -> None:
     batch_norm, num_parts = options.model.batch_norm, options.batches.accumulation_steps
     if batch_norm == "folded":
         raise UserError("config.batch_norm='folded' is for inference: train with another, and fold the result")
-    rows = options.batches.batch_size // num_parts
+    rows = options.batches.part_size
     if (ghost := model.ghost_rows) and rows % ghost:
         part = "a part of the batch" if num_parts > 1 else "the batch"
         raise UserError(f"config.batch_norm={batch_norm!r} must divide {part} of {rows} images")

@@ -217,7 +217,7 @@ def check_options(options: AugmentOptions, images: ImageOptions, batches: BatchO
             f"config.repeated_augmentation={batches.repeated_augmentation} must be at most the batch size, "
             f"{batches.batch_size}"
         )
-    mixes, part = bool(options.mixup or options.cutmix), batches.batch_size // batches.accumulation_steps
+    mixes, part = bool(options.mixup or options.cutmix), batches.part_size
     if mixes and part <= batches.repeated_augmentation:
         raise UserError(
             f"config.augment.mixup and cutmix need more images at a time than config.repeated_augmentation="

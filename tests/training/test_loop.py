@@ -17,8 +17,9 @@ from processes import TINY, records, run, start, wait_for_step
 from resnet_jax.checkpoint.folder import CheckpointFolder, digest, open_best, open_latest
 from resnet_jax.cli.main import main
 from resnet_jax.config import config_from_dict, load_config
-from resnet_jax.data.batches import epoch_order
+from resnet_jax.data.batches import EvalBatches, epoch_order
 from resnet_jax.errors import Preempted, RunError
+from resnet_jax.inference import evaluate as evaluating
 from resnet_jax.inference.evaluate import evaluate_run
 from resnet_jax.inference.predictor import restore_run
 from resnet_jax.training import evaluator, loop
@@ -627,6 +628,17 @@ def test_second_run_on_a_workdir_is_refused(unbroken, capfd):
     )
 
 
+def test_evaluations_take_as_many_images_at_once_as_a_step(tmp_path, monkeypatch):
+    sizes = []
+    for module in (evaluator, evaluating):
+        monkeypatch.setattr(
+            module, "EvalBatches", lambda source, size, *rest: sizes.append(size) or EvalBatches(source, size, *rest)
+        )
+    train(options_of(tiny_config(batch_size=96, num_steps=1, accumulation_steps=2)), tmp_path, "run")
+    evaluate_run(tmp_path)
+    assert sizes == [48, 48, 48]  # of validation and test images as it trains, and of the command
+
+
 @pytest.mark.slow
 def test_averages_parts_and_precise_statistics_are_resumed_judged_and_evaluated(tmp_path):
     more = {
@@ -713,6 +725,12 @@ def test_run_without_a_better_validation_stops_early_and_stays_stopped(tmp_path,
     assert open_latest(workdir).latest_step() == last
     assert "stopped early" in output
     assert run_here(*words, "--config.early_stopping_patience=2")[0] == 0
+    assert records(workdir) == log
+    more_rarely = [
+        f"--config.eval_every_epochs={int(validated[-1]['epoch']) + 1}",
+        "--config.early_stopping_patience=2",
+    ]
+    assert run_here(*words, *more_rarely)[0] == 0
     assert records(workdir) == log
     code, _, errors = run_here(*words, "--config.early_stopping_patience=3")  # it may go on with more
     assert code == 0, errors
