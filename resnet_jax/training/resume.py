@@ -147,17 +147,23 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
         )
 
 
-def check_run(workdir: Path, options: Options) -> None:
+def check_same_run(workdir: Path, options: Options) -> None:
     """Raises UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `options` describe.
 
-    A run whose checkpoints were moved or removed is refused: it would begin anew. Fields without effect, in the run as
-    it is there and as it would be, make no other run.
+    Fields without effect, in the run as it is there and as it would be, make no other run.
     """
     without_effect = options.without_effect
     with contextlib.suppress(UserError):  # no run, or a file whose fault `check_workdir` reports
         without_effect &= stored_options(read_config(workdir)).without_effect
     may_change = (*MAY_CHANGE, *without_effect)
     check_workdir(workdir, json.loads(options.written), may_change, default_fields())
+
+
+def check_run(workdir: Path, options: Options) -> None:
+    """Raises UserError as `check_same_run`, and for a run whose checkpoints were moved or removed: it would begin
+    anew.
+    """
+    check_same_run(workdir, options)
     latest, best = open_latest(workdir), open_best(workdir)
     lost = latest.lost_step()
     if lost is None:
