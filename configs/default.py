@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
     config.data_dir = ""
 
     # Split folders: which folders hold the splits, if they are not called train, val and test. Paths start from
-    # data_dir.
+    # data_dir. "none" leaves a split out.
     config.split_folders = ConfigDict()
     config.split_folders.train = ""
     config.split_folders.validation = ""

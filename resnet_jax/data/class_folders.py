@@ -242,7 +242,8 @@ def _check_levels(where: Path, folder: Folder, inner: Mapping[str, set[str]], ev
         both = often[pair[0]] & often[pair[1]]
         raise UserError(
             f"{where} holds {pair[0]}/ and {pair[1]}/, and both hold {abridge(sorted(both), 4)}: if the inner ones are "
-            f"the classes, keep one of the two or put folders of one name together{way_out(folder)}"
+            f"the classes, keep one of the two or put folders of one name together; if they are training and other "
+            f"images, {SPLIT_FIELDS}{way_out(folder)}"
         )
 
 

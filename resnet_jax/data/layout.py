@@ -20,6 +20,8 @@ from resnet_jax.data.wrapping import unwrap
 from resnet_jax.errors import UserError, abridge
 from resnet_jax.formatting import format_count
 
+NONE = "none"  # instead of a split's folder
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -40,7 +42,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class SplitFolders:
-    """The splits' folders, from the root, as the config names them; "": by their names."""
+    """The splits' folders, from the root, as the config names them; "": by their names; "none": left aside."""
 
     train: str = ""
     validation: str = ""
@@ -48,7 +50,11 @@ class SplitFolders:
 
     def named(self) -> dict[str, str]:
         """Returns those that are named, by split."""
-        return {split: folder for split, folder in vars(self).items() if folder}
+        return {split: folder for split, folder in vars(self).items() if folder not in ("", NONE)}
+
+    def left_aside(self) -> tuple[str, ...]:
+        """Returns the splits that are not wanted."""
+        return tuple(split for split, folder in vars(self).items() if folder == NONE)
 
 
 def plan_layout(
@@ -90,6 +96,7 @@ class _Planner:
             if not tree.holds_classes:
                 return Layout({}, tuple(self.notes), {UNDIVIDED: tree.path} if tree.num_images else {})
             return Layout({UNDIVIDED: self._classes(tree)}, tuple(self.notes))
+        self._leave_unwanted(splits)
         unlabelled, plans = {}, {}
         for split in (split for split in SPLIT_FOLDERS if split in splits):  # training first: its classes are the set's
             folder = splits[split]
@@ -104,7 +111,17 @@ class _Planner:
                 unlabelled[split] = folder.path
         return Layout(plans, tuple(self.notes), unlabelled, self.finder.optional)
 
+    def _leave_unwanted(self, splits: Splits) -> None:
+        """Takes the splits out that the config does not want, with a note on each."""
+        for split in self.names.left_aside():
+            folder = splits.pop(split, None)
+            path = folder.path if folder else self.finder.optional.pop(split, None)
+            if path is not None:
+                self.notes.append(f"left aside: {split} images in {self.root / path}, as the config says")
+
     def _named_splits(self, tree: Folder) -> dict[str, Folder]:
+        if self.names.train == NONE:
+            raise UserError("config.split_folders.train='none' leaves no training images: name their folder")
         found: dict[str, Folder] = {}
         for split, path in self.names.named().items():
             folder = tree.at(path)
@@ -125,12 +142,13 @@ class _Planner:
         Notes them.
         """
         found: dict[str, Folder] = {}
+        wanted = {*SPLIT_FOLDERS} - {*self.named, *self.names.left_aside()}
         train = self.named.get("train")
         around = tree.at(train.path.rpartition("/")[0]) if train and train.path else None
         for name, child in around.filled.items() if around else ():
             split = split_named(name)
             is_taken = any(one is named for one in child.walk() for named in self.named.values())
-            if split is None or split in self.named or is_taken or not self.finder.holds_classes(child):
+            if split not in wanted or is_taken or not self.finder.holds_classes(child):
                 continue
             if split in found:
                 self.finder.refuse_both(around, found[split], child)

@@ -313,6 +313,18 @@ def test_splits_are_the_folders_that_are_named(tmp_path):
         open_image_set(root, SplitFolders(test="day"))
 
 
+def test_a_split_that_is_not_wanted_is_left_aside(tmp_path):
+    root = make_tree(tmp_path, {**splits("{}/{}/1.png", ("train", "val")), **images("test/unknown/1.png")})
+    with pytest.raises(UserError, match=r"test/unknown must be named as one of the model's 2 classes"):
+        load_splits("folder", DatasetOptions(str(root)))
+    for names in (SplitFolders(test="none"), SplitFolders(train="train", test="none")):
+        counts, notes, _ = understood(root, split_folders=names)
+        assert counts == {"train": (1, 1), "validation": (1, 1)}
+        assert ("left aside: test images in ROOT/test, as the config says" in notes) is (not names.train)
+    with pytest.raises(UserError, match=r"config\.split_folders\.train='none' leaves no training images"):
+        open_image_set(root, SplitFolders(train="none"))
+
+
 def test_splits_that_are_not_named_are_found_beside_the_one_that_is(tmp_path):
     root = make_tree(tmp_path, splits("photos/{}/{}/1.png", ("cleaned", "train", "val", "Test", "fog")))
     counts, notes, _ = understood(root, split_folders=SplitFolders(train="photos/cleaned"))
