@@ -1,7 +1,7 @@
 """A run's checkpoints: train states as items, the latest and the best of a run, written behind the loop's back."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -107,7 +107,7 @@ class RunMetadata:
     """The metadata in a run's checkpoint beside its arrays, for continuing or evaluating the run."""
 
     experiment: "Experiment"
-    train_digest: str
+    digests: Mapping[str, str]  # of the images, "train_digest" ..., as `digests_of`
     versions: dict[str, str]  # of this start, not those that an update brings meanwhile
 
     def content(self, writer: MetricWriter, **more: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class RunMetadata:
             "image_size": list(experiment.image_size),
             "class_names": list(experiment.class_names),
             "num_train": len(experiment.batches.source),
-            "train_digest": self.train_digest,
+            **self.digests,
             "bad_images": experiment.bad_images.known(),
             **({"multi_label": True} if experiment.multi_label else {}),
             **more,

@@ -51,14 +51,16 @@ class Normalization:
         return cls(np.asarray(values["mean"]), np.asarray(values["std"]))
 
 
-def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple[Source, str]:
-    """Returns the images that evaluate a run, and their split: "test", or "validation" where there is none.
+def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple[Source, str, Source | None]:
+    """Returns the images that evaluate a run, their split, "test", or "validation" where there is none, and the
+    training images out of which these are held, if they are.
 
     Raises:
       UserError: if the data set has neither.
     """
     names = split_names(options.dataset, reading)
     source: Source | None = None
+    train: Source | None = None
     split = "test"
     if split in names:
         with contextlib.suppress(NoLabelsError):
@@ -68,13 +70,12 @@ def load_judging_images(options: ImageOptions, reading: DatasetOptions) -> tuple
         if split in names:
             source = load_source(options.dataset, split, reading)
         else:
-            source = load_splits(
-                options.dataset, reading, options.validation_fraction, options.validation_split
-            ).validation
+            splits = load_splits(options.dataset, reading, options.validation_fraction, options.validation_split)
+            train, source = splits.train, splits.validation
     if source is None:
         raise UserError(f"{options.dataset} has neither test nor validation images: name some with --data")
     check_classes(options, source)
-    return source, split
+    return source, split, train
 
 
 def check_classes(options: ImageOptions, source: Source) -> None:

@@ -147,6 +147,30 @@ def check_images(experiment: Experiment, train_digest: str, position: dict[str, 
         )
 
 
+def digests_of(experiment: Experiment) -> dict[str, str]:
+    """Returns the digests of the experiment's images for a checkpoint: "train_digest", "val_digest", "test_digest"; ""
+    of images that it does not have.
+    """
+    sources = {"train": experiment.batches.source, "val": experiment.validation, "test": experiment.test}
+    return {f"{split}_digest": "" if source is None else source.digest() for split, source in sources.items()}
+
+
+def other_images(digests: dict[str, str], position: dict[str, Any]) -> list[str]:
+    """Returns a line for the validation and for the test images if they are not those by which the run was judged
+    before.
+
+    Args:
+      position: a checkpoint's; an older one does not say it.
+    """
+    lines = []
+    for split, name in (("val", "validation"), ("test", "test")):
+        then, now = position.get(f"{split}_digest", ""), digests[f"{split}_digest"]
+        if then and then != now:
+            change = "are others than before, or have other labels" if now else "of earlier starts are gone"
+            lines.append(f"the {name} images {change}: their numbers before and after do not compare")
+    return lines
+
+
 def check_same_run(workdir: Path, options: Options) -> None:
     """Raises UserError (a ValueError) unless `workdir` is new, empty, or holds the run that `options` describe.
 

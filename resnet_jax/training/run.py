@@ -44,6 +44,8 @@ from resnet_jax.training.resume import (
     best_score_of,
     check_images,
     check_run,
+    digests_of,
+    other_images,
     other_versions,
     restore_last,
     warn_of_another_schedule,
@@ -139,7 +141,7 @@ class _Start:
     state: TrainState
     sums: MetricSums
     manifest: dict[str, Any] | None
-    train_digest: str
+    digests: dict[str, str]
     best_score: float
     lost_step: int | None
     missing: list[str]  # lines that say which classes have no images
@@ -150,15 +152,17 @@ def _start(
     best: CheckpointFolder,
 ) -> _Start:  # fmt: skip
     """Restores the saved state, or begins a new run, and writes the run's config."""
-    train_digest = sync_errors(experiment.batches.source.digest)  # once: it hashes every path of a folder
-    assert_equal_across_processes("the training images", train_digest)
+    digests = sync_errors(partial(digests_of, experiment))  # once: it hashes every path of a folder
+    assert_equal_across_processes("the training images", digests["train_digest"])
     sums, manifest = MetricSums(), None
     lost_step = broadcast_from_process_0(latest.lost_step)
     restored = restore_last(template, latest, best, experiment)
     if restored is not None:
         state, manifest = restored
         position = manifest["position"]
-        check_images(experiment, train_digest, position, workdir)
+        check_images(experiment, digests["train_digest"], position, workdir)
+        for line in other_images(digests, position):
+            warn(line)
         sums = MetricSums(**position["since_log"])
         experiment.bad_images.add(position["bad_images"])
         experiment.bad_images.raise_if_too_many()
@@ -183,7 +187,7 @@ def _start(
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
     best_score = best_score_of(best, template, score_name(experiment))
-    return _Start(step, state, sums, manifest, train_digest, best_score, lost_step, missing)
+    return _Start(step, state, sums, manifest, digests, best_score, lost_step, missing)
 
 
 def _open_writer(
@@ -249,7 +253,7 @@ def _make_run(
 ) -> Run:  # fmt: skip
     options, mesh = experiment.options, experiment.mesh
     sources = {"val": experiment.validation, "test": experiment.test}
-    metadata = RunMetadata(experiment, start.train_digest, versions())
+    metadata = RunMetadata(experiment, start.digests, versions())
     eval_step = jit_run_eval_step(experiment)
     return Run(
         load_batch=partial(load_train_batch, experiment),

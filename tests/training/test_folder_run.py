@@ -68,6 +68,32 @@ def test_run_on_other_threads_and_broken_off_in_an_epoch_ends_the_same(pets, unb
     assert output.split("sha256")[1].split()[0] == unbroken[1].split("sha256")[1].split()[0]
 
 
+def test_images_held_out_of_a_changed_folder_are_refused(pets, unbroken, tmp_path, capsys):
+    assert main(["evaluate", "--workdir", str(unbroken[0])]) == 0
+    shutil.copytree(pets, tmp_path / "pets")
+    shutil.copy(pets / "cat/0.jpg", tmp_path / "pets/cat/another.jpg")
+    assert main(["evaluate", "--workdir", str(unbroken[0]), "--data_dir", str(tmp_path / "pets")]) == 2
+    assert (
+        "the training images of folder are not those of the run, which was trained on most of"
+        in capsys.readouterr().err
+    )
+
+
+def test_other_validation_images_are_said_when_a_run_goes_on(pets, tmp_path, capsys):
+    for split in ("train", "val", "test"):
+        shutil.copytree(pets, tmp_path / "pets" / split)
+    words = (CROP, "--config.num_epochs=1")
+    assert train(tmp_path / "pets", tmp_path / "run", *words) == 0
+    assert train(tmp_path / "pets", tmp_path / "run", *words) == 0
+    assert "validation images are" not in capsys.readouterr().err
+    (tmp_path / "pets/val/cat/0.jpg").unlink()
+    shutil.rmtree(tmp_path / "pets/test")
+    assert train(tmp_path / "pets", tmp_path / "run", *words) == 0
+    errors = capsys.readouterr().err
+    assert "the validation images are others than before, or have other labels" in errors
+    assert "the test images of earlier starts are gone" in errors
+
+
 def test_folder_that_has_changed_since_the_run_began_is_refused(pets, unbroken, tmp_path, capsys):
     shutil.copytree(pets, tmp_path / "pets")
     shutil.copytree(unbroken[0], tmp_path / "run")

@@ -83,7 +83,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def judged(run, monkeypatch):
     """The run's folder, and its test images where evaluate looks for them."""
-    monkeypatch.setattr(evaluate_module, "load_judging_images", lambda *words: (SPLITS.test, "test"))
+    monkeypatch.setattr(evaluate_module, "load_judging_images", lambda *words: (SPLITS.test, "test", None))
     return run[0]
 
 
@@ -160,7 +160,7 @@ def test_evaluate_tells_each_label_at_a_threshold_and_reports_no_confusions(judg
 
 def test_images_of_one_label_and_several_are_not_taken_for_each_other(judged, monkeypatch, capsys):
     one = replace(SPLITS.test, labels=SPLITS.test.labels.argmax(axis=1).astype(np.int32))
-    monkeypatch.setattr(evaluate_module, "load_judging_images", lambda *words: (one, "test"))
+    monkeypatch.setattr(evaluate_module, "load_judging_images", lambda *words: (one, "test", None))
     assert main(["evaluate", "--workdir", str(judged)]) == 2
     assert "the network is of several labels an image, and digits:test has one each" in capsys.readouterr().err
 
