@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_splits, split_names
 from resnet_jax.data.tfds.records import load_arrays, open_records
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
@@ -28,6 +30,7 @@ class TinyGrey(tfds.core.GeneratorBasedBuilder):
         good = [(png(pixels), i % 3) for i, pixels in enumerate(self.PIXELS)]
         splits = {
             "train": good,
+            "val": good[:4],
             "unlabelled": [(image, -1) for image, _ in good],
             "partly": [*good, (good[0][0], -1)],
             "large": [*good, (png(np.zeros((6, 4), np.uint8)), 0)],
@@ -68,6 +71,13 @@ def test_grey_images_of_one_size_come_as_three_equal_channels(grey):
         assert sorted(zip(labels.tolist(), images[..., channel].tolist(), strict=True)) == expected
     assert class_names == ("a", "b", "c")
     assert open_records("tiny_grey", "train", grey).fixed_shape == (5, 4, 1)
+
+
+def test_validation_images_that_are_called_val_are_those(grey):
+    reading = DatasetOptions(grey)
+    assert split_names("tiny_grey", reading) == ("train", "validation")
+    splits = load_splits("tiny_grey", reading, validation_fraction=0.5)
+    assert (len(splits.train), len(splits.validation), splits.has_own_validation) == (6, 4, True)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,21 @@ from resnet_jax.data.tfds.tfrecord import TfRecords
 from resnet_jax.errors import RunError, UserError, check_choice, truncate
 from resnet_jax.storage.address import is_address
 
-__all__ = ["TfdsRecords", "load_arrays", "manual_dir", "open_records", "prepare", "split_names"]
+__all__ = [
+    "TfdsRecords",
+    "load_arrays",
+    "manual_dir",
+    "open_records",
+    "prepare",
+    "split_names",
+    "stored_name",
+]
 
 # Small records come twice as fast by the chunk; two threads win what Pillow does without the interpreter lock.
 READ_CHUNK = 500
 READ_THREADS = 2
+# What sets call their validation images otherwise.
+OTHER_SPLIT_NAMES = {"validation": ("val", "valid", "dev")}
 FILE_NAME_FEATURES = ("file_name", "filename", "image/filename")
 
 
@@ -116,6 +126,12 @@ def split_names(name: str, data_dir: str = "") -> tuple[str, ...]:
     return tuple(map(str, _prepared_builder(name, data_dir).info.splits))
 
 
+def stored_name(split: str, splits: Collection[str]) -> str:
+    """Returns what a set with these `splits` calls its split; `split` itself where it has none."""
+    other_names = OTHER_SPLIT_NAMES.get(split, ())
+    return next((name for name in (split, *other_names) if name in splits), split)
+
+
 def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
     """Returns the records of a split of a TFDS image classification set, which is prepared first where it is not.
 
@@ -131,6 +147,7 @@ def open_records(name: str, split: str, data_dir: str = "") -> TfdsRecords:
 
     builder = _prepared_builder(name, data_dir)
     info = builder.info
+    split = stored_name(split, info.splits)
     check_choice(f"{name}'s split", split, map(str, info.splits))
     _allow_open_files(info.splits[split].num_shards)
     image, text = info.features["image"], tfds.features.Text
