@@ -30,7 +30,7 @@ def add_command(add: AddCommand) -> None:
                    "python -m resnet_jax evaluate --workdir runs/digits --report report")  # fmt: skip
     evaluate.usage = "%(prog)s --workdir DIR [options]\n   or: %(prog)s --weights PATH --data DIR [options]"
     add_trained_options(evaluate)
-    evaluate.add_argument("--data", metavar="DIR|tfds:NAME[:SPLIT]", help="images (default: the run's own test set)")
+    evaluate.add_argument("--data", metavar="DIR|tfds:NAME", help="images, or DIR:SPLIT (default: the run's test set)")
     evaluate.add_argument("--data_dir", metavar="DIR", help="of TFDS (default: the run's, or ~/tensorflow_datasets)")
     evaluate.add_argument("--batch_size", type=int, metavar="N", help="with --weights (default: 128)")
     evaluate.add_argument("--ten_crop", action="store_true", help="average the corners, the centre and their mirrors")

@@ -12,6 +12,7 @@ from resnet_jax.data.class_folders import NUMBERED
 from resnet_jax.data.class_labels import find_class_names
 from resnet_jax.data.folder import FolderImages
 from resnet_jax.data.folder_tree import make_tree
+from resnet_jax.data.imagenet import label_flat_validation, wordnet_ids
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.labels import class_counts, relabelled
 from resnet_jax.data.layout import Layout, SplitFolders, SplitPlan, plan_layout
@@ -64,16 +65,28 @@ class ImageSet:
             the set's own.
 
         Raises:
-          UserError: for a class that is not among class_names, and if there are splits and none is chosen.
+          UserError: for a class that is not among class_names, and if there are several splits and none is chosen.
         """
-        if split is None and UNDIVIDED not in self.parts:
-            near = next(self.splits[name] for name in ("test", "validation", "train") if name in self.splits)
-            raise UserError(f"{self.root} holds no images in class folders; did you mean {self.root / near}?")
-        part = self.parts[split or UNDIVIDED]
+        part = self.part(split)
         labels = part.labels
         if class_names is not None and class_names != part.class_names:
             labels = relabelled(labels, part.positions(self.root, class_names), len(class_names))
         return FolderImages.of_files(self.root, class_names or part.class_names, part.files, labels, part.tars)
+
+    def part(self, split: str | None = None) -> LabelledFiles:
+        """Returns the labelled files of a split, or of the whole, as `images` takes it; of one split alone its own.
+
+        Raises:
+          UserError: if there are several and none is chosen.
+        """
+        if split is not None or UNDIVIDED in self.parts:
+            return self.parts[split or UNDIVIDED]
+        if len(self.parts) == 1:
+            return next(iter(self.parts.values()))
+        name = next(name for name in ("test", "validation", "train") if name in self.splits)
+        inside = self.root / self.splits[name]
+        near = inside if inside.is_dir() and inside != self.root else f"{self.root}:{name}"
+        raise UserError(f"{self.root} holds no images in class folders; did you mean {near}?")
 
     def describe(self) -> dict[str, Any]:
         """Returns how the set was understood, for a run's folder."""
@@ -142,6 +155,10 @@ def open_image_set(
         return _of_folders(root, listing, layout, table)
     if not layout.unlabelled:
         raise UserError(describe_nothing(root, listing))
+    if (ids := wordnet_ids(class_names or ())) and (flat := layout.unlabelled.get(UNDIVIDED)) is not None:
+        labelled = label_flat_validation(root, listing, flat, ids)
+        if labelled is not None:
+            return _image_set(listing, {UNDIVIDED: labelled[0]}, [*layout.notes, labelled[1]])
     folder = root / next(iter(layout.unlabelled.values()))
     return _instead_of_folders(
         listing,
@@ -240,10 +257,11 @@ def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOption
 
 def _label_by_lists(root: Path, listing: Listing, layout: Layout, split: str) -> tuple[LabelledFiles, str]:
     """Returns (the images of a split that lie in no class folders, a note), labelled by ImageNet's list or theirs."""
-    from resnet_jax.data.imagenet import label_flat_validation
     from resnet_jax.data.list_file import label_by_list
 
-    labelled = label_flat_validation(root, listing, layout) if split == "validation" else None
+    labelled, classes = None, _train_classes(layout)
+    if split == "validation" and classes is not None:
+        labelled = label_flat_validation(root, listing, layout.unlabelled[split], classes)
     labelled = labelled or label_by_list(listing, layout, split)
     if labelled is None:
         raise _without_labels(root, layout)

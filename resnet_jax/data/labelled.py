@@ -1,6 +1,7 @@
 """Files with their labels, and their classes by name: the result of reading a folder, a table or shards."""
 
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class LabelledFiles:
           UserError: for a class that is not among them.
         """
         composed = [unicodedata.normalize("NFC", name) for name in class_names]  # unpacking leaves the form to chance
-        places = {name: i for i, name in enumerate(composed)}
+        places, counts = {name: i for i, name in enumerate(composed)}, Counter(composed)
         found = []
         for name in self.class_names:
             place = root / self.places.get(name, self.where)
@@ -50,7 +51,7 @@ class LabelledFiles:
                     f"{what} must be named as one of the model's {len(class_names)} classes: "
                     f"{abridge(class_names)}{suggestion(name, class_names)}"
                 )
-            if composed.count(same) > 1:
-                raise UserError(f"{what} is {composed.count(same)} of the model's classes: their names must differ")
+            if counts[same] > 1:
+                raise UserError(f"{what} is {counts[same]} of the model's classes: their names must differ")
             found.append(places[same])
         return np.array(found, np.int32)

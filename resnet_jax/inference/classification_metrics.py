@@ -52,9 +52,9 @@ class ClassificationMetrics:
     @property
     def balanced_accuracy(self) -> float:
         """The mean, over the classes that occur, of the share of a class's images that are recognised, in [0, 1]."""
-        counts = self.confusion.sum(axis=1)
+        counts, hits = (np.bincount(labels) for labels in (self.label, self.label[self.label == self.predicted]))
         occurs = counts > 0
-        return float(np.mean(self.confusion.diagonal()[occurs] / counts[occurs]))
+        return float(np.mean(np.pad(hits, (0, len(counts) - len(hits)))[occurs] / counts[occurs]))
 
     @cached_property
     def calibration(self) -> list[dict[str, float]]:

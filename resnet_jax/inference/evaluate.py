@@ -13,16 +13,17 @@ import numpy as np
 from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.encoded import EncodedSource
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set import describe_lines, open_image_set
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.sources import load_source, split_names
+from resnet_jax.data.sources import SPLITS, load_source, split_names
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import Preparation, TenCrop
 from resnet_jax.distributed.preemption import PreemptionGuard
-from resnet_jax.distributed.processes import warn
+from resnet_jax.distributed.processes import log, warn
 from resnet_jax.distributed.sync import sync_errors
-from resnet_jax.errors import NonFiniteError, RunError, UserError
+from resnet_jax.errors import NonFiniteError, RunError, UserError, check_choice
 from resnet_jax.filesystem import check_folder
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
 from resnet_jax.inference.multi_label_metrics import THRESHOLD, MultiLabelMetrics, check_threshold
@@ -57,8 +58,8 @@ def evaluate_run(
     "workdir", "checkpoint", "step", "average", "data", ....
 
     Args:
-      data: a folder or tar of class folders, or "tfds:NAME[:SPLIT]", of the run's classes; None is the run's own test
-        set, or its validation images if it has none.
+      data: a folder, tar or table of images, "PATH[:SPLIT]", or "tfds:NAME[:SPLIT]", of the run's classes; None is the
+        run's own test set, or its validation images if it has none.
       which: "newest" or "best" (on the validation images).
       data_dir: where the run's images or TFDS's sets are, None: where the run had them.
       ten_crop: average ten views (`TenCrop`).
@@ -83,12 +84,17 @@ def evaluate_run(
     preprocess = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
     reading = replace(options.reading(), data_dir=images.data_dir, image_size=size, preprocess=preprocess)
     if data is None:
-        source, split = load_judging_images(images, reading)
+        source, split, train = load_judging_images(images, reading)
         data = f"{images.dataset}:{split}"
         if source.class_names != trained.class_names:
             raise UserError(
                 f"{data} has the classes {', '.join(source.class_names[:3])} …, the run in {workdir} "
                 f"{', '.join(trained.class_names[:3])} …: they must be the same"
+            )
+        if isinstance(train, EncodedSource) and trained.trained_on not in ("", train.digest()):
+            raise UserError(
+                f"the training images of {images.dataset} are not those of the run, which was trained on most of what "
+                "would be held out now: bring them back as they were, or name others with --data"
             )
     else:
         prepared = _prepared(trained, ten_crop=ten_crop)
@@ -182,11 +188,8 @@ def open_images(data: str, class_names: tuple[str, ...], num_classes: int, readi
             source = _labelled_as(source, class_names, data)
         if isinstance(source, ArraySource) and reading.preprocess.changes_pixels:
             source = replace(source, preprocess=reading.preprocess)
-    elif (folder := local_folder(data)).exists():
-        names = _stored_names(folder, class_names)
-        source = reading.source(open_image_set(folder, class_names=names).images(class_names=names))
     else:
-        raise UserError(f"--data {data!r} must be a folder, a tar or tfds:NAME[:SPLIT], for example tfds:cifar10:test")
+        source = _open_folder(data, class_names, reading)
     if source.num_classes != num_classes:
         raise UserError(f"--data {data} has {source.num_classes} classes, the model {num_classes}")
     return source
@@ -216,13 +219,30 @@ def _labelled_as(source: Source, class_names: tuple[str, ...], data: str) -> Sou
     return replace(source, class_names=class_names, relabel=labels)
 
 
-def _stored_names(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Returns what the folder's class folders are named after: ImageNet's are WordNet ids, in the order of its
-    classes.
+def _open_folder(data: str, class_names: tuple[str, ...], reading: DatasetOptions) -> Source:
+    """Returns the images of a folder, a tar or a table, or of one of its splits: PATH[:SPLIT]; says how it was
+    understood.
+
+    ImageNet's classes may be called by their WordNet ids.
     """
-    if class_names == imagenet_names() and any(folder.glob("n[0-9]*")):
-        return imagenet_wordnet_ids()
-    return class_names or None
+    where, _, split = data.rpartition(":")
+    if split not in SPLITS or Path(data).exists():
+        where, split = data, ""
+    if not (path := local_folder(where)).exists():
+        raise UserError(f"--data {data!r} must be a folder, a tar or tfds:NAME[:SPLIT], for example tfds:cifar10:test")
+    ids = imagenet_wordnet_ids() if class_names == imagenet_names() else ()
+    table = TableOptions(**{**reading.table.of_columns(), "image_dir": ""})  # as the run's own was read
+    found = open_image_set(path, table=table, class_names=(*class_names, *ids) or None)
+    for line in describe_lines(found.describe())[1:]:  # without the counts, as the result has them
+        log(line)
+    if split:
+        check_choice(f"the split of --data {where}", split, found.splits)
+    stored = found.part(split or None).class_names
+    if not class_names and all(map(str.isdecimal, stored)) and [*stored] != sorted(stored, key=int):
+        place = next(i for i, name in enumerate(sorted(stored, key=int)) if name != stored[i])
+        warn(f"the classes of {data} are numbers, in the order of texts: {stored[place]} is label {place}")
+    names = ids if not {*stored}.isdisjoint(ids) else class_names or None
+    return reading.source(found.images(split or None, class_names=names))
 
 
 def _check_views(ten_crop: bool, flip: bool) -> None:

@@ -58,6 +58,7 @@ class TrainedRun:
     image_size: Side | None  # None: the run is too old to say it
     class_names: tuple[str, ...]
     multi_label: bool  # an image may have several labels
+    trained_on: str  # the digest of the training images
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class TrainedModel:
         as EXIF says.
       options: the run's; None of imported weights.
       multi_label: an image may have several labels: each logit's sigmoid is the probability of one.
+      trained_on: the digest of the images that a run trained on; "" of imported weights.
     """
 
     model: ResNet
@@ -90,6 +92,7 @@ class TrainedModel:
     multi_label: bool = False
     size_is_known: bool = True
     preprocess_is_known: bool = True
+    trained_on: str = ""
 
     @property
     def decode(self) -> DecodeOptions:
@@ -166,6 +169,7 @@ def open_run(workdir: Path, which: str = "newest", *, average: bool = True) -> T
         options=run.options,
         multi_label=run.multi_label,
         size_is_known=bool(known),
+        trained_on=run.trained_on,
     )
 
 
@@ -262,6 +266,7 @@ def restore_run(workdir: Path, which: str = "newest") -> TrainedRun:
         as_side(*position["image_size"]) if "image_size" in position else None,
         class_names,
         position.get("multi_label", False),  # of one label an image it is not written
+        position.get("train_digest", ""),
     )
 
 

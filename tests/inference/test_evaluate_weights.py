@@ -1,20 +1,26 @@
 """evaluate --weights: imported weights on folders and data sets, prepared as they tell."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import golden_files
 import jax
 import numpy as np
 import pytest
+from image_trees import images as trees
+from image_trees import make_tree
 from PIL import Image
 from state_dicts import SMALL, random_variables, small, state_dict
 
 from resnet_jax import create_model, load_weights
 from resnet_jax.cli.main import main
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess
-from resnet_jax.inference.evaluate import evaluate_weights
-from resnet_jax.weights.class_names import CIFAR10_NAMES
+from resnet_jax.errors import UserError
+from resnet_jax.inference.evaluate import evaluate_weights, open_images
+from resnet_jax.weights.class_names import CIFAR10_NAMES, imagenet_names
 from resnet_jax.weights.convert import convert
 from resnet_jax.weights.safetensors_file import write_safetensors
 
@@ -105,6 +111,52 @@ def test_a_folder_of_some_classes_is_labelled_by_their_names(cifar_weights, tmp_
     result = evaluate_weights(cifar_weights, str(tmp_path / "images"))
     labels = [CIFAR10_NAMES.index("cat"), CIFAR10_NAMES.index("truck")]
     assert result["loss"] == pytest.approx(float(losses[np.array(labels)].mean()), rel=1e-4)
+
+
+READING = DatasetOptions(preprocess=PREPROCESS["CIFAR"])
+
+
+def test_a_split_of_a_set_is_named_behind_its_path(tmp_path, caplog):
+    table = "image,label,split\n1.png,a,train\n2.png,b,train\n3.png,b,test\n"
+    root = make_tree(tmp_path, {**trees("i/1.png", "i/2.png", "i/3.png"), "labels.csv": table})
+    with pytest.raises(UserError, match=rf"did you mean {root}:test\?"):
+        open_images(str(root / "labels.csv"), ("a", "b"), 2, READING)
+    caplog.set_level("INFO")
+    source = open_images(f"{root / 'labels.csv'}:test", ("a", "b"), 2, READING)
+    assert source.labels.tolist() == [1]
+    assert "splits by its column split" in caplog.text
+    with pytest.raises(UserError, match=r"the split of --data .*='validation' must be one of train, test"):
+        open_images(f"{root}:validation", ("a", "b"), 2, READING)
+    (root / "labels.csv").write_text("image,label,split\n1.png,a,test\n2.png,b,test\n")
+    assert len(open_images(str(root), ("a", "b"), 2, READING)) == 2
+
+
+def test_columns_are_found_as_for_the_runs_own_table(tmp_path):
+    root = make_tree(tmp_path, {**trees("1.png", "2.png"), "other.csv": "image,grade,label\n1.png,a,9\n2.png,b,8\n"})
+    reading = replace(READING, table=TableOptions(file="own.csv", label_column="grade"))
+    assert open_images(str(root), ("b", "a"), 2, reading).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("paths", "labels"),
+    [
+        (("r/r/n01443537/1.png", "r/r/n01440764/1.png"), [0, 1]),
+        (("r/tench/1.png", "r/goldfish/1.png"), [1, 0]),
+        (("val/ILSVRC2012_val_00000001.JPEG", "val/ILSVRC2012_val_00000002.JPEG"), [65, 970]),
+        (("ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"), [65, 970]),
+    ],
+    ids=["wrapped", "names", "in a folder", "flat"],
+)
+def test_images_of_imagenets_classes_are_evaluated_as_they_lie(tmp_path, paths, labels):
+    root = make_tree(tmp_path, trees(*paths))
+    source = open_images(str(root), imagenet_names(), 1000, READING)
+    assert source.labels.tolist() == labels
+
+
+def test_numbers_in_the_order_of_texts_are_said_where_nothing_names_the_classes(tmp_path, caplog):
+    root = make_tree(tmp_path, trees(*(f"{i}/1.png" for i in range(11))))
+    open_images(str(root), (), 11, READING)
+    assert "are numbers, in the order of texts: 10 is label 2" in caplog.text
 
 
 def test_preprocess_by_name_brings_what_convert_would_have_attached(cifar_weights, tmp_path):
