@@ -164,11 +164,12 @@ def _places(where: str, distinct: Sequence[str], names: tuple[str, ...]) -> dict
     unknown = [text for text in distinct if text not in by_name]
     if not unknown:
         return by_name
-    if not all(map(_is_number, distinct)):
+    are_numbers = all(map(str.isdecimal, names))
+    if not all(map(_is_number, distinct)) or (by_name and not are_numbers):
         raise UserError(
             f"{where}: the label {truncate(unknown[0])!r} is none of the {len(names)} class names, {abridge(names)}"
         )
-    if all(map(str.isdecimal, names)):
+    if are_numbers:
         by_number = {int(name): i for i, name in enumerate(names)}
         lost = [text for text in distinct if int(text) not in by_number]
         if lost or len(by_number) < len(names):

@@ -14,6 +14,7 @@ from resnet_jax.data.labels import check_one_known_label, class_counts, stratifi
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.other_formats import MODES
 from resnet_jax.data.source import ArraySource, Source
+from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.tfds import records as tfds
 from resnet_jax.data.tfds.builder import UnknownSetError, set_names
 from resnet_jax.data.transforms.preprocess import Side, as_side, height_and_width
@@ -109,7 +110,8 @@ def split_names(name: str, reading: DatasetOptions | None = None) -> tuple[str, 
     if name == "folder":
         return tuple(_open(reading).splits)
     try:
-        return tuple(split for split in SPLITS if split in tfds.split_names(name, reading.data_dir))
+        stored = tfds.split_names(name, reading.data_dir)
+        return tuple(split for split in SPLITS if tfds.stored_name(split, stored) in stored)
     except UnknownSetError as error:
         near = suggestion(name.lower(), ("digits", "folder", *set_names()))
         raise UserError(f"dataset={name!r} must be one of digits, folder and the sets of TFDS{near}") from error
@@ -223,7 +225,19 @@ def _enlarge(name: str, source: ArraySource, image_size: Side) -> ArraySource:
 def _open(reading: DatasetOptions) -> ImageSet:
     if not reading.data_dir:
         raise UserError("dataset='folder' needs data_dir, the folder of the class folders or of train/ and val/")
-    return open_image_set(local_folder(reading.data_dir), reading.split_folders, reading.table)
+    found = open_image_set(local_folder(reading.data_dir), reading.split_folders, reading.table)
+    _check_table_is_read(found, reading.table)
+    return found
+
+
+def _check_table_is_read(found: ImageSet, table: TableOptions) -> None:
+    """Raises UserError if options of a table are given and the set's folders are its classes."""
+    given = [f"config.table.{name}={value!r}" for name, value in table.of_columns().items() if value]
+    if given and not table.file and all((found.root / part.where).is_dir() for part in found.parts.values()):
+        raise UserError(
+            f"{given[0]} has no effect: the folders in {found.root} are the classes; name the table as well "
+            f"(config.table.file), or leave out {given[0].partition('=')[0]}"
+        )
 
 
 def _where(name: str, reading: DatasetOptions) -> str:

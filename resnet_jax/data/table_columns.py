@@ -100,7 +100,7 @@ class TableColumns:
         if self._options.split_column:
             return check_choice("config.table.split_column", self._options.split_column, self._table.columns)
         by_name = self._called(SPLIT_COLUMNS, "split_column")
-        if by_name:
+        if by_name and by_name[0] != self.no_split:
             return by_name[0]
         known = {*self._called(LABEL_COLUMNS, "label_column"), self._options.label_column, self.image}
         found = [name for name in self._table.columns if name not in known and _hold_splits(self._table.columns[name])]
@@ -110,6 +110,17 @@ class TableColumns:
                 "config.table.split_column"
             )
         return found[0] if found else ""
+
+    @cached_property
+    def no_split(self) -> str:
+        """The column that is called like splits and holds texts that name none, as the set of a card; "" if none is.
+
+        Numbers may stand for splits.
+        """
+        name = next(iter(self._called(SPLIT_COLUMNS, "split_column")), "")
+        texts = {*map(cell_text, self._table.columns[name])} if name else {""}
+        are_none = not any(split_in(text) or text.lstrip("-").isdecimal() for text in texts)
+        return name if are_none and name != self._options.split_column else ""
 
     @cached_property
     def split_indicators(self) -> dict[str, str]:

@@ -23,3 +23,7 @@ class TableOptions:
     image_dir: str = ""
     label_separator: str = ""
     class_names: str = ""
+
+    def of_columns(self) -> dict[str, str]:
+        """Returns the options by which any table is read, without those that name files."""
+        return {name: value for name, value in vars(self).items() if name not in ("file", "class_names")}

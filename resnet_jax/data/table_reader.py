@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.cells import cell_text, is_indicator, is_yes
-from resnet_jax.data.class_labels import Label, find_class_names, indexed_text, label_texts
+from resnet_jax.data.class_labels import NO_VALUE, Label, find_class_names, indexed_text, label_texts
 from resnet_jax.data.file_finder import FileFinder
 from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.split_names import UNDIVIDED, are_splits, split_in
@@ -101,7 +101,9 @@ class TableReader:
                 num_again += 1
         num_without = labels.count("")
         if num_without:
-            self.notes.append(f"left aside: {format_count(num_without, 'row')} of {self.path} without a label")
+            self.notes.append(
+                f"left aside: {format_count(num_without, 'row')} of {self.path} without a label{self._empty_words()}"
+            )
         if num_again:
             again = format_count(num_again, "row")
             self.notes.append(f"left aside: {again} of {self.path} with an image and label of an earlier row")
@@ -111,6 +113,14 @@ class TableReader:
             f"{abridge(self.columns.labels, 4)}",
         )
         return LabelledRows(self.path, files, [labels[i] for i in self._kept], self._class_names())
+
+    def _empty_words(self) -> str:
+        """Returns what is written instead of a label, as a class may be called so; empty if nothing is."""
+        if len(self.columns.labels) > 1:
+            return ""
+        words = {cell_text(value) for value in self.table.columns[self.columns.labels[0]]} & (NO_VALUE - {""})
+        way = ": a class of that name must be in config.table.class_names"
+        return f" ({abridge(sorted(words))}{way})" if words else ""
 
     def labels(self) -> list[Label]:
         """Returns each row's label; "" for none."""
@@ -134,6 +144,8 @@ class TableReader:
           UserError: for a split that is none, and images beside the splits' folders.
         """
         files = self.rows.files
+        if self.columns.no_split:
+            self.notes.append(f"its column {self.columns.no_split} names no splits")
         if self.columns.split:
             self.notes.append(f"splits by its column {self.columns.split}")
             values = self.table.columns[self.columns.split]
@@ -159,6 +171,11 @@ class TableReader:
             self.notes.append("the splits are the folders that the images lie in")
             return [str(split_in(name)) for name in names]
         return [UNDIVIDED] * len(files)
+
+    @cached_property
+    def _named_classes(self) -> frozenset[str]:
+        """The names in the file of class names, if there is one: a class may be called None."""
+        return frozenset(find_class_names(self.listing.root, self.options.class_names) or ())
 
     def _class_names(self) -> tuple[str, ...] | None:
         given = find_class_names(self.listing.root, self.options.class_names)
@@ -190,6 +207,8 @@ class TableReader:
             if self.columns.is_kaggle_imagenet:
                 value = cell_text(value).partition(" ")[0]
             text = indexed_text(value, names)
+            if not text and cell_text(value) in self._named_classes:
+                text = cell_text(value)
             return (text,) if several and text else text
         except ValueError as error:
             raise UserError(f"{self.table.row(i)}: {error}") from None

@@ -32,7 +32,8 @@ def open_named_table(listing: Listing, options: TableOptions) -> dict[str, Table
       UserError: if it cannot be read.
     """
     path = listing.root / options.file
-    return {UNDIVIDED: _make_reader(listing, options, path, _index_files(listing, options), None)}
+    index, around = _index_files(listing, options), common_folder(listing.files)
+    return {UNDIVIDED: _make_reader(listing, options, path, index, around, None)}
 
 
 def find_tables(listing: Listing, options: TableOptions) -> dict[str, TableReader]:
@@ -78,9 +79,10 @@ def split_of_table(path: str) -> str | None:
     return next((split for name in names if (split := split_in(name)) is not None), None)
 
 
-def _candidates(listing: Listing) -> list[str]:
-    """Returns the tables that lie above the images or no deeper than one folder, but those to be sent somewhere."""
-    around = common_folder(listing.files)
+def _candidates(listing: Listing, around: str) -> list[str]:
+    """Returns the tables that lie above the images, whose folder is `around`, or no deeper than one folder, but those
+    to be sent somewhere.
+    """
     return [
         file.path
         for file in listing.others
@@ -113,13 +115,18 @@ def _index_files(listing: Listing, options: TableOptions) -> FileIndex:
 
 
 def _make_reader(
-    listing: Listing, options: TableOptions, path: Path, index: FileIndex, split: str | None
+    listing: Listing, options: TableOptions, path: Path, index: FileIndex, around: str, split: str | None
 ) -> TableReader:
-    """Returns the reader of the table at `path`; split: that it is of by its name."""
+    """Returns the reader of the table at `path`.
+
+    Args:
+      around: the folder of all images.
+      split: that it is of by its name.
+    """
     table = read_table(path)
     own = str(path.parent.relative_to(listing.root)) if path.is_relative_to(listing.root) else ""
     # Also the folder around all images, which a table that came with them may not know of.
-    folders = dict.fromkeys(["" if own == "." else own, "", common_folder(listing.files)])
+    folders = dict.fromkeys(["" if own == "." else own, "", around])
     finder = FileFinder(index, [options.image_dir] if options.image_dir else folders, split)
     columns = TableColumns(table, options, finder.count)
     return TableReader(listing, options, table, finder, columns)
@@ -129,10 +136,11 @@ def table_readers(listing: Listing, options: TableOptions) -> dict[str, TableRea
     """Returns the candidates' readers by path; of those that are no table of these images, the reason."""
     found: dict[str, TableReader | str] = {}
     index: FileIndex | None = None
-    for path in _candidates(listing):
+    around = common_folder(listing.files)
+    for path in _candidates(listing, around):
         try:
             index = index or _index_files(listing, options)
-            reader = _make_reader(listing, options, listing.root / path, index, split_of_table(path))
+            reader = _make_reader(listing, options, listing.root / path, index, around, split_of_table(path))
             if reader.columns.labels and reader.columns.name_images:
                 found[path] = reader
             else:

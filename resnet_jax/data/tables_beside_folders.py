@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from resnet_jax.data.class_labels import find_class_names
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.split_names import UNDIVIDED
@@ -95,6 +96,8 @@ def label_split(
     groups, left = without_unlabelled({split: reader.rows})
     if not groups or not reader.rows.files:
         return None, "; ".join(left), reader.path
+    # Numbers count the file of class names, where there is one, and else the training images' folders.
+    class_names = find_class_names(listing.root, options.class_names) or class_names
     parts, notes = number_groups(listing, options, groups, class_names)
     rest = len(inside) - len(reader.rows.files)
     aside = [f"left aside: {format_count(rest, 'image')} of {folder} that it does not name"] if rest else []

@@ -10,6 +10,8 @@ from image_trees import images, make_tree
 from resnet_jax.data.file_finder import KEPT_FROM, FileIndex
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.listing import StoredFile
+from resnet_jax.data.options import DatasetOptions
+from resnet_jax.data.sources import load_splits
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
 
@@ -244,3 +246,49 @@ def test_files_of_one_name_are_found_by_the_longest_end_of_their_folders(num_fil
         assert [file.path for file in index.ending_like(path)] == expected
         found += bool(expected)
     assert 20 < found < 200
+
+
+def test_numbers_of_a_splits_table_count_the_file_of_class_names(tmp_path):
+    files = {
+        **images("train/cat/1.png", "train/dog/2.png", "train/emu/3.png", "test/4.png", "test/5.png"),
+        "test.csv": "image,label\n4.png,0\n5.png,2\n", "names.txt": "emu\ndog\ncat\n",
+    }  # fmt: skip
+    found = open_image_set(make_tree(tmp_path, files), table=TableOptions(class_names="names.txt"))
+    train, test = (found.images(split) for split in ("train", "test"))
+    assert train.class_names == test.class_names == ("emu", "dog", "cat")
+    assert (train.labels.tolist(), test.labels.tolist()) == ([2, 1, 0], [0, 2])
+
+
+def test_labels_that_are_partly_names_of_classes_are_not_positions(tmp_path):
+    folders = ("1", "2", "3", "background")
+    files = {
+        **images(*(f"train/{name}/{i}.png" for i, name in enumerate(folders)), "test/x.png", "test/y.png"),
+        "test.csv": "image,label\nx.png,0\ny.png,1\n",
+    }
+    with pytest.raises(UserError, match="the label '0' is none of the 4 class names, 1, 2, 3, background"):
+        open_image_set(make_tree(tmp_path, files))
+
+
+def test_a_class_may_be_called_none(tmp_path):
+    text = "image,label\n0,None\n1,Mild\n2,None\n3,Severe\n"
+    notes = " ".join(opened(tmp_path / "plain", text).notes)
+    assert "left aside: 2 rows of labels.csv without a label (None: a class of that name must be in" in notes
+    found = opened(tmp_path / "named", text, files={**FOUR, "n.txt": "None\nMild\nSevere\n"}, class_names="n.txt")
+    assert found.images().labels.tolist() == [0, 1, 0, 2]
+
+
+def test_a_column_that_is_called_like_splits_and_holds_none_is_no_split(tmp_path):
+    found = opened(tmp_path / "cards", "image,label,set\n0,a,Base Set\n1,b,Jungle\n2,a,Fossil\n3,b,\n")
+    assert len(found.images().labels) == 4
+    assert "its column set names no splits" in found.notes
+    with pytest.raises(UserError, match="the split '0' must be one of train, validation and test"):
+        opened(tmp_path / "folds", "image,label,split\n0,a,0\n1,b,0\n2,a,1\n3,b,1\n")
+
+
+def test_options_of_a_table_that_is_not_read_are_refused(tmp_path):
+    root = make_tree(tmp_path, {**images("cat/1.png", "dog/2.png"), "labels.csv": "image,label\n1.png,a\n2.png,b\n"})
+    reading = DatasetOptions(str(root), table=TableOptions(label_column="lable"))
+    with pytest.raises(
+        UserError, match=r"config\.table\.label_column='lable' has no effect: the folders in .* are the"
+    ):
+        load_splits("folder", reading)
