@@ -12,6 +12,7 @@ from typing import Any
 from resnet_jax.errors import RunError, UserError, first_line
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_HEAD_BYTES = 2**20
 _DELIMITERS = ",;\t|"
 
 
@@ -50,6 +51,18 @@ def read_table(path: Path) -> Table:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     return _read_csv(path, text) if path.suffix.lower() in (".csv", ".tsv") else _read_json_lines(path, text)
+
+
+def read_head(path: Path) -> Table | None:
+    """Returns the first rows of a large CSV or TSV file; None of another, or if they alone cannot be read."""
+    if path.suffix.lower() not in (".csv", ".tsv") or path.stat().st_size < 2 * _HEAD_BYTES:
+        return None
+    try:
+        with path.open("rb") as file:
+            lines = file.read(_HEAD_BYTES).rpartition(b"\n")[0]
+        return _read_csv(path, lines.decode("utf-8-sig"))
+    except (OSError, UnicodeDecodeError, UserError):
+        return None
 
 
 def _read_csv(path: Path, text: str) -> Table:

@@ -6,7 +6,7 @@ from resnet_jax.data.file_finder import FileFinder, FileIndex
 from resnet_jax.data.listing import Listing
 from resnet_jax.data.split_names import SPLIT_FOLDERS, UNDIVIDED, split_in
 from resnet_jax.data.table_columns import TableColumns
-from resnet_jax.data.table_file import SUFFIXES, read_table
+from resnet_jax.data.table_file import SUFFIXES, read_head, read_table
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.table_reader import TableReader, common_folder
 from resnet_jax.errors import UserError, abridge, check_choice, truncate
@@ -139,6 +139,8 @@ def table_readers(listing: Listing, options: TableOptions) -> dict[str, TableRea
     around = common_folder(listing.files)
     for path in _candidates(listing, around):
         try:
+            if (head := read_head(listing.root / path)) is not None:
+                _ = TableColumns(head, options, len).image  # its error, before a table of pixels is read whole
             index = index or _index_files(listing, options)
             reader = _make_reader(listing, options, listing.root / path, index, around, split_of_table(path))
             if reader.columns.labels and reader.columns.name_images:

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from image_trees import images, make_tree
 
+from resnet_jax.data import table_search
 from resnet_jax.data.file_finder import KEPT_FROM, FileIndex
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.listing import StoredFile
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.sources import load_splits
+from resnet_jax.data.table_file import read_table
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
 
@@ -292,3 +294,14 @@ def test_options_of_a_table_that_is_not_read_are_refused(tmp_path):
         UserError, match=r"config\.table\.label_column='lable' has no effect: the folders in .* are the"
     ):
         load_splits("folder", reading)
+
+
+def test_large_tables_of_pixels_are_not_read_whole_and_others_are(tmp_path, monkeypatch):
+    pixels = "label," + ",".join(f"pixel{i}" for i in range(300)) + "\n" + (",".join(["128"] * 301) + "\n") * 2000
+    files = {**FOUR, "hmnist_8_8_RGB.csv": pixels, "labels.csv": "image,label,note\n0,a,\n1,b,\n2,a,\n3,b,\n"}
+    read = []
+    monkeypatch.setattr(table_search, "read_table", lambda path: read.append(path.name) or read_table(path))
+    found = open_image_set(make_tree(tmp_path / "pixels", files))
+    assert (found.images().labels.tolist(), read) == ([0, 1, 0, 1], ["labels.csv"])
+    many = "image,label,note\n" + "".join(f"{i % 4},{'ab'[i % 2]},{'x' * 600}\n" for i in range(4000))
+    assert len(open_image_set(make_tree(tmp_path / "large", {**FOUR, "labels.csv": many})).images().labels) == 4
