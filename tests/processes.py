@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,24 +15,48 @@ TINY = [
 ]  # fmt: skip
 
 
-def start(*words, num_devices=1, environment=None):
-    """A process running `python -m resnet_jax` with these words."""
+# Runs "$@" with the file "$0" in the place of that by which systems tell one boot, and so one host, from another.
+AS_HOST = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+
+
+def can_be_hosts():
+    """Whether processes here may seem to run on hosts of their own."""
+    words = ["unshare", "-rm", "sh", "-c", AS_HOST, os.devnull, "true"]
+    return shutil.which("unshare") is not None and subprocess.run(words, capture_output=True).returncode == 0
+
+
+def start(*words, num_devices=1, environment=None, boot_id=None):
+    """A process running `python -m resnet_jax` with these words; boot_id: a file that makes it one of another host."""
     flags = f"--xla_force_host_platform_device_count={num_devices}"
     cache = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}  # all start the same few programs
     return subprocess.Popen(
-        [sys.executable, "-m", "resnet_jax", *map(str, words)],
+        [
+            *(["unshare", "-rm", "sh", "-c", AS_HOST, str(boot_id)] if boot_id else []),
+            sys.executable, "-m", "resnet_jax", *map(str, words),
+        ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, **cache, "XLA_FLAGS": flags, **(environment or {})},
     )  # fmt: skip
 
 
-def start_many(num_processes, *words, **options):
-    """Processes that run `python -m resnet_jax` with these words together, process 0 first."""
+def start_many(num_processes, *words, hosts=None, **options):
+    """Processes that run `python -m resnet_jax` with these words together, process 0 first.
+
+    hosts: a folder, in which each becomes one of a host of its own.
+    """
     address = f"localhost:{free_port()}"
+    boot_ids = [None] * num_processes
+    if hosts is not None:
+        boot_ids = [hosts / f"boot_id{number}" for number in range(num_processes)]
+        for number, path in enumerate(boot_ids):
+            path.write_text(f"{number:08d}-0000-4000-8000-000000000000\n")
     return [
-        start(*words, "--coordinator", address, "--num_processes", num_processes, "--process_id", number, **options)
+        start(
+            *words, "--coordinator", address, "--num_processes", num_processes, "--process_id", number,
+            boot_id=boot_ids[number], **options,
+        )
         for number in range(num_processes)
-    ]
+    ]  # fmt: skip
 
 
 def free_port():

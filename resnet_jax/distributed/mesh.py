@@ -13,9 +13,14 @@ BATCH_AXIS = "data"
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a mesh of one axis, `data`, over `devices` (all of all processes if None)."""
-    devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh((len(devices),), (BATCH_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    """Returns a mesh of one axis, `data`, over `devices`, all of all processes if None, one process after the other.
+
+    `jax.make_mesh` refuses devices of several hosts, each of which is a slice to it, and may change their order, by
+    which the processes divide a batch.
+    """
+    if devices is None:
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

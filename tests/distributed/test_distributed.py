@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from processes import TINY, end, free_port, records, run, start_many, wait_for_step
+from processes import TINY, can_be_hosts, end, free_port, records, run, start_many, wait_for_step
 
 from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.cli.main import main
@@ -69,9 +69,13 @@ def assert_same_records(workdir, unbroken, last_step):
         assert record.get("test_count", 360) == 360
 
 
-def test_two_processes_train_as_one_does(unbroken, tmp_path, ends_them):
-    workdir = tmp_path / "run"
-    ends_them += start_many(2, *WORDS, "--config.num_steps=20", "--workdir", workdir, **TWO_BY_TWO)
+@pytest.mark.parametrize("on", ["one host", "two hosts"])
+def test_two_processes_train_as_one_does(unbroken, tmp_path, ends_them, on):
+    """Devices of two hosts are two slices to JAX, which treats them otherwise than those of one."""
+    if on == "two hosts" and not can_be_hosts():
+        pytest.skip("needs Linux's unshare, to tell processes of one host apart as of two")
+    workdir, hosts = tmp_path / "run", tmp_path if on == "two hosts" else None
+    ends_them += start_many(2, *WORDS, "--config.num_steps=20", "--workdir", workdir, hosts=hosts, **TWO_BY_TWO)
     (code, output, errors), others = (end(process) for process in ends_them)
     assert code == 0, errors
     assert others[:2] == (0, ""), others[2]
