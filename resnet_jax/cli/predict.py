@@ -93,7 +93,7 @@ def run_predict(arguments: argparse.Namespace) -> int:
                 if not predictions:
                     print(f"  {NO_LABEL}")
                 for prediction in predictions:
-                    print(f"  {100 * prediction['probability']:6.2f} %  {prediction['class']}")
+                    print(f"  {100 * prediction['probability']:6.2f} %  {printable(prediction['class'])}")
             if target is not None and len(cells) < MAX_ON_SHEET:
                 cells.append(_cell(result, predictions))
     if arguments.json:

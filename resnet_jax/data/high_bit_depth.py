@@ -26,7 +26,9 @@ def to_eight_bits(image: Image.Image, high_bit_depth: str) -> Image.Image:
     values = np.asarray(image)
     found = f"more than 8 bits a channel, mode {image.mode} with values from {values.min()} to {values.max()}"
     if high_bit_depth == "error":
-        raise ValueError(f"{found}: config.high_bit_depth='scale' makes 8 bits of them")
+        raise ValueError(
+            f"{found}: config.high_bit_depth='scale' of a run makes 8 bits of them; otherwise save them with 8 bits"
+        )
     low, high = _full_range(image)
     if high == low or not (low <= values.min() and values.max() <= high):
         raise ValueError(f"{found}, which config.high_bit_depth='scale' cannot scale: it takes 16 bits, or 0.0 to 1.0")

@@ -15,6 +15,7 @@ from resnet_jax.inference.jaxpr_translator import JaxprTranslator
 
 OPSET = 17  # onnxruntime from 1.12 on
 IR_VERSION = 8
+MOST_BYTES = 2**31 - 2**20  # of a protobuf, less what is not the constants
 BATCH = "batch"
 TO_ONNX = (0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
 ELEMENTWISE = {
@@ -91,6 +92,7 @@ class _Graph(JaxprTranslator):
         self._onnx = onnx
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self._num_bytes = 0
 
     def add(self, operation: str, inputs: Sequence[str], **attributes: Any) -> str:
         name = f"v{len(self.nodes)}"
@@ -106,6 +108,9 @@ class _Graph(JaxprTranslator):
         array = np.asarray(value)
         order = order or (TO_ONNX if array.ndim == 4 else None)
         array = np.ascontiguousarray(array if order is None else array.transpose(order))
+        self._num_bytes += array.nbytes
+        if self._num_bytes > MOST_BYTES:
+            raise UserError("an ONNX file holds at most 2 GiB, and the network has more: export it as .stablehlo")
         name = f"c{len(self.constants)}"
         self.constants.append(self._onnx.numpy_helper.from_array(array, name))
         return name

@@ -14,6 +14,7 @@ from resnet_jax.data.image_files import ImageFile
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.data.threads import DecodeThreads
 from resnet_jax.distributed.mesh import data_sharding, replicated, shard_batch
+from resnet_jax.distributed.processes import warn_once
 from resnet_jax.errors import NonFiniteError, UserError
 from resnet_jax.inference.gradcam import explain
 from resnet_jax.inference.multi_label_metrics import THRESHOLD, check_threshold
@@ -97,6 +98,9 @@ def _predict(
     flip: bool,
     gradcam: bool,
 ) -> Generator[Prediction | Failure, None, None]:
+    if not (trained.size_is_known or trained.preprocess.changes_pixels):
+        height, width, _ = trained.input_shape
+        warn_once(f"nothing tells how large the network's images are: they are made {height}x{width} (--crop)")
     num_rows = _num_rows(len(images), batch_size, trained.mesh.devices.size)
     threads, bad_images = DecodeThreads(), BadImages(has_config=False)
     predict_fn = _compile(trained, top, flip, gradcam, multi_label=threshold is not None)

@@ -34,7 +34,7 @@ OF_TRAINING = (
     "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl", "output_stride", "axis_name",
 )  # fmt: skip
 BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
-SHORTCUTS = ("A", "B", "C", "D", "none")
+SHORTCUTS = ("A", "A_end", "B", "C", "D", "none")
 NORM_LAYERS = ("batch", *NORMS)
 
 
@@ -174,7 +174,7 @@ def _check_strides(model: "ResNet") -> None:
     strides = [model.stem_stride * 2**i for i in range(len(model.stage_sizes))]
     if model.strided_block == "last" and model.output_stride is not None:
         raise UserError(f"output_stride={model.output_stride} needs strided_block='first': leave one of them out")
-    if model.strided_block == "last" and model.shortcut not in ("A", "B"):
+    if model.strided_block == "last" and model.shortcut not in ("A", "A_end", "B"):
         raise UserError(f"strided_block='last' needs shortcut='B' or 'A', not {model.shortcut!r}")
     if model.stride_padding == "same":
         _check_same_padding(model)

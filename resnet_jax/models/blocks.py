@@ -64,10 +64,13 @@ def norm_alone(norm: Layer) -> Layer:
     return partial(norm, activate=False) if holds_activation else norm
 
 
-def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
+def zero_padding_shortcut(x: Array, features: int, stride: int, *, at_end: bool = False) -> Array:
     """Computes option A: every `stride`-th pixel, with zero channels added equally on both sides; no parameters.
 
     (B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), features).
+
+    Args:
+      at_end: the zero channels are all behind the others.
 
     Raises:
       ValueError: if features < C.
@@ -76,7 +79,8 @@ def zero_padding_shortcut(x: Array, features: int, stride: int) -> Array:
     if extra < 0:
         raise ValueError(f"shortcut A cannot reduce channels={x.shape[-1]} to features={features}; use shortcut B")
     x = subsample(x, stride)
-    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))
+    before = 0 if at_end else extra // 2
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, extra - before)))
 
 
 class ResidualBlock(nn.Module):
@@ -92,8 +96,8 @@ class ResidualBlock(nn.Module):
         the second (v1.5: torchvision). Of two 3x3 it is always the first.
       preact: batch norm and ReLU before each convolution, nothing after the sum (v2); a projection then sees the
         activated input and has no batch norm. Otherwise batch norm after each convolution, ReLU after the sum.
-      shortcut: "A" zero-padding, "B" projection where the shapes differ, "C" projection everywhere, "D" average
-        pooling and projection where they differ, "none" no shortcut at all (a plain network).
+      shortcut: "A" zero-padding on both sides, "A_end" behind, "B" projection where the shapes differ, "C" projection
+        everywhere, "D" average pooling and projection where they differ, "none" no shortcut at all (a plain network).
       dilation, first_dilation: of the 3x3 convolutions; of the first, which carries the stride of two 3x3, the
         latter: where a stage is dilated instead of strided, its first block still looks at pixels as near as those
         before it.
@@ -200,7 +204,8 @@ class ResidualBlock(nn.Module):
                 features, self.stride, self.conv, norm, self.shortcut == "D", kernel_size, name="downsample"
             )
             return downsample(projected, train=train)
-        return zero_padding_shortcut(x, features, self.stride) if changes_shape else x
+        at_end = self.shortcut == "A_end"
+        return zero_padding_shortcut(x, features, self.stride, at_end=at_end) if changes_shape else x
 
 
 BasicBlock = partial(ResidualBlock, bottleneck=False)

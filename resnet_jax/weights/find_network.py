@@ -71,7 +71,8 @@ def find_network(where: str, entries: Mapping[str, Any], prefix: str | None = No
     for other in others:
         if not _are_same(entries, networks[first], networks[other]):
             raise UserError(
-                f"{where} holds {len(networks)} networks, under {_shown(networks)}: choose by prefix= (--prefix)"
+                f"{where} holds {len(networks)} networks, under {_shown(networks)}: choose by prefix= "
+                "(convert --prefix)"
             )
     names = networks[first]
     taken = {name for one in networks.values() for name in one.values()}

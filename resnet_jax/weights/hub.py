@@ -42,10 +42,15 @@ def parse_hub_model(text: str) -> HubModel | None:
     match = _NAME.fullmatch(text)
     if match is None:
         return None
-    is_path = match["name"].lower().endswith(_FILE_SUFFIXES) or Path(match["name"]).parent.is_dir()
-    if is_path and not match["prefix"]:
+    if not match["prefix"] and (not may_be_hub_model(text) or Path(match["name"]).parent.is_dir()):
         return None
     return HubModel(match["name"], match["revision"])
+
+
+def may_be_hub_model(text: str) -> bool:
+    """Returns whether `text` has the form owner/name, and not the ending of a file."""
+    match = _NAME.fullmatch(text)
+    return match is not None and not match["name"].lower().endswith(_FILE_SUFFIXES)
 
 
 def fetch_hub_model(model: HubModel) -> Path:

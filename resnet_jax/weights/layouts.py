@@ -4,7 +4,9 @@ In a rule {x} stands for a number and {x+1} for the same number counted from one
 """
 
 import re
+from collections.abc import Collection
 from functools import cache
+from typing import Any
 
 Rule = tuple[str, str]  # the module's name there, and here
 
@@ -125,6 +127,27 @@ OTHERS = (
     (re.compile(r"layers\.\d+\.\d+\."), NVIDIA),
     (re.compile(r"[4-7]\.\d+\.conv\d\."), NUMBERED),
 )
+
+
+# The ResNets for CIFAR beside ResNeXt pad a shortcut's channels behind, and detectron2 reads colours as OpenCV does.
+_CONV_A = re.compile(r"(^|\.)stage_\d+\.\d+\.conv_a\.")
+_PROJECTION = re.compile(r"\.(downsample|shortcut)\.")
+_DETECTRON2 = re.compile(r"(^|\.)res\d+\.\d+\.conv\d+\.norm\.")
+BLUE_FIRST = (
+    "detectron2's networks take blue first unless their config says RGB: bgr=True (convert --bgr) makes the network "
+    "one for red first; those of MSRA's weights have stride_in='1x1' as well"
+)
+
+
+def untold_arguments(names: Collection[str]) -> dict[str, Any]:
+    """Returns the arguments of `ResNet` that networks with these names have, which their tensors do not show."""
+    pads_behind = any(map(_CONV_A.search, names)) and not any(map(_PROJECTION.search, names))
+    return {"shortcut": "A_end"} if pads_behind else {}
+
+
+def untold_note(names: Collection[str]) -> str:
+    """Returns a line on what one must know of networks with these names; empty if there is nothing."""
+    return BLUE_FIRST if any(map(_DETECTRON2.search, names)) else ""
 
 
 _NUMBER = re.compile(r"\{(\w)(\+1)?\}")

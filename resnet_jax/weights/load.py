@@ -14,8 +14,10 @@ from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.arguments import DTYPES
 from resnet_jax.models.resnet import ResNet, make_dense
 from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
+from resnet_jax.models.variants import create_model
 from resnet_jax.storage.run_files import read_run
 from resnet_jax.weights.adapt_stem import adapt_kernel
+from resnet_jax.weights.infer_architecture import TRACELESS
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.open_weights import open_weights
@@ -72,10 +74,30 @@ def load_weights(
         check_choice("layout", layout, (STRUCTURE,))
     state = open_weights(path, choice=Choice(prefix, use, bgr, layout))
     variables, report = import_state_dict(path, state, model, head, num_channels, adapt_stem=True)
-    for line in (report.adapted, report.describe_left()):
+    for line in (report.adapted, report.describe_left(), _other_network(path, model)):
         if line:
             logger.warning(line)
     return variables
+
+
+def _other_network(path: Path, model: ResNet) -> str:
+    """Returns a line that says in what the network that weights are recorded to be of computes otherwise than `model`,
+    as far as their tensors show nothing of it; empty if nothing is recorded, or they agree.
+    """
+    from resnet_jax.weights.describe import told_info  # which asks for weights itself, for other uses
+
+    try:
+        told = told_info(path)
+        theirs = told.model and create_model(told.model, **told.model_args)
+    except (UserError, KeyError):  # of a config that is not read here, or a manifest without it
+        return ""
+    if not theirs:
+        return ""
+    differing = {name: getattr(theirs, name) for name in TRACELESS if getattr(theirs, name) != getattr(model, name)}
+    if not differing:
+        return ""
+    call = ", ".join(f"{name}={value!r}" for name, value in differing.items())
+    return f"{path} is of a {told.model} with {call}: the same tensors in another network answer otherwise"
 
 
 def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tuple[dict[str, Any], Report]:
@@ -119,7 +141,9 @@ def import_state_dict(
     stem = ("params", *stem_kernel(model))
     if state.bgr:
         if report.num_channels != RGB:
-            raise UserError(f"{path} has no first convolution of three channels to reverse: leave out bgr=True (--bgr)")
+            raise UserError(
+                f"{path} has no first convolution of three channels to reverse: leave out bgr=True (convert --bgr)"
+            )
         flat[stem] = np.ascontiguousarray(flat[stem][:, :, ::-1])
     if report.adapted and num_channels is not None:
         flat[stem], report.num_channels = adapt_kernel(flat[stem], num_channels), num_channels

@@ -13,7 +13,8 @@ from resnet_jax.filesystem import lock, try_lock, unlock
 from resnet_jax.runtime import home
 from resnet_jax.storage.run_files import read_run
 from resnet_jax.weights.download import download, forget_partial, partial_of
-from resnet_jax.weights.hub import cached_hub_model, fetch_hub_model, parse_hub_model
+from resnet_jax.weights.formats.refusals import refuse_missing
+from resnet_jax.weights.hub import cached_hub_model, fetch_hub_model, may_be_hub_model, parse_hub_model
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,12 @@ def find_weights(text: str, name: str | None, *, download: bool = True) -> Path:
         path = read_run(text)
         hub_model = None if path.exists() else parse_hub_model(text)
         if hub_model is None:
+            if download and not path.exists() and may_be_hub_model(text):
+                refuse_missing(path)
+                raise UserError(
+                    f"{path} does not exist: give the path of a torch or safetensors file, or hf-hub:{text} for a "
+                    "model of the hub"
+                )
             return path
         return fetch_hub_model(hub_model) if download else cached_hub_model(hub_model) or path
     if name is None:

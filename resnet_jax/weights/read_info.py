@@ -50,14 +50,16 @@ def read_info(path: str | Path) -> WeightsInfo:
 
 
 def load_preprocess(path: str | Path) -> Preprocess:
-    """Returns how images are prepared for weights, as far as `read_info` knows them.
+    """Returns how images are prepared for weights, as far as they, or the run that trained them, tell it.
 
     Called with a Pillow image, it returns the network's input (H, W, C) float32.
 
     Raises:
       UserError: if nothing is known.
     """
-    preprocess = read_info(path).preprocess
+    from resnet_jax.weights.describe import told_info  # which reads runs' folders, too
+
+    preprocess = told_info(find_weights(str(path), None)).preprocess
     if preprocess is None:
         raise UserError(
             f"{path} does not tell how its images were prepared: convert it with --preprocess {'|'.join(PREPROCESS)} "

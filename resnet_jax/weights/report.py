@@ -19,6 +19,7 @@ from resnet_jax.weights.names import HEADS, torch_shapes
 from resnet_jax.weights.state_dict import StateDict
 
 Shape = tuple[int, ...]
+RESET = "head='reset' (convert --head reset)"
 NUM_NAMED = 3  # how many tensors an error names
 
 
@@ -177,9 +178,9 @@ def complaint(report: Report, state: StateDict, model: ResNet) -> str:
         has = f"{report.path} has {there[0]} classes and the model {here[0]} ({shapes})"
         if model.base_classes is not None:
             return f"{has}: create it with base_classes={there[0]}"
-        return f"{has}: create it with num_classes={there[0]}, or start a new head with head='reset' (--head reset)"
+        return f"{has}: create it with num_classes={there[0]}, or start a new head with {RESET}"
     if all(map(_of_head, wrong)) and len(wrong) == len(report.missing):
-        return f"{report.path} has no head ({wrong[0]} is missing): start a new one with head='reset' (--head reset)"
+        return f"{report.path} has no head ({wrong[0]} is missing): start a new one with {RESET}"
     parts = [
         *_named("lacks", {name: f"{shape}" for name, shape in report.missing.items()}),
         *_named("has beyond the model", {name: f"{shape}" for name, shape in report.unexpected.items()}),

@@ -1,5 +1,7 @@
 """A model's variables as a weights file, in the names and shapes that another framework expects."""
 
+import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ from resnet_jax.filesystem import atomic_write, check_parents, expand
 from resnet_jax.models.head_names import HEAD
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import num_input_channels, variable_shapes
+from resnet_jax.weights.infer_architecture import TRACELESS
 from resnet_jax.weights.info import METADATA_KEY, WeightsInfo
 from resnet_jax.weights.names import LAYOUTS, layout_names, torch_arrays
 from resnet_jax.weights.safetensors_file import write_safetensors
+
+logger = logging.getLogger(__name__)
 
 TORCH_SUFFIXES = (".pth", ".pt", ".th")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
@@ -44,11 +49,23 @@ def save_weights(
     path = expand(path)
     check_target(path)
     tensors = state_dict_arrays(model, variables, layout)
+    if layout != "transformers" and (line := _untold(path, model)):
+        logger.warning(line)
     if path.suffix == ".safetensors":
         metadata = {"format": "pt", **({METADATA_KEY: info.to_json()} if info else {})}
         write_safetensors(path, tensors, metadata)
     else:
         _write_torch(path, tensors)
+
+
+def _untold(path: Path, model: ResNet) -> str:
+    """Returns a line that says what of the network torch's names and shapes do not show, where it is not what
+    torchvision computes; empty if there is nothing.
+    """
+    usual = {field.name: field.default for field in dataclasses.fields(ResNet)}
+    told = {name: value for name in TRACELESS if (value := getattr(model, name)) != usual[name]}
+    call = ", ".join(f"{name}={value!r}" for name, value in told.items())
+    return f"{path} does not show that its network has {call}: torch needs a network that computes so" if told else ""
 
 
 def check_target(path: Path) -> None:

@@ -14,6 +14,7 @@ from resnet_jax.weights.find_network import beside_network, find_network, name_h
 from resnet_jax.weights.formats.hdf5_file import Hdf5Tensor
 from resnet_jax.weights.formats.named_tensors import ChannelsLast, NamedTensors
 from resnet_jax.weights.formats.npz_file import NpzTensor
+from resnet_jax.weights.layouts import untold_arguments, untold_note
 from resnet_jax.weights.lazy_tensor import ArrayTensor, PickledObject, StoredTensor, Unreadable
 from resnet_jax.weights.module_tensors import module_tensors
 from resnet_jax.weights.names import COUNTERS, recognize_layout
@@ -22,7 +23,10 @@ from resnet_jax.weights.safetensors_file import SafetensorsTensor
 # Under which names training scripts put the state_dict beside the optimizer's state, in order of preference.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
 # Under which they put a moving average of the weights.
-AVERAGES = ("model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "averaged")
+AVERAGES = (
+    "model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "ema_state",
+    "averaged", "swa_state_dict", "swa_model_state_dict", "model_swa", "swa_model",
+)  # fmt: skip
 USES = ("weights", "ema")
 STRUCTURE = "structure"  # the layout that has no names
 logger = logging.getLogger(__name__)
@@ -144,7 +148,7 @@ def from_named(path: Path, named: NamedTensors, kind: str, choice: Choice | None
         layout=state.layout if state.layout == STRUCTURE else named.layout or state.layout,
         originals={name: named.originals.get(there, there) for name, there in state.originals.items()},
         left=[*(named.originals.get(name, name) for name in state.left), *named.left],
-        arguments=named.arguments,
+        arguments={**state.arguments, **named.arguments},
     )
 
 
@@ -184,7 +188,12 @@ def name_tensors(path: Path, entries: Mapping[str, Any], kind: str, choice: Choi
             left.append(originals.pop(name))
             del tensors[name]
     prefix = found.prefix if found else ""
-    return StateDict(tensors, originals, num_counters, kind, layout, prefix, left, kept, choice.bgr)
+    if not choice.bgr and (note := untold_note(inner)):
+        logger.warning(f"{path}: {note}")
+    arguments = untold_arguments(inner)
+    return StateDict(
+        tensors, originals, num_counters, kind, layout, prefix, left, kept, choice.bgr, arguments=arguments
+    )
 
 
 def _name_head(tensors: dict[str, Any], originals: dict[str, str], others: Mapping[str, Any]) -> None:
@@ -228,23 +237,28 @@ def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
         weights = next((name for name in WRAPPERS if _holds_weights(root.get(name))), None)
         average = next((name for name in AVERAGES if _holds_weights(root.get(name))), None)
         if average is not None and weights is None and use == "weights":
-            raise UserError(f"{path} holds the moving average of the weights alone: leave out use='weights' (--use)")
+            raise UserError(
+                f"{path} holds the moving average of the weights alone: leave out use='weights' (convert --use)"
+            )
         if average is not None and (use == "ema" or weights is None):
             logger.info(f"{path}: the moving average of the weights is taken, {average}")
             weights, use = average, None
         elif average is not None and use is None:
-            logger.info(f"{path}: the weights themselves are taken, {weights}; use='ema' (--use ema) takes {average}")
+            logger.info(
+                f"{path}: the weights themselves are taken, {weights}; use='ema' (convert --use ema) takes {average}"
+            )
         if weights is None:
+            root = _several(root)
             break
         root = root[weights]
     if use == "ema":
-        raise UserError(f"{path} holds no moving average of its weights: leave out use='ema' (--use ema)")
+        raise UserError(f"{path} holds no moving average of its weights: leave out use='ema' (convert --use ema)")
     if isinstance(root, Unreadable):
         raise UserError(f"{path} holds {root.what}, not a state_dict: save model.state_dict() instead")
     if not isinstance(root, dict):
         what = "a tensor" if isinstance(root, STORED) else "nothing" if root is None else f"a {type(root).__name__}"
         raise UserError(f"{path} holds {what}, not a state_dict: save model.state_dict() instead")
-    if any(isinstance(value, STORED) for value in root.values()):
+    if _holds_tensors(root):
         return root
     for name, value in root.items():
         if isinstance(value, Unreadable) and name in WRAPPERS:
@@ -258,10 +272,24 @@ def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
     raise UserError(f"{path} holds no tensors under a known name; it has {keys}")
 
 
+def _several(root: dict[str, Any]) -> dict[str, Any]:
+    """Returns a dict of state_dicts under unknown names, as student and teacher, as one whose names begin with these;
+    itself if it holds tensors, or no such dicts.
+    """
+    inside = {name: value for name, value in root.items() if isinstance(value, dict) and _holds_tensors(value)}
+    if not inside or _holds_tensors(root):
+        return root
+    return {f"{name}.{key}": entry for name, value in inside.items() for key, entry in value.items()}
+
+
 def _holds_weights(value: Any) -> bool:
     """Returns whether this may be the state_dict, or be around it: a dict with a tensor, or with another known name."""
     if isinstance(value, PickledObject):
         return bool(value.state)
     if not isinstance(value, dict):
         return False
-    return any(isinstance(entry, STORED) for entry in value.values()) or not value.keys().isdisjoint(WRAPPERS)
+    return _holds_tensors(value) or not value.keys().isdisjoint(WRAPPERS)
+
+
+def _holds_tensors(value: dict[str, Any]) -> bool:
+    return any(isinstance(entry, STORED) for entry in value.values())

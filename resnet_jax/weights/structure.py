@@ -32,4 +32,4 @@ def describe_structure(path: Path, state: StateDict, model: ResNet) -> str:
     except UserError:
         return ""
     first = [f"{there} as {here}" for here, there in found.items() if here.endswith(".weight")][:3]
-    return f"; layout='structure' (--layout structure) would load {', '.join(first)} …"
+    return f"; layout='structure' (convert --layout structure) would load {', '.join(first)} …"

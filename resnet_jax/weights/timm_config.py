@@ -172,6 +172,8 @@ def _write_preprocess(info: WeightsInfo, num_channels: int) -> dict[str, Any]:
         logger.warning(f"images are taken as they are, which timm cannot say: it will make them {_SIDE}x{_SIDE}")
     crop = height_and_width(size or _SIDE)
     before = height_and_width(preprocess.resize or crop)
+    if preprocess.crop is not None and preprocess.resize is None:
+        logger.warning("images are cropped and not resized, which timm cannot say: it will resize them to the crop")
     if preprocess.fit == "pad" and any(preprocess.mean):
         logger.warning("timm pads images in the mean colour, where here they are padded in black")
     return {

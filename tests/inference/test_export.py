@@ -227,6 +227,24 @@ def test_operation_without_translation_is_named():
         to_onnx(lambda images: jnp.sort(images, axis=-1)[:, 0, 0], (4, 4, 3), np.float32)
 
 
+def test_a_network_that_no_onnx_file_holds_is_refused(tmp_path, monkeypatch, capsys):
+    saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)})
+    monkeypatch.setattr("resnet_jax.inference.onnx_graph.MOST_BYTES", 10_000)
+    words = [
+        "export",
+        "--weights",
+        str(tmp_path / "w.safetensors"),
+        "--to",
+        str(tmp_path / "net.onnx"),
+        "--image_size",
+        "32",
+    ]
+    assert main(words) == 2
+    assert (
+        "an ONNX file holds at most 2 GiB, and the network has more: export it as .stablehlo" in capsys.readouterr().err
+    )
+
+
 def test_an_onnx_file_says_nothing_of_images_where_nothing_is_known(tmp_path):
     path = saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)})[2]
     export(open_weights(path, judges=False), tmp_path / "net.onnx", image_size=32)

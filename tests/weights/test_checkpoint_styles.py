@@ -5,11 +5,14 @@ import logging
 import jax
 import numpy as np
 import pytest
-from state_dicts import network
+from state_dicts import SMALL, network, plausible_variables, small
 from torch_files import Built, Name, Raw, torch_file, whole_module, zip_file
 
-from resnet_jax import load_weights
+from resnet_jax import create_model, load_weights, save_weights
 from resnet_jax.errors import UserError
+from resnet_jax.models import zero_padding_shortcut
+from resnet_jax.weights.info import WeightsInfo
+from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.safetensors_file import write_safetensors
 
 
@@ -156,7 +159,10 @@ def test_moving_average_is_taken_if_asked_for_and_what_is_taken_is_said(tmp_path
     path = torch_file(tmp_path / "train.pth", {"state_dict": state, "state_dict_ema": ema})
     with caplog.at_level(logging.INFO, logger="resnet_jax"):
         jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
-        assert "the weights themselves are taken, state_dict; use='ema' (--use ema) takes state_dict_ema" in caplog.text
+        assert (
+            "the weights themselves are taken, state_dict; use='ema' (convert --use ema) takes state_dict_ema"
+            in caplog.text
+        )
         jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, use="ema"), averaged)
         assert "the moving average of the weights is taken, state_dict_ema" in caplog.text
     alone = torch_file(tmp_path / "alone.pth", {"state_dict": state})
@@ -219,3 +225,81 @@ def test_what_may_be_a_part_of_the_network_is_not_left_in_silence(tmp_path):
         write_safetensors(tmp_path / "weights.safetensors", {**state, **more}, {})
         with pytest.raises(UserError, match=f"has beyond the model {next(iter(more)).rpartition('.')[0]}"):
             load_weights(tmp_path / "weights.safetensors", model)
+
+
+def test_student_and_teacher_of_one_file_are_told_apart(tmp_path):
+    model, variables, state = network()
+    _, theirs, other = network(seed=1)
+    content = {
+        "student": prefixed(state, "module.backbone."), "teacher": prefixed(other, "backbone."), "epoch": 3,
+        "optimizer": {"state": {}, "param_groups": []}, "args": Built(Name("argparse.Namespace"), {"lr": 0.1}),
+    }  # fmt: skip
+    path = torch_file(tmp_path / "dino.pth", content)
+    with pytest.raises(
+        UserError, match=r"holds 2 networks, under teacher\.backbone, student\.module\.backbone"
+    ):
+        load_weights(path, model)
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, prefix="teacher"), theirs)
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, prefix="student"), variables)
+    path = torch_file(tmp_path / "tutorial.pth", {"model_state": state, "args": content["args"]})
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+
+
+@pytest.mark.parametrize("name", ["swa_state_dict", "ema_state"])
+def test_averages_by_their_other_names(tmp_path, name):
+    model, variables, state = network()
+    _, averaged, average = network(seed=1)
+    path = torch_file(tmp_path / "swa.pth", {"state_dict": state, name: average, "swa_n": 5})
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, use="ema"), averaged)
+
+
+def test_cifar_networks_that_pad_channels_behind_need_a_network_that_does(tmp_path):
+    arguments = {"stage_sizes": (1, 1), "num_filters": 8, "num_classes": 5}
+    model = create_model("resnet20", shortcut="A_end", **arguments)
+    variables = plausible_variables(model)
+    state = {name: np.array(array, order="C") for name, array in torch_arrays(variables).items()}
+    rules = [("conv1.", "conv_1_3x3."), ("bn1.", "bn_1."), ("fc.", "classifier.")]
+    rules += [
+        (f"layer{s}.0.{here}.", f"stage_{s}.0.{there}.")
+        for s in (1, 2) for here, there in (("conv1", "conv_a"), ("bn1", "bn_a"), ("conv2", "conv_b"), ("bn2", "bn_b"))
+    ]  # fmt: skip
+    path = torch_file(tmp_path / "resnet.pth.tar", {"state_dict": prefixed(renamed(state, rules), "module.")})
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+    with pytest.raises(UserError, match=r"whose networks have shortcut='A_end': create the model with that"):
+        load_weights(path, create_model("resnet20", **arguments))
+
+
+def test_channels_padded_behind_are_as_torch_has_them():
+    x = np.random.default_rng(0).normal(size=(2, 5, 4, 3)).astype(np.float32)
+    expected = np.concatenate([x[:, ::2, ::2], np.zeros((2, 3, 2, 3), np.float32)], axis=-1)  # cat((x, x.mul(0)), 1)
+    np.testing.assert_array_equal(zero_padding_shortcut(x, 6, 2, at_end=True), expected)
+
+
+def test_detectron2s_order_of_colours_is_said(tmp_path, caplog):
+    model, variables, state = network()
+    rules = [("conv1.", "stem.conv1."), ("bn1.", "stem.conv1.norm."), ("fc.", "linear.")]
+    for s in range(1, 5):
+        block, theirs = f"layer{s}.0.", f"res{s + 1}.0."
+        rules += [(f"{block}bn{k}.", f"{theirs}conv{k}.norm.") for k in (1, 2)]
+        rules += [(f"{block}downsample.0.", f"{theirs}shortcut."), (f"{block}downsample.1.", f"{theirs}shortcut.norm.")]
+        rules += [(block, theirs)]
+    path = torch_file(tmp_path / "model.pth", renamed(state, rules))
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+    assert "take blue first unless their config says RGB: bgr=True" in caplog.text
+    caplog.clear()
+    load_weights(path, model, bgr=True)
+    assert "blue first" not in caplog.text
+
+
+def test_weights_that_are_recorded_to_be_of_another_network_are_said(tmp_path, caplog):
+    model = small(activation="silu")
+    variables = plausible_variables(model)
+    path = tmp_path / "silu.safetensors"
+    save_weights(path, model, variables, info=WeightsInfo("resnet18", {**SMALL, "activation": "silu"}))
+    assert "does not show that its network has activation='silu'" in caplog.text
+    caplog.clear()
+    load_weights(path, model)
+    assert not caplog.text
+    load_weights(path, small())
+    assert f"{path} is of a resnet18 with activation='silu': the same tensors in another" in caplog.text

@@ -104,7 +104,7 @@ def test_error_on_unknown_names_says_what_structure_would_do(tmp_path):
     model, variables, state = network()
     path = torch_file(tmp_path / "w.pth", scrambled(in_order(state)))
     with pytest.raises(
-        UserError, match=r"layout='structure' \(--layout structure\) would load m0\.weight as conv1"
+        UserError, match=r"layout='structure' \(convert --layout structure\) would load m0\.weight as conv1"
     ) as e:
         load_weights(path, model)
     assert "\n" not in str(e.value)

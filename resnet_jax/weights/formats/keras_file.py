@@ -27,7 +27,10 @@ from resnet_jax.weights.lazy_tensor import reading
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 MAX_CONFIG_BYTES = 64 * 2**20
-NOTE = "Keras' published weights of version 1 take blue first: bgr=True (--bgr) makes the network one for red first"
+NOTE = (
+    "Keras' published weights of version 1 take blue first: bgr=True (convert --bgr) makes the network one for red "
+    "first"
+)
 NO_RESNET = (
     "{} is an HDF5 file or Keras archive whose layers are not named as those of a ResNet of keras.applications "
     "(conv2_block1_1_conv): their padding and strides are not known"
