@@ -1,9 +1,11 @@
 """Counts of the images that cannot be decoded, by name, up to a limit."""
 
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from resnet_jax.data.decoding import BadImageError
 from resnet_jax.errors import UserError, truncate
@@ -19,13 +21,14 @@ class BadImages:
 
     Attributes:
       limit: how many images may be bad; 0: the first is an error.
-      names: of the bad ones so far.
+      names: of the bad ones so far, of files their paths from `root`: where the images lie may change.
       has_config: the images are a run's, whose config can say how many may be bad, and whether EXIF rotates them.
     """
 
     limit: int = 0
     names: set[str] = field(default_factory=set)
     has_config: bool = True
+    root: str = ""
     _rotation_told: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -36,14 +39,15 @@ class BadImages:
                 error.args = (f"{error}, or let the run skip it: --config.max_bad_images=1",)
             raise error
         with self._lock:
-            if error.name in self.names:
+            name = self._relative(error.name)
+            if name in self.names:
                 return
             if len(self.names) == self.limit:  # this one is not kept: what was trained on until now may be saved
                 raise UserError(
                     f"{self.limit + 1} images cannot be read, more than config.max_bad_images={self.limit}; "
                     f"the last: {error}"
                 ) from error
-            self.names.add(error.name)
+            self.names.add(name)
             logger.warning(f"skipped ({len(self.names)} of at most {self.limit}): {error}")
 
     def known(self) -> list[str]:
@@ -54,15 +58,19 @@ class BadImages:
     def add(self, *others: Iterable[str]) -> None:
         """Counts those that other processes, or an earlier start, have found."""
         with self._lock:
-            self.names.update(*others)
+            self.names.update(map(self._relative, chain(*others)))
 
     def raise_if_too_many(self) -> None:
         """Raises UserError (a ValueError) if all processes and starts together have too many."""
         names = self.known()
         if len(names) > self.limit:
             raise UserError(
-                f"{len(names)} images cannot be read, more than config.max_bad_images={self.limit}; one is {names[-1]}"
+                f"{len(names)} images cannot be read, more than config.max_bad_images={self.limit}; one is "
+                f"{os.path.join(self.root, names[-1])}"
             )
+
+    def _relative(self, name: str) -> str:
+        return name.removeprefix(f"{self.root}/") if self.root else name
 
     def warn_exif_rotation(self, name: str) -> None:
         """Says, once, of an image that EXIF asks to rotate and that is left as it is."""

@@ -9,7 +9,7 @@ import numpy as np
 from resnet_jax.data.decoding import BadImageError
 from resnet_jax.data.digest import digest_of
 from resnet_jax.data.listing import StoredFile
-from resnet_jax.errors import UserError
+from resnet_jax.errors import RunError
 from resnet_jax.storage.ranged_files import read_at
 
 
@@ -68,7 +68,7 @@ class FolderImages:
         except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise BadImageError(self.name(index), error.strerror or str(error)) from error
         except OSError as error:  # the disk's or the network's fault: to leave the image out would change the run
-            raise UserError(f"{self.name(index)} cannot be read: {error.strerror}") from error
+            raise RunError(f"{self.name(index)} cannot be read: {error.strerror}") from error
         if tar >= 0 and len(data) < self.size[index]:
             raise BadImageError(self.name(index), "its tar ends before it does")
         return data, self.labels[index] if self.labels.ndim == 2 else int(self.labels[index])

@@ -74,18 +74,20 @@ class ImageSet:
         return FolderImages.of_files(self.root, class_names or part.class_names, part.files, labels, part.tars)
 
     def part(self, split: str | None = None) -> LabelledFiles:
-        """Returns the labelled files of a split, or of the whole, as `images` takes it; of one split alone its own.
+        """Returns the labelled files of a split, or of the whole, as `images` takes it; of one split alone, that has no
+        folder of its own, these.
 
         Raises:
-          UserError: if there are several and none is chosen.
+          UserError: if none is chosen of those that there are.
         """
         if split is not None or UNDIVIDED in self.parts:
             return self.parts[split or UNDIVIDED]
-        if len(self.parts) == 1:
-            return next(iter(self.parts.values()))
         name = next(name for name in ("test", "validation", "train") if name in self.splits)
         inside = self.root / self.splits[name]
-        near = inside if inside.is_dir() and inside != self.root else f"{self.root}:{name}"
+        has_folder = inside.is_dir() and inside != self.root
+        if len(self.parts) == 1 and not has_folder:
+            return self.parts[name]
+        near = inside if has_folder else f"{self.root}:{name}"
         raise UserError(f"{self.root} holds no images in class folders; did you mean {near}?")
 
     def describe(self) -> dict[str, Any]:

@@ -227,6 +227,7 @@ def _open(reading: DatasetOptions) -> ImageSet:
         raise UserError("dataset='folder' needs data_dir, the folder of the class folders or of train/ and val/")
     found = open_image_set(local_folder(reading.data_dir), reading.split_folders, reading.table)
     _check_table_is_read(found, reading.table)
+    reading.bad_images.root = str(found.root)
     return found
 
 

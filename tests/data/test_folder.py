@@ -11,12 +11,12 @@ from PIL import Image
 from resnet_jax.data import encoded, scan
 from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches
-from resnet_jax.data.decoding import EncodedImage
+from resnet_jax.data.decoding import BadImageError, EncodedImage
 from resnet_jax.data.image_set import open_image_set
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.sources import load_splits
 from resnet_jax.data.transforms.preprocess import Preprocess
-from resnet_jax.errors import UserError
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.storage import ranged_files
 
 WHOLE = Preprocess(None, None, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -432,7 +432,7 @@ def test_fault_of_the_disk_is_no_bad_image(pets, monkeypatch):
 
     source = load_folder(pets, CROP, bad_images=BadImages(5))
     monkeypatch.setattr(ranged_files, "open", fail, raising=False)
-    with pytest.raises(UserError, match=r"dog/a\.png cannot be read: Input/output error"):
+    with pytest.raises(RunError, match=r"dog/a\.png cannot be read: Input/output error"):
         pixels(source, 1)
 
 
@@ -470,3 +470,15 @@ def test_gif_is_trained_on_as_the_same_pixels_in_a_png_its_first_frame_alone(tmp
     np.testing.assert_array_equal(pixels(gif, 0), pixels(png, 0))
     images = [EncodedImage(source.encoded.read(0)[0], "") for source in (gif, png)]
     np.testing.assert_array_equal(*(image.region((1, 2, 6, 8), (2, 2)) for image in images))
+
+
+def test_bad_images_are_counted_once_wherever_they_lie():
+    before = BadImages(limit=1, root="/nfs/pets")
+    before.take(BadImageError("/nfs/pets/cat/1.jpg", "is damaged"))
+    assert before.known() == ["cat/1.jpg"]
+    after = BadImages(limit=1, root="/scratch/pets")
+    after.add(before.known())
+    after.take(BadImageError("/scratch/pets/cat/1.jpg", "is damaged"))
+    after.raise_if_too_many()
+    with pytest.raises(UserError, match=r"2 images cannot be read, more than config\.max_bad_images=1"):
+        after.take(BadImageError("/scratch/pets/cat/2.jpg", "is damaged"))

@@ -1,5 +1,7 @@
 """TFDS sets record by record: the real imagenet2012 builder on small tars, and what can go wrong."""
 
+import errno
+import os
 import re
 import resource
 import shutil
@@ -14,6 +16,7 @@ import pytest
 
 from resnet_jax.data.tfds.records import load_arrays, manual_dir, open_records, split_names
 from resnet_jax.data.tfds.tfrecord import TfRecords, masked_crc32c
+from resnet_jax.errors import RunError
 
 pytest.importorskip("tensorflow", reason="preparing TFDS data needs the extra 'prepare'")
 import tensorflow_datasets as tfds
@@ -208,6 +211,17 @@ def test_set_prepared_as_tfrecord_is_read_as_one_prepared_as_array_record(imagen
             assert list(pool.map(records.read, indices)) == others.read_many(indices)
         assert [records.name(i) for i in indices] == [others.name(i) for i in indices]
         assert records.digest() == others.digest()
+
+
+def test_a_fault_of_the_disk_leaves_no_image_out(as_tfrecord, monkeypatch):
+    records = open_records("imagenet2012", "validation", str(as_tfrecord))
+
+    def fails(*arguments):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fails)
+    with pytest.raises(RunError, match="cannot be read: Input/output error"):
+        records.read(0)
 
 
 def test_tfrecord_is_read_without_tensorflow(as_tfrecord):

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
+from resnet_jax.errors import RunError
 from resnet_jax.storage.ranged_files import is_ranged, open_file, read_at
 
 _HEADER, _CHECKSUM = struct.Struct("<QI"), struct.Struct("<I")
@@ -74,8 +75,10 @@ class _Shard:
         """Opens the file and finds its records."""
         try:
             file = open_file(self.path) if self._is_ranged else self.path.open("rb", buffering=0)
-        except OSError as error:
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
             raise DamagedRecordError(f"{self.path}: {error.strerror or error}") from error
+        except OSError as error:
+            raise _fault(self.path, error) from error
         places, place = [], 0
         for number in range(self.length):
             header = self._at(place, _HEADER.size, file)
@@ -102,7 +105,12 @@ class _Shard:
                 file.seek(start)
                 return file.read(size)
         except OSError as error:
-            raise DamagedRecordError(f"{self.path}: {error.strerror or error}") from error
+            raise _fault(self.path, error) from error
+
+
+def _fault(path: Path, error: OSError) -> RunError:
+    """Returns the error for a fault of the disk or the network: to leave the images out would change the run."""
+    return RunError(f"{path} cannot be read: {error.strerror or error}")
 
 
 _SEEK_LOCK = threading.Lock()  # where a system cannot read at a place without moving the file's
