@@ -25,7 +25,7 @@ from resnet_jax.runtime import prepare_process
 MANY_PROCESSES = ("train", "evaluate")
 OUT_OF_MEMORY = (
     "out of memory: take a smaller batch_size; in training config.accumulation_steps=2 or "
-    "config.model_args.remat=True needs less too"
+    "config.model_args.remat=True needs less too, the latter also in a run that has begun"
 )
 
 

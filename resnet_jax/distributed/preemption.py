@@ -34,6 +34,7 @@ SIGNALS = tuple(
 )
 # What stops a run besides them, in numbers that are none of these signals': of several reasons the largest counts.
 STOPPED, TIME_IS_UP, FAILED = 1, 1000, 2000
+INTERRUPTED = b"interrupted: this step ends and is saved; Ctrl-C again ends at once\n"
 SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -229,9 +230,11 @@ def catch_preemption(num_processes: int = 1, stop_after_minutes: float = 0.0) ->
         if number == signal.SIGINT:
             # By the kernel: Python's own handler would wait for a step that hangs.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # Before the first step there is nothing to be saved.
+            line = b"" if preemption.interrupt_immediately else INTERRUPTED
             with contextlib.suppress(OSError):
                 cursor = SHOW_CURSOR if os.isatty(2) else b""
-                os.write(2, cursor + b"interrupted: this step ends and is saved; Ctrl-C again ends at once\n")
+                os.write(2, cursor + line)
         preemption.receive(number)
 
     for number in caught:

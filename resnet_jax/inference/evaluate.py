@@ -22,7 +22,7 @@ from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import Preparation, TenCrop
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import log, warn
-from resnet_jax.distributed.sync import sync_errors
+from resnet_jax.distributed.sync import assert_equal_across_processes, sync_errors
 from resnet_jax.errors import NonFiniteError, RunError, UserError, check_choice
 from resnet_jax.filesystem import check_folder
 from resnet_jax.inference.classification_metrics import ClassificationMetrics
@@ -271,6 +271,7 @@ def _evaluate(
         raise UserError(f"the run is of one label an image, and {data} has several each: give images of one")
     if threshold is not None and not multi_label:
         raise UserError(f"--threshold {threshold} belongs to images of several labels: leave it out")
+    assert_equal_across_processes("the images", sync_errors(source.digest))
     num_devices = trained.mesh.devices.size
     batch_size = -(-batch_size // num_devices) * num_devices  # a run may have had other devices
     batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())

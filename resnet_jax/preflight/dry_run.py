@@ -71,6 +71,7 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
             f"run that, or {missing}"
         )
     periods, batch_size = experiment.periods, experiment.batches.batch_size
+    part_size = experiment.batches.part_size
     every = {"validation": periods.validate_every, "test": periods.test_every, "checkpoint": periods.save_every}
     due = {name: periods.num_due(steps, done) for name, steps in every.items()}
     images = {"train": experiment.batches.source, "validation": experiment.validation, "test": experiment.test}
@@ -83,7 +84,7 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
     on_features = has_fixed_features(experiment)
     if on_features and done < experiment.num_steps:  # each image passes the network once, as in an evaluation
         each = seconds["evaluation_batch"] or seconds["step"]
-        rest = each * sum(-(-len(source) // batch_size) for source in images.values() if source is not None)
+        rest = each * sum(-(-len(source) // part_size) for source in images.values() if source is not None)
     else:
         rest = (experiment.num_steps - done) * seconds["step"]
         rest += sum(due[split] * taken for split, taken in seconds["evaluation"].items())
@@ -135,7 +136,7 @@ def _time(experiment: Experiment, state: TrainState) -> tuple[dict[str, Any], di
     for split, source in (("validation", experiment.validation), ("test", experiment.test)):
         if source is None:
             continue
-        batches = EvalBatches(source, experiment.batches.batch_size)
+        batches = EvalBatches(source, experiment.batches.part_size)
         one = lambda k, batches=batches: shard_batch(batches[k % len(batches)], mesh)  # noqa: E731
         logger.info(f"timing {NUM_EVAL_BATCHES} batches of the {split} images")
         _, each, _ = _seconds_each(lambda _, batch: eval_fn(state, batch), None, one, 1, NUM_EVAL_BATCHES)

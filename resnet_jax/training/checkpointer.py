@@ -122,6 +122,7 @@ class RunMetadata:
             "num_train": len(experiment.batches.source),
             **self.digests,
             "bad_images": experiment.bad_images.known(),
+            "num_devices": experiment.mesh.devices.size,
             **({"multi_label": True} if experiment.multi_label else {}),
             **more,
         }

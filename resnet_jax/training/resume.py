@@ -19,11 +19,12 @@ from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.train_state import TrainState
 from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record, read_config
 
-# A continued run may differ from its beginning in these: how long, how often, and where the data lies.
+# A continued run may differ from its beginning in these: how long, how often, where the data lies, and how, not what,
+# is computed.
 MAY_CHANGE = (
     "num_epochs", "num_steps", "early_stopping_patience", "log_every_steps", "eval_every_epochs", "test_every_epochs",
     "checkpoint_every_steps", "tensorboard_tags", "stop_after_minutes", "data_dir", "decode_threads", "max_bad_images",
-    "max_skipped_updates",
+    "max_skipped_updates", "model_args.remat", "model_args.conv_impl",
 )  # fmt: skip
 
 
@@ -169,6 +170,20 @@ def other_images(digests: dict[str, str], position: dict[str, Any]) -> list[str]
             change = "are others than before, or have other labels" if now else "of earlier starts are gone"
             lines.append(f"the {name} images {change}: their numbers before and after do not compare")
     return lines
+
+
+def other_shares(experiment: Experiment, position: dict[str, Any]) -> list[str]:
+    """Returns a line if each device's share of the batch, by which config.batch_norm='local' normalises, has another
+    size than before.
+    """
+    then, now = position.get("num_devices", 0), experiment.mesh.devices.size
+    if experiment.model.batch_norm != "local" or then in (0, now):
+        return []
+    rows = experiment.batches.part_size
+    return [
+        f"config.batch_norm='local' now normalises {rows // now} images at a time, on {now} devices, and "
+        f"{rows // then} before, on {then}: go on with {then} devices for the same training"
+    ]
 
 
 def check_same_run(workdir: Path, options: Options) -> None:

@@ -46,13 +46,14 @@ from resnet_jax.training.resume import (
     check_run,
     digests_of,
     other_images,
+    other_shares,
     other_versions,
     restore_last,
     warn_of_another_schedule,
 )
 from resnet_jax.training.starts import StartLog
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.validation_score import is_out_of_patience
+from resnet_jax.training.validation_score import NO_SCORE, is_out_of_patience
 
 
 def train(
@@ -153,7 +154,8 @@ def _start(
 ) -> _Start:  # fmt: skip
     """Restores the saved state, or begins a new run, and writes the run's config."""
     digests = sync_errors(partial(digests_of, experiment))  # once: it hashes every path of a folder
-    assert_equal_across_processes("the training images", digests["train_digest"])
+    for split, name in (("train", "training"), ("val", "validation"), ("test", "test")):
+        assert_equal_across_processes(f"the {name} images", digests[f"{split}_digest"])
     sums, manifest = MetricSums(), None
     lost_step = broadcast_from_process_0(latest.lost_step)
     restored = restore_last(template, latest, best, experiment)
@@ -161,7 +163,7 @@ def _start(
         state, manifest = restored
         position = manifest["position"]
         check_images(experiment, digests["train_digest"], position, workdir)
-        for line in other_images(digests, position):
+        for line in (*other_images(digests, position), *other_shares(experiment, position)):
             warn(line)
         sums = MetricSums(**position["since_log"])
         experiment.bad_images.add(position["bad_images"])
@@ -187,6 +189,8 @@ def _start(
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
     best_score = best_score_of(best, template, score_name(experiment))
+    if manifest is not None and manifest["position"].get("val_digest", digests["val_digest"]) != digests["val_digest"]:
+        best_score = NO_SCORE  # it is of other images
     return _Start(step, state, sums, manifest, digests, best_score, lost_step, missing)
 
 

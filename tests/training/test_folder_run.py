@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from processes import records, run
 
+from resnet_jax import load_preprocess
 from resnet_jax.cli.main import main
 
 WORDS = [
@@ -122,6 +123,7 @@ def test_exported_weights_carry_the_runs_preprocessing(unbroken, tmp_path, capsy
     assert main(["convert", "--from", str(unbroken[0]), "--to", str(tmp_path / "pets.safetensors"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["preprocess"]["resize"], report["preprocess"]["crop"]) == (18, 16)  # 16 * 256 / 224 = 18.3
+    assert load_preprocess(unbroken[0]) == load_preprocess(tmp_path / "pets.safetensors")
 
 
 def damaged(pets, root):

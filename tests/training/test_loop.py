@@ -18,7 +18,7 @@ from resnet_jax.checkpoint.folder import CheckpointFolder, digest, open_best, op
 from resnet_jax.cli.main import main
 from resnet_jax.config import config_from_dict, load_config
 from resnet_jax.data.batches import EvalBatches, epoch_order
-from resnet_jax.errors import Preempted, RunError
+from resnet_jax.errors import Preempted, RunError, UserError
 from resnet_jax.inference import evaluate as evaluating
 from resnet_jax.inference.evaluate import evaluate_run
 from resnet_jax.inference.predictor import restore_run
@@ -28,6 +28,7 @@ from resnet_jax.training.checkpointer import restore_state
 from resnet_jax.training.evaluation import evaluate
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state
+from resnet_jax.training.resume import check_run, other_shares
 from resnet_jax.training.run import train
 from resnet_jax.training.workdir import lock_workdir
 from resnet_jax.weights.load import load_weights
@@ -626,6 +627,23 @@ def test_second_run_on_a_workdir_is_refused(unbroken, capfd):
         f"error: workdir {workdir} is in use by another run (process {os.getpid()} on {socket.gethostname()}): wait "
         "for it or choose another"
     )
+
+
+def test_a_continued_run_may_compute_otherwise_what_it_computes(tmp_path):
+    train(options_of(tiny_config()), tmp_path, "run")
+    for arguments in ({"remat": True}, {"conv_impl": "xla"}):
+        check_run(tmp_path, options_of(tiny_config(model_args={**tiny_config().model_args, **arguments})))
+    with pytest.raises(UserError, match=r"config\.model_args\.dropout is None there and 0\.5 here"):
+        check_run(tmp_path, options_of(tiny_config(model_args={**tiny_config().model_args, "dropout": 0.5})))
+
+
+def test_other_shares_of_local_batch_norm_are_said():
+    experiment = build_experiment(options_of(tiny_config(batch_norm="local")), jax.devices()[:4])
+    (line,) = other_shares(experiment, {"num_devices": 8})
+    assert "now normalises 322 images at a time, on 4 devices, and 161 before, on 8" in line
+    assert other_shares(experiment, {"num_devices": 4}) == other_shares(experiment, {}) == []
+    experiment = build_experiment(options_of(tiny_config()), jax.devices()[:4])
+    assert other_shares(experiment, {"num_devices": 8}) == []
 
 
 def test_evaluations_take_as_many_images_at_once_as_a_step(tmp_path, monkeypatch):
