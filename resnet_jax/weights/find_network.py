@@ -50,7 +50,7 @@ def find_network(where: str, entries: Mapping[str, Any], prefix: str | None = No
     Args:
       where: for messages.
       entries: by name; equal ones are the same tensor.
-      prefix: of the network, whole or its last modules; None: it is the only one.
+      prefix: of the network, whole, its last modules or others of which one alone has them; None: it is the only one.
 
     Raises:
       UserError: if there are several, or none of this prefix.
@@ -59,9 +59,11 @@ def find_network(where: str, entries: Mapping[str, Any], prefix: str | None = No
     networks = {one: _names_under(entries, one, prefixes) for one in sorted(prefixes, key=lambda one: (len(one), one))}
     if prefix is not None:
         wanted = prefix.strip(".")
-        chosen = [one for one in networks if one.strip(".") == wanted] or [
-            one for one in networks if f".{one}".endswith(f".{wanted}.")
-        ]
+        chosen = (
+            [one for one in networks if one.strip(".") == wanted]
+            or [one for one in networks if f".{one}".endswith(f".{wanted}.")]
+            or [one for one in networks if f".{wanted}." in f".{one}"]
+        )
         if len(chosen) != 1:
             raise UserError(f"{where} holds no network under prefix={prefix!r}: there are {_shown(networks)}")
         networks = {chosen[0]: networks[chosen[0]]}
