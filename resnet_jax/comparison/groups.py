@@ -17,7 +17,7 @@ from resnet_jax.training.workdir import flatten_fields
 NUMBERS = ("best", "best_epoch", *METRICS, "minutes")
 # Of what a continued run may change, these decide where it ends; and its numbers, as how often the best is chosen does.
 LENGTHS = ("num_epochs", "num_steps", "early_stopping_patience")
-NOT_DECIDING = frozenset(MAY_CHANGE) - {*LENGTHS, "eval_every_epochs"}
+NOT_DECIDING = frozenset(MAY_CHANGE) - {*LENGTHS, "eval_every_epochs", "model_args.remat"}
 SEED = "seed"
 # Of what less is better.
 ASCENDING = ("loss", "epoch", "minutes")

@@ -71,9 +71,9 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, Path] = {}  # by where they lie, links followed
     for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} does not exist: give workdirs of runs, or folders of them")
         try:
+            if not path.exists():
+                raise UserError(f"{path} does not exist: give workdirs of runs, or folders of them")
             inside = sorted(_runs_below(path)) if path.is_dir() else []
         except OSError as error:
             warn(f"{path} is left out: {error.strerror or error}")
@@ -114,10 +114,10 @@ def read_runs(workdirs: Sequence[Path]) -> list[RunSummary]:
     for workdir in workdirs:
         try:
             runs.append(read_run(workdir))
-        except UserError as error:
+        except (UserError, OSError) as error:
             if len(workdirs) == 1:
                 raise
-            warn(f"{workdir} is left out: {error}")
+            warn(f"{workdir} is left out: {getattr(error, 'strerror', None) or error}")
     if not runs:
         raise UserError(f"none of {len(workdirs)} runs can be read: see the warnings")
     return runs

@@ -45,11 +45,13 @@ class ImageSet:
       root: the folder, or the tar or table, that was given.
       parts: by "train", "validation" and "test", or by UNDIVIDED.
       notes: how the set was understood, and which parts were left aside and why, a line each.
+      has_table: a table, or the files themselves, say labels; else folders say all of them.
     """
 
     root: Path
     parts: dict[str, LabelledFiles]
     notes: tuple[str, ...]
+    has_table: bool = True
 
     @property
     def splits(self) -> dict[str, str]:
@@ -131,6 +133,20 @@ def open_image_set(
     """
     table = table or TableOptions()
     split_folders = split_folders or SplitFolders()
+    found = _open(root, split_folders, table, class_names)
+    unwanted = [split for split in split_folders.left_aside() if split in found.parts]
+    if not unwanted:
+        return found
+    notes = [
+        f"left aside: the {split} images, {len(found.parts[split].files):,}, as the config says" for split in unwanted
+    ]
+    parts = {split: part for split, part in found.parts.items() if split not in unwanted}
+    return replace(found, parts=parts, notes=(*found.notes, *notes))
+
+
+def _open(
+    root: Path, split_folders: SplitFolders, table: TableOptions, class_names: tuple[str, ...] | None
+) -> ImageSet:
     if root.suffix.lower() in SUFFIXES and root.is_file():
         root, table = root.parent, TableOptions(**{**vars(table), "file": root.name})
     listing = list_folder(root)
@@ -254,7 +270,8 @@ def _of_folders(root: Path, listing: Listing, layout: Layout, table: TableOption
     note = compare_with_folders(replace(listing, others=others), table, class_of, layout.splits)
     unread = describe_unread(listing, parts, has_names=names is not None)
     twins = describe_twins([file for part in parts.values() for file in part.files])
-    return _image_set(listing, parts, [*notes, *filter(None, [note]), *unread, *twins])
+    found = _image_set(listing, parts, [*notes, *filter(None, [note]), *unread, *twins])
+    return replace(found, has_table=bool(used))
 
 
 def _label_by_lists(root: Path, listing: Listing, layout: Layout, split: str) -> tuple[LabelledFiles, str]:

@@ -85,10 +85,16 @@ class _Planner:
 
     def plan(self, tree: Folder) -> Layout:
         self.named = self._named_splits(tree)
-        self.named |= self._beside_named(tree)
+        train = self.named.get("train")
+        around = tree.at(train.path.rpartition("/")[0]) if train else None
+        for folder in (tree, around):
+            self._leave_unwanted(folder)
+        if around is not None and train is not around:
+            self.named |= self._beside_named(around)
         splits: Splits = {**self.named}
         if not splits:
             tree = self._inside(tree)
+            self._leave_unwanted(tree)
             splits = self.finder.find(tree)
         if not splits:
             is_one = [*map(split_named, tree.filled)] == [None]
@@ -96,7 +102,6 @@ class _Planner:
             if not tree.holds_classes:
                 return Layout({}, tuple(self.notes), {UNDIVIDED: tree.path} if tree.num_images else {})
             return Layout({UNDIVIDED: self._classes(tree)}, tuple(self.notes))
-        self._leave_unwanted(splits)
         unlabelled, plans = {}, {}
         for split in (split for split in SPLIT_FOLDERS if split in splits):  # training first: its classes are the set's
             folder = splits[split]
@@ -111,13 +116,14 @@ class _Planner:
                 unlabelled[split] = folder.path
         return Layout(plans, tuple(self.notes), unlabelled, self.finder.optional)
 
-    def _leave_unwanted(self, splits: Splits) -> None:
-        """Takes the splits out that the config does not want, with a note on each."""
-        for split in self.names.left_aside():
-            folder = splits.pop(split, None)
-            path = folder.path if folder else self.finder.optional.pop(split, None)
-            if path is not None:
-                self.notes.append(f"left aside: {split} images in {self.root / path}, as the config says")
+    def _leave_unwanted(self, folder: Folder | None) -> None:
+        """Takes the folders out of `folder` that are called like splits that the config does not want, with a note."""
+        if folder is None:
+            return
+        for name, child in folder.filled.items():
+            if split_named(name) in self.names.left_aside():
+                del folder.children[name]
+                self.finder.leave_aside(child, "as the config says")
 
     def _named_splits(self, tree: Folder) -> dict[str, Folder]:
         if self.names.train == NONE:
@@ -136,19 +142,16 @@ class _Planner:
             raise UserError(f"config.split_folders.train is not set, but that of {next(iter(found))} is: name it too")
         return found
 
-    def _beside_named(self, tree: Folder) -> dict[str, Folder]:
-        """Returns the splits that the config leaves open, of folders with their usual names beside the training images.
-
-        Notes them.
+    def _beside_named(self, around: Folder) -> dict[str, Folder]:
+        """Returns the splits that the config leaves open, of folders in `around`, the folder that the training images'
+        lies in, with their usual names. Notes them.
         """
         found: dict[str, Folder] = {}
-        wanted = {*SPLIT_FOLDERS} - {*self.named, *self.names.left_aside()}
-        train = self.named.get("train")
-        around = tree.at(train.path.rpartition("/")[0]) if train and train.path else None
-        for name, child in around.filled.items() if around else ():
+        wanted = {*SPLIT_FOLDERS} - {*self.named}
+        for name, child in around.filled.items():
             split = split_named(name)
             is_taken = any(one is named for one in child.walk() for named in self.named.values())
-            if split not in wanted or is_taken or not self.finder.holds_classes(child):
+            if split is None or split not in wanted or is_taken or not self.finder.holds_classes(child):
                 continue
             if split in found:
                 self.finder.refuse_both(around, found[split], child)

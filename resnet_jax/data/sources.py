@@ -234,7 +234,7 @@ def _open(reading: DatasetOptions) -> ImageSet:
 def _check_table_is_read(found: ImageSet, table: TableOptions) -> None:
     """Raises UserError if options of a table are given and the set's folders are its classes."""
     given = [f"config.table.{name}={value!r}" for name, value in table.of_columns().items() if value]
-    if given and not table.file and all((found.root / part.where).is_dir() for part in found.parts.values()):
+    if given and not found.has_table:
         raise UserError(
             f"{given[0]} has no effect: the folders in {found.root} are the classes; name the table as well "
             f"(config.table.file), or leave out {given[0].partition('=')[0]}"

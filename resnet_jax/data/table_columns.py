@@ -113,14 +113,15 @@ class TableColumns:
 
     @cached_property
     def no_split(self) -> str:
-        """The column that is called like splits and holds texts that name none, as the set of a card; "" if none is.
+        """The column `set` if it holds texts that name no splits, as the set of a card; "" otherwise.
 
         Numbers may stand for splits.
         """
-        name = next(iter(self._called(SPLIT_COLUMNS, "split_column")), "")
-        texts = {*map(cell_text, self._table.columns[name])} if name else {""}
-        are_none = not any(split_in(text) or text.lstrip("-").isdecimal() for text in texts)
-        return name if are_none and name != self._options.split_column else ""
+        called = [] if self._options.split_column else self._called(SPLIT_COLUMNS, "split_column")
+        if not called or called[0] not in self._by_word.get("set", []):
+            return ""
+        texts = {*map(cell_text, self._table.columns[called[0]])}
+        return "" if any(split_in(text) or text.lstrip("-").isdecimal() for text in texts) else called[0]
 
     @cached_property
     def split_indicators(self) -> dict[str, str]:

@@ -16,7 +16,8 @@ from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.image_set import describe_lines, open_image_set
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import ArraySource, Source
-from resnet_jax.data.sources import SPLITS, load_source, split_names
+from resnet_jax.data.sources import load_source, split_names
+from resnet_jax.data.split_names import split_named
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import Preparation, TenCrop
@@ -225,24 +226,33 @@ def _open_folder(data: str, class_names: tuple[str, ...], reading: DatasetOption
 
     ImageNet's classes may be called by their WordNet ids.
     """
-    where, _, split = data.rpartition(":")
-    if split not in SPLITS or Path(data).exists():
-        where, split = data, ""
+    where, _, word = data.rpartition(":")
+    split = split_named(word)
+    if split is None or Path(data).exists():
+        where, split = data, None
     if not (path := local_folder(where)).exists():
         raise UserError(f"--data {data!r} must be a folder, a tar or tfds:NAME[:SPLIT], for example tfds:cifar10:test")
     ids = imagenet_wordnet_ids() if class_names == imagenet_names() else ()
-    table = TableOptions(**{**reading.table.of_columns(), "image_dir": ""})  # as the run's own was read
-    found = open_image_set(path, table=table, class_names=(*class_names, *ids) or None)
+    known = (*class_names, *ids) or None
+    columns = TableOptions(**{**reading.table.of_columns(), "image_dir": ""})  # as the run's own table was read
+    try:
+        found = open_image_set(path, table=columns, class_names=known)
+    except UserError:
+        if columns == TableOptions():
+            raise
+        found = open_image_set(path, class_names=known)  # it may have others
     for line in describe_lines(found.describe())[1:]:  # without the counts, as the result has them
         log(line)
-    if split:
+    if split is not None and not found.splits:
+        raise UserError(f"--data {where} is not divided: leave out :{word}")
+    if split is not None:
         check_choice(f"the split of --data {where}", split, found.splits)
-    stored = found.part(split or None).class_names
+    stored = found.part(split).class_names
     if not class_names and all(map(str.isdecimal, stored)) and [*stored] != sorted(stored, key=int):
         place = next(i for i, name in enumerate(sorted(stored, key=int)) if name != stored[i])
         warn(f"the classes of {data} are numbers, in the order of texts: {stored[place]} is label {place}")
     names = ids if not {*stored}.isdisjoint(ids) else class_names or None
-    return reading.source(found.images(split or None, class_names=names))
+    return reading.source(found.images(split, class_names=names))
 
 
 def _check_views(ten_crop: bool, flip: bool) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from resnet_jax.errors import UserError, truncate
+from resnet_jax.errors import RunError, UserError, truncate
 
 OK, WARNING, ERROR = "ok", "warning", "error"
 
@@ -47,6 +47,8 @@ def checked(subject: str, check: Callable[[], Iterable[Finding]]) -> list[Findin
         findings.extend(check())
     except UserError as reason:
         findings.append(refused(subject, reason))
+    except RunError as reason:  # a fault of the machine
+        findings.append(error(subject, str(reason), "put that right"))
     except Exception as reason:  # a check may meet anything: a broken package, a file system that hangs up
         line = (str(reason).strip().splitlines() or [""])[0]
         found = f"could not be checked ({type(reason).__name__}: {truncate(line)})"

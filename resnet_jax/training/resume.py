@@ -17,14 +17,14 @@ from resnet_jax.training.checkpointer import items_of, restore_state
 from resnet_jax.training.experiment import Experiment, Options, build_schedule, default_fields, stored_options
 from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.workdir import METRICS_FILE, check_workdir, last_record, read_config
+from resnet_jax.training.workdir import CONFIG_FILE, METRICS_FILE, check_workdir, last_record, read_config
 
-# A continued run may differ from its beginning in these: how long, how often, where the data lies, and how, not what,
-# is computed.
+# A continued run may differ from its beginning in these: how long, how often, where the data lies, and how much memory
+# it takes.
 MAY_CHANGE = (
     "num_epochs", "num_steps", "early_stopping_patience", "log_every_steps", "eval_every_epochs", "test_every_epochs",
     "checkpoint_every_steps", "tensorboard_tags", "stop_after_minutes", "data_dir", "decode_threads", "max_bad_images",
-    "max_skipped_updates", "model_args.remat", "model_args.conv_impl",
+    "max_skipped_updates", "model_args.remat",
 )  # fmt: skip
 
 
@@ -168,7 +168,8 @@ def other_images(digests: dict[str, str], position: dict[str, Any]) -> list[str]
         then, now = position.get(f"{split}_digest", ""), digests[f"{split}_digest"]
         if then and then != now:
             change = "are others than before, or have other labels" if now else "of earlier starts are gone"
-            lines.append(f"the {name} images {change}: their numbers before and after do not compare")
+            more = ", and the best and the patience go by both" if split == "val" else ""
+            lines.append(f"the {name} images {change}: their numbers before and after do not compare{more}")
     return lines
 
 
@@ -191,6 +192,9 @@ def check_same_run(workdir: Path, options: Options) -> None:
 
     Fields without effect, in the run as it is there and as it would be, make no other run.
     """
+    seed = options.batches.seed
+    if seed >= 2**32 and not (workdir / CONFIG_FILE).exists():  # older runs with such a seed go on
+        raise UserError(f"config.seed={seed} must be below 2**32: of a larger one JAX takes the low 32 bits alone")
     without_effect = options.without_effect
     with contextlib.suppress(UserError):  # no run, or a file whose fault `check_workdir` reports
         without_effect &= stored_options(read_config(workdir)).without_effect

@@ -53,7 +53,7 @@ from resnet_jax.training.resume import (
 )
 from resnet_jax.training.starts import StartLog
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.validation_score import NO_SCORE, is_out_of_patience
+from resnet_jax.training.validation_score import is_out_of_patience
 
 
 def train(
@@ -189,8 +189,6 @@ def _start(
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
     best_score = best_score_of(best, template, score_name(experiment))
-    if manifest is not None and manifest["position"].get("val_digest", digests["val_digest"]) != digests["val_digest"]:
-        best_score = NO_SCORE  # it is of other images
     return _Start(step, state, sums, manifest, digests, best_score, lost_step, missing)
 
 

@@ -21,6 +21,7 @@ TRACELESS = (
     "weight_standardization",
     "norm_epsilon",
 )
+WITHOUT_PARAMETERS = ("A", "A_end", "none")  # shortcuts
 
 
 def architecture(shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def agrees(model: "ResNet", field: str, value: Any) -> bool:
     """Returns whether the model's argument is what `architecture` has seen, as far as tensors show it."""
     actual = getattr(model, field)
     if field == "shortcut" and value is None:
-        return actual in ("A", "A_end", "none")
+        return actual in WITHOUT_PARAMETERS
     if field == "shortcut" and value == "B" and model.preact:  # whose pooling before a projection leaves no trace
         return actual in ("B", "D")
     if field == "stem_pool" and value is None:

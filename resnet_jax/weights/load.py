@@ -17,7 +17,7 @@ from resnet_jax.models.shapes import RGB, stem_kernel, variable_shapes
 from resnet_jax.models.variants import create_model
 from resnet_jax.storage.run_files import read_run
 from resnet_jax.weights.adapt_stem import adapt_kernel
-from resnet_jax.weights.infer_architecture import TRACELESS
+from resnet_jax.weights.infer_architecture import TRACELESS, WITHOUT_PARAMETERS
 from resnet_jax.weights.lazy_tensor import Unreadable
 from resnet_jax.weights.names import jax_axes, torch_shapes
 from resnet_jax.weights.open_weights import open_weights
@@ -74,13 +74,13 @@ def load_weights(
         check_choice("layout", layout, (STRUCTURE,))
     state = open_weights(path, choice=Choice(prefix, use, bgr, layout))
     variables, report = import_state_dict(path, state, model, head, num_channels, adapt_stem=True)
-    for line in (report.adapted, report.describe_left(), _other_network(path, model)):
+    for line in (report.adapted, report.describe_left(), _other_network(path, state, model)):
         if line:
             logger.warning(line)
     return variables
 
 
-def _other_network(path: Path, model: ResNet) -> str:
+def _other_network(path: Path, state: StateDict, model: ResNet) -> str:
     """Returns a line that says in what the network that weights are recorded to be of computes otherwise than `model`,
     as far as their tensors show nothing of it; empty if nothing is recorded, or they agree.
     """
@@ -88,12 +88,14 @@ def _other_network(path: Path, model: ResNet) -> str:
 
     try:
         told = told_info(path)
-        theirs = told.model and create_model(told.model, **told.model_args)
+        theirs = told.model and create_model(told.model, **{**state.arguments, **told.model_args})
     except (UserError, KeyError):  # of a config that is not read here, or a manifest without it
         return ""
     if not theirs:
         return ""
     differing = {name: getattr(theirs, name) for name in TRACELESS if getattr(theirs, name) != getattr(model, name)}
+    if theirs.shortcut != model.shortcut and {theirs.shortcut, model.shortcut} <= {*WITHOUT_PARAMETERS}:
+        differing["shortcut"] = theirs.shortcut
     if not differing:
         return ""
     call = ", ".join(f"{name}={value!r}" for name, value in differing.items())

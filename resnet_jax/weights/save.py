@@ -49,7 +49,7 @@ def save_weights(
     path = expand(path)
     check_target(path)
     tensors = state_dict_arrays(model, variables, layout)
-    if layout != "transformers" and (line := _untold(path, model)):
+    if (info is None or path.suffix in TORCH_SUFFIXES) and (line := _untold(path, model)):
         logger.warning(line)
     if path.suffix == ".safetensors":
         metadata = {"format": "pt", **({METADATA_KEY: info.to_json()} if info else {})}
@@ -63,7 +63,9 @@ def _untold(path: Path, model: ResNet) -> str:
     torchvision computes; empty if there is nothing.
     """
     usual = {field.name: field.default for field in dataclasses.fields(ResNet)}
-    told = {name: value for name in TRACELESS if (value := getattr(model, name)) != usual[name]}
+    told = {name: value for name in TRACELESS if (value := getattr(model, name)) not in (usual[name], "conv")}
+    if model.shortcut == "A_end":
+        told["shortcut"] = model.shortcut
     call = ", ".join(f"{name}={value!r}" for name, value in told.items())
     return f"{path} does not show that its network has {call}: torch needs a network that computes so" if told else ""
 

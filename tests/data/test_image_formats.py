@@ -80,7 +80,7 @@ def test_extensions_are_those_that_pillow_reads_as_pictures():
 def test_deep_images_are_refused_with_the_field_and_the_range_found():
     data = encode(Image.fromarray(np.array([[258, 40_000]], np.uint16)), "PNG")
     with pytest.raises(
-        BadImageError, match=r"more than 8 bits .* from 258 to 40000: config\.high_bit_depth='scale' makes"
+        BadImageError, match=r"more than 8 bits .* from 258 to 40000: config\.high_bit_depth='scale' of a run makes"
     ):
         EncodedImage(data, "x").pixels()
 

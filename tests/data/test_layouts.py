@@ -320,7 +320,15 @@ def test_a_split_that_is_not_wanted_is_left_aside(tmp_path):
     for names in (SplitFolders(test="none"), SplitFolders(train="train", test="none")):
         counts, notes, _ = understood(root, split_folders=names)
         assert counts == {"train": (1, 1), "validation": (1, 1)}
-        assert ("left aside: test images in ROOT/test, as the config says" in notes) is (not names.train)
+        assert "left aside: 1 image in ROOT/test, as the config says" in notes
+    classes = SplitFolders(train=".", validation="none", test="none")
+    assert understood(
+        make_tree(tmp_path / "whole", images("cat/1.png", "dog/1.png", "test/x/1.png")), split_folders=classes
+    )[0] == {"train": (1, 1)}
+    table = {**images("1.png", "2.png", "3.png"), "t.csv": "image,label,split\n1,a,train\n2,b,train\n3,b,test\n"}
+    counts, notes, _ = understood(make_tree(tmp_path / "table", table), split_folders=SplitFolders(test="none"))
+    assert counts == {"train": (1, 1)}
+    assert "left aside: 1 test image, as the config says" in notes
     with pytest.raises(UserError, match=r"config\.split_folders\.train='none' leaves no training images"):
         open_image_set(root, SplitFolders(train="none"))
 

@@ -406,6 +406,14 @@ def test_runs_begun_with_a_field_without_effect_continue_without_it(tmp_path):
         check_run(tmp_path, options_of(load_config("digits", ["--config.momentum=0.8"])))
 
 
+def test_seeds_that_jax_would_cut_are_refused_in_new_runs_alone(tmp_path):
+    config = load_config("digits", [f"--config.seed={2**32}"])
+    with pytest.raises(UserError, match=r"config\.seed=4294967296 must be below 2\*\*32: of a larger one JAX takes"):
+        check_run(tmp_path, options_of(config))
+    (tmp_path / "config.json").write_text(to_json(config))
+    check_run(tmp_path, options_of(config))
+
+
 @pytest.mark.parametrize("values", [(0.01, 5.0), (5.0, 0.01)])
 def test_field_that_has_an_effect_before_or_after_may_not_change(tmp_path, values):
     before, after = (load_config("digits", ["--config.optimizer=lamb"]) for _ in values)

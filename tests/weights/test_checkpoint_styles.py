@@ -235,9 +235,7 @@ def test_student_and_teacher_of_one_file_are_told_apart(tmp_path):
         "optimizer": {"state": {}, "param_groups": []}, "args": Built(Name("argparse.Namespace"), {"lr": 0.1}),
     }  # fmt: skip
     path = torch_file(tmp_path / "dino.pth", content)
-    with pytest.raises(
-        UserError, match=r"holds 2 networks, under teacher\.backbone, student\.module\.backbone"
-    ):
+    with pytest.raises(UserError, match=r"holds 2 networks, under teacher\.backbone, student\.module\.backbone"):
         load_weights(path, model)
     jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, prefix="teacher"), theirs)
     jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, prefix="student"), variables)
@@ -254,7 +252,7 @@ def test_averages_by_their_other_names(tmp_path, name):
     jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, use="ema"), averaged)
 
 
-def test_cifar_networks_that_pad_channels_behind_need_a_network_that_does(tmp_path):
+def test_cifar_networks_that_pad_channels_behind_need_a_network_that_does(tmp_path, caplog):
     arguments = {"stage_sizes": (1, 1), "num_filters": 8, "num_classes": 5}
     model = create_model("resnet20", shortcut="A_end", **arguments)
     variables = plausible_variables(model)
@@ -268,6 +266,10 @@ def test_cifar_networks_that_pad_channels_behind_need_a_network_that_does(tmp_pa
     jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
     with pytest.raises(UserError, match=r"whose networks have shortcut='A_end': create the model with that"):
         load_weights(path, create_model("resnet20", **arguments))
+    own = tmp_path / "own.safetensors"
+    save_weights(own, model, variables, info=WeightsInfo("resnet20", {**arguments, "shortcut": "A_end"}))
+    load_weights(own, create_model("resnet20", **arguments))
+    assert "is of a resnet20 with shortcut='A_end': the same tensors in another network answer otherwise" in caplog.text
 
 
 def test_channels_padded_behind_are_as_torch_has_them():
@@ -296,9 +298,10 @@ def test_weights_that_are_recorded_to_be_of_another_network_are_said(tmp_path, c
     model = small(activation="silu")
     variables = plausible_variables(model)
     path = tmp_path / "silu.safetensors"
-    save_weights(path, model, variables, info=WeightsInfo("resnet18", {**SMALL, "activation": "silu"}))
+    save_weights(path, model, variables)
     assert "does not show that its network has activation='silu'" in caplog.text
     caplog.clear()
+    save_weights(path, model, variables, info=WeightsInfo("resnet18", {**SMALL, "activation": "silu"}))
     load_weights(path, model)
     assert not caplog.text
     load_weights(path, small())

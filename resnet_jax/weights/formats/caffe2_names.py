@@ -22,8 +22,8 @@ _PARTS = {"2a": "1", "2b": "2", "2c": "3"}
 # Where a norm has been made an affine map, these statistics leave it one: (x - 0) / sqrt(1 - epsilon + epsilon).
 NORM_EPSILON = 1e-5
 NOTE = (
-    "networks of Caffe2 take blue first (bgr=True, --bgr), and MSRA's have their stride in the first 1x1 convolution "
-    "(stride_in='1x1'): no tensor shows either"
+    "networks of Caffe2 take blue first (bgr=True, convert --bgr), and MSRA's have their stride in the first 1x1 "
+    "convolution (stride_in='1x1'): no tensor shows either"
 )
 _AFFINE = ("_bn_s", "_bn_gamma")
 _OF_NETWORK = re.compile(r"res\d|conv1_")
