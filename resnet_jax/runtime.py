@@ -273,6 +273,16 @@ def cuda_devices() -> list[str]:
     return _listed_gpus(listing)
 
 
+def missing_accelerator(backend: str) -> str | None:
+    """Returns a line if JAX computes on the CPU although its plugin for an accelerator is installed, and nobody chose
+    so; None otherwise. In a container without its GPUs JAX says nothing of it.
+    """
+    plugins = sorted(point.name for point in importlib.metadata.entry_points(group="jax_plugins"))
+    if backend != "cpu" or not plugins or os.environ.get("JAX_PLATFORMS"):
+        return None
+    return f"no device of {', '.join(plugins)} is visible: all is computed on the CPU (JAX_PLATFORMS=cpu to want it)"
+
+
 def _listed_gpus(listing: str) -> list[str]:
     """Returns the GPUs of `nvidia-smi -L` by their numbers, and in place of one that has instances what names these."""
     gpus: list[list[str]] = []

@@ -1,8 +1,9 @@
 """Threads that decode and transform images."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+
+from resnet_jax.runtime import num_cores
 
 
 class DecodeThreads:
@@ -10,7 +11,7 @@ class DecodeThreads:
 
     def __init__(self, num_threads: int = 0) -> None:
         """num_threads: 0 is one for each core that the process may use."""
-        self.num_threads = num_threads or _num_cores()
+        self.num_threads = num_threads or max(1, int(num_cores()))
         self._pool = ThreadPoolExecutor(self.num_threads, thread_name_prefix="decode")
 
     def for_each(self, function: Callable[[int], None], count: int) -> None:
@@ -27,7 +28,3 @@ class DecodeThreads:
         errors = [error for future in futures if (error := future.exception()) is not None]
         if errors:
             raise errors[0]
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

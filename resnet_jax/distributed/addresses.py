@@ -3,6 +3,7 @@
 import errno
 import logging
 import socket
+import time
 from typing import Any
 
 from resnet_jax.errors import UserError
@@ -40,18 +41,21 @@ def is_loopback(address: str) -> bool:
     return address.startswith("127.") or address == "::1"
 
 
-def check_listening(address: str) -> None:
+def check_listening(address: str, patience: float = 0.0) -> None:
     """Raises UserError unless this machine can listen at HOST:PORT: JAX would crash, or share the port with another
     run.
 
     Warns of a name that leads others to themselves, as the machine's own does in many /etc/hosts.
+
+    Args:
+      patience: seconds to wait for the name to become known, as a pod's does some time after it has started.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     elsewhere = f"{BIND_VARIABLE}=HOST:PORT where others know it by another"
     advice = f"choose another port, or an address of this machine ({elsewhere})"
     try:
-        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+        found = _find_patiently(host, int(port), patience)
     except (OSError, ValueError) as error:
         raise UserError(f"process 0 cannot listen at {address}: {error}; {advice}") from None
     errors = [refusal for entry in found if (refusal := _listen(*entry)) is not None]
@@ -64,6 +68,17 @@ def check_listening(address: str) -> None:
             f"{host} is {found[0][4][0]} here, which other machines cannot reach: name this one by an address that "
             f"they can, or set {BIND_VARIABLE}=0.0.0.0:{port}"
         )
+
+
+def _find_patiently(host: str, port: int, patience: float) -> list[Any]:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(1.0)
 
 
 def _listen(family: int, kind: int, protocol: int, name: str, place: Any) -> OSError | None:

@@ -11,9 +11,11 @@ import jax
 from jax._src import distributed  # its client's barrier can time out; the public ones wait for ever
 
 from resnet_jax.distributed.addresses import BIND_VARIABLE, check_listening, warn_of_own_name
-from resnet_jax.distributed.detection import Processes, find_processes, read_number, spans_hosts
+from resnet_jax.distributed.agreement import agree
+from resnet_jax.distributed.detection import POD_VARIABLE, Processes, find_processes, gpus_of, read_number, spans_hosts
 from resnet_jax.distributed.signs_of_life import SignsOfLife
 from resnet_jax.errors import UserError
+from resnet_jax.runtime import cuda_devices
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ START_SECONDS = 300
 HEARTBEAT_SECONDS = 100
 # What sets the two otherwise.
 START_VARIABLE, HEARTBEAT_VARIABLE = "RESNET_JAX_START_SECONDS", "RESNET_JAX_HEARTBEAT_SECONDS"
+# How long the first pod of a job waits until its own name is known.
+NAME_SECONDS = 60.0
 # How long a process that is done (the last curves are drawn by one alone), or failed, waits for the others to be too.
 LEAVE_SECONDS = 60
 FAILED_LEAVE_SECONDS = 5
@@ -103,13 +107,15 @@ def _meet(processes: Processes) -> None:
     start_seconds = _seconds(START_VARIABLE, START_SECONDS)
     heartbeat_seconds = _seconds(HEARTBEAT_VARIABLE, HEARTBEAT_SECONDS)
 
+    gpus = gpus_of(processes, len(cuda_devices()))
+
     def initialize() -> None:
         try:
             jax.distributed.initialize(
                 processes.coordinator,
                 processes.num_processes,
                 processes.process_id,
-                processes.local_device_ids,
+                gpus,
                 cluster_detection_method=processes.detection,
                 initialization_timeout=start_seconds + 60,
                 coordinator_bind_address=bind_address,
@@ -123,7 +129,8 @@ def _meet(processes: Processes) -> None:
     # reads the variable, for a name that only others resolve.
     bind_address = None if BIND_VARIABLE in os.environ else processes.coordinator
     if processes.process_id == 0 and processes.coordinator is not None:
-        check_listening(os.environ.get(BIND_VARIABLE, processes.coordinator))
+        patience = NAME_SECONDS if POD_VARIABLE in os.environ else 0.0
+        check_listening(os.environ.get(BIND_VARIABLE, processes.coordinator), patience)
     if spans_hosts(processes, os.environ):
         warn_of_own_name()
     # When its own time is up JAX aborts: we are there earlier.
@@ -133,7 +140,11 @@ def _meet(processes: Processes) -> None:
     state = distributed.global_state
     if not thread.is_alive() and not failure:
         global _signs
-        _signs = SignsOfLife(state.client, state.process_id, state.coordinator_address or "", heartbeat_seconds)
+        if state.client is not None:
+            _signs = SignsOfLife(state.client, state.process_id, state.coordinator_address or "", heartbeat_seconds)
+            warning = agree(state.client, state.process_id, state.num_processes, start_seconds)
+            if warning:
+                warn(warning)
         return
     address = state.coordinator_address or processes.coordinator or f"the coordinator that {processes.detection} tells"
     if failure:

@@ -22,7 +22,7 @@ from resnet_jax.distributed.sync import assert_equal_across_processes, broadcast
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import write_text
 from resnet_jax.formatting import format_count
-from resnet_jax.runtime import versions
+from resnet_jax.runtime import missing_accelerator, versions
 from resnet_jax.storage.workdir import Workdir
 from resnet_jax.training import workdir as folder
 from resnet_jax.training.callbacks import CallbackList, TrainingRun
@@ -229,6 +229,8 @@ def _as_callbacks_see_it(
 
 def _log_start(experiment: Experiment, workdir: Path, latest: CheckpointFolder, start: _Start) -> None:
     """Says what its images are, where the run goes on, and what it will not have."""
+    if (line := missing_accelerator(jax.default_backend())) is not None:
+        warn(line)
     for line in describe_lines(experiment.layout) if experiment.layout else ():
         log(line)
     if start.manifest is not None:

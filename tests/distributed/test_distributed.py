@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from processes import TINY, can_be_hosts, end, free_port, records, run, start_many, wait_for_step
+from processes import TINY, can_be_hosts, end, free_port, records, run, start, start_many, wait_for_step
 
 from resnet_jax.checkpoint.folder import open_latest
 from resnet_jax.cli.main import main
@@ -21,7 +22,11 @@ from resnet_jax.data.batches import epoch_order
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.sources import load_source
 from resnet_jax.distributed import processes as distributed
-from resnet_jax.distributed.detection import Processes, find_processes
+from resnet_jax.distributed.addresses import check_listening
+from resnet_jax.distributed.agreement import own_facts, verdict
+from resnet_jax.distributed.detection import Processes, find_processes, gpus_of
+from resnet_jax.errors import UserError
+from resnet_jax.runtime import missing_accelerator
 
 # 20 steps an epoch; float64, so that sums in another order are no excuse.
 WORDS = [
@@ -474,12 +479,22 @@ def test_wrong_options_are_one_line(capsys, command, words, message):
         ({**SLURM, "SLURM_PROCID": "0"}, None),
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),
         ({**SLURM, "SLURM_STEP_NUM_TASKS": "4"}, Processes(num_processes=4, detection="slurm")),
+        (
+            {
+                **SLURM,
+                "SLURM_STEP_NUM_TASKS": "5",
+                "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+                "SLURM_NODEID": "1",
+                "SLURM_LOCALID": "1",
+            },
+            Processes(num_processes=5, detection="slurm", local_rank=1, local_size=2),
+        ),
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "1"}, None),
         ({**OPEN_MPI, "OMPI_MCA_orte_hnp_uri": "1.0;tcp://10.0.0.1:3"}, Processes(detection="ompi")),
         ({**OPEN_MPI, "JAX_COORDINATOR_ADDRESS": "a:1"}, Processes("a:1", 4, 3)),
         (
             {**OPEN_MPI, "JAX_COORDINATOR_ADDRESS": "a:1", **LOCAL},
-            Processes("a:1", 4, 3, local_device_ids=1),
+            Processes("a:1", 4, 3, local_rank=1, local_size=2),
         ),
         # mpirun in an allocation of two nodes, whose daemons srun started
         (
@@ -495,6 +510,69 @@ def test_environment_tells_whether_there_are_others(environment, expected):
     assert find_processes(None, None, None, environment) == expected
     assert find_processes("b:2", 2, 1, environment) == Processes("b:2", 2, 1)  # options come first
     assert find_processes(None, 1, None, environment) is None
+
+
+@pytest.mark.parametrize(
+    ("local", "num_gpus", "expected"),
+    [
+        ((0, 1), 8, [0, 1, 2, 3, 4, 5, 6, 7]),  # one task a host
+        ((1, 2), 8, [4, 5, 6, 7]),
+        ((5, 8), 8, [5]),
+        ((1, 2), 1, [0]),  # --gpus-per-task=1
+        ((1, 2), 0, None),
+        ((0, 0), 8, None),  # nothing tells how many share the host
+    ],
+)
+def test_a_hosts_gpus_are_divided_among_its_processes(local, num_gpus, expected):
+    assert gpus_of(Processes(detection="slurm", local_rank=local[0], local_size=local[1]), num_gpus) == expected
+
+
+def test_more_processes_than_gpus_are_refused():
+    with pytest.raises(UserError, match="8 processes on this host see 4 GPUs: start at most one for each GPU"):
+        gpus_of(Processes(detection="slurm", local_rank=1, local_size=8), 4)
+
+
+def test_processes_of_other_versions_devices_and_flags_are_refused():
+    facts = {**own_facts(), "programs": True}
+    assert verdict([facts, facts]) == ("", True)
+    assert verdict([facts, {**facts, "programs": False}]) == ("", False)
+    for name, value in (("jax", "0.9.0"), ("devices", 7), ("code", "0"), ("XLA_FLAGS", "--xla_x=1"), ("new", 1)):
+        message, _ = verdict([facts, facts, {**facts, name: value}])
+        assert message.startswith(f"process 2 has {name} {value!r}, and process 0 ")
+
+
+def start_two_of(words, name, values, ends_them):
+    """Two processes, in whose environments one variable differs."""
+    address = f"localhost:{free_port()}"
+    for number, value in enumerate(values):
+        options = ["--coordinator", address, "--num_processes", 2, "--process_id", number]
+        ends_them.append(start(*words, *options, environment={**ONE["environment"], name: str(value)}))
+    return [end(process) for process in ends_them]
+
+
+def test_two_processes_of_other_flags_are_refused_in_a_line(tmp_path, ends_them):
+    words = [*WORDS, "--config.num_steps=1", "--workdir", tmp_path / "run"]
+    results = start_two_of(words, "JAX_DEFAULT_MATMUL_PRECISION", ("default", "highest"), ends_them)
+    for number, (code, _, errors) in enumerate(results):
+        assert code == 2, errors
+        line = "process 1 has JAX_DEFAULT_MATMUL_PRECISION 'highest', and process 0 'default'"
+        assert f"process {number}: error: {line}: start all processes with the same" in errors
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_programs_are_kept_if_all_processes_have_one_folder_for_them(tmp_path, ends_them):
+    words = [*WORDS, "--config.num_steps=1", "--workdir", tmp_path / "run"]
+    folders = (tmp_path / "one", tmp_path / "other")
+    (code, _, errors), _ = start_two_of(words, "JAX_COMPILATION_CACHE_DIR", folders, ends_them)
+    assert code == 0, errors
+    assert "warning: compiled programs are not kept, as the processes' folders" in errors
+    assert [*tmp_path.glob("o*/*-cache")] == []
+    words[-1], ends_them[:] = tmp_path / "again", []
+    (code, _, errors), _ = start_two_of(words, "JAX_COMPILATION_CACHE_DIR", (folders[0],) * 2, ends_them)
+    assert (code, "compiled programs are not kept" in errors) == (0, False)
+    assert [*folders[0].glob("*-cache")] != []
+    assert [*folders[0].glob("probe-*")] == []
 
 
 @pytest.mark.parametrize(
@@ -534,3 +612,31 @@ def test_process_that_is_alone_starts_nothing(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", lambda *words, **more: pytest.fail("it is alone"))
     assert not distributed.start_processes(None, None, None)
     assert not distributed.start_processes(None, 1, 0)
+
+
+def test_the_first_pod_waits_for_its_own_name(monkeypatch):
+    look_up, asked = socket.getaddrinfo, []
+
+    def later(host, *arguments, **options):
+        asked.append(host)
+        if len(asked) < 3:
+            raise socket.gaierror(-2, "Name or service not known")
+        return look_up("localhost", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", later)
+    monkeypatch.setattr("resnet_jax.distributed.addresses.time.sleep", lambda seconds: None)
+    check_listening(f"pod-0.job:{free_port()}", patience=60.0)
+    asked.clear()
+    with pytest.raises(UserError, match="Name or service not known"):
+        check_listening("pod-0.job:80")
+
+
+def test_a_missing_accelerator_is_said(monkeypatch):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    assert missing_accelerator("cpu") is None
+    plugin = EntryPoint("cuda", "jax_cuda13_plugin", "jax_plugins")
+    monkeypatch.setattr("resnet_jax.runtime.importlib.metadata.entry_points", lambda group: [plugin])
+    assert missing_accelerator("cpu").startswith("no device of cuda is visible: all is computed on the CPU")
+    assert missing_accelerator("gpu") is None
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert missing_accelerator("cpu") is None
