@@ -34,6 +34,7 @@ from resnet_jax.training.run import train
 
 GIB = 2**30
 TINY_PRODUCT = 256
+NUM_SWEEPS = 20
 NUM_TRACED = 10  # steps, and kernels that are listed
 # Torch's, of which the faster is measured.
 TRAIN_VARIANTS = ("channels-last compile",)
@@ -81,8 +82,11 @@ def copied_bytes_per_second(num_bytes: int) -> float:
     seconds = []
     for _ in range(10):
         started = time.perf_counter()
-        jax.block_until_ready(add(array))
-        seconds.append(time.perf_counter() - started)
+        result = array
+        for _ in range(NUM_SWEEPS):  # without waiting between: a launch takes as long as a part of a sweep
+            result = add(result)
+        jax.block_until_ready(result)
+        seconds.append((time.perf_counter() - started) / NUM_SWEEPS)
     return 2 * num_bytes / min(seconds)
 
 
@@ -225,15 +229,16 @@ def trace_kernels(part: Part) -> None:
         work.seconds_per_step(3)
         with jax.profiler.trace(folder):
             jax.block_until_ready([work.step() for _ in range(NUM_TRACED)])
-        trace = read_trace(Path(folder))
-        part.row(where="a bare step", ms=trace.busy_ns() / NUM_TRACED / 1e6, **{"GPU waits": trace.idle_share()})
-        spent, count = Counter[str](), Counter[str]()
-        for name, start, stop in trace.events:
-            spent[name] += stop - start
-            count[name] += 1
-        for name, nanoseconds in spent.most_common(NUM_TRACED):
-            share, milliseconds = nanoseconds / spent.total(), nanoseconds / NUM_TRACED / 1e6
-            part.row(kernel=name, ms=milliseconds, share=share, count=count[name] / NUM_TRACED)
+        with part.measured(where="a bare step") as row:
+            trace = read_trace(Path(folder))
+            row["ms"], row["GPU waits"] = trace.busy_ns() / NUM_TRACED / 1e6, trace.idle_share()
+            spent, count = Counter[str](), Counter[str]()
+            for name, start, stop in trace.events:
+                spent[name] += stop - start
+                count[name] += 1
+            for name, nanoseconds in spent.most_common(NUM_TRACED):
+                share, milliseconds = nanoseconds / spent.total(), nanoseconds / NUM_TRACED / 1e6
+                part.row(kernel=name, ms=milliseconds, share=share, count=count[name] / NUM_TRACED)
         del work
     with tempfile.TemporaryDirectory() as folder, part.measured(where="the training loop") as row:
         config, splits = _loop_config(part.tiny, num_steps=40)

@@ -28,6 +28,7 @@ from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step
 from resnet_jax.training.run import train
 
+GPU_TESTS = ("tests/training/test_gpu_program.py",)  # the files with tests marked so: others need not be importable
 NUM_LOSSES = 20
 SECONDS_TO_SAVE = 10.0
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
@@ -35,7 +36,7 @@ DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 def run_gpu_tests(part: Part) -> None:
     """The tests marked `gpu`, a row each."""
-    run_tests(part, "-m", "gpu")
+    run_tests(part, *GPU_TESTS, "-m", "gpu")
 
 
 def run_tests(part: Part, *words: str) -> None:
