@@ -97,9 +97,11 @@ def _flags(name: str) -> str:
 
 
 def _write_probe(folder: str | None) -> str:
-    """Returns the path of a new file in the folder; empty if none can be written."""
-    if folder is None:
-        return ""
+    """Returns the path of a new file in the folder, empty if none can be written; an address, which all reach, as it
+    is.
+    """
+    if folder is None or _is_address(folder):
+        return folder or ""
     probe = Path(folder) / f"probe-{secrets.token_hex(8)}"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
@@ -110,6 +112,8 @@ def _write_probe(folder: str | None) -> str:
 
 
 def _sees(probe: str) -> bool:
+    if _is_address(probe):
+        return True
     deadline = time.monotonic() + _PROBE_SECONDS
     while probe and not Path(probe).exists():
         if time.monotonic() > deadline:
@@ -119,5 +123,9 @@ def _sees(probe: str) -> bool:
 
 
 def _remove(probe: str) -> None:
-    if probe:
+    if probe and not _is_address(probe):
         Path(probe).unlink(missing_ok=True)
+
+
+def _is_address(folder: str) -> bool:
+    return "://" in folder
