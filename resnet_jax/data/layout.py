@@ -87,8 +87,8 @@ class _Planner:
         self.named = self._named_splits(tree)
         train = self.named.get("train")
         around = tree.at(train.path.rpartition("/")[0]) if train else None
-        for folder in (tree, around):
-            self._leave_unwanted(folder)
+        self._leave_unwanted(tree)
+        self._leave_unwanted(around)
         if around is not None and train is not around:
             self.named |= self._beside_named(around)
         splits: Splits = {**self.named}

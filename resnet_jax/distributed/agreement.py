@@ -43,7 +43,8 @@ def agree(client: Any, process_id: int, num_processes: int, seconds: float) -> s
     Raises:
       UserError: in all processes, if one has other facts than process 0.
     """
-    milliseconds, folder = int(1000 * seconds), jax.config.jax_compilation_cache_dir
+    milliseconds = int(1000 * seconds)
+    folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009, JAX makes it
     if process_id == 0:
         client.key_value_set("resnet_jax/probe", json.dumps([folder, _write_probe(folder)]))
     probed, probe = json.loads(client.blocking_key_value_get("resnet_jax/probe", milliseconds))

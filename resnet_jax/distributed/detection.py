@@ -48,14 +48,12 @@ def find_processes(
         raise UserError(f"{' and '.join(missing)} missing: --coordinator, --num_processes and --process_id go together")
     if read_number(environment, "OMPI_COMM_WORLD_SIZE", 1) > 1:
         # Before Slurm: mpirun may start its daemons, one a node, by srun, whose variables the processes inherit.
-        local = {
-            "local_rank": read_number(environment, "OMPI_COMM_WORLD_LOCAL_RANK", 0),
-            "local_size": read_number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", 0),
-        }
         if "OMPI_MCA_orte_hnp_uri" in environment:
-            return Processes(detection="ompi", **local)
-        processes = _from_environment(environment, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")  # from 5.0 on
-        return replace(processes, **local)
+            processes = Processes(detection="ompi")
+        else:  # from 5.0 on
+            processes = _from_environment(environment, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK")
+        rank = read_number(environment, "OMPI_COMM_WORLD_LOCAL_RANK", 0)
+        return replace(processes, local_rank=rank, local_size=read_number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", 0))
     # SLURM_NTASKS is also set in the shell of an allocation, where nobody else would come. Tasks of a step, and only
     # they, have these two; the shell that some sites start as a separate step has one task.
     if "SLURM_PROCID" in environment and read_number(environment, "SLURM_STEP_NUM_TASKS", 1) > 1:
