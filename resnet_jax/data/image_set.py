@@ -137,9 +137,8 @@ def open_image_set(
     unwanted = [split for split in split_folders.left_aside() if split in found.parts]
     if not unwanted:
         return found
-    notes = [
-        f"left aside: the {split} images, {len(found.parts[split].files):,}, as the config says" for split in unwanted
-    ]
+    counts = [format_count(len(found.parts[split].files), f"{split} image") for split in unwanted]
+    notes = [f"left aside: {count}, as the config says" for count in counts]
     parts = {split: part for split, part in found.parts.items() if split not in unwanted}
     return replace(found, parts=parts, notes=(*found.notes, *notes))
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.transforms.preprocess import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     RESAMPLING,
     Preprocess,
     Side,
@@ -90,9 +92,9 @@ def read_processor(processor: Config, num_channels: int = 3) -> Preprocess | Non
     if not scales or processor.get("do_pad") or not kind.startswith(("ConvNext", "Bit", "CLIP", "ViT")):
         return None
     normalizes = processor.get("do_normalize", True)
-    mean = tuple(processor.get("image_mean") or ()) if normalizes else (0.0,) * num_channels
-    std = tuple(processor.get("image_std") or ()) if normalizes else (1.0,) * num_channels
-    if len(mean) != num_channels or len(std) != num_channels:  # what a processor takes without them, versions change
+    mean = tuple(processor.get("image_mean") or IMAGENET_MEAN) if normalizes else (0.0,) * num_channels
+    std = tuple(processor.get("image_std") or IMAGENET_STD) if normalizes else (1.0,) * num_channels
+    if len(mean) != num_channels:
         return None
     size = processor.get("size")
     if isinstance(size, dict) and not {*size} <= {"shortest_edge", "height", "width"}:

@@ -434,7 +434,7 @@ def test_pre_activation_projects_the_activated_input_and_adds_nothing_after_the_
         ({"name": "resnet18", "trainable": "layer3"}, "must be one of all, stage1.*did you mean 'stage3'"),
         ({"name": "resnet18", "trainable": "stem"}, "must be one of all.*; 'stage1' freezes the stem alone"),
         ({"name": "resnet18", "shotcut": "A"}, "'shotcut' is no argument of resnet18.*did you mean 'shortcut'"),
-        ({"name": "resnet18", "shortcut": "E"}, "shortcut='E' must be one of A, B, C, D, none"),
+        ({"name": "resnet18", "shortcut": "E"}, "shortcut='E' must be one of A, A_end, B, C, D, none"),
         ({"name": "resnet18", "dtype": "float16"}, "dtype='float16' must be one of float32, bfloat16, float64"),
         ({"name": "resnet18", "num_classes": 0}, "num_classes=0 must be at least 1, or None"),
         ({"name": "resnet18", "num_classes": 2.5}, "num_classes=2.5 must be of type int or NoneType"),
