@@ -133,8 +133,9 @@ def open_image_set(
     """
     table = table or TableOptions()
     split_folders = split_folders or SplitFolders()
+    unwanted = split_folders.left_aside()
     found = _open(root, split_folders, table, class_names)
-    unwanted = [split for split in split_folders.left_aside() if split in found.parts]
+    unwanted = tuple(split for split in unwanted if split in found.parts)
     if not unwanted:
         return found
     counts = [format_count(len(found.parts[split].files), f"{split} image") for split in unwanted]

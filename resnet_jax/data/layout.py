@@ -53,7 +53,13 @@ class SplitFolders:
         return {split: folder for split, folder in vars(self).items() if folder not in ("", NONE)}
 
     def left_aside(self) -> tuple[str, ...]:
-        """Returns the splits that are not wanted."""
+        """Returns the splits that are not wanted.
+
+        Raises:
+          UserError: if the training images are among them.
+        """
+        if self.train == NONE:
+            raise UserError("config.split_folders.train='none' leaves no training images: name their folder")
         return tuple(split for split, folder in vars(self).items() if folder == NONE)
 
 
@@ -126,8 +132,6 @@ class _Planner:
                 self.finder.leave_aside(child, "as the config says")
 
     def _named_splits(self, tree: Folder) -> dict[str, Folder]:
-        if self.names.train == NONE:
-            raise UserError("config.split_folders.train='none' leaves no training images: name their folder")
         found: dict[str, Folder] = {}
         for split, path in self.names.named().items():
             folder = tree.at(path)
