@@ -20,7 +20,7 @@ AS_HOST = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
 
 
 def can_be_hosts():
-    """Whether processes here may seem to run on hosts of their own."""
+    """Return whether processes here may seem to run on hosts of their own."""
     words = ["unshare", "-rm", "sh", "-c", AS_HOST, os.devnull, "true"]
     return shutil.which("unshare") is not None and subprocess.run(words, capture_output=True).returncode == 0
 

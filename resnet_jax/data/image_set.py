@@ -133,9 +133,9 @@ def open_image_set(
     """
     table = table or TableOptions()
     split_folders = split_folders or SplitFolders()
-    unwanted = split_folders.left_aside()
+    left_aside = split_folders.left_aside()  # its error first
     found = _open(root, split_folders, table, class_names)
-    unwanted = tuple(split for split in unwanted if split in found.parts)
+    unwanted = [split for split in left_aside if split in found.parts]
     if not unwanted:
         return found
     counts = [format_count(len(found.parts[split].files), f"{split} image") for split in unwanted]

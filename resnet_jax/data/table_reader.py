@@ -173,12 +173,12 @@ class TableReader:
         return [UNDIVIDED] * len(files)
 
     @cached_property
-    def _named_classes(self) -> frozenset[str]:
-        """The names in the file of class names, if there is one: a class may be called None."""
-        return frozenset(find_class_names(self.listing.root, self.options.class_names) or ())
+    def _listed_classes(self) -> tuple[str, ...] | None:
+        """The names in the file of class names; None if there is none."""
+        return find_class_names(self.listing.root, self.options.class_names)
 
     def _class_names(self) -> tuple[str, ...] | None:
-        given = find_class_names(self.listing.root, self.options.class_names)
+        given = self._listed_classes
         if given is None and len(self.columns.labels) > 1:
             return self.columns.labels
         return given or self.table.class_names.get(self.columns.labels[0])
@@ -207,7 +207,7 @@ class TableReader:
             if self.columns.is_kaggle_imagenet:
                 value = cell_text(value).partition(" ")[0]
             text = indexed_text(value, names)
-            if not text and cell_text(value) in self._named_classes:
+            if not text and cell_text(value) in (self._listed_classes or ()):  # a class may be called None
                 text = cell_text(value)
             return (text,) if several and text else text
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""What all processes must have alike before they compute together, compared before the first program is compiled.
+"""Compares what all processes must have alike to compute together, before the first program is compiled.
 
 Hosts with other versions, code, flags or devices would train on other pixels without a word, or wait for each other for
 ever. Over the coordinator's store of keys, as no device is needed for that.

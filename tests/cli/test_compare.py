@@ -30,6 +30,20 @@ def runs(tmp_path):
     return root
 
 
+@pytest.fixture
+def another_users_run(runs, monkeypatch):
+    """One of the runs, in whose folder nothing may be looked at."""
+    is_file = Path.is_file
+
+    def refuses(path, **options):
+        if path.parent == runs / "b-0":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path, **options)
+
+    monkeypatch.setattr(Path, "is_file", refuses)
+    return runs / "b-0"
+
+
 def compared(capsys, *words):
     assert main(["compare", *map(str, words)]) == 0
     return capsys.readouterr()
@@ -109,32 +123,16 @@ def test_rows_are_sorted_by_a_field_that_some_runs_have(tmp_path, capsys):
     assert output[2].split()[0].endswith("b")
 
 
-def test_a_folder_that_cannot_be_read_leaves_the_others(runs, tmp_path, capsys, monkeypatch):
-    is_file = Path.is_file
-
-    def refuses(path, **options):  # as another user's workdir does
-        if path.parent.name == "b-0":
-            raise PermissionError(13, "Permission denied")
-        return is_file(path, **options)
-
-    monkeypatch.setattr(Path, "is_file", refuses)
+def test_a_folder_that_cannot_be_read_leaves_the_others(runs, tmp_path, capsys, another_users_run):
     captured = compared(capsys, runs, "--json", "--to", tmp_path / "p.png")
     assert sorted(group["n"] for group in json.loads(captured.out)["groups"]) == [1, 1, 3]
-    assert f"warning: {runs / 'b-0'} is left out: Permission denied" in captured.err
+    assert f"warning: {another_users_run} is left out: Permission denied" in captured.err
 
 
-def test_another_users_run_leaves_the_others(runs, tmp_path, capsys, monkeypatch):
-    is_file = Path.is_file
-
-    def refuses(path, **options):
-        if path.parent.name == "b-0":
-            raise PermissionError(13, "Permission denied")
-        return is_file(path, **options)
-
-    monkeypatch.setattr(Path, "is_file", refuses)
+def test_another_users_run_leaves_the_others(runs, tmp_path, capsys, another_users_run):
     captured = compared(capsys, *sorted(runs.iterdir()), "--json", "--to", tmp_path / "p.png")
     assert sorted(group["n"] for group in json.loads(captured.out)["groups"]) == [1, 1, 3]
-    assert f"warning: {runs / 'b-0'} is left out: Permission denied" in captured.err
+    assert f"warning: {another_users_run} is left out: Permission denied" in captured.err
 
 
 def test_a_run_is_counted_once_by_whatever_names(runs, tmp_path, capsys, monkeypatch):
