@@ -142,8 +142,7 @@ def processor_name() -> str:
     """Returns the processor's name and how many cores this process may use, as in "AMD EPYC 9R45, 2 cores"."""
     lines = _processor().splitlines()
     found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{found[0] if found else platform.processor() or platform.machine()}, {cores} cores"
+    return f"{found[0] if found else platform.processor() or platform.machine()}, {_cores_to_run_on()} cores"
 
 
 def _processor() -> str:
@@ -217,9 +216,13 @@ def in_notebook() -> bool:
 
 def num_cores() -> float:
     """Returns the cores that the process may use, a container's share of them included."""
-    cores: float = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = _cores_to_run_on()
     quota, _, period = _read(CGROUP / "cpu.max").partition(" ")
     return min(cores, int(quota) / int(period)) if quota.isdecimal() and period.strip().isdecimal() else cores
+
+
+def _cores_to_run_on() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int | None:
