@@ -19,7 +19,8 @@ from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
-from resnet_jax.inference.evaluate import evaluate_weights, open_images
+from resnet_jax.inference.evaluate import evaluate_weights
+from resnet_jax.inference.evaluation_images import open_images
 from resnet_jax.weights.class_names import CIFAR10_NAMES, imagenet_names
 from resnet_jax.weights.convert import convert
 from resnet_jax.weights.safetensors_file import write_safetensors
