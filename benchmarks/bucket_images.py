@@ -21,7 +21,7 @@ import numpy as np
 
 from resnet_jax.cli.printing import print_result
 from resnet_jax.data.encoded import EncodedSource
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import Keys
 from resnet_jax.data.threads import DecodeThreads

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from resnet_jax.cli.printing import print_result
 from resnet_jax.data.encoded import EncodedSource
 from resnet_jax.data.folder_tree import make_tree
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.layout import plan_layout
 from resnet_jax.data.listing import StoredFile
 from resnet_jax.data.options import DatasetOptions

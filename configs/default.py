@@ -31,8 +31,8 @@ def get_config() -> ConfigDict:
     # The folder of the images or of TFDS's sets, or its address in a bucket; "": ~/tensorflow_datasets.
     config.data_dir = ""
 
-    # Split folders: which folders hold the splits, if they are not called train, val and test. Paths start from
-    # data_dir. "none" leaves a split out.
+    # Split folders: which folders hold the splits, if they are not called train, val and test; or lists of each split's
+    # images, text files or tables. Paths start from data_dir. "none" leaves a split out.
     config.split_folders = ConfigDict()
     config.split_folders.train = ""
     config.split_folders.validation = ""

@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from PIL import Image
 
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.errors import UserError
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.batches import epoch_order
-from resnet_jax.data.image_set import ImageSet, open_image_set
+from resnet_jax.data.image_set import ImageSet
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.kept_pixels import MEMORY_LIMIT
 from resnet_jax.data.labels import check_one_known_label, class_counts, stratified_share
 from resnet_jax.data.options import DatasetOptions

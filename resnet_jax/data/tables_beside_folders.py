@@ -16,21 +16,27 @@ from resnet_jax.formatting import format_count
 
 
 def compare_with_folders(
-    listing: Listing, options: TableOptions, class_of: Mapping[str, str], splits: Collection[str]
+    listing: Listing,
+    options: TableOptions,
+    class_of: Mapping[str, str],
+    splits: Collection[str],
+    read: Collection[str] = (),
 ) -> str:
     """Returns a line on tables that were not read, as the folders say the classes; empty if there are none.
 
     Args:
       class_of: the class of each image, by its path, as the folders say.
       splits: those that the folders say.
+      read: paths of tables that were read, as they divide the images, and are compared only.
 
     Raises:
-      UserError: if such a table names other labels than the folders do.
+      UserError: if a table names other labels than the folders do.
     """
     readers = table_readers(listing, options)
     for path, reader in readers.items():
         if isinstance(reader, TableReader):
             _compare(listing, path, reader, class_of)
+    readers = {path: reader for path, reader in readers.items() if path not in read}
     broken = [one for one in readers.values() if isinstance(one, str) and "cannot be read" in one]
     lines = [f"{abridge([*readers])} not read, as the folders are the classes (config.table.file reads it)"]
     if UNDIVIDED in splits:

@@ -10,6 +10,7 @@ from resnet_jax.data.class_labels import read_class_names
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing
 from resnet_jax.data.scan import ARCHIVES
+from resnet_jax.data.split_lists import is_list
 from resnet_jax.data.split_names import UNDIVIDED, plain_split, split_in
 from resnet_jax.data.table_file import SUFFIXES
 from resnet_jax.errors import UserError, abridge
@@ -65,7 +66,10 @@ def describe_lists(listing: Listing, parts: Mapping[str, LabelledFiles]) -> list
     ]  # fmt: skip
     if part.where.lower().endswith(SUFFIXES):
         lists = [path for path in lists if path != part.where and plain_split(_stem(path)) != "test"]
-    return [f"left unread: {abridge(lists, 4)}, which may divide the images"] if lists else []
+    if not lists:
+        return []
+    advice = " (config.split_folders.train and .test read them)" if all(map(is_list, lists)) else ""
+    return [f"left unread: {abridge(lists, 4)}, which may divide the images{advice}"]
 
 
 def _near(listing: Listing, part: LabelledFiles) -> list[str]:

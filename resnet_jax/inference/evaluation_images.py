@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from resnet_jax.data.encoded import EncodedSource
-from resnet_jax.data.image_set import describe_lines, open_image_set
+from resnet_jax.data.image_set import describe_lines
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.source import ArraySource, Source
 from resnet_jax.data.sources import load_source, split_names

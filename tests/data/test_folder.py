@@ -12,7 +12,7 @@ from resnet_jax.data import encoded, scan
 from resnet_jax.data.bad_images import BadImages
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.decoding import BadImageError, EncodedImage
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.sources import load_splits
 from resnet_jax.data.transforms.preprocess import Preprocess

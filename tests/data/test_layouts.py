@@ -5,7 +5,8 @@ import json
 import pytest
 from image_trees import assert_refused, image_bytes, images, make_tree, tar_of, understood
 
-from resnet_jax.data.image_set import describe_lines, open_image_set
+from resnet_jax.data.image_set import describe_lines
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.sources import load_splits

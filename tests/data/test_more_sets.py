@@ -6,7 +6,8 @@ import json
 import pytest
 from image_trees import assert_refused, image_bytes, images, make_tree
 
-from resnet_jax.data.image_set import describe_lines, open_image_set
+from resnet_jax.data.image_set import describe_lines
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.separators import check_one_label
 from resnet_jax.errors import UserError
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from resnet_jax.config import load_config
 from resnet_jax.data.batches import TrainBatches
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError

@@ -9,7 +9,7 @@ from image_trees import images, make_tree
 
 from resnet_jax.data import table_search
 from resnet_jax.data.file_finder import KEPT_FROM, FileIndex
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.listing import StoredFile
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.sources import load_splits

@@ -5,7 +5,7 @@ import json
 import pytest
 from image_trees import assert_refused, image_bytes, images, make_tree, tar_of
 
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.table_options import TableOptions
 
 I4 = images(*(f"i/{n}.png" for n in range(1, 5)))

@@ -168,7 +168,7 @@ def archives(scratch):
 
     import numpy as np
 
-    from resnet_jax.data.image_set import open_image_set
+    from resnet_jax.data.image_set_reader import open_image_set
     from resnet_jax.data.options import DatasetOptions
 
     photo = (Path(__file__).parent.parent / "golden" / "flower.jpg").read_bytes()[:4000]

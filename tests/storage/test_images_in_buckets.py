@@ -12,7 +12,7 @@ from bucket_server import BUCKET
 from image_trees import image_bytes, make_tree, tar_of
 from processes import run
 
-from resnet_jax.data.image_set import open_image_set
+from resnet_jax.data.image_set_reader import open_image_set
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.sources import load_source
 from resnet_jax.data.tfds.records import manual_dir
