@@ -2,9 +2,8 @@
 
 import optax
 
-from resnet_jax.errors import UserError
 from resnet_jax.training.schedule import Schedule
-from resnet_jax.training.weight_decay import check_hyperparameters, decayed
+from resnet_jax.training.weight_decay import check_hyperparameters, decayed, is_zero
 
 
 def adamw(
@@ -29,7 +28,7 @@ def adamw(
     Raises:
       UserError: for numbers outside these ranges.
     """
-    _check(learning_rate, momentum, weight_decay, second_momentum)
+    check_hyperparameters(learning_rate, momentum=momentum, weight_decay=weight_decay, second_momentum=second_momentum)
     return optax.chain(
         optax.scale_by_adam(momentum, second_momentum, epsilon),
         optax.add_decayed_weights(weight_decay, decayed(decay_norm_and_bias, decay_bias)),
@@ -51,7 +50,7 @@ def adam(
 
     Takes the arguments of `adamw` and raises its errors.
     """
-    _check(learning_rate, momentum, weight_decay, second_momentum)
+    check_hyperparameters(learning_rate, momentum=momentum, weight_decay=weight_decay, second_momentum=second_momentum)
     return optax.chain(
         optax.add_decayed_weights(weight_decay, decayed(decay_norm_and_bias, decay_bias)),
         optax.scale_by_adam(momentum, second_momentum, epsilon),
@@ -74,11 +73,11 @@ def rmsprop(
     second_momentum is torch's alpha; weight_decay is added to the gradient. The other arguments and the errors
     are `adamw`'s. Optax's own adds epsilon under the root by default; torch, and this, add it outside the root.
     """
-    _check(learning_rate, momentum, weight_decay, second_momentum)
+    check_hyperparameters(learning_rate, momentum=momentum, weight_decay=weight_decay, second_momentum=second_momentum)
     return optax.chain(
         optax.add_decayed_weights(weight_decay, decayed(decay_norm_and_bias, decay_bias)),
         optax.scale_by_rms(second_momentum, epsilon, eps_in_sqrt=False),
-        optax.trace(momentum) if momentum else optax.identity(),
+        optax.identity() if is_zero(momentum) else optax.trace(momentum),
         optax.scale_by_learning_rate(learning_rate),
     )
 
@@ -98,15 +97,9 @@ def lion(
     other arguments and the errors are `adamw`'s. Rates are three to ten times smaller than AdamW's, decay as
     much larger.
     """
-    _check(learning_rate, momentum, weight_decay, second_momentum)
+    check_hyperparameters(learning_rate, momentum=momentum, weight_decay=weight_decay, second_momentum=second_momentum)
     return optax.chain(
         optax.scale_by_lion(momentum, second_momentum),
         optax.add_decayed_weights(weight_decay, decayed(decay_norm_and_bias, decay_bias)),
         optax.scale_by_learning_rate(learning_rate),
     )
-
-
-def _check(learning_rate: float | Schedule, momentum: float, weight_decay: float, second_momentum: float) -> None:
-    check_hyperparameters(learning_rate, momentum, weight_decay)
-    if not 0.0 <= second_momentum < 1.0:
-        raise UserError(f"second_momentum={second_momentum} must be in [0, 1)")

@@ -138,12 +138,17 @@ class Loss:
         losses, weights = binary_cross_entropy(logits, labels, *options), self.row_weights(logits, labels)
         return losses if weights is None else losses * weights
 
+    @property
+    def weighs_rows(self) -> bool:
+        """True if rows weigh by their classes, not where an image has several labels, weighted among each other."""
+        return bool(self.class_weights) and not self.multi_label
+
     def row_weights(self, logits: Array, labels: Array) -> Array | None:
         """Returns each row's weight in a mean, (B,): its class's, or the mean of those that are mixed by their shares.
 
-        None where all weigh the same, as where an image has several labels: they are weighted among each other.
+        None where all weigh the same.
         """
-        if not self.class_weights or self.multi_label:
+        if not self.weighs_rows:
             return None
         return _targets(labels, logits) @ jnp.asarray(self.class_weights, logits.dtype)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated, Any
 
 import jax
@@ -13,7 +14,14 @@ from resnet_jax.errors import UserError
 from resnet_jax.ranges import FRACTION, NOT_NEGATIVE, POSITIVE, OneOf
 from resnet_jax.training.adam import adam, adamw, lion, rmsprop
 from resnet_jax.training.schedule import Schedule
-from resnet_jax.training.weight_decay import begins_with, check_hyperparameters, decayed, dotted, on_decayed
+from resnet_jax.training.weight_decay import (
+    begins_with,
+    check_hyperparameters,
+    decayed,
+    dotted,
+    is_zero,
+    on_decayed,
+)
 
 OPTIMIZERS = ("sgd", "lars", "lamb", "adamw", "adam", "rmsprop", "lion")
 
@@ -80,7 +88,7 @@ def sgd(
     Raises:
       UserError: for numbers outside these ranges.
     """
-    check_hyperparameters(learning_rate, momentum, weight_decay)
+    check_hyperparameters(learning_rate, momentum=momentum, weight_decay=weight_decay)
     return optax.chain(
         optax.add_decayed_weights(weight_decay, decayed(decay_norm_and_bias, decay_bias)),
         _descend(learning_rate, momentum, nesterov),
@@ -105,8 +113,8 @@ def lars(
     that does not decay keeps its gradient; with weight_decay=0 all do, and this is `sgd`. The other arguments and
     errors are `sgd`'s.
     """
-    check_hyperparameters(learning_rate, momentum, weight_decay)
-    if trust_coefficient <= 0.0:
+    check_hyperparameters(learning_rate, momentum=momentum, weight_decay=weight_decay)
+    if not isinstance(trust_coefficient, jax.core.Tracer) and trust_coefficient <= 0.0:
         raise UserError(f"trust_coefficient={trust_coefficient} must be positive")
 
     def scale(gradient: jax.Array, parameter: jax.Array) -> jax.Array:
@@ -141,14 +149,16 @@ def lamb(
     with weight_decay=0 all do.
     decay_norm_and_bias, decay_bias: see `sgd`. Raises UserError (a ValueError) for numbers outside their ranges.
     """
-    check_hyperparameters(learning_rate, momentum, weight_decay)
-    if not 0.0 <= second_momentum < 1.0:
-        raise UserError(f"second_momentum={second_momentum} must be in [0, 1)")
-    if max_gradient_norm < 0.0:
-        raise UserError(f"max_gradient_norm={max_gradient_norm} must be at least 0")
+    check_hyperparameters(
+        learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        second_momentum=second_momentum,
+        max_gradient_norm=max_gradient_norm,
+    )
     by_layer = optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_trust_ratio())
     return optax.chain(
-        optax.clip_by_global_norm(max_gradient_norm) if max_gradient_norm else optax.identity(),
+        optax.identity() if is_zero(max_gradient_norm) else optax.clip_by_global_norm(_or_unlimited(max_gradient_norm)),
         optax.scale_by_adam(momentum, second_momentum, epsilon),
         on_decayed(by_layer, weight_decay, decay_norm_and_bias, decay_bias),
         optax.scale_by_learning_rate(learning_rate),
@@ -163,7 +173,7 @@ def clip_gradient_norm(max_norm: float) -> optax.GradientTransformation:
     Raises:
       UserError: if max_norm is not positive.
     """
-    if max_norm <= 0.0:
+    if not isinstance(max_norm, jax.core.Tracer) and max_norm <= 0.0:
         raise UserError(f"max_norm={max_norm} must be positive")
 
     def clip(gradients: optax.Updates, params: optax.Params | None) -> optax.Updates:
@@ -179,7 +189,7 @@ def add_l1(strength: float, decay_norm_and_bias: bool = True, *, decay_bias: boo
 
     It goes before the optimizer. strength >= 0, else UserError (a ValueError).
     """
-    if strength < 0.0:
+    if not isinstance(strength, jax.core.Tracer) and strength < 0.0:
         raise UserError(f"l1={strength} must be at least 0")
     penalty = optax.stateless(
         lambda gradients, params: jax.tree.map(lambda g, p: g + strength * jnp.sign(p), gradients, params)
@@ -224,12 +234,17 @@ def scale_by_layer(factors: Mapping[str, float]) -> optax.GradientTransformation
 
 def _descend(learning_rate: float | Schedule, momentum: float, nesterov: bool) -> optax.GradientTransformation:
     """Steps against the gradients, or with momentum their running sum: the end of SGD and LARS."""
-    if nesterov and momentum == 0.0:
+    if nesterov and is_zero(momentum):
         raise UserError("nesterov=True needs momentum > 0")
     return optax.chain(
-        optax.trace(momentum, nesterov) if momentum else optax.identity(),
+        optax.identity() if is_zero(momentum) else optax.trace(momentum, nesterov),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _or_unlimited(max_norm: Any) -> Any:
+    """Returns a norm that gradients are clipped to, where an array may be 0, which stands for none."""
+    return max_norm if isinstance(max_norm, Real) else jnp.where(max_norm > 0, max_norm, jnp.inf)
 
 
 # Those that keep a mean of squares or a second momentum.

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from math import prod
 from typing import Any
 
 import flax.struct
@@ -50,9 +51,13 @@ class Accumulated(flax.struct.PyTreeNode):
 
     Attributes:
       num_parts: () int32.
+      loss_weight, row_weight: () float, the sums of what the parts weigh, in the loss and its gradients and in the
+        accuracy: 1 each, or where rows have a mask or classes a weight, as much as their rows.
     """
 
     num_parts: Array
+    loss_weight: Array
+    row_weight: Array
     gradients: Any
     batch_stats: Any
     metrics: dict[str, Array]
@@ -63,6 +68,8 @@ def begin_accumulation(state: TrainState) -> Accumulated:
     zero = jnp.zeros((), jax.tree.leaves(state.params)[0].dtype)
     return Accumulated(
         num_parts=jnp.zeros((), jnp.int32),
+        loss_weight=zero,
+        row_weight=zero,
         gradients=jax.tree.map(jnp.zeros_like, state.trained(state.params)),
         batch_stats=state.trained(state.batch_stats),
         metrics={"loss": zero, "accuracy": zero},
@@ -77,9 +84,14 @@ def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Acc
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), state.step), accumulated.num_parts)
     before = {**state.batch_stats, **accumulated.batch_stats}
     gradients, batch_stats, metrics = _gradients(state, before, batch, key)
+    loss_weight, row_weight = _part_weights(state, batch, accumulated.loss_weight.dtype)
+    weigh = partial(_weighed, weight=loss_weight)
+    metrics = {"loss": weigh(metrics["loss"]), "accuracy": _weighed(metrics["accuracy"], row_weight)}
     return Accumulated(
         num_parts=accumulated.num_parts + 1,
-        gradients=jax.tree.map(jnp.add, accumulated.gradients, gradients),
+        loss_weight=accumulated.loss_weight + (1.0 if loss_weight is None else loss_weight),
+        row_weight=accumulated.row_weight + (1.0 if row_weight is None else row_weight),
+        gradients=jax.tree.map(jnp.add, accumulated.gradients, jax.tree.map(weigh, gradients)),
         batch_stats=batch_stats,
         metrics=jax.tree.map(jnp.add, accumulated.metrics, metrics),
     )
@@ -87,10 +99,34 @@ def accumulate(state: TrainState, accumulated: Accumulated, batch: Batch) -> Acc
 
 def finish_accumulation(state: TrainState, accumulated: Accumulated) -> tuple[TrainState, dict[str, Array]]:
     """Returns the same as `train_step`, from the mean over the parts; pure, to be jitted."""
-    gradients, metrics = jax.tree.map(
-        lambda total: total / accumulated.num_parts.astype(total.dtype), (accumulated.gradients, accumulated.metrics)
-    )
+    loss_weight, totals = accumulated.loss_weight, accumulated.metrics
+    gradients = jax.tree.map(lambda total: total / loss_weight.astype(total.dtype), accumulated.gradients)
+    metrics = {"loss": totals["loss"] / loss_weight, "accuracy": totals["accuracy"] / accumulated.row_weight}
     return _update(state, gradients, accumulated.batch_stats, metrics)
+
+
+def _part_weights(state: TrainState, batch: Batch, dtype: Any) -> tuple[Array | None, Array | None]:
+    """Returns what a part of a batch weighs in the loss and in the accuracy; None where all parts weigh the same."""
+    labels, mask = batch["label"], batch.get("mask")
+    class_weights = None
+    if state.loss.weighs_rows:
+        class_weights = state.loss.row_weights(jnp.zeros((1, len(state.loss.class_weights)), dtype), labels)
+    rows = None if mask is None else mask.astype(dtype)
+    loss_rows = [factor for factor in (rows, class_weights) if factor is not None]
+    axes = mapped_batch_axes(batch["image"], state.axis_name)
+
+    def total(factors: list[Array]) -> Array | None:
+        if not factors:
+            return None
+        weight = jnp.sum(prod(factors))
+        return jax.lax.psum(weight, axes) if axes else weight
+
+    return total(loss_rows), total([] if rows is None else [rows])
+
+
+def _weighed(value: Array, weight: Array | None) -> Array:
+    """Returns a part's mean times its weight; 0 of a part without weight, whose mean is 0 / 0."""
+    return value if weight is None else jnp.where(weight > 0, value * weight.astype(value.dtype), 0.0)
 
 
 def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
@@ -104,7 +140,7 @@ def eval_step(state: TrainState, batch: Batch) -> dict[str, Array]:
       "loss_sum" (cross-entropy without smoothing, whatever the training loss), "correct" and "count", scalars over
         the rows whose mask is not 0.
     """
-    _, sums, _ = _judged(state, batch)
+    _, sums, _ = _evaluate(state, batch)
     return sums
 
 
@@ -115,7 +151,7 @@ def per_example_eval_step(state: TrainState, batch: Batch) -> dict[str, Any]:
     stand before the label's, of equal logits the earlier class first, so that 0 is a correct answer; "loss" in nats;
     "counted", bool: whether the row's mask is not 0. "label" of the batch is (B,) int.
     """
-    logits, sums, rows = _judged(state, batch)
+    logits, sums, rows = _evaluate(state, batch)
     labels = batch["label"]
     at_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)  # (B, 1)
     earlier = jnp.arange(logits.shape[-1]) < labels[:, None]
@@ -160,19 +196,19 @@ def _logits(state: TrainState, images: Array) -> Array:
     return logits.reshape(*images.shape[:2], -1).mean(axis=1) if images.ndim == 5 else logits
 
 
-def _judged(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+def _evaluate(state: TrainState, batch: Batch) -> tuple[Array, dict[str, Array], dict[str, Array]]:
     """Returns (logits (B, K), the sums of `eval_step`, "loss" and "counted" of each row) in evaluation mode."""
     labels, mask = batch["label"], batch.get("mask")
     logits = _logits(state, batch["image"])
     check_labels(labels, logits.shape[-1], mask)
-    weights = jnp.ones(labels.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
+    counted = jnp.ones(len(labels), bool) if mask is None else mask > 0
     losses = softmax_cross_entropy(logits, labels)
     sums = {
-        "loss_sum": jnp.sum(jnp.where(weights > 0, losses, 0.0)),
-        "correct": jnp.sum(correct(logits, labels) * weights),
-        "count": jnp.sum(weights),
+        "loss_sum": jnp.sum(jnp.where(counted, losses, 0.0)),
+        "correct": jnp.sum(correct(logits, labels) & counted, dtype=jnp.int32),
+        "count": jnp.sum(counted, dtype=jnp.int32),
     }
-    return logits, sums, {"loss": losses, "counted": weights > 0}
+    return logits, sums, {"loss": losses, "counted": counted}
 
 
 def _gradients(

@@ -1,9 +1,11 @@
 """Chooses the parameters that decay, by name and dimension, and checks the numbers that all optimizers share."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from resnet_jax.errors import UserError
@@ -12,24 +14,53 @@ from resnet_jax.training.schedule import Schedule
 Mask = Callable[[optax.Params], Any]
 
 
-def check_hyperparameters(learning_rate: float | Schedule, momentum: float, weight_decay: float) -> None:
-    """Raises UserError for numbers that no optimizer takes."""
-    if not callable(learning_rate) and learning_rate < 0.0:
-        raise UserError(f"learning_rate={learning_rate} must be at least 0")
-    if not 0.0 <= momentum < 1.0:
-        raise UserError(f"momentum={momentum} must be in [0, 1)")
-    if weight_decay < 0.0:
-        raise UserError(f"weight_decay={weight_decay} must be at least 0")
+def check_hyperparameters(learning_rate: float | Schedule, **numbers: float) -> None:
+    """Raises UserError for numbers that no optimizer takes; those that JAX traces have no value to be checked.
+
+    Args:
+      numbers: momenta, which must be in [0, 1), and others, which must be at least 0, by their names.
+    """
+    if not callable(learning_rate):
+        numbers = {"learning_rate": learning_rate, **numbers}
+    for name, value in numbers.items():
+        if isinstance(value, jax.core.Tracer):
+            continue
+        if name.endswith("momentum"):
+            if not 0.0 <= value < 1.0:
+                raise UserError(f"{name}={value} must be in [0, 1)")
+        elif value < 0.0:
+            raise UserError(f"{name}={value} must be at least 0")
+
+
+def is_zero(value: float | jax.Array) -> bool:
+    """Returns whether a hyperparameter is the number 0: an array may be another one in the next step.
+
+    `optax.inject_hyperparams` makes arrays of them, and the transforms must be the same in all steps.
+    """
+    return isinstance(value, Real) and value == 0
 
 
 def on_decayed(
-    transformation: optax.GradientTransformation, strength: float, decay_norm_and_bias: bool, decay_bias: bool
+    transformation: optax.GradientTransformation,
+    strength: float | jax.Array,
+    decay_norm_and_bias: bool,
+    decay_bias: bool,
 ) -> optax.GradientTransformation:
     """Returns `transformation` on the parameters that decay; nothing where the decay's strength is 0."""
-    if strength == 0.0:
+    if is_zero(strength):
         return optax.identity()
+    if not isinstance(strength, Real):
+        transformation = _where_positive(strength, transformation)
     mask = decayed(decay_norm_and_bias, decay_bias)
     return transformation if mask is None else optax.masked(transformation, mask)
+
+
+def _where_positive(strength: Any, transformation: optax.GradientTransformation) -> optax.GradientTransformation:
+    def update(updates: optax.Updates, state: optax.OptState, params: optax.Params | None = None) -> Any:
+        changed, state = transformation.update(updates, state, params)
+        return jax.tree.map(lambda one, other: jnp.where(strength > 0, one, other), changed, updates), state
+
+    return optax.GradientTransformation(transformation.init, update)
 
 
 def decayed(decay_norm_and_bias: bool, decay_bias: bool) -> Mask | None:

@@ -152,12 +152,18 @@ def test_weights_are_summed_over_the_devices_where_each_normalises_its_own_image
     assert sharded[0]["loss"] != pytest.approx(whole[0]["loss"], rel=1e-4)  # their statistics are others
 
 
-def test_parts_of_a_batch_are_each_weighted_by_themselves():
-    state = create_train_state(*network("frozen"), sgd(0.1), class_weights=WEIGHTS)
-    accumulated, parts = begin_accumulation(state), []
+@pytest.mark.parametrize("weights", [(), WEIGHTS], ids=["alike", "by class"])
+@pytest.mark.parametrize("num_counted", [16, 11, 6])  # the second part has 8, 3 and no rows that count
+def test_parts_of_a_batch_add_up_to_it_with_masks_and_class_weights(weights, num_counted):
+    state = create_train_state(*network("frozen"), sgd(0.1), class_weights=weights)
+    batch = {"image": IMAGES[:16], "label": MANY[:16], "mask": (jnp.arange(16) < num_counted).astype(jnp.float32)}
+    accumulated = begin_accumulation(state)
     for rows in (slice(0, 8), slice(8, 16)):
-        batch = {"image": IMAGES[rows], "label": MANY[rows]}
-        parts.append(float(jax.jit(train_step)(state, batch)[1]["loss"]))
-        accumulated = jax.jit(accumulate)(state, accumulated, batch)
-    _, metrics = finish_accumulation(state, accumulated)
-    assert float(metrics["loss"]) == pytest.approx(sum(parts) / 2, rel=1e-5)
+        part = {name: array[rows] for name, array in batch.items()}
+        accumulated = jax.jit(accumulate)(state, accumulated, part)
+    parts, of_parts = finish_accumulation(state, accumulated)
+    whole, metrics = jax.jit(train_step)(state, batch)
+    for name, value in metrics.items():
+        assert float(of_parts[name]) == pytest.approx(float(value), rel=1e-4)
+    for one, other in zip(jax.tree.leaves(parts.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

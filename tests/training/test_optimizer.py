@@ -162,3 +162,28 @@ def test_layers_have_their_own_rates_by_the_longest_name():
 def test_other_numbers_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("make", [sgd, lars, lamb, adamw, adam, rmsprop, lion])
+def test_hyperparameters_may_change_inside_a_compiled_step(make):
+    params = {"layer": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.1, -0.2])}}
+    gradients = jax.tree.map(lambda leaf: 0.1 * leaf + 0.05, params)
+    plain, injected = make(0.1), optax.inject_hyperparams(make)(learning_rate=0.1)
+
+    def two_steps(tx):
+        state, now = tx.init(params), params
+        for _ in range(2):
+            updates, state = jax.jit(tx.update)(gradients, state, now)
+            now = optax.apply_updates(now, updates)
+        return now
+
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, 1e-4), two_steps(plain), two_steps(injected))
+    decays = optax.inject_hyperparams(make)(learning_rate=0.1, weight_decay=0.1)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, 1e-4),
+        two_steps(make(0.1, weight_decay=0.1)),
+        two_steps(decays),
+    )
+    move = lambda rate: make(rate).update(gradients, make(rate).init(params), params)[0]  # noqa: E731
+    kernel = jax.vmap(move)(jnp.array([0.1, 0.2]))["layer"]["kernel"]
+    np.testing.assert_allclose(kernel[1], 2.0 * kernel[0], 1e-5)

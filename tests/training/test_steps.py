@@ -342,6 +342,16 @@ def test_parts_of_a_batch_add_up_to_it_where_batch_norm_is_frozen():
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_rows", [2, 3, 6])  # fewer than the classes, as many, more
+def test_labels_may_be_distributions_in_evaluation_too(num_rows):
+    rows = {name: array[:num_rows] for name, array in BATCH.items()}
+    distributions = {**rows, "label": jax.nn.one_hot(rows["label"], 3)}
+    sums, others = (jax.jit(eval_step)(tiny_state(), batch) for batch in (rows, distributions))
+    assert int(others["count"]) == num_rows
+    assert int(others["correct"]) == int(sums["correct"])
+    assert float(others["loss_sum"]) == pytest.approx(float(sums["loss_sum"]), rel=1e-5)
+
+
 @pytest.mark.parametrize("label", [3, -1])
 def test_labels_out_of_range_are_refused_and_under_jit_make_the_loss_nan(label):
     wrong = {**BATCH, "label": BATCH["label"].at[4].set(label)}
