@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_INTERRUPTED
+from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from resnet_jax.config import load_config
 from resnet_jax.distributed.log_handler import install_log_handler
-from resnet_jax.errors import UserError, check_choice
+from resnet_jax.errors import Preempted, RunError, UserError, check_choice
 from resnet_jax.formatting import format_percent
 from resnet_jax.models import list_models
 from resnet_jax.plotting.figures import new_figure, save_figure, style_axes
@@ -92,6 +92,10 @@ def main() -> int:
         results = degradation(arguments.config, overrides, depths, arguments.workdir)
     except ValueError as error:
         parser.error(str(error))
+    except RunError as error:
+        parser.exit(EXIT_FAILED, f"{parser.prog}: error: {error}\n")
+    except Preempted as error:
+        parser.exit(EXIT_INTERRUPTED, f"interrupted by {error} before the first step; the same command starts again\n")
     for name, result in results.items():
         if result.interrupted_by:
             print(f"{name}: interrupted by {result.interrupted_by}; the same command continues", file=sys.stderr)

@@ -57,13 +57,13 @@ def enable_compilation_cache() -> Path | None:
     """Keeps compiled programs on disk, so that the next start compiles nothing; returns the folder, None if off.
 
     The folder is the user's alone, under RESNET_JAX_HOME (default: ~/.cache/resnet_jax), and named by JAX's versions
-    and the processor, for which alone compiled programs are right. RESNET_JAX_COMPILATION_CACHE=0 turns it off;
-    JAX_COMPILATION_CACHE_DIR, where set, is left to JAX. A folder that others could write, or that cannot be made, is
-    no error: nothing is kept. Beyond MOST_CACHED_BYTES the oldest programs are removed.
+    and the processor, for which alone compiled programs are right. RESNET_JAX_COMPILATION_CACHE=0 turns it off.
+    JAX_COMPILATION_CACHE_DIR, or the folder that a program has given JAX, stays. A folder that others could write, or
+    that cannot be made, is no error: nothing is kept. Beyond MOST_CACHED_BYTES the oldest programs are removed.
     """
-    if cache_is_off() or "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return None
     folder = cache_folder()
+    if cache_is_off() or jax.config.jax_compilation_cache_dir not in (None, str(folder)):  # type: ignore[attr-defined]
+        return None
     if cache_fault(folder):
         return None
     remove_oldest(folder.parent, MOST_CACHED_BYTES)

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from resnet_jax.config import (
     OPEN_FIELDS,
     SECTIONS,
+    checked_config,
     config_from_dict,
     configs_dir,
     default_config,
@@ -184,3 +186,13 @@ def test_a_networks_arguments_are_read_as_other_fields_are():
     assert load_config("cifar10_preact1001", ["--config.model_args.remat=false"]).model_args.remat is False
     with pytest.raises(UserError, match=r"config\.model_args\.stage_sizes='2' is of another type than the config's"):
         load_config("cifar10_fast", ["--config.model_args.stage_sizes=2"])
+
+
+def test_numbers_of_numpy_become_pythons():
+    config = load_config("digits")
+    config.model_args.num_filters = np.int64(8)
+    config.learning_rate_factors.fc = np.float32(0.5)
+    config.learning_rate = np.float64(0.25)
+    values = json.loads(to_json(checked_config(config)))
+    assert (values["model_args"]["num_filters"], values["learning_rate_factors"]["fc"]) == (8, 0.5)
+    assert type(config.learning_rate) is float

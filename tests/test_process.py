@@ -34,6 +34,14 @@ def test_cache_can_be_switched_off_and_is_jaxs_own_where_that_is_set(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_folder_that_a_program_has_given_jax_stays(tmp_path):
+    own = str(tmp_path / "own")
+    setting = f"import jax; jax.config.update('jax_compilation_cache_dir', {own!r})"
+    assert cache_folder(tmp_path, f"{setting}; {CODE}; print(jax.config.jax_compilation_cache_dir)") == f"None\n{own}"
+    twice = cache_folder(tmp_path, f"{CODE}; print(enable_compilation_cache())").splitlines()
+    assert twice[0] == twice[1] != "None"
+
+
 def test_folder_that_others_can_write_is_not_trusted(tmp_path):
     folder = cache_folder(tmp_path)
     os.chmod(folder, 0o777)

@@ -51,7 +51,11 @@ def run_lr_find(arguments: argparse.Namespace) -> int:
     options, picture = options_of(config), picture_path(arguments.to)
     low, high = rate_range(options.optimizer.optimizer, arguments.low, arguments.high, arguments.steps)
     curve, proposal = find_learning_rate(options, low, high, arguments.steps)
-    _draw(curve, proposal, picture, Path(arguments.config).stem)
+    name = Path(arguments.config).stem
+    if isinstance(proposal, UserError):
+        _draw(curve, None, picture, name)
+        raise UserError(f"{proposal}; {picture} shows the loss")
+    _draw(curve, proposal, picture, name)
     if arguments.json:
         print(format_json(_as_json(curve, proposal, options, arguments.steps, picture)))
         return EXIT_DONE
@@ -69,7 +73,7 @@ def run_lr_find(arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _draw(curve: "LossCurve", proposal: "Proposal", picture: Path, name: str) -> None:
+def _draw(curve: "LossCurve", proposal: "Proposal | None", picture: Path, name: str) -> None:
     from resnet_jax.plotting.learning_rate import draw_range_test
 
     picture.parent.mkdir(parents=True, exist_ok=True)
@@ -79,8 +83,8 @@ def _draw(curve: "LossCurve", proposal: "Proposal", picture: Path, name: str) ->
         curve.averages,
         picture,
         f"{name}: loss by learning rate",
-        proposal=proposal.learning_rate,
-        lowest_rate=proposal.lowest_rate,
+        proposal=proposal.learning_rate if proposal else None,
+        lowest_rate=proposal.lowest_rate if proposal else None,
     )
 
 

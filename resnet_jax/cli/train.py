@@ -133,7 +133,9 @@ def _length(result: dict[str, Any]) -> list[tuple[str, str]]:
         ("images", f"{counts}; {result['num_classes']} classes"),
         ("steps", f"{result['num_steps']:,}: {epochs:.4g} epochs of {result['steps_per_epoch']:,}"),
     ]
-    if done == result["num_steps"]:
+    if result["has_stopped_early"]:
+        rows.append(("continues", f"nothing is left: this run has stopped early, after step {done:,}"))
+    elif done == result["num_steps"]:
         rows.append(("continues", "nothing is left: this run is finished"))
     elif done:
         rows.append(("continues", f"after step {done:,}"))

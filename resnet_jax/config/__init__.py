@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from resnet_jax.config.effects import KnownImages, check_given_fields, fields_without_effect, ineffective_line
@@ -101,6 +102,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> ConfigDict:
         override has no effect.
     """
     config, default = _run_file(_find(name_or_path)), default_config()
+    _make_plain(config)
     _compare_fields(name_or_path, config, default)
     # Anew, where the file derives its config from another one by this function.
     vars(config).update({_FILE: config.copy_and_resolve_references(), _GIVEN: ()})
@@ -120,6 +122,7 @@ def checked_config(config: ConfigDict | str | Path) -> ConfigDict:
         return load_config(str(config))
     if not isinstance(config, ConfigDict):
         raise UserError(f"config must be an ml_collections.ConfigDict or a config's name, not {type(config).__name__}")
+    _make_plain(config)
     _compare_fields("given", config, default_config())
     check_values(config)
     return config
@@ -165,6 +168,14 @@ def config_from_dict(values: dict[str, Any]) -> ConfigDict:
             raise UserError(f"config.json: config.{path}={value!r} has another type ({error})") from None
     check_values(config)
     return config
+
+
+def _make_plain(config: ConfigDict) -> None:
+    """Makes NumPy's numbers Python's, as a program's loop over an array sets them, and JSON has them."""
+    for field, value in flatten(config).items():
+        if isinstance(value, np.generic):
+            with config.ignore_type():
+                _assign(config, field, value.item())
 
 
 def to_json(config: ConfigDict) -> str:

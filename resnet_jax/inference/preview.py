@@ -55,8 +55,10 @@ def preview(
             source, size, batching.seed, num_repeats=batching.repeated_augmentation, sampling=batching.sampling
         )[step]
         prepare = jax.jit(augmenter(options.augment, batching, normalization, source.num_classes, dtype))
-        prepared = jax.device_get(prepare(batch, step))
-        images, labels = prepared["image"], prepared["label"]
+        num_parts = batching.accumulation_steps if size == batching.batch_size else 1  # each is mixed by itself
+        parts = [{name: np.split(array, num_parts)[i] for name, array in batch.items()} for i in range(num_parts)]
+        prepared = [jax.device_get(prepare(part, step * num_parts + i)) for i, part in enumerate(parts)]
+        images, labels = (np.concatenate([part[name] for part in prepared]) for name in ("image", "label"))
     else:
         batches = EvalBatches(source, batching.batch_size)
         if step >= len(batches):
@@ -66,8 +68,8 @@ def preview(
         if not shown.any():
             raise UserError(f"no image of step={step} of the {split} images can be read: choose another --step")
         normalized = normalizer(normalization, dtype)
-        images, labels = normalized(jnp.asarray(batch["image"][shown])), batch["label"][shown]
-    pixels = _displayed(np.asarray(images[:num_images]), normalization)
+        images, labels = np.asarray(normalized(jnp.asarray(batch["image"][shown]))), batch["label"][shown]
+    pixels = _displayed(images[:num_images], normalization)
     captions = [_caption(label, source.class_names, multi_label=source.multi_label) for label in labels[:num_images]]
     cells = [Cell(image, (Line(caption),)) for image, caption in zip(pixels, captions, strict=True)]
     save_picture(draw_sheet(cells), target)

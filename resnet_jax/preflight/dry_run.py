@@ -25,7 +25,8 @@ from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_run_eval_step, jit_train_step, load_train_batch
 from resnet_jax.training.resume import check_run, continues_after
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.workdir import check_unlocked
+from resnet_jax.training.validation_score import is_out_of_patience
+from resnet_jax.training.workdir import MetricsLog, check_unlocked
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
     Returns:
       "model", "image_shape", "shapes" (of the stages), "parameters", "trainable" (numbers of them), "macs" (of one
         image's forward pass), "images" by split, "num_classes", "steps_per_epoch", "num_steps", "continues_after" (the
-        step from which the run in `workdir` goes on, 0 if there is none), "due": how often each of "validation", "test"
+        step from which the run in `workdir` goes on, 0 if there is none), "has_stopped_early": whether it has ended by
+        its patience, "due": how often each of "validation", "test"
         and "checkpoint" is until the end, and "every": how many steps lie between; "memory", in bytes: of
         `estimate_memory`, "program" as XLA reports it for the compiled step (None if a step is several programs), and
         "checkpoint"; "on_features": whether train computes the frozen network's features once, to train the head alone
@@ -73,7 +75,8 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
     periods, batch_size = experiment.periods, experiment.batches.batch_size
     part_size = experiment.batches.part_size
     every = {"validation": periods.validate_every, "test": periods.test_every, "checkpoint": periods.save_every}
-    due = {name: periods.num_due(steps, done) for name, steps in every.items()}
+    has_stopped = not is_new and is_out_of_patience(MetricsLog(workdir).records, periods.patience)
+    due = {name: 0 if has_stopped else periods.num_due(steps, done) for name, steps in every.items()}
     images = {"train": experiment.batches.source, "validation": experiment.validation, "test": experiment.test}
     image_shape = training_image_shape(experiment)
     initial = load_initial(options, experiment.model, experiment.class_names) if is_new else None
@@ -82,7 +85,9 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
     trainable = num_elements(state.trained(state.params))
     seconds, program, num_timed = _time(experiment, state)
     on_features = has_fixed_features(experiment)
-    if on_features and done < experiment.num_steps:  # each image passes the network once, as in an evaluation
+    if has_stopped:
+        rest = 0.0
+    elif on_features and done < experiment.num_steps:  # each image passes the network once, as in an evaluation
         each = seconds["evaluation_batch"] or seconds["step"]
         rest = each * sum(-(-len(source) // part_size) for source in images.values() if source is not None)
     else:
@@ -99,6 +104,7 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
         "steps_per_epoch": experiment.steps_per_epoch,
         "num_steps": experiment.num_steps,
         "continues_after": done,
+        "has_stopped_early": has_stopped,
         "due": due,
         "every": every,
         "memory": {**memory, "program": program},

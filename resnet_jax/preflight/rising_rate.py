@@ -53,20 +53,25 @@ def rate_range(optimizer: str, low: float | None, high: float | None, num_steps:
 
 def find_learning_rate(
     options: Options, low: float, high: float, num_steps: int, devices: Sequence[jax.Device] | None = None
-) -> tuple[LossCurve, Proposal]:
+) -> tuple[LossCurve, Proposal | UserError]:
     """Returns the loss of the options' run by its rate, and the rate that it proposes; on `devices` (all if None).
+
+    Of a loss that proposes none, the second is the error that says why.
 
     The run is train's but for the rate, which grows from `low` to `high` in `num_steps` steps: its first state, its
     batches, its optimizer with the factors of its layers. It ends early when the loss has diverged. Nothing is written.
 
     Raises:
-      RunError, UserError: as train does, and `propose_learning_rate`.
+      RunError, UserError: as train does; RunError also if the very first loss is not finite.
     """
     experiment = build_experiment(options, devices, schedule=exponential(low, high, num_steps))
     logger.info(f"the rate grows from {low:g} to {high:g} in {num_steps} steps")
     curve = _train(experiment, num_steps)
     optimizer = options.optimizer.optimizer
-    return curve, propose_learning_rate(curve, warmup_steps=num_warmup_steps(experiment), optimizer=optimizer)
+    try:
+        return curve, propose_learning_rate(curve, warmup_steps=num_warmup_steps(experiment), optimizer=optimizer)
+    except UserError as error:
+        return curve, error
 
 
 def num_warmup_steps(experiment: Experiment) -> int:

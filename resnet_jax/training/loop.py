@@ -39,6 +39,10 @@ class RunResult:
     interrupted_by: str
 
 
+# Signals that another process sends, which soon kills this one.
+KILLING = {one.name for one in signal.Signals} - {signal.SIGINT.name}
+
+
 @dataclass(frozen=True)
 class Run:
     """The objects that the loop works with, each made once.
@@ -80,8 +84,8 @@ class Run:
 
     def result(self, step: int, state: TrainState, preempted_by: str = "") -> RunResult:
         """Returns how the run ended, when all that it wrote is on disk."""
-        self.writer.skip_final_plot = bool(preempted_by) and preempted_by != signal.SIGINT.name
         self.checkpointer.wait()
+        self.writer.draw_last(is_to_be_killed=preempted_by in KILLING)
         sha256 = "" if preempted_by else digest(state.variables)
         return RunResult(step, self.due.num_steps, self.writer.log.records, sha256, preempted_by)
 

@@ -50,10 +50,9 @@ class MetricWriter:
           keep_later: copy the log to another name before, if it has such records: they do not come from a
             killed run's last steps.
           max_skipped: if the step itself skips an update whose loss or gradient is not finite, so many in succession
-            may be; 0: none is skipped. hurries: leave the curves for the next start, since the process is about to be
-            killed.
+            may be; 0: none is skipped.
         """
-        self.skip_final_plot = False
+        self._has_drawn_last = False
         self.listeners: list[Callable[[Record], None]] = []  # of process 0, called with each record once it is written
         self.sums = sums
         self.log = MetricsLog(workdir, broadcast_from_process_0(lambda: begin_log(workdir, step, keep_later)))
@@ -80,7 +79,7 @@ class MetricWriter:
         self.display.__exit__(kind, error, trace)
         if self._events is not None:
             self._try_events(self._events.close)
-        if not self.skip_final_plot:
+        if not self._has_drawn_last:  # an error ends the run
             self.draw()
 
     def write_train(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -158,6 +157,12 @@ class MetricWriter:
         except Exception as error:  # whatever a picture's library finds: the log has all the numbers
             reason = error.strerror if isinstance(error, OSError) else None
             warn(f"{self._workdir / CURVES_FILE} could not be written: {reason or truncate(str(error))}")
+
+    def draw_last(self, *, is_to_be_killed: bool) -> None:
+        """Draws the curves of a start that ends; a process that is about to be killed leaves them to the next start."""
+        self._has_drawn_last = True
+        if not is_to_be_killed:
+            self.draw()
 
     def _take_nonfinite(self, what: str) -> None:
         if not self._max_skipped:

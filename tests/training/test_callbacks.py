@@ -227,6 +227,24 @@ def test_a_callback_stops_the_run_and_the_same_call_continues_it(tmp_path):
     assert second.from_step == first.to_step
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_all_is_on_disk_when_a_start_ends(tmp_path, stops):
+    class Looks:
+        def on_record(self, run, record):
+            if stops and record["step"] == 30:
+                run.stop("enough")
+
+        def on_end(self, run, result):
+            self.there = {path.name for path in run.workdir.iterdir()}
+            self.picture = (run.workdir / "curves.png").read_bytes()
+
+    looks = Looks()
+    result = resnet_jax.train(tiny(), tmp_path / "run", [looks])
+    assert result.interrupted_by == ("enough" if stops else "")
+    assert {"config.json", "metrics.jsonl", "curves.png", "checkpoints", "starts.json"} <= looks.there
+    assert looks.picture == (tmp_path / "run/curves.png").read_bytes()  # and it is not drawn again
+
+
 def test_a_callback_that_stops_a_run_at_its_end_leaves_nothing_undone(tmp_path):
     class Stops:
         def on_evaluation(self, run, split, metrics):

@@ -8,9 +8,11 @@ import pytest
 from resnet_jax.config import default_config, load_config
 from resnet_jax.distributed.mesh import make_mesh, shard_batch
 from resnet_jax.errors import UserError
+from resnet_jax.inference import preview
+from resnet_jax.training import jit_steps
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.images import Normalization, augmenter
-from resnet_jax.training.jit_steps import init_run_state, jit_train_step
+from resnet_jax.training.jit_steps import init_run_state, jit_train_step, load_train_batch
 
 
 def tiny_config(**fields):
@@ -196,3 +198,16 @@ def test_blocks_without_shortcuts_that_begin_at_zero_are_refused():
     words = ["--config.model=plain20", "--config.model_args.zero_init_residual=true"]
     with pytest.raises(UserError, match="zero_init_residual leaves blocks their shortcut alone"):
         build_experiment(options_of(load_config("digits", words)))
+
+
+@pytest.mark.parametrize("num_parts", [1, 2])
+def test_preview_shows_the_batch_that_training_mixes(tmp_path, monkeypatch, num_parts):
+    config = tiny_config(accumulation_steps=num_parts)
+    config.augment.mixup = 0.5
+    experiment = build_experiment(options_of(config), jax.devices()[:1])
+    batch, prepare = load_train_batch(experiment, 3), jit_steps._preparation(experiment)
+    expected = np.concatenate([prepare(batch, 3, part)["label"] for part in range(num_parts)])
+    shown = []
+    monkeypatch.setattr(preview, "_caption", lambda label, *_, **__: shown.append(label) or "")
+    preview.preview(options_of(config), tmp_path / "batch.png", step=3)
+    np.testing.assert_allclose(np.stack(shown), expected, rtol=1e-6)

@@ -743,6 +743,10 @@ def test_run_without_a_better_validation_stops_early_and_stays_stopped(tmp_path,
     assert "stopped early" in output
     assert run_here(*words, "--config.early_stopping_patience=2")[0] == 0
     assert records(workdir) == log
+    code, output, _ = run_here(*words, "--config.early_stopping_patience=2", "--dry_run", "--json")
+    estimate = json.loads(output)
+    assert (code, estimate["has_stopped_early"], estimate["continues_after"]) == (0, True, last)
+    assert {*estimate["due"].values(), estimate["seconds"]["rest"]} == {0}
     more_rarely = [
         f"--config.eval_every_epochs={int(validated[-1]['epoch']) + 1}",
         "--config.early_stopping_patience=2",
