@@ -14,6 +14,7 @@ from resnet_jax.errors import UserError, abridge, truncate
 Label = str | tuple[str, ...]
 # The entries of tables that mean no value, as pandas reads and writes them.
 NO_VALUE = {"", "#N/A", "N/A", "n/a", "NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None"}
+_ZEROS_AND_ONES = {"0", "1", "0.0", "1.0", "False", "True"}
 _MOST_SHOWN = 4
 _MOST_DIGITS = 18  # of a number that is a label: more are an identifier
 
@@ -83,7 +84,18 @@ def label_texts(values: Iterable[object]) -> tuple[str, ...]:
     texts = tuple(map(label_text, values))
     if "" in texts:
         raise ValueError("one of its labels is none: leave it out")
+    if {*texts} <= _ZEROS_AND_ONES and len({*texts}) < len(texts):
+        raise ValueError("it holds zeros and ones, one for each class: name the classes that are 1, or give columns")
     return texts
+
+
+def separated(text: str, separator: str) -> Label:
+    """Returns the labels that a text holds, with a separator between them; the one label if the separator is empty.
+
+    Raises:
+      ValueError: as `label_texts`.
+    """
+    return label_texts(part for part in text.split(separator) if part.strip()) if separator else label_text(text)
 
 
 def indexed_text(value: object, names: tuple[str, ...] | None) -> str:

@@ -76,6 +76,8 @@ def _open(
     if table.file:
         check_named_table(listing, table)
     embedded = _embedded_images(listing, table)
+    if embedded or table.file or listing.shards:
+        split_folders.check_unnamed("tables, shards and Parquet files divide their images themselves")
     if embedded:
         return embedded
     if table.file:

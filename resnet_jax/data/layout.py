@@ -52,6 +52,11 @@ class SplitFolders:
         """Returns those that are named, by split."""
         return {split: folder for split, folder in vars(self).items() if folder not in ("", NONE)}
 
+    def check_unnamed(self, why: str) -> None:
+        """Raises UserError for a folder that is named where no folders are read, and says why."""
+        for split, folder in self.named().items():
+            raise UserError(f"config.split_folders.{split}={folder!r} has no effect: {why}")
+
     def left_aside(self) -> tuple[str, ...]:
         """Returns the splits that are not wanted.
 
@@ -177,7 +182,11 @@ class _Planner:
         """Returns the folder inside `folder` that holds more than one: wrapping ones are stepped into, and named."""
         inside, beside = unwrap(folder, self.finder.class_names, of_split=of_split)
         if inside is not folder:
+            around = [one for one in folder.walk() if f"{inside.path}/".startswith(f"{one.path}/".lstrip("/"))]
+            strays = sum(one.num_images for one in around if one is not inside)
             aside = f"; {abridge(beside)} beside it without images" if beside else ""
+            if strays:
+                self.notes.append(f"left aside: {format_count(strays, 'image')} beside the folder {inside.path}")
             self.notes.append(
                 f"{self.root / folder.path} holds one folder, {inside.path}, which was stepped into{aside}"
             )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax.data.class_folders import is_part
-from resnet_jax.data.class_labels import Label, find_class_names, indexed_text, label_texts
+from resnet_jax.data.class_labels import Label, find_class_names, indexed_text, label_texts, separated
 from resnet_jax.data.kept_files import kept_file
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing, StoredFile
@@ -57,6 +57,8 @@ def open_embedded(
       UserError: for files whose columns or class names differ, images that are not in the file, and columns that are
         not clear.
     """
+    read = ("file", "image_column", "label_column", "label_separator", "class_names")
+    options.check_read(read, "Parquet files that hold the images, each of one split by its name")
     found: dict[str, list[Path]] = {}
     for one in files:
         found.setdefault(_split(_inside(listing.root, one)), []).append(one)
@@ -76,7 +78,7 @@ def open_embedded(
         stored: list[StoredFile] = []
         labels: list[Label] = []
         for shard in shards:
-            own = _labels(shard, label, names)
+            own = _labels(shard, label, names, options.label_separator)
             kept, offsets = _extract(shard, image)
             name = str(_inside(listing.root, shard))
             stored += [
@@ -208,17 +210,19 @@ def _split(path: Path) -> str:
     return ""
 
 
-def _labels(path: Path, label: str, names: tuple[str, ...] | None) -> list[Label]:
+def _labels(path: Path, label: str, names: tuple[str, ...] | None, separator: str) -> list[Label]:
     """Returns each row's label, "" for none; of numbers the class name, where the file says these."""
     with open_parquet(path) as file:
         column = file.read(columns=[label]).column(label).to_pylist()
     labels: list[Label] = []
     for row, value in enumerate(column):
         try:
-            several = isinstance(value, list)
-            labels.append(
-                label_texts(indexed_text(one, names) for one in value) if several else indexed_text(value, names)
-            )
+            if isinstance(value, list):
+                labels.append(label_texts(indexed_text(one, names) for one in value))
+            elif separator and isinstance(value, str):
+                labels.append(separated(value, separator))
+            else:
+                labels.append(indexed_text(value, names))
         except ValueError as error:
             raise UserError(f"{path} row {row}, column {label!r}: {error}") from None
     return labels

@@ -4,8 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from resnet_jax.data.image_formats import is_image
 from resnet_jax.errors import UserError, abridge, truncate
 
+_FEWEST_CAPTIONS = 50  # texts that all differ, from which on they are hardly classes
 _MOST_CLASSES = 1000  # of images most of which have a label that no other has
 _SEPARATORS = ("|", ";", ",", " ")
 _FRACTION = re.compile(r"-?\d*\.\d+(e-?\d+)?")
@@ -22,6 +24,7 @@ def check_one_label(where: str, labels: Iterable[object], *, is_chosen: bool) ->
     distinct = sorted({*single})
     fault = _captions(distinct, len(single)) or (
         _measurements(distinct)
+        or _files(distinct)
         or _lists(distinct)
         or next((line for separator in _SEPARATORS if (line := _several(distinct, separator))), "")
     )
@@ -38,15 +41,23 @@ def _measurements(distinct: Sequence[str]) -> str:
 
 
 def _captions(distinct: Sequence[str], num_images: int) -> str:
-    if len(distinct) <= max(_MOST_CLASSES, num_images // 2):
+    all_differ = len(distinct) == num_images >= _FEWEST_CAPTIONS
+    if len(distinct) <= max(_MOST_CLASSES, num_images // 2) and not all_differ:
         return ""
     return f"of {num_images:,} labels {len(distinct):,} differ, as names of images and captions do, and not classes"
 
 
 def _lists(distinct: Sequence[str]) -> str:
-    lists = [text for text in distinct if text[:1] == "[" and text[-1:] == "]"]
-    if distinct and len(lists) == len(distinct):
+    lists = [text for text in distinct if text[:1] + text[-1:] in ("[]", "{}")]
+    if lists:
         return f"labels such as {truncate(lists[0])!r} are lists written as text: write them as cat;dog, or JSON lines"
+    return ""
+
+
+def _files(distinct: Sequence[str]) -> str:
+    images = [text for text in distinct if is_image(text)]
+    if images and len(images) == len(distinct):
+        return f"labels such as {abridge(images, 3)} are names of images and not classes"
     return ""
 
 
@@ -61,6 +72,8 @@ def _several(distinct: Sequence[str], separator: str) -> str:
     if not longer:
         return ""
     uses = Counter(part for of_text in parts.values() for part in {*of_text})
+    if {*uses} == {"0", "1"} and len({len(of_text) for of_text in parts.values()}) == 1:
+        return f"labels such as {truncate(longer[0])!r} are zeros and ones, one for each class: give a column each"
     if separator in ", ":
         shared = [text for text in longer if all(uses[part] > 1 for part in parts[text])]
         alone = any(len(of_text) == 1 and uses[of_text[0]] > 1 for of_text in parts.values())

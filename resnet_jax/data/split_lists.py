@@ -52,6 +52,10 @@ def find_lists(listing: Listing, named: Mapping[str, str]) -> dict[str, str]:
                 f"config.split_folders.{split}={named[split]!r} must end in one of "
                 f"{', '.join((*TEXT_SUFFIXES, *SUFFIXES))}"
             )
+    for split, path in lists.items():
+        other = next(one for one, same in lists.items() if same == path)
+        if other != split:
+            raise UserError(f"config.split_folders.{split} and .{other} name one list, {path}: name a list for each")
     if "train" not in lists:
         raise UserError(f"config.split_folders.train is not set, but that of {next(iter(lists))} is: name it too")
     return lists
@@ -122,7 +126,13 @@ def _named_files(path: Path, finder: FileFinder, image_column: str) -> Iterator[
 
 def _read_table(path: Path, finder: FileFinder, image_column: str) -> tuple[list[str], Sequence[Any]]:
     table = read_table(path)
-    column = TableColumns(table, TableOptions(image_column=image_column), finder.count).image
+    columns = TableColumns(table, TableOptions(image_column=image_column), finder.count)
+    column = columns.image
+    if any(len({*table.columns[name]}) > 1 for name in columns.dividing):
+        raise UserError(
+            f"{path} divides its images itself, by its column {abridge(columns.dividing)}: read it by "
+            f"config.table.file={path.name}, or give a list for each split"
+        )
     return [table.row(i) for i in range(table.num_rows)], table.columns[column]
 
 

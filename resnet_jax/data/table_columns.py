@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.cells import MOST_ROWS_LOOKED_AT, cell_text, is_indicator
 from resnet_jax.data.image_formats import is_image
-from resnet_jax.data.split_names import SPLIT_WORDS, plain_split, split_in
+from resnet_jax.data.split_names import BELONGINGS, SPLIT_WORDS, plain_split, split_in
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError, abridge, check_choice
 
@@ -49,15 +49,21 @@ class TableColumns:
         """The column that names the images: of several that may, the one of which most images are there."""
         if self._options.image_column:
             return check_choice("config.table.image_column", self._options.image_column, self._table.columns)
-        found = self._called(IMAGE_COLUMNS, "image_column") or [
-            name for name, values in self._table.columns.items() if _name_files(values)
-        ]
+        columns = self._table.columns
+        found = self._called(IMAGE_COLUMNS, "image_column")
+        if all(self._is_number(name) for name in found):  # an id may number the rows, beside the files' names
+            named = [name for name, values in columns.items() if _name_files(values) and not _is_of_masks(name)]
+            found = [*named, *found]
         if not found:
             raise UserError(
                 f"{self._table.path} has no column that is called like images (image, file_name, path …): name it by "
                 f"config.table.image_column, one of {abridge([*self._table.columns])}"
             )
-        return max(found, key=lambda name: self._count_files(self._table.columns[name]))
+        return max(found, key=lambda name: self._count_files(columns[name]))
+
+    def _is_number(self, name: str) -> bool:
+        """Returns whether a column's first values are whole numbers."""
+        return all(cell_text(value).isdecimal() for value in self._table.columns[name][:MOST_ROWS_LOOKED_AT])
 
     @property
     def name_images(self) -> bool:
@@ -175,6 +181,10 @@ def _name_files(values: Sequence[Any]) -> bool:
     """Returns whether most of a column's first values are called like image files."""
     first = [cell_text(value) for value in values[:MOST_ROWS_LOOKED_AT]]
     return 2 * sum(map(is_image, first)) > len(first)
+
+
+def _is_of_masks(name: str) -> bool:
+    return not {*re.findall("[a-z]+", name.lower())}.isdisjoint(BELONGINGS)
 
 
 def _hold_splits(values: Sequence[Any]) -> bool:

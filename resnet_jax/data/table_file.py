@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnet_jax.errors import RunError, UserError, first_line
+from resnet_jax.data.image_formats import is_image
+from resnet_jax.errors import RunError, UserError, abridge, first_line
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _HEAD_BYTES = 2**20
@@ -85,6 +86,11 @@ def _read_csv(path: Path, text: str) -> Table:
             lines.append(reader.line_num)
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num} cannot be read as a table: {error}") from error
+    if any(map(is_image, names)):
+        raise UserError(
+            f"{path} begins with {abridge(names, 3)}, which is no header: its first line must name its columns "
+            "(image,label)"
+        )
     _check_header(path, names)
     columns: dict[str, Sequence[Any]] = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     return Table(path, columns, len(rows), lines=lines)

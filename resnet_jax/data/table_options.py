@@ -1,6 +1,9 @@
 """Which table says the labels of images, and how it is read, as a config has it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from resnet_jax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,12 @@ class TableOptions:
     image_dir: str = ""
     label_separator: str = ""
     class_names: str = ""
+
+    def check_read(self, read: Collection[str], what: str) -> None:
+        """Raises UserError for an option that is set and has no effect on `what`, which is read by `read` alone."""
+        for name, value in vars(self).items():
+            if value and name not in read:
+                raise UserError(f"config.table.{name}={value!r} has no effect on {what}: leave it out")
 
     def of_columns(self) -> dict[str, str]:
         """Returns the options by which any table is read, without those that name files."""

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.data.cells import cell_text, is_indicator, is_yes
-from resnet_jax.data.class_labels import NO_VALUE, Label, find_class_names, indexed_text, label_texts
+from resnet_jax.data.class_labels import NO_VALUE, Label, find_class_names, indexed_text, label_texts, separated
 from resnet_jax.data.file_finder import FileFinder
 from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.split_names import UNDIVIDED, are_splits, split_in
@@ -188,7 +188,7 @@ class TableReader:
         if found:
             return (
                 f"{row} names the image {name!r}, as which several are called, {abridge([f.path for f in found], 3)}: "
-                "give whole paths"
+                "give whole paths, or name their folder (config.table.image_dir)"
             )
         lost = sum(not self.finder.candidates(value) for value in self.table.columns[self.columns.image])
         more = f", as are {lost - 1:,} others" if lost > 1 else ""
@@ -203,7 +203,7 @@ class TableReader:
             if isinstance(value, list):
                 return label_texts(indexed_text(item, names) for item in value)
             if separator:
-                return label_texts(part for part in cell_text(value).split(separator) if part.strip())
+                return separated(cell_text(value), separator)
             if self.columns.is_kaggle_imagenet:
                 value = cell_text(value).partition(" ")[0]
             text = indexed_text(value, names)

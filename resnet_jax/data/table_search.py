@@ -149,7 +149,7 @@ def table_readers(listing: Listing, options: TableOptions) -> dict[str, TableRea
                 value = next(iter(reader.table.columns[reader.columns.image]), "")
                 found[path] = (
                     f"{listing.root / path}: most images that its column {reader.columns.image} names, such as "
-                    f"{truncate(value)!r}, are not there"
+                    f"{truncate(value)!r}, are not there (config.table.image_column names another)"
                 )
         except UserError as error:
             found[path] = str(error)

@@ -68,7 +68,8 @@ def describe_lists(listing: Listing, parts: Mapping[str, LabelledFiles]) -> list
         lists = [path for path in lists if path != part.where and plain_split(_stem(path)) != "test"]
     if not lists:
         return []
-    advice = " (config.split_folders.train and .test read them)" if all(map(is_list, lists)) else ""
+    splits = {split_in(Path(path).stem) for path in lists if is_list(path)}
+    advice = " (config.split_folders.train and .test read such lists)" if "train" in splits and len(splits) > 1 else ""
     return [f"left unread: {abridge(lists, 4)}, which may divide the images{advice}"]
 
 

@@ -11,6 +11,7 @@ from resnet_jax.data.class_labels import (
     label_text,
     label_texts,
     read_class_names,
+    separated,
 )
 from resnet_jax.data.image_formats import is_image
 from resnet_jax.data.labelled import LabelledFiles
@@ -35,6 +36,7 @@ def open_shards(listing: Listing, options: TableOptions) -> tuple[dict[str, Labe
       UserError: for a sample of several images, or without a label or with one that cannot be read, for images beside
         the shards, and shards of which only some are of a split by their names.
     """
+    options.check_read(("label_column", "label_separator", "class_names"), "the shards of a WebDataset")
     if listing.files:
         raise UserError(
             f"{listing.root} holds {listing.files[0].path} beside shards that hold their labels: move one of them away"
@@ -54,7 +56,7 @@ def open_shards(listing: Listing, options: TableOptions) -> tuple[dict[str, Labe
         num_without += num_imageless
         for key, (image, labels) in samples.items():
             extension = next(extension for extension in LABEL_EXTENSIONS if extension in labels)
-            label = _label(f"{tar}/{key}.{extension}", extension, labels[extension].text, json_names)
+            label = _label(f"{tar}/{key}.{extension}", extension, labels[extension].text, json_names, options)
             stored = f"{listing.tars[number]}/{image.path}"
             rows[splits[number]].files.append(StoredFile(stored, image.path, number, image.offset, image.size))
             rows[splits[number]].labels.append(label)
@@ -115,24 +117,32 @@ def _samples(tar: Path, members: list[TarMember]) -> tuple[dict[str, tuple[TarMe
     return {key: (image, labels[key]) for key, image in images.items()}, len(labels.keys() - images.keys())
 
 
-def _label(where: str, extension: str, text: str | None, json_names: JsonNames) -> Label:
+def _label(where: str, extension: str, text: str | None, json_names: JsonNames, options: TableOptions) -> Label:
     """Returns a label; if JSON has a name beside its number, this is kept."""
+    given = options.label_column
     try:
         if text is None:
             raise ValueError("it is too long")
         text = text.removeprefix("\ufeff").strip()
         text.encode()  # bytes that are no text cannot be encoded again
         if extension != "json":
+            if given:
+                raise ValueError(f"config.table.label_column={given!r} names a key of JSON, and it is none")
             if not label_text(text) or "\n" in text:
                 raise ValueError("it must hold one label")
-            return label_text(text)
+            return separated(text, options.label_separator)
         values = json.loads(text)
         if not isinstance(values, dict):
             values = {"label": values}
-        found = next((values[key] for key in (*_JSON_NUMBERS, *_JSON_NAMES) if key in values), None)
-        label = label_texts(found) if isinstance(found, list) else label_text(found)
+        keys = (given,) if given else (*_JSON_NUMBERS, *_JSON_NAMES)
+        found = next((values[key] for key in keys if key in values), None)
+        if isinstance(found, list):
+            label: Label = label_texts(found)
+        else:
+            label = separated(found, options.label_separator) if isinstance(found, str) else label_text(found)
         if label == "":
-            raise ValueError(f"it must hold a label, called {', '.join(_JSON_NUMBERS[:3])} …")
+            called = given or f"{', '.join(_JSON_NUMBERS[:3])} … (config.table.label_column names another key)"
+            raise ValueError(f"it must hold a label, called {called}")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read as a label: {truncate(str(error).splitlines()[0])}") from None
     if isinstance(label, str) and label.isdecimal():

@@ -113,6 +113,24 @@ UNDERSTOOD = {
         {**I4, "a.csv": csv("1,a,0", "1,a,3", "2,b,1", header="filename,class,xmin")}, {"all": "a 1 b 1"},
         "left aside: 1 row of a.csv with an image and label of an earlier row",
     ),
+    "a preview beside the folder of the set": (
+        {**images("preview.png", *(f"set/{name}/{i}.png" for name in ("cat", "dog") for i in range(60)))},
+        {"all": "cat 60 dog 60"}, "left aside: 1 image beside the folder set",
+    ),
+    "a preview beside the folder of splits": (
+        {**images("preview.png", *(f"set/{part}/{name}/{i}.png" for part in ("train", "val") for name in ("cat", "dog")
+                                   for i in range(30)))},
+        {"train": "cat 30 dog 30", "validation": "cat 30 dog 30"}, "left aside: 1 image beside the folder set",
+    ),
+    "test images in a folder of another name, and their labels": (
+        {**sets("train/{}/1.png"), **images("test_images/7.png", "test_images/8.png"),
+         "test_labels.csv": csv("7.png,cat", "8.png,dog")},
+        {"train": "cat 1 dog 1", "test": "cat 1 dog 1"}, "have the labels that test_labels.csv says",
+    ),
+    "numbers of rows beside the names of files": (
+        {**I4, "a.csv": csv("1,4.png,a", "2,3.png,b", "3,2.png,b", "4,1.png,b", header="id,fname,label")},
+        {"all": "a 1 b 3"}, "images by its column fname",
+    ),
     "labels of one image each": (
         {**images(*(f"i/{n}.png" for n in range(11))), "a.csv": csv(*(f"{n},id{n:02d}" for n in range(11)))},
         {"all": " ".join(f"id{n:02d} 1" for n in range(11))}, "11 of 11 classes have one image alone",
@@ -173,6 +191,24 @@ REFUSED = {
     "a table that is wrong beside folders that are no classes": (
         {**sets("set/train/{}/1.png", "set/train_2/{}/1.png"), "labels.csv": csv("1,cat")},
         "labels.csv line 2 names the image '1', as which several are called",
+    ),
+    "lists written as text beside names": (
+        four("a", "\"['a', 'b']\"", "b", "a"), "labels such as \"['a', 'b']\" are lists",
+    ),
+    "zeros and ones in a text": (four("0 1 0", "1 1 0", "0 0 1", "1 0 0"), "labels such as '0 0 1' are zeros and ones"),
+    "zeros and ones in lists": (
+        {**I4, "a.jsonl": '{"image": "1.png", "label": [0, 1, 0]}\n{"image": "2.png", "label": [1, 1, 0]}\n'},
+        "a.jsonl line 1: it holds zeros and ones, one for each class: name the classes that are 1, or give columns",
+    ),
+    "labels that are images": (
+        four("1_mask.png", "2_mask.png", "1_mask.png", "2_mask.png"), "labels such as 1_mask.png, 2_mask.png are names",
+    ),
+    "a table without a header": (
+        {**I4, "a.csv": csv("1.png,a", "2.png,b", header="3.png,a")}, "a.csv begins with 3.png, a, which is no header",
+    ),
+    "a caption for each image": (
+        {**images(*(f"i/{n}.png" for n in range(60))), "a.csv": csv(*(f"{n},text {n}" for n in range(60)))},
+        "of 60 labels 60 differ",
     ),
     "labels that are packed": (
         {**I4, "labels.csv.gz": "x"}, "labels.csv.gz may be a table, but is not read: save it as CSV",

@@ -11,6 +11,7 @@ from PIL import Image
 from resnet_jax.config import load_config
 from resnet_jax.data.batches import TrainBatches
 from resnet_jax.data.image_set_reader import open_image_set
+from resnet_jax.data.layout import SplitFolders
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError
@@ -186,6 +187,45 @@ def labels_of(root):
     parts = {split: found.images(split or None) for split in found.splits or [""]}
     names = {split: [part.class_names[i] for i in part.labels.tolist()] for split, part in parts.items()}
     return names, " | ".join(found.notes)
+
+
+def open_with(root, split_folders=None, **table):
+    found = open_image_set(root, split_folders, TableOptions(**table)).images()
+    rows = found.labels.tolist()
+    return [found.class_names[row] for row in rows] if found.labels.ndim == 1 else (found.class_names, rows)
+
+
+def test_options_name_the_labels_in_shards(tmp_path):
+    members = {}
+    for i, values in enumerate([{"y": "a|b", "dx": 0}, {"y": "b", "dx": 1}, {"y": "a", "dx": 0}]):
+        members |= {f"{i:06d}.jpg": jpeg(i), f"{i:06d}.json": json.dumps(values).encode()}
+    (tmp_path / "000000.tar").write_bytes(tar_of(members))
+    assert open_with(tmp_path, label_column="dx") == ["0", "1", "0"]
+    assert open_with(tmp_path, label_column="y", label_separator="|") == (("a", "b"), [[1, 1], [0, 1], [1, 0]])
+    for table, line in (
+        ({}, r"it must hold a label, called label, cls, class … \(config\.table\.label_column names another key\)"),
+        ({"label_column": "z"}, "it must hold a label, called z"),
+        ({"label_column": "y", "split_column": "s"}, r"config\.table\.split_column='s' has no effect on the shards"),
+    ):
+        with pytest.raises(UserError, match=line):
+            open_with(tmp_path, **table)
+    with pytest.raises(UserError, match=r"config\.split_folders\.train='x' has no effect"):
+        open_with(tmp_path, SplitFolders("x"), label_column="dx")
+    texts = {f"{i:06d}.{end}": one for i in range(2) for end, one in (("jpg", jpeg(i)), ("txt", b"a|b" if i else b"b"))}
+    (tmp_path / "000000.tar").write_bytes(tar_of(texts))
+    assert open_with(tmp_path, label_separator="|") == (("a", "b"), [[0, 1], [1, 1]])
+    with pytest.raises(UserError, match=r"config\.table\.label_column='y' names a key of JSON, and it is none"):
+        open_with(tmp_path, label_column="y")
+
+
+def test_options_name_the_labels_in_parquet_files_with_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNET_JAX_HOME", str(tmp_path / "home"))
+    root = tmp_path / "data"
+    root.mkdir()
+    write_parquet(root / "a.parquet", [jpeg(0), jpeg(1)], ["a|b", "a"])
+    assert open_with(root, label_separator="|") == (("a", "b"), [[1, 1], [1, 0]])
+    with pytest.raises(UserError, match=r"config\.table\.split_column='fold' has no effect on Parquet files"):
+        open_with(root, label_separator="|", split_column="fold")
 
 
 def test_numbers_in_parquet_count_the_metadatas_class_names_whatever_these_are(tmp_path, monkeypatch):

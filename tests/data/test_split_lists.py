@@ -76,7 +76,10 @@ def test_three_lists_beside_the_class_folders(tmp_path):
     assert counts == {"train": (2, 1), "validation": (1, 1), "test": (1, 1)}
     counts, notes, _ = understood(tmp_path)
     assert counts == {"all": (4, 4)}
-    assert "train.txt, val.txt, which may divide the images (config.split_folders.train and .test read them)" in notes
+    assert (
+        "train.txt, val.txt, which may divide the images (config.split_folders.train and .test read such lists)"
+        in notes
+    )
 
 
 def test_the_column_of_a_list_may_be_named(tmp_path):
@@ -115,6 +118,9 @@ REFUSED = {
     "a list of bytes": ({"a.txt": b"cat/\xff\n"}, "ROOT/a.txt is no text in UTF-8 (byte 4)"),
     "a table without images": ({"a.csv": "height,width\n1,2\n"}, "ROOT/a.csv has no column that is called like images"),
     "other labels than the folders'": ({"a.csv": lines(*LABELS)}, "ROOT/a.csv names other labels than the folders do"),
+    "a table that divides its images itself": (
+        {"a.csv": "image,split\ncat/0.png,train\ncat/1.png,test\n"}, "divides its images itself, by its column split",
+    ),
     "a file of another kind": ({"a.mat": "x"}, "config.split_folders.train='a.mat' must end in one of .txt"),
 }  # fmt: skip
 
@@ -126,6 +132,17 @@ def test_lists_that_do_not_fit_are_refused(tmp_path, case):
     refused(tmp_path, files, line, train=first, test=others[0] if others else "")
 
 
+def test_a_column_that_says_the_lists_own_split_is_no_matter(tmp_path):
+    lists = {
+        f"{split}.csv": f"image,split\n{one}.png,{split}\n" for split, one in (("train", TRAIN[0]), ("test", TEST[0]))
+    }
+    root = make_tree(tmp_path, {**FOLDERS, **lists})
+    assert understood(root, split_folders=SplitFolders("train.csv", "", "test.csv"))[0] == {
+        "train": (1, 0),
+        "test": (0, 1),
+    }
+
+
 def test_lists_that_are_named_wrongly_are_refused(tmp_path):
     lists = {"a.txt": "cat/0\nhot dog/0\n", "b.txt": "cat/1\n"}
     refused(tmp_path, lists, "config.split_folders.train is not set, but that of test is", test="b.txt")
@@ -133,6 +150,7 @@ def test_lists_that_are_named_wrongly_are_refused(tmp_path):
     refused(
         tmp_path, lists, "config.split_folders.test='images' is no list, and a.txt is", train="a.txt", test="images"
     )
+    refused(tmp_path, lists, "split_folders.test and .train name one list, a.txt", train="a.txt", test="./a.txt")
     refused(tmp_path, lists, "is read without folders: leave one out", table={"file": "b.txt"}, train="a.txt")
 
 
