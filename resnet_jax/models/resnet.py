@@ -90,9 +90,10 @@ class ResNet(nn.Module):
       stage_filters: filters of each stage instead of that rule; block_widths: outputs of each block's convolutions, of
         a pruned network.
       stem: "imagenet" 7x7 at stride 2 and max-pool; "deep" three 3x3 instead (ResNet-D), of half the filters but the
-        last; "deep_tiered" the first of three quarters of these; "cifar" 3x3 at stride 1, no pooling. stem_filters: its
-        channels; None: num_filters. stem_pool: "max" | "conv" a convolution, norm and activation (ResNet-RS) |
-        "zero_padded_max" (BiT, Keras' V2). anti_alias takes the place of max and conv's stride, too.
+        last; "deep_tiered" the first of three quarters of these; "cifar" 3x3 at stride 1, no pooling; "cifar_pooled"
+        the same and max-pool. stem_filters: its channels; None: num_filters. stem_pool: "max" | "conv" a convolution,
+        norm and activation (ResNet-RS) | "zero_padded_max" (BiT, Keras' V2). anti_alias takes the place of max and
+        conv's stride, too.
       strided_block: which block of a stage carries the stride: "first", of all stages but the first; "last", of all
         stages but the last, with every second pixel as its shortcut (TF-Slim, Keras' V2).
       stride_padding: "torch" pads a 3x3 convolution at stride 2, and the stem's max-pool, by one pixel on every side;
@@ -223,8 +224,8 @@ class ResNet(nn.Module):
 
     @property
     def stem_stride(self) -> int:
-        """Input pixels to one of the first stage's: 4, or 1 of a CIFAR stem."""
-        return 1 if self.stem == "cifar" else 4
+        """Input pixels to one of the first stage's: 4, or of a CIFAR stem 1, and 2 with its pooling."""
+        return {"cifar": 1, "cifar_pooled": 2}.get(self.stem, 4)
 
     @nn.nowrap
     def _strides(self) -> list[tuple[int, int]]:

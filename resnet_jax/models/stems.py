@@ -18,7 +18,7 @@ from resnet_jax.models.pooling import (
 Array = jax.Array
 Layer = Callable[..., nn.Module]
 
-STEMS = ("imagenet", "cifar", "deep", "deep_tiered")
+STEMS = ("imagenet", "cifar", "cifar_pooled", "deep", "deep_tiered")
 STEM_POOLS = ("max", "conv", "zero_padded_max")
 DEEP_STEM_LAST = "6"
 

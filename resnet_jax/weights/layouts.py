@@ -113,6 +113,8 @@ OPENMMLAB: tuple[Rule, ...] = (
 ALIASES: tuple[Rule, ...] = (
     *AKAMASTER,
     *OPENMMLAB,
+    ("stem.conv1", "conv1"),  # maskrcnn-benchmark's
+    ("stem.bn1", "bn1"),
     ("layer{s}.{b}.identity_downsample.{k}", "layer{s}.{b}.downsample.{k}"),
     ("layer{s}.{b}.downsample.conv", "layer{s}.{b}.downsample.0"),
     ("layer{s}.{b}.downsample.bn", "layer{s}.{b}.downsample.1"),
@@ -132,10 +134,10 @@ OTHERS = (
 # The ResNets for CIFAR beside ResNeXt pad a shortcut's channels behind, and detectron2 reads colours as OpenCV does.
 _CONV_A = re.compile(r"(^|\.)stage_\d+\.\d+\.conv_a\.")
 _PROJECTION = re.compile(r"\.(downsample|shortcut)\.")
-_DETECTRON2 = re.compile(r"(^|\.)res\d+\.\d+\.conv\d+\.norm\.")
+_DETECTRON2 = re.compile(r"(^|\.)(res\d+\.\d+\.conv\d+\.norm|stem\.bn1)\.")
 BLUE_FIRST = (
-    "detectron2's networks take blue first unless their config says RGB: bgr=True (convert --bgr) makes the network "
-    "one for red first; those of MSRA's weights have stride_in='1x1' as well"
+    "detectron2's and maskrcnn-benchmark's networks take blue first unless their config says RGB: bgr=True (convert "
+    "--bgr) makes the network one for red first; those of MSRA's weights have stride_in='1x1' as well"
 )
 
 

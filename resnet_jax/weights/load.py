@@ -24,7 +24,7 @@ from resnet_jax.weights.open_weights import open_weights
 from resnet_jax.weights.report import Report, compare, complaint
 from resnet_jax.weights.state_dict import STRUCTURE, Choice, StateDict, Tensor
 from resnet_jax.weights.structure import by_structure
-from resnet_jax.weights.traceless import contradiction
+from resnet_jax.weights.traceless import contradiction, untold
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def _other_network(path: Path, state: StateDict, model: ResNet) -> str:
     except (UserError, KeyError):  # of a config that is not read here, or a manifest without it
         return ""
     if not theirs:
-        return ""
+        return "" if state.bgr else untold(path, state.layout, model)
     differing = {name: getattr(theirs, name) for name in TRACELESS if getattr(theirs, name) != getattr(model, name)}
     if theirs.shortcut != model.shortcut and {theirs.shortcut, model.shortcut} <= {*WITHOUT_PARAMETERS}:
         differing["shortcut"] = theirs.shortcut

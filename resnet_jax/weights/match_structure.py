@@ -46,7 +46,7 @@ def match_structure(
       UserError: if they do not fit, or two tensors could stand for one another.
     """
     if not is_ordered:
-        shapes = dict(sorted(shapes.items(), key=lambda item: _by_number(item[0])))
+        shapes = dict(sorted(shapes.items(), key=lambda item: by_number(item[0])))
     there, here = _modules(shapes), _modules(expected)
     unknown = next((name for name, shape in expected.items() if ".se." in name or len(shape) == 3), None)
     if unknown is not None:
@@ -82,7 +82,8 @@ def match_structure(
     return _tensors(found, shapes, expected)
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def by_number(name: str) -> list[tuple[int, str]]:
+    """Returns the parts of a name, numbers as such, to sort by."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 

@@ -93,9 +93,27 @@ def recognize_layout(names: Iterable[str], *, has_prefix: bool = True) -> tuple[
     if layout == "transformers":  # a headless network has no `resnet.` before its names
         modules = {name: f"resnet.{m}" if m.startswith(("embedder.", "encoder.")) else m for name, m in modules.items()}
     renamed = {name: rename(module, rules) or module for name, module in modules.items()}
+    renamed = _behind_pooling(renamed)
     if layout == "torchvision" and renamed != modules:
         layout = "akamaster" if any(module.startswith("linear.") for module in modules.values()) else "tutorial"
     return layout, renamed
+
+
+_PROJECTION_NORM = re.compile(r"(layer\d+\.\d+\.downsample\.)([12])\.running_mean")
+
+
+def _behind_pooling(names: Mapping[str, str]) -> dict[str, str]:
+    """Returns torchvision's names, with all projections counted behind a pooling if some of them are.
+
+    OpenMMLab's ResNet-D pools only where a block strides: its other projections begin with the convolution.
+    """
+    found = filter(None, map(_PROJECTION_NORM.fullmatch, names.values()))
+    places = {match[1]: match[2] for match in found}
+    if {*places.values()} != {"1", "2"}:
+        return dict(names)
+    moved = {f"{module}{k}.": f"{module}{k + 1}." for module, place in places.items() if place == "1" for k in (0, 1)}
+    parts = {there: name.rpartition(".") for there, name in names.items()}
+    return {there: moved.get(f"{module}.", f"{module}{dot}") + leaf for there, (module, dot, leaf) in parts.items()}
 
 
 def _recognize(names: Iterable[str]) -> tuple[str, tuple[Rule, ...]]:

@@ -179,6 +179,8 @@ def complaint(report: Report, state: StateDict, model: ResNet) -> str:
         if model.base_classes is not None:
             return f"{has}: create it with base_classes={there[0]}"
         return f"{has}: create it with num_classes={there[0]}, or start a new head with {RESET}"
+    if wrong == [f"{HEAD}.bias"] and f"{HEAD}.weight" in report.loaded:
+        return f"{report.path} has a head without a bias, and the model's has one: start a new head with {RESET}"
     if all(map(_of_head, wrong)) and len(wrong) == len(report.missing):
         return f"{report.path} has no head ({wrong[0]} is missing): start a new one with {RESET}"
     parts = [

@@ -25,7 +25,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "module
 # Under which they put a moving average of the weights.
 AVERAGES = (
     "model_ema", "state_dict_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "ema", "ema_state",
-    "averaged", "swa_state_dict", "swa_model_state_dict", "model_swa", "swa_model",
+    "averaged", "params_ema", "swa_state_dict", "swa_model_state_dict", "model_swa", "swa_model",
 )  # fmt: skip
 USES = ("weights", "ema")
 STRUCTURE = "structure"  # the layout that has no names
@@ -252,7 +252,12 @@ def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
             break
         root = root[weights]
     if use == "ema":
-        raise UserError(f"{path} holds no moving average of its weights: leave out use='ema' (convert --use ema)")
+        inside = sorted({str(name).partition(".")[0] for name in root}) if isinstance(root, dict) else []
+        named = next((name for name in inside if "ema" in name.split("_")), None)
+        advice = f": it is a part of the weights, prefix={named!r} (convert --prefix)" if named else ""
+        raise UserError(
+            f"{path} holds no moving average beside its weights: leave out use='ema' (convert --use ema){advice}"
+        )
     if isinstance(root, Unreadable):
         raise UserError(f"{path} holds {root.what}, not a state_dict: save model.state_dict() instead")
     if not isinstance(root, dict):
@@ -274,12 +279,24 @@ def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
 
 def _several(root: dict[str, Any]) -> dict[str, Any]:
     """Returns a dict of state_dicts under unknown names, as student and teacher, as one whose names begin with these;
-    itself if it holds tensors, or no such dicts.
+    itself if it holds tensors, or no such dicts. Optimizers' tensors are none.
     """
-    inside = {name: value for name, value in root.items() if isinstance(value, dict) and _holds_tensors(value)}
-    if not inside or _holds_tensors(root):
+    if _holds_tensors(root):
         return root
-    return {f"{name}.{key}": entry for name, value in inside.items() for key, entry in value.items()}
+    found: dict[str, Any] = {}
+    seen = {id(root)}  # a damaged file may contain itself
+    waiting: list[tuple[str, Any]] = [("", root)]
+    while waiting:
+        prefix, inside = waiting.pop(0)
+        if prefix and _holds_tensors(inside):
+            found |= {f"{prefix}{name}": entry for name, entry in inside.items()}
+            continue
+        for name, value in inside.items():
+            is_wanted = isinstance(name, str) and not name.lower().startswith(("optim", "lr_"))
+            if is_wanted and isinstance(value, dict) and id(value) not in seen:
+                seen.add(id(value))
+                waiting.append((f"{prefix}{name}.", value))
+    return found or root
 
 
 def _holds_weights(value: Any) -> bool:

@@ -1,13 +1,14 @@
 """Gives a state_dict the network's names by its structure, where its own are unknown."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from resnet_jax.errors import UserError
+from resnet_jax.errors import UserError, truncate
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.weights.lazy_tensor import Unreadable
-from resnet_jax.weights.match_structure import match_structure
+from resnet_jax.weights.match_structure import Shape, by_number, match_structure
 from resnet_jax.weights.names import torch_shapes
 from resnet_jax.weights.state_dict import StateDict
 
@@ -19,10 +20,31 @@ def by_structure(path: Path, state: StateDict, model: ResNet) -> StateDict:
       UserError: if they do not fit, or two could stand for one another.
     """
     shapes = {name: tensor.shape for name, tensor in state.entries.items() if not isinstance(tensor, Unreadable)}
+    is_ordered = state.format != "safetensors"
+    if not is_ordered:
+        shapes = dict(sorted(shapes.items(), key=lambda item: by_number(item[0])))
     expected = {name: shape for name, (_, shape) in torch_shapes(variable_shapes(model)).items()}
-    found = match_structure(str(path), shapes, expected, is_ordered=state.format != "safetensors")
+    found = match_structure(str(path), shapes, expected, is_ordered=is_ordered)
     tensors = {here: state.entries[there] for here, there in found.items()}
-    return replace(state, tensors=tensors, originals=found)
+    left = _beside(path, shapes, found)
+    return replace(state, tensors=tensors, originals=found, left=[*state.left, *left])
+
+
+def _beside(path: Path, shapes: Mapping[str, Shape], found: Mapping[str, str]) -> list[str]:
+    """Returns the names of the file's tensors that are not matched.
+
+    Raises:
+      UserError: for one that stands among those of the blocks: a part that the network does not have.
+    """
+    taken = {*found.values()}
+    last = max(i for i, name in enumerate(shapes) if name in taken and len(shapes[name]) == 4)
+    for name in [*shapes][:last]:
+        if name not in taken:
+            raise UserError(
+                f"{path}: {truncate(name)} {shapes[name]} stands among the blocks, and is no part of one here: the "
+                "file is of another network"
+            )
+    return [name for name in shapes if name not in taken]
 
 
 def describe_structure(path: Path, state: StateDict, model: ResNet) -> str:

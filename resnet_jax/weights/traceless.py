@@ -21,6 +21,30 @@ def named_network(path: Path) -> str | None:
     return max(found, key=len, default=None)
 
 
+# Words in the names of files whose networks were trained with Caffe, or as it computes.
+_CAFFE = re.compile(r"caffe|msra|vggface|resnet50_(ft|scratch)_")
+
+
+def untold(path: Path, layout: str, model: ResNet) -> str:
+    """Returns a line on what neither the names nor the shapes of weights tell, where networks of their kind differ.
+
+    Args:
+      path: of the file, whose name may say more.
+      layout: of its names.
+    """
+    if model.stem == "cifar" and len(model.stage_sizes) == 4 and layout == "torchvision":
+        return (
+            f"{path}: a max-pool behind a 3x3 stem leaves no trace in weights. stem='cifar' has none; "
+            "stem='cifar_pooled' is for networks that have one, as PyTorch_CIFAR10's"
+        )
+    if any(model.bottlenecks) and model.stride_in == "3x3" and _CAFFE.search(path.name.lower()):
+        return (
+            f"{path} is called like a network of Caffe's kind: these have stride_in='1x1', and most take blue first "
+            "(bgr=True, convert --bgr)"
+        )
+    return ""
+
+
 def contradiction(path: Path, model: ResNet) -> str | None:
     """Returns a line that says in what the network that `path` names answers otherwise than `model`; None if it names
     none, or in nothing.

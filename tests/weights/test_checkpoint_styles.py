@@ -99,6 +99,10 @@ STYLES = {
             ).items()
         }, 0, False,
     ),
+    "maskrcnn-benchmark": (
+        lambda s: prefixed(renamed(without_head(s), [("conv1.", "stem.conv1."), ("bn1.", "stem.bn1.")]), "body."),
+        0, False,
+    ),
     "pytorch-cifar100": (
         lambda s: {
             name.replace("conv1.w", "residual_function.0.w").replace(".bn1", ".residual_function.1")
@@ -243,7 +247,70 @@ def test_student_and_teacher_of_one_file_are_told_apart(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
 
 
-@pytest.mark.parametrize("name", ["swa_state_dict", "ema_state"])
+def test_state_dicts_are_found_however_deep_they_lie(tmp_path):
+    model, variables, state = network()
+    optimizer = {"state": {0: {"exp_avg": np.ones((3, 3), np.float32)}}}
+    for content in (
+        {"state": {"model": state, "optimizers": optimizer}, "rng": [1, 2]},
+        {"classy": {"base_model": {"model": {"trunk": prefixed(state, "_feature_blocks.")}}}, "optimizer": optimizer},
+        {"model": {"backbone": without_head(state), "head": {n: a for n, a in state.items() if n.startswith("fc.")}}},
+    ):
+        path = torch_file(tmp_path / "deep.pth", content)
+        jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+
+
+def test_an_average_among_the_weights_is_named(tmp_path):
+    model, _, state = network()
+    _, averaged, average = network(seed=1)
+    path = torch_file(
+        tmp_path / "a.ckpt", {"state_dict": {**prefixed(state, "model."), **prefixed(average, "ema_model.")}}
+    )
+    with pytest.raises(UserError, match=r"leave out use='ema' .*: it is a part of the weights, prefix='ema_model'"):
+        load_weights(path, model, use="ema")
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, prefix="ema_model"), averaged)
+
+
+def test_projections_behind_a_pooling_in_some_blocks_alone_are_counted_as_in_all(tmp_path):
+    model, variables, state = network("resnet50d", stage_sizes=(2, 1, 1, 1))
+    rules = [("layer1.0.downsample.1.", "layer1.0.downsample.0."), ("layer1.0.downsample.2.", "layer1.0.downsample.1.")]
+    theirs = renamed(state, rules)
+    assert theirs.keys() != state.keys()
+    path = torch_file(tmp_path / "resnetv1d50.pth", {"state_dict": prefixed(theirs, "backbone.")})
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+
+
+def test_a_head_without_a_bias_is_said(tmp_path):
+    model, _, state = network()
+    del state["fc.bias"]
+    with pytest.raises(UserError, match=r"has a head without a bias, and the model's has one: start a new head with"):
+        load_weights(torch_file(tmp_path / "w.pth", state), model)
+
+
+def test_what_weights_do_not_tell_of_caffes_kind_and_of_pooled_cifar_stems_is_said(tmp_path, caplog):
+    model, _, state = network("resnet50")
+    for name, is_said in (("resnet50_caffe-788b5fa3.pth", True), ("resnet50.pth", False)):
+        caplog.clear()
+        load_weights(torch_file(tmp_path / name, state), model)
+        assert ("these have stride_in='1x1'" in caplog.text) == is_said
+    caplog.clear()
+    load_weights(tmp_path / "resnet50_caffe-788b5fa3.pth", model, bgr=True)
+    assert not caplog.text
+    model, variables, state = network("cifar_resnet18")
+    load_weights(torch_file(tmp_path / "resnet18.pt", state), model)
+    assert "stem='cifar_pooled' is for networks that have one" in caplog.text
+    caplog.clear()
+    pooled = model.clone(stem="cifar_pooled")
+    loaded = load_weights(tmp_path / "resnet18.pt", pooled)
+    assert not caplog.text
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
+    stages = [one.apply(variables, images, train=False, features=True)["stage1"].shape for one in (model, pooled)]
+    assert [shape[1] for shape in stages] == [32, 16]
+    with pytest.raises(UserError, match=r"stem_pool='conv' has no effect with stem='cifar'"):
+        create_model("cifar_resnet18", stem_pool="conv")
+
+
+@pytest.mark.parametrize("name", ["swa_state_dict", "ema_state", "params_ema"])
 def test_averages_by_their_other_names(tmp_path, name):
     model, variables, state = network()
     _, averaged, average = network(seed=1)

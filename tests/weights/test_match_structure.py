@@ -119,6 +119,23 @@ def test_error_on_unknown_names_says_what_structure_would_do(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "w.safetensors", model), variables)
 
 
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_a_part_that_the_network_lacks_is_no_match(tmp_path, kind):
+    model, variables, state = network()
+    gates = {"m9.gate.weight": np.ones((2, 8), np.float32), "m9.gamma": np.ones(8, np.float32)}
+    for name, gate in gates.items():
+        content = {}
+        for there, array in scrambled(in_order(state)).items():
+            content |= {name: gate, there: array} if there == "m10.weight" else {there: array}
+        path = tmp_path / f"w.{kind}"
+        write_safetensors(path, content, {}) if kind == "safetensors" else torch_file(path, content)
+        with pytest.raises(UserError, match=rf"{name} \(.*\) stands among the blocks, and is no part of one here"):
+            load_weights(path, model, layout="structure")
+    behind = {**scrambled(in_order(state)), "z.projector.weight": np.ones((4, 4), np.float32)}
+    path = torch_file(tmp_path / "behind.pth", behind)
+    jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, layout="structure"), variables)
+
+
 def test_tensors_that_could_stand_for_one_another_are_named(tmp_path):
     model, _, state = network(shortcut_kernel_size=3)
     path = torch_file(tmp_path / "w.pth", scrambled(in_order(state, projections_first=True)))
