@@ -17,6 +17,7 @@ def add_command(add: AddCommand) -> None:
     preview.add_argument("--split", default="train", metavar="NAME", help="train (default), validation or test")
     preview.add_argument("--step", type=int, default=0, metavar="N", help="which batch, from 0 (default: 0)")
     preview.add_argument("--num_images", type=int, default=32, metavar="N", help="of the batch (default: 32)")
+    preview.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     preview.add_argument(ANY_FIELD, dest="ignored", metavar="VALUE", help="set a field, as for train")
 
 
@@ -33,4 +34,4 @@ def run_preview(arguments: argparse.Namespace) -> int:
         step=arguments.step,
         num_images=arguments.num_images,
     )
-    return print_result(result, as_json=False)
+    return print_result(result, as_json=arguments.json)

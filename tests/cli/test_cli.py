@@ -23,6 +23,10 @@ def test_list_prints_every_model_by_families(capsys):
     assert main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line and not line.startswith("# ")] == list_models()
+    assert main(["list", "--json"]) == 0
+    families = json.loads(capsys.readouterr().out)
+    assert [name for names in families.values() for name in names] == list_models()
+    assert "# " + next(iter(families)) == lines[0]
     assert lines.index("resnetrs50") == lines.index("# ResNet-RS (arXiv:2103.07579)") + 1
 
 

@@ -202,7 +202,8 @@ def test_preview_shows_the_batch_with_its_labels(pets, tmp_path, capsys):
     ]  # fmt: skip
     with Image.open(tmp_path / "sheets/batch.png") as sheet:
         assert sheet.size[0] > 2 * 112
-    assert main(["preview", *words, "--split", "validation"]) == 0
+    assert main(["preview", *words, "--split", "validation", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["split"] == "validation"
     assert main(["preview", *words, "--split", "test"]) == 2
     assert "folder has no test images" in capsys.readouterr().err
     for name in ("batch.txt", "batch.psd"):
