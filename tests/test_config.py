@@ -193,6 +193,8 @@ def test_numbers_of_numpy_become_pythons():
     config.model_args.num_filters = np.int64(8)
     config.learning_rate_factors.fc = np.float32(0.5)
     config.learning_rate = np.float64(0.25)
+    config.mean = tuple(np.full(3, 0.5, np.float32))
     values = json.loads(to_json(checked_config(config)))
     assert (values["model_args"]["num_filters"], values["learning_rate_factors"]["fc"]) == (8, 0.5)
     assert type(config.learning_rate) is float
+    assert values["mean"] == [0.5, 0.5, 0.5]

@@ -39,7 +39,8 @@ def add_command(add: AddCommand) -> None:
 def run_lr_find(arguments: argparse.Namespace) -> int:
     """Prints the proposed learning rate, and draws the loss by the rate."""
     from resnet_jax.config import given_fields, load_config
-    from resnet_jax.preflight.rising_rate import find_learning_rate, rate_range
+    from resnet_jax.preflight.learning_rate import propose_learning_rate
+    from resnet_jax.preflight.rising_rate import range_test, rate_range
     from resnet_jax.training.experiment import options_of
 
     config = load_config(arguments.config, arguments.overrides)
@@ -50,11 +51,13 @@ def run_lr_find(arguments: argparse.Namespace) -> int:
         )
     options, picture = options_of(config), picture_path(arguments.to)
     low, high = rate_range(options.optimizer.optimizer, arguments.low, arguments.high, arguments.steps)
-    curve, proposal = find_learning_rate(options, low, high, arguments.steps)
+    curve, warmup_steps = range_test(options, low, high, arguments.steps)
     name = Path(arguments.config).stem
-    if isinstance(proposal, UserError):
+    try:
+        proposal = propose_learning_rate(curve, warmup_steps=warmup_steps, optimizer=options.optimizer.optimizer)
+    except UserError as error:
         _draw(curve, None, picture, name)
-        raise UserError(f"{proposal}; {picture} shows the loss")
+        raise UserError(f"{error}; {picture} shows the loss") from None
     _draw(curve, proposal, picture, name)
     if arguments.json:
         print(format_json(_as_json(curve, proposal, options, arguments.steps, picture)))

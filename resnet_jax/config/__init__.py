@@ -173,9 +173,11 @@ def config_from_dict(values: dict[str, Any]) -> ConfigDict:
 def _make_plain(config: ConfigDict) -> None:
     """Makes NumPy's numbers Python's, as a program's loop over an array sets them, and JSON has them."""
     for field, value in flatten(config).items():
-        if isinstance(value, np.generic):
+        values = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(one, np.generic) for one in values):
+            plain = tuple(one.item() if isinstance(one, np.generic) else one for one in values)
             with config.ignore_type():
-                _assign(config, field, value.item())
+                _assign(config, field, plain if isinstance(value, tuple) else plain[0])
 
 
 def to_json(config: ConfigDict) -> str:

@@ -14,7 +14,6 @@ from resnet_jax.errors import UserError, abridge, truncate
 Label = str | tuple[str, ...]
 # The entries of tables that mean no value, as pandas reads and writes them.
 NO_VALUE = {"", "#N/A", "N/A", "n/a", "NA", "<NA>", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None"}
-_ZEROS_AND_ONES = {"0", "1", "0.0", "1.0", "False", "True"}
 _MOST_SHOWN = 4
 _MOST_DIGITS = 18  # of a number that is a label: more are an identifier
 
@@ -84,8 +83,6 @@ def label_texts(values: Iterable[object]) -> tuple[str, ...]:
     texts = tuple(map(label_text, values))
     if "" in texts:
         raise ValueError("one of its labels is none: leave it out")
-    if {*texts} <= _ZEROS_AND_ONES and len({*texts}) < len(texts):
-        raise ValueError("it holds zeros and ones, one for each class: name the classes that are 1, or give columns")
     return texts
 
 

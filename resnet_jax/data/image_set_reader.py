@@ -122,9 +122,13 @@ def _divided(
     if table.file:
         raise UserError(f"{listed}, and config.table.file={table.file!r} is read without folders: leave one out")
     layout = _layout(root, listing, replace(split_folders, **dict.fromkeys(lists, "")), class_names)
-    if [*layout.splits] != [UNDIVIDED]:
+    if [*layout.splits] not in ([UNDIVIDED], ["train"]):
         found = ", ".join(f"{split} in {plan.path}" for split, plan in layout.splits.items()) or "no class folders"
         raise UserError(f"{listed}, and {root} holds {found}: leave the lists out")
+    beside = {**layout.unlabelled, **layout.optional}.values()
+    notes = [f"left aside: the images in {root / folder}, as lists name the splits" for folder in beside]
+    (plan,) = layout.splits.values()
+    layout = Layout({UNDIVIDED: plan}, (*layout.notes, *notes))
     return _of_folders(root, listing, layout, table, lists)
 
 

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from resnet_jax.data.image_formats import is_image
 from resnet_jax.errors import UserError, abridge, truncate
 
+_ZEROS_AND_ONES = {"0", "1", "0.0", "1.0", "False", "True"}
+_MOST_SHOWN = 8
 _FEWEST_CAPTIONS = 50  # texts that all differ, from which on they are hardly classes
 _MOST_CLASSES = 1000  # of images most of which have a label that no other has
 _SEPARATORS = ("|", ";", ",", " ")
+_QUOTED = re.compile(r"[,'\"]")
 _FRACTION = re.compile(r"-?\d*\.\d+(e-?\d+)?")
 _MEASUREMENT = re.compile(r"-?\d*\.?\d+(e-?\d+)?")
 
@@ -33,6 +36,17 @@ def check_one_label(where: str, labels: Iterable[object], *, is_chosen: bool) ->
     return [f"{where}: {fault}"] if fault else []
 
 
+def check_several_labels(where: str, labels: Iterable[object]) -> None:
+    """Raises UserError for lists of zeros and ones, one for each class, where names or numbers of classes are read."""
+    several = [label for label in labels if isinstance(label, tuple)]
+    lengths = {len(label) for label in several}
+    if len(lengths) == 1 and min(lengths) > 1 and {text for label in several for text in label} <= _ZEROS_AND_ONES:
+        raise UserError(
+            f"{where}: labels such as [{', '.join(several[0][:_MOST_SHOWN])}] are zeros and ones, one for each class: "
+            "name the classes that are 1, or give a column each"
+        )
+
+
 def _measurements(distinct: Sequence[str]) -> str:
     if distinct and all(map(_MEASUREMENT.fullmatch, distinct)) and any(map(_FRACTION.fullmatch, distinct)):
         fractions = [text for text in distinct if _FRACTION.fullmatch(text)]
@@ -41,7 +55,7 @@ def _measurements(distinct: Sequence[str]) -> str:
 
 
 def _captions(distinct: Sequence[str], num_images: int) -> str:
-    all_differ = len(distinct) == num_images >= _FEWEST_CAPTIONS
+    all_differ = len(distinct) == num_images >= _FEWEST_CAPTIONS and not all(map(str.isdecimal, distinct))
     if len(distinct) <= max(_MOST_CLASSES, num_images // 2) and not all_differ:
         return ""
     return f"of {num_images:,} labels {len(distinct):,} differ, as names of images and captions do, and not classes"
@@ -49,7 +63,7 @@ def _captions(distinct: Sequence[str], num_images: int) -> str:
 
 def _lists(distinct: Sequence[str]) -> str:
     lists = [text for text in distinct if text[:1] + text[-1:] in ("[]", "{}")]
-    if lists:
+    if lists and (len(lists) == len(distinct) or any(map(_QUOTED.search, lists))):
         return f"labels such as {truncate(lists[0])!r} are lists written as text: write them as cat;dog, or JSON lines"
     return ""
 

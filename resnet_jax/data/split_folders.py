@@ -126,7 +126,8 @@ class SplitFinder:
     def _place_beside(self, tree: Folder, child: Folder, found: dict[str, Folder]) -> None:
         """Adds a folder beside splits to these, or leaves it aside, with a note; refuses what may be either."""
         split, is_flat = split_named(child.name), not self.holds_classes(child)
-        if is_flat and (split == "test" or (plain_split(child.name) == "test" and "test" not in self.optional)):
+        is_first = "test" not in found and "test" not in self.optional
+        if is_flat and (split == "test" or (plain_split(child.name) == "test" and is_first)):
             self.optional["test"] = child.path
         elif split_in(child.name) == "test" and is_flat:
             self.leave_aside(child)

@@ -8,7 +8,7 @@ from resnet_jax.data.class_labels import number_splits
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.labels import relabelled
 from resnet_jax.data.listing import Listing
-from resnet_jax.data.separators import check_one_label
+from resnet_jax.data.separators import check_one_label, check_several_labels
 from resnet_jax.data.split_names import UNDIVIDED, is_unlabelled
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.data.table_reader import LabelledRows, TableReader
@@ -67,6 +67,7 @@ def number_groups(
     names = names or next(iter(said.values()))
     labels = {split: rows.labels for split, rows in groups.items()}
     flat = [label for of_split in labels.values() for label in of_split]
+    check_several_labels(where, flat)
     checked = [] if names else check_one_label(where, flat, is_chosen=bool(options.label_column))
     names, numbers, notes = number_splits(where, labels, names)
     parts = {

@@ -68,8 +68,10 @@ def describe_lists(listing: Listing, parts: Mapping[str, LabelledFiles]) -> list
         lists = [path for path in lists if path != part.where and plain_split(_stem(path)) != "test"]
     if not lists:
         return []
-    splits = {split_in(Path(path).stem) for path in lists if is_list(path)}
-    advice = " (config.split_folders.train and .test read such lists)" if "train" in splits and len(splits) > 1 else ""
+    splits = {split for path in lists if is_list(path) and (split := split_in(Path(path).stem))}
+    advice = ""
+    if "train" in splits and len(splits) > 1 and not part.where.lower().endswith(SUFFIXES):
+        advice = f" (config.split_folders.train and .{min(splits - {'train'})} read such lists)"
     return [f"left unread: {abridge(lists, 4)}, which may divide the images{advice}"]
 
 

@@ -55,7 +55,8 @@ def open_shards(listing: Listing, options: TableOptions) -> tuple[dict[str, Labe
         samples, num_imageless = _samples(tar, members)
         num_without += num_imageless
         for key, (image, labels) in samples.items():
-            extension = next(extension for extension in LABEL_EXTENSIONS if extension in labels)
+            kinds = ("json", *LABEL_EXTENSIONS) if options.label_column else LABEL_EXTENSIONS
+            extension = next(extension for extension in kinds if extension in labels)
             label = _label(f"{tar}/{key}.{extension}", extension, labels[extension].text, json_names, options)
             stored = f"{listing.tars[number]}/{image.path}"
             rows[splits[number]].files.append(StoredFile(stored, image.path, number, image.offset, image.size))
@@ -145,7 +146,7 @@ def _label(where: str, extension: str, text: str | None, json_names: JsonNames, 
             raise ValueError(f"it must hold a label, called {called}")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} cannot be read as a label: {truncate(str(error).splitlines()[0])}") from None
-    if isinstance(label, str) and label.isdecimal():
+    if not given and isinstance(label, str) and label.isdecimal():
         for key in _JSON_NAMES:
             if isinstance(name := values.get(key), str):
                 json_names.add(where, label, key, name.strip())

@@ -51,12 +51,12 @@ def preview(
         size = min(batching.batch_size, len(source))
         if size < batching.batch_size:
             warn_once(f"a run needs config.batch_size={batching.batch_size} training images, and there are {size}")
-        batch = TrainBatches(
-            source, size, batching.seed, num_repeats=batching.repeated_augmentation, sampling=batching.sampling
-        )[step]
-        prepare = jax.jit(augmenter(options.augment, batching, normalization, source.num_classes, dtype))
         num_parts = batching.accumulation_steps if size == batching.batch_size else 1  # each is mixed by itself
-        parts = [{name: np.split(array, num_parts)[i] for name, array in batch.items()} for i in range(num_parts)]
+        batches_of = {"num_parts": num_parts, "num_repeats": batching.repeated_augmentation}
+        batch = TrainBatches(source, size, batching.seed, sampling=batching.sampling, **batches_of)[step]
+        prepare = jax.jit(augmenter(options.augment, batching, normalization, source.num_classes, dtype))
+        arrays = {name: np.split(array, num_parts) for name, array in batch.items()}
+        parts = [{name: of_parts[i] for name, of_parts in arrays.items()} for i in range(num_parts)]
         prepared = [jax.device_get(prepare(part, step * num_parts + i)) for i, part in enumerate(parts)]
         images, labels = (np.concatenate([part[name] for part in prepared]) for name in ("image", "label"))
     else:

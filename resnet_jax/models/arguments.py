@@ -64,7 +64,6 @@ def check_arguments(model: "ResNet") -> None:
     _check_stages(model)
     _check_norm(model)
     _check_strides(model)
-    _check_pooling(model)
     _check_trainable(model.trainable, [f"stage{i + 1}" for i in range(len(model.stage_sizes))])
     if model.dtype == "float64" and jax.dtypes.canonicalize_dtype("float64") != "float64":
         raise UserError("dtype='float64' needs 64-bit jax: set the environment variable JAX_ENABLE_X64=1")
@@ -160,14 +159,6 @@ def _check_norm(model: "ResNet") -> None:
         raise UserError(
             f"norm_layer={model.norm_layer!r} has {NUM_GROUPS} groups, which must divide all its channels, and here "
             f"are {uneven}"
-        )
-
-
-def _check_pooling(model: "ResNet") -> None:
-    if model.stem == "cifar" and model.stem_pool != "max":
-        raise UserError(
-            f"stem_pool={model.stem_pool!r} has no effect with stem='cifar', which does not pool: stem='cifar_pooled' "
-            "does"
         )
 
 

@@ -49,7 +49,7 @@ ELSEWHERE = {
     "down_kernel_size": "it is called shortcut_kernel_size here",
     "block_reduce_first": "it is called reduce_first here",
     **dict.fromkeys(("block", "layers"), "they are called block_cls and stage_sizes here"),
-    "stem_type": "stem is 'imagenet', 'deep', 'deep_tiered' or 'cifar'",
+    "stem_type": "stem is 'imagenet', 'deep', 'deep_tiered', 'cifar' or 'cifar_pooled'",
     "avg_down": "shortcut='D' pools before the projection",
     **dict.fromkeys(("precision", "param_dtype"), "dtype is 'float32', 'bfloat16' or 'float64'"),
     "device": "JAX computes where the variables lie: jax.device_put(variables, device)",

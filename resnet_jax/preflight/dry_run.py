@@ -25,7 +25,7 @@ from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import TrainStep, init_run_state, jit_run_eval_step, jit_train_step, load_train_batch
 from resnet_jax.training.resume import check_run, continues_after
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.validation_score import is_out_of_patience
+from resnet_jax.training.validation_score import stops_early
 from resnet_jax.training.workdir import MetricsLog, check_unlocked
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def dry_run(options: Options, workdir: Path) -> dict[str, Any]:
     periods, batch_size = experiment.periods, experiment.batches.batch_size
     part_size = experiment.batches.part_size
     every = {"validation": periods.validate_every, "test": periods.test_every, "checkpoint": periods.save_every}
-    has_stopped = not is_new and is_out_of_patience(MetricsLog(workdir).records, periods.patience)
+    has_stopped = bool(done) and stops_early(MetricsLog(workdir).records, periods.patience, done, experiment.num_steps)
     due = {name: 0 if has_stopped else periods.num_due(steps, done) for name, steps in every.items()}
     images = {"train": experiment.batches.source, "validation": experiment.validation, "test": experiment.test}
     image_shape = training_image_shape(experiment)

@@ -11,7 +11,7 @@ from resnet_jax.preflight.finding import Finding, ok, refused, warning
 from resnet_jax.runtime import cache_fault, cache_folder, cache_is_off, home
 from resnet_jax.training.experiment import Experiment, Options
 from resnet_jax.training.resume import check_run, continues_after
-from resnet_jax.training.validation_score import is_out_of_patience
+from resnet_jax.training.validation_score import stops_early
 from resnet_jax.training.workdir import MetricsLog, check_unlocked
 
 OWN_HOME = "set RESNET_JAX_HOME to a folder of yours"
@@ -60,7 +60,9 @@ def check_workdir(options: Options, workdir: Path, experiment: Experiment | None
         yield ok("workdir", f"{workdir} holds no run yet, and can be written")
     elif experiment and step == experiment.num_steps:
         yield ok("workdir", f"{workdir} holds this run, which is finished")
-    elif experiment and is_out_of_patience(MetricsLog(workdir).records, experiment.periods.patience):
+    elif experiment and stops_early(
+        MetricsLog(workdir).records, experiment.periods.patience, step, experiment.num_steps
+    ):
         yield ok("workdir", f"{workdir} holds this run, which stopped early after step {step}")
     else:
         yield ok("workdir", f"{workdir} holds this run, which goes on after step {step}")

@@ -10,7 +10,7 @@ import jax
 
 from resnet_jax.data.prefetch import prefetch
 from resnet_jax.errors import UserError
-from resnet_jax.preflight.learning_rate import LossCurve, Proposal, propose_learning_rate
+from resnet_jax.preflight.learning_rate import LossCurve
 from resnet_jax.training.experiment import Experiment, Options, build_experiment
 from resnet_jax.training.init_weights import load_initial
 from resnet_jax.training.jit_steps import init_run_state, jit_train_step, load_train_batch
@@ -51,27 +51,21 @@ def rate_range(optimizer: str, low: float | None, high: float | None, num_steps:
     return low, high
 
 
-def find_learning_rate(
+def range_test(
     options: Options, low: float, high: float, num_steps: int, devices: Sequence[jax.Device] | None = None
-) -> tuple[LossCurve, Proposal | UserError]:
-    """Returns the loss of the options' run by its rate, and the rate that it proposes; on `devices` (all if None).
-
-    Of a loss that proposes none, the second is the error that says why.
+) -> tuple[LossCurve, int]:
+    """Returns the loss of the options' run by its rate, and in how many steps it warms up; on `devices` (all if None).
 
     The run is train's but for the rate, which grows from `low` to `high` in `num_steps` steps: its first state, its
     batches, its optimizer with the factors of its layers. It ends early when the loss has diverged. Nothing is written.
 
     Raises:
-      RunError, UserError: as train does; RunError also if the very first loss is not finite.
+      RunError, UserError: as train does.
     """
     experiment = build_experiment(options, devices, schedule=exponential(low, high, num_steps))
     logger.info(f"the rate grows from {low:g} to {high:g} in {num_steps} steps")
     curve = _train(experiment, num_steps)
-    optimizer = options.optimizer.optimizer
-    try:
-        return curve, propose_learning_rate(curve, warmup_steps=num_warmup_steps(experiment), optimizer=optimizer)
-    except UserError as error:
-        return curve, error
+    return curve, num_warmup_steps(experiment)
 
 
 def num_warmup_steps(experiment: Experiment) -> int:

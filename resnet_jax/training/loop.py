@@ -22,7 +22,7 @@ from resnet_jax.training.jit_steps import TrainStep
 from resnet_jax.training.metric_writer import MetricWriter
 from resnet_jax.training.periods import Periods
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.validation_score import is_out_of_patience
+from resnet_jax.training.validation_score import stops_early
 from resnet_jax.training.workdir import Record
 
 
@@ -76,11 +76,9 @@ class Run:
 
     def ends_early(self, step: int) -> bool:
         """Returns whether the run's patience is over at `step`, by its log, before the run's own end."""
-        if not self.due.patience or step >= self.due.num_steps:
-            return False
-        # A killed run may have recorded validations that this one has yet to come to.
-        records = [record for record in self.writer.log.records if record["step"] <= step]
-        return is_out_of_patience(records, self.due.patience)
+        return bool(self.due.patience) and stops_early(
+            self.writer.log.records, self.due.patience, step, self.due.num_steps
+        )
 
     def result(self, step: int, state: TrainState, preempted_by: str = "") -> RunResult:
         """Returns how the run ended, when all that it wrote is on disk."""

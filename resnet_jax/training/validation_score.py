@@ -47,6 +47,15 @@ def is_out_of_patience(records: Iterable[Record], patience: int) -> bool:
     return 0 < patience <= num_since_best(records)
 
 
+def stops_early(records: Iterable[Record], patience: int, step: int, num_steps: int) -> bool:
+    """Returns whether a run's patience is over at `step`, before its own end.
+
+    A killed run may have recorded validations that it has yet to come to again: they do not count.
+    """
+    known = [record for record in records if record["step"] <= step]
+    return step < num_steps and is_out_of_patience(known, patience)
+
+
 def _average(metrics: Mapping[str, Any], prefix: str) -> str:
     return f"{prefix}ema_" if f"{prefix}ema_loss" in metrics else prefix
 

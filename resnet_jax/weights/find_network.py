@@ -111,9 +111,7 @@ def name_head(shapes: Mapping[str, Shape], others: Mapping[str, Shape]) -> dict[
     if "fc.weight" in shapes:
         return {}
     last = max((key for name in shapes if (key := _place_in_blocks(name))), default=None)
-    if last is None:
-        return {}
-    if not shapes[last[2]]:  # of a damaged file
+    if last is None or not shapes[last[2]]:  # a damaged file may hold a number there
         return {}
     features = shapes[last[2]][0]
     candidates = {**{name: shape for name, shape in shapes.items() if not _is_part(name)}, **others}

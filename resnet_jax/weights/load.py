@@ -92,14 +92,27 @@ def _other_network(path: Path, state: StateDict, model: ResNet) -> str:
     except (UserError, KeyError):  # of a config that is not read here, or a manifest without it
         return ""
     if not theirs:
-        return "" if state.bgr else untold(path, state.layout, model)
+        return ""
     differing = {name: getattr(theirs, name) for name in TRACELESS if getattr(theirs, name) != getattr(model, name)}
     if theirs.shortcut != model.shortcut and {theirs.shortcut, model.shortcut} <= {*WITHOUT_PARAMETERS}:
         differing["shortcut"] = theirs.shortcut
+    if {theirs.stem, model.stem} == {"cifar", "cifar_pooled"}:
+        differing["stem"] = theirs.stem
     if not differing:
         return ""
     call = ", ".join(f"{name}={value!r}" for name, value in differing.items())
     return f"{path} is of a {told.model} with {call}: the same tensors in another network answer otherwise"
+
+
+def _untold(path: Path, state: StateDict, model: ResNet) -> str | None:
+    """Returns the line of `untold` on weights of which no network is recorded; None if there is none."""
+    from resnet_jax.weights.describe import told_info
+
+    try:
+        is_recorded = bool(told_info(path).model)
+    except (UserError, KeyError):
+        is_recorded = False
+    return None if is_recorded or state.bgr else untold(path, state.layout, model) or None
 
 
 def import_weights(path: str | Path, model: ResNet, head: str = "strict") -> tuple[dict[str, Any], Report]:
@@ -131,7 +144,7 @@ def import_state_dict(
     report = compare(path, state, model, head, num_channels, adapt_stem=adapt_stem)
     if report.missing or report.unexpected or report.misshapen:
         raise UserError(complaint(report, state, model))
-    if (line := contradiction(path, model)) is not None:
+    if (line := contradiction(path, model) or _untold(path, state, model)) is not None:
         logger.warning(line)
     dtype = np.dtype(DTYPES[model.dtype][1])
     flat = {}

@@ -37,16 +37,14 @@ def match_structure(
 
     Args:
       where: for messages.
-      shapes: of the file's tensors, in its order.
+      shapes: of the file's tensors, in its order; by `by_number` where that says nothing.
       expected: of the network's, by torchvision's names.
-      is_ordered: the file keeps the order in which the modules were made. Otherwise, as in safetensors files, names are
-        taken in the order of their numbers, and must differ in these alone where shapes are equal.
+      is_ordered: the file keeps the order in which the modules were made. Otherwise, as in safetensors files, names
+        must differ in numbers alone where shapes are equal.
 
     Raises:
       UserError: if they do not fit, or two tensors could stand for one another.
     """
-    if not is_ordered:
-        shapes = dict(sorted(shapes.items(), key=lambda item: by_number(item[0])))
     there, here = _modules(shapes), _modules(expected)
     unknown = next((name for name, shape in expected.items() if ".se." in name or len(shape) == 3), None)
     if unknown is not None:

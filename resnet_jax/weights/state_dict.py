@@ -1,6 +1,7 @@
 """The state_dict in what a weights file holds: found, unwrapped, and its tensors named as torchvision names them."""
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ AVERAGES = (
     "averaged", "params_ema", "swa_state_dict", "swa_model_state_dict", "model_swa", "swa_model",
 )  # fmt: skip
 USES = ("weights", "ema")
+_OPTIMIZER = re.compile(r"(optim(izer)?s?|opt|lr_sched\w*|sched\w*)(_|$)")
+_MOMENTS = {"exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg"}
 STRUCTURE = "structure"  # the layout that has no names
 logger = logging.getLogger(__name__)
 STORED = (StoredTensor, SafetensorsTensor, ArrayTensor, NpzTensor, Hdf5Tensor, ChannelsLast)
@@ -279,24 +282,32 @@ def _unwrap(path: Path, root: Any, use: str | None = None) -> dict[str, Any]:
 
 def _several(root: dict[str, Any]) -> dict[str, Any]:
     """Returns a dict of state_dicts under unknown names, as student and teacher, as one whose names begin with these;
-    itself if it holds tensors, or no such dicts. Optimizers' tensors are none.
+    itself if it holds tensors, or no such dicts.
+
+    Those that lie deeper count where none lies in it itself, but what belongs to an optimizer.
     """
     if _holds_tensors(root):
         return root
-    found: dict[str, Any] = {}
+    inside = {name: value for name, value in root.items() if isinstance(value, dict) and _holds_tensors(value)}
+    inside = inside or _inside(root)
+    return {f"{name}.{key}": entry for name, value in inside.items() for key, entry in value.items()} or root
+
+
+def _inside(root: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the dicts of tensors at any depth, by their path with dots, but an optimizer's."""
+    found: dict[str, dict[str, Any]] = {}
     seen = {id(root)}  # a damaged file may contain itself
-    waiting: list[tuple[str, Any]] = [("", root)]
+    waiting = [(str(name), value) for name, value in root.items()]
     while waiting:
-        prefix, inside = waiting.pop(0)
-        if prefix and _holds_tensors(inside):
-            found |= {f"{prefix}{name}": entry for name, entry in inside.items()}
+        path, value = waiting.pop(0)
+        if not isinstance(value, dict) or id(value) in seen or _OPTIMIZER.match(path.rpartition(".")[2].lower()):
             continue
-        for name, value in inside.items():
-            is_wanted = isinstance(name, str) and not name.lower().startswith(("optim", "lr_"))
-            if is_wanted and isinstance(value, dict) and id(value) not in seen:
-                seen.add(id(value))
-                waiting.append((f"{prefix}{name}.", value))
-    return found or root
+        seen.add(id(value))
+        if _holds_tensors(value):
+            found |= {} if not {*map(str, value)}.isdisjoint(_MOMENTS) else {path: value}
+        else:
+            waiting += [(f"{path}.{name}", inner) for name, inner in value.items()]
+    return found
 
 
 def _holds_weights(value: Any) -> bool:

@@ -22,7 +22,7 @@ def named_network(path: Path) -> str | None:
 
 
 # Words in the names of files whose networks were trained with Caffe, or as it computes.
-_CAFFE = re.compile(r"caffe|msra|vggface|resnet50_(ft|scratch)_")
+_CAFFE = re.compile(r"caffe|msra|vggface|resnet50_(ft|scratch)_(weight|dag)")
 
 
 def untold(path: Path, layout: str, model: ResNet) -> str:

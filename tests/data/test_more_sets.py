@@ -113,6 +113,15 @@ UNDERSTOOD = {
         {**I4, "a.csv": csv("1,a,0", "1,a,3", "2,b,1", header="filename,class,xmin")}, {"all": "a 1 b 1"},
         "left aside: 1 row of a.csv with an image and label of an earlier row",
     ),
+    "numbers of classes in lists, one for each object": (
+        {**I4, "a.jsonl": '{"image": "1.png", "label": [0, 0, 1]}\n{"image": "2.png", "label": [1, 1]}\n'},
+        {"all": "0 1 1 2"}, "",
+    ),
+    "a class in brackets": (four("cat", "[unknown]", "cat", "dog"), {"all": "[unknown] 1 cat 2 dog 1"}, ""),
+    "labelled test images, and others of another name": (
+        {**sets("train/{}/1.png", "test/{}/2.png"), **images("test_images/7.png"), "test_labels.csv": csv("7.png,cat")},
+        {"train": "cat 1 dog 1", "test": "cat 1 dog 1"}, "left aside: 1 image in ROOT/test_images, without labels",
+    ),
     "a preview beside the folder of the set": (
         {**images("preview.png", *(f"set/{name}/{i}.png" for name in ("cat", "dog") for i in range(60)))},
         {"all": "cat 60 dog 60"}, "left aside: 1 image beside the folder set",
@@ -196,9 +205,13 @@ REFUSED = {
         four("a", "\"['a', 'b']\"", "b", "a"), "labels such as \"['a', 'b']\" are lists",
     ),
     "zeros and ones in a text": (four("0 1 0", "1 1 0", "0 0 1", "1 0 0"), "labels such as '0 0 1' are zeros and ones"),
+    "zeros and ones of two classes in lists": (
+        {**I4, "a.jsonl": '{"image": "1.png", "label": [0, 1]}\n{"image": "2.png", "label": [1, 0]}\n'},
+        "a.jsonl: labels such as [0, 1] are zeros and ones",
+    ),
     "zeros and ones in lists": (
         {**I4, "a.jsonl": '{"image": "1.png", "label": [0, 1, 0]}\n{"image": "2.png", "label": [1, 1, 0]}\n'},
-        "a.jsonl line 1: it holds zeros and ones, one for each class: name the classes that are 1, or give columns",
+        "a.jsonl: labels such as [0, 1, 0] are zeros and ones, one for each class: name the classes that are 1",
     ),
     "labels that are images": (
         four("1_mask.png", "2_mask.png", "1_mask.png", "2_mask.png"), "labels such as 1_mask.png, 2_mask.png are names",

@@ -211,6 +211,11 @@ def test_options_name_the_labels_in_shards(tmp_path):
             open_with(tmp_path, **table)
     with pytest.raises(UserError, match=r"config\.split_folders\.train='x' has no effect"):
         open_with(tmp_path, SplitFolders("x"), label_column="dx")
+    numbered = {f"{i:06d}.cls": b"7" for i in range(3)}
+    named = {name: data.replace(b"}", b', "label": 3, "label_name": "cat%d"}' % i) if name.endswith("json") else data
+             for i, (name, data) in enumerate(members.items())}  # fmt: skip
+    (tmp_path / "000000.tar").write_bytes(tar_of({**named, **numbered}))
+    assert open_with(tmp_path, label_column="dx") == ["0", "1", "0"]  # of the JSON, and not by another key's names
     texts = {f"{i:06d}.{end}": one for i in range(2) for end, one in (("jpg", jpeg(i)), ("txt", b"a|b" if i else b"b"))}
     (tmp_path / "000000.tar").write_bytes(tar_of(texts))
     assert open_with(tmp_path, label_separator="|") == (("a", "b"), [[0, 1], [1, 1]])

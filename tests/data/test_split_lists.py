@@ -82,6 +82,15 @@ def test_three_lists_beside_the_class_folders(tmp_path):
     )
 
 
+def test_folders_that_are_no_classes_lie_beside_a_set_with_lists(tmp_path):
+    more = images("docs/figure.png", "test/7.png")
+    lists = {"meta/train.txt": lines(*TRAIN), "meta/test.txt": lines(*TEST)}
+    names = SplitFolders(train="meta/train.txt", test="meta/test.txt")
+    counts, notes, _ = understood(make_tree(tmp_path, {**FOLDERS, **more, **lists}), split_folders=names)
+    assert counts == {"train": (2, 1), "test": (1, 1)}
+    assert "left aside: the images in ROOT/test, as lists name the splits" in notes
+
+
 def test_the_column_of_a_list_may_be_named(tmp_path):
     lists = {"a.csv": "number,ref\n7,cat/0\n8,hot dog/0\n", "b.csv": "number,ref\n9,cat/1\n"}
     make_tree(tmp_path, {**FOLDERS, **lists})

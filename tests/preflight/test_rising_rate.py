@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from resnet_jax.config import load_config
-from resnet_jax.preflight.rising_rate import RANGES, find_learning_rate, num_warmup_steps, rate_range
+from resnet_jax.preflight.learning_rate import propose_learning_rate
+from resnet_jax.preflight.rising_rate import RANGES, num_warmup_steps, range_test, rate_range
 from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.optimizer import OPTIMIZERS
 from resnet_jax.training.schedule import exponential
@@ -52,12 +53,10 @@ def test_warmup_is_counted_in_steps(words, expected):
 
 def test_what_is_wrong_with_the_configs_own_schedule_is_said_all_the_same():
     with pytest.raises(ValueError, match="the warm-up of 20 steps must be from 0 to the run's 5 steps"):
-        find_learning_rate(tiny_options("--config.num_steps=5"), 1e-3, 10.0, 100)
+        range_test(tiny_options("--config.num_steps=5"), 1e-3, 10.0, 100)
 
 
 def test_eight_devices_propose_what_one_does():
-    rates = [
-        find_learning_rate(tiny_options(), 1e-3, 10.0, 100, jax.devices()[:num_devices])[1].learning_rate
-        for num_devices in (1, 8)
-    ]
+    tests = [range_test(tiny_options(), 1e-3, 10.0, 100, jax.devices()[:num_devices]) for num_devices in (1, 8)]
+    rates = [propose_learning_rate(curve, warmup_steps=n, optimizer="sgd").learning_rate for curve, n in tests]
     assert rates[0] == pytest.approx(rates[1], rel=0.1)  # a step earlier or later, for what rounding makes of the loss

@@ -11,6 +11,7 @@ from torch_files import Built, Name, Raw, torch_file, whole_module, zip_file
 from resnet_jax import create_model, load_weights, save_weights
 from resnet_jax.errors import UserError
 from resnet_jax.models import zero_padding_shortcut
+from resnet_jax.weights.convert import convert
 from resnet_jax.weights.info import WeightsInfo
 from resnet_jax.weights.names import torch_arrays
 from resnet_jax.weights.safetensors_file import write_safetensors
@@ -259,6 +260,40 @@ def test_state_dicts_are_found_however_deep_they_lie(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
 
 
+def test_state_dicts_of_other_names_and_averages_are_found_as_before(tmp_path):
+    model, variables, state = network()
+    moments = {"state": {"layer1.0.conv1.weight": {"exp_avg": np.ones(3, np.float32)}}}
+    for content in (
+        {"epoch": 3, "optimal_model": state},
+        {0: state},
+        {"resnet": state, "ema_helper": {"shadow": state}},
+        {"backbone": state, "opt": moments, "adam": moments},
+        {"all": {"backbone": state, "adam": moments}},
+    ):
+        path = torch_file(tmp_path / "w.pth", content)
+        jax.tree.map(np.testing.assert_array_equal, load_weights(path, model), variables)
+
+
+def test_a_pooled_cifar_stem_is_recorded_and_said(tmp_path, caplog):
+    arguments = {"stage_sizes": (1, 1, 1, 1), "num_filters": 8, "num_classes": 5}
+    model = create_model("cifar_resnet18", **arguments)
+    pooled = model.clone(stem="cifar_pooled")
+    variables = plausible_variables(pooled)
+    save_weights(tmp_path / "bare.safetensors", pooled, variables)
+    assert "does not show that its network has stem='cifar_pooled'" in caplog.text
+    caplog.clear()
+    info = WeightsInfo("cifar_resnet18", {**arguments, "stem": "cifar_pooled"})
+    save_weights(tmp_path / "w.safetensors", pooled, variables, info=info)
+    load_weights(tmp_path / "w.safetensors", pooled)
+    assert not caplog.text
+    load_weights(tmp_path / "w.safetensors", model)
+    assert "is of a cifar_resnet18 with stem='cifar_pooled': the same tensors in another" in caplog.text
+    caplog.clear()
+    bare, again = tmp_path / "bare.safetensors", tmp_path / "again.safetensors"
+    convert(bare, again, model_name="cifar_resnet18", model_args=arguments)
+    assert "stem='cifar_pooled' is for networks that have one" in caplog.text
+
+
 def test_an_average_among_the_weights_is_named(tmp_path):
     model, _, state = network()
     _, averaged, average = network(seed=1)
@@ -306,8 +341,6 @@ def test_what_weights_do_not_tell_of_caffes_kind_and_of_pooled_cifar_stems_is_sa
     images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype(np.float32)
     stages = [one.apply(variables, images, train=False, features=True)["stage1"].shape for one in (model, pooled)]
     assert [shape[1] for shape in stages] == [32, 16]
-    with pytest.raises(UserError, match=r"stem_pool='conv' has no effect with stem='cifar'"):
-        create_model("cifar_resnet18", stem_pool="conv")
 
 
 @pytest.mark.parametrize("name", ["swa_state_dict", "ema_state", "params_ema"])

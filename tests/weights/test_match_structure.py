@@ -119,20 +119,37 @@ def test_error_on_unknown_names_says_what_structure_would_do(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, load_weights(tmp_path / "w.safetensors", model), variables)
 
 
-@pytest.mark.parametrize("kind", ["pth", "safetensors"])
-def test_a_part_that_the_network_lacks_is_no_match(tmp_path, kind):
-    model, variables, state = network()
+def test_a_part_that_the_network_lacks_is_no_match(tmp_path):
+    model, _, state = network()
     gates = {"m9.gate.weight": np.ones((2, 8), np.float32), "m9.gamma": np.ones(8, np.float32)}
     for name, gate in gates.items():
         content = {}
         for there, array in scrambled(in_order(state)).items():
             content |= {name: gate, there: array} if there == "m10.weight" else {there: array}
-        path = tmp_path / f"w.{kind}"
-        write_safetensors(path, content, {}) if kind == "safetensors" else torch_file(path, content)
+        path = torch_file(tmp_path / "w.pth", content)
         with pytest.raises(UserError, match=rf"{name} \(.*\) stands among the blocks, and is no part of one here"):
             load_weights(path, model, layout="structure")
-    behind = {**scrambled(in_order(state)), "z.projector.weight": np.ones((4, 4), np.float32)}
-    path = torch_file(tmp_path / "behind.pth", behind)
+    group = {name.replace("layer", "group"): array for name, array in in_order(state).items()}
+    path = tmp_path / "w.safetensors"  # which keeps no order
+    write_safetensors(path, {**group, "group2.0.gate.weight": np.ones((2, 8), np.float32)}, {})
+    with pytest.raises(UserError, match=r"group2\.0\.gate\.weight \(2, 8\) stands among the blocks"):
+        load_weights(path, model, layout="structure")
+
+
+def test_what_stands_beside_the_blocks_is_left(tmp_path, caplog):
+    model, variables, state = network()
+    mean, matrix = np.ones(3, np.float32), np.ones((4, 4), np.float32)
+    more = {"normalizer.mean": mean, "arcface.weight": matrix}
+    scrambled_too = {**more, **scrambled(in_order(state)), "z.projector.weight": matrix}
+    blurred = {"m10.filt": np.ones((8, 1, 3, 3), np.float32)}
+    for path, num_left in (
+        (torch_file(tmp_path / "beside.pth", scrambled_too), 3),
+        (torch_file(tmp_path / "blurred.pth", {**scrambled(in_order(state)), **blurred}), 1),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, layout="structure"), variables)
+        assert f": {num_left} beside the network" in caplog.text
+    path = tmp_path / "w.safetensors"
+    write_safetensors(path, scrambled_too, {})
     jax.tree.map(np.testing.assert_array_equal, load_weights(path, model, layout="structure"), variables)
 
 
