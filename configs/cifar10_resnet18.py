@@ -2,9 +2,9 @@
 
     python train.py --config configs/cifar10_resnet18.py
 
-On JPEG copies of CIFAR-10 it gets 37.64 % of the test images right after the first epoch, and 37.98 % with
---config.batch_norm=local on four simulated devices. The long form reaches about 95 %: --config.num_epochs=200
---config.schedule=cosine
+On JPEG copies of CIFAR-10 it gets 75.48 % of the test images right (with --config.dtype=bfloat16). After its first
+epoch it gets 37.64 %, and 37.98 % with --config.batch_norm=local on four simulated devices. The long form reaches about
+95 %: --config.num_epochs=200 --config.schedule=cosine
 """
 
 from ml_collections import ConfigDict

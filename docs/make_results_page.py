@@ -33,7 +33,8 @@ HEAD = """# What the recipes reached
 
 Every row is of runs that ended here. Accuracy is of the test images, after the last step, as mean ± standard deviation
 over the seeds. Minutes are of whole runs, evaluations and checkpoints included. Torch's are of its steps alone, with
-all images in memory. A run of several starts was broken off and continued, and shared the machine with other work.
+all images in memory. A run of several starts was broken off and continued. Those, and runs on one core, shared the
+machine with other work.
 `compare` prints the same digest for your run if it has the same config.
 
 JPEG copies are CIFAR-10's images as Pillow saves them by default (quality 75), prepared as a TFDS set. Published

@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 
 import resnet_jax
+from resnet_jax.formatting import format_count
 
 # malloc's parameters, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
@@ -142,7 +143,8 @@ def processor_name() -> str:
     """Returns the processor's name and how many cores this process may use, as in "AMD EPYC 9R45, 2 cores"."""
     lines = _processor().splitlines()
     found = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{found[0] if found else platform.processor() or platform.machine()}, {_cores_to_run_on()} cores"
+    name = found[0] if found else platform.processor() or platform.machine()
+    return f"{name}, {format_count(_cores_to_run_on(), 'core')}"
 
 
 def _processor() -> str:
