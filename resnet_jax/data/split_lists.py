@@ -11,7 +11,7 @@ from resnet_jax.data.file_finder import FileFinder, FileIndex
 from resnet_jax.data.labelled import LabelledFiles
 from resnet_jax.data.listing import Listing, StoredFile
 from resnet_jax.data.table_columns import TableColumns
-from resnet_jax.data.table_file import SUFFIXES, read_table
+from resnet_jax.data.table_file import SUFFIXES, read_table, read_text
 from resnet_jax.data.table_options import TableOptions
 from resnet_jax.errors import UserError, abridge, truncate
 from resnet_jax.formatting import format_count
@@ -112,8 +112,9 @@ def _named_files(path: Path, finder: FileFinder, image_column: str) -> Iterator[
     if path.suffix.lower() in SUFFIXES:
         rows, values = _read_table(path, finder, image_column)
     else:
-        rows, lines = _read_text(path)
-        values = _without_labels(lines, finder)
+        numbered = [(i, line.strip()) for i, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+        rows = [f"{path} line {i}" for i, _ in numbered]
+        values = _without_labels([line for _, line in numbered], finder)
     finder.learn(values)
     for row, value in zip(rows, values, strict=True):
         found = finder.candidates(value)
@@ -134,17 +135,6 @@ def _read_table(path: Path, finder: FileFinder, image_column: str) -> tuple[list
             f"config.table.file={path.name}, or give a list for each split"
         )
     return [table.row(i) for i in range(table.num_rows)], table.columns[column]
-
-
-def _read_text(path: Path) -> tuple[list[str], list[str]]:
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    numbered = [(f"{path} line {number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    return [row for row, _ in numbered], [line for _, line in numbered]
 
 
 def _without_labels(lines: list[str], finder: FileFinder) -> list[str]:

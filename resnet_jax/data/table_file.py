@@ -43,15 +43,31 @@ def read_table(path: Path) -> Table:
     Raises:
       UserError: if it cannot be read, or has rows without the header's columns.
     """
-    try:
-        if path.suffix.lower() == ".parquet":
+    if path.suffix.lower() == ".parquet":
+        with _errors_in_a_line(path):
             return _read_parquet(path)
-        text = path.read_bytes().decode("utf-8-sig")
+    text = read_text(path)
+    return _read_csv(path, text) if path.suffix.lower() in (".csv", ".tsv") else _read_json_lines(path, text)
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a table or a list, in UTF-8.
+
+    Raises:
+      UserError: if it cannot be read, or is no such text.
+    """
+    with _errors_in_a_line(path):
+        return path.read_bytes().decode("utf-8-sig")
+
+
+@contextmanager
+def _errors_in_a_line(path: Path) -> Iterator[None]:
+    try:
+        yield
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is no text in UTF-8 (byte {error.start}): save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-    return _read_csv(path, text) if path.suffix.lower() in (".csv", ".tsv") else _read_json_lines(path, text)
 
 
 def read_head(path: Path) -> Table | None:
