@@ -9,6 +9,7 @@ import numpy as np
 
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.activations import ACTIVATIONS
+from resnet_jax.models.choices import SHORTCUTS, STRIDES_IN
 from resnet_jax.models.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear_init
 from resnet_jax.models.norms import NORMS, NUM_GROUPS
 from resnet_jax.models.pooling import ANTI_ALIAS
@@ -34,7 +35,6 @@ OF_TRAINING = (
     "stochastic_depth", "zero_init_residual", "kernel_init", "remat", "conv_impl", "output_stride", "axis_name",
 )  # fmt: skip
 BLOCKS = ("basic", "bottleneck", "preact_basic", "preact_bottleneck")
-SHORTCUTS = ("A", "A_end", "B", "C", "D", "none")
 NORM_LAYERS = ("batch", *NORMS)
 
 
@@ -48,7 +48,7 @@ def check_arguments(model: "ResNet") -> None:
     for field, known in (
         ("stem", STEMS),
         ("stem_pool", STEM_POOLS),
-        ("stride_in", ("3x3", "1x1")),
+        ("stride_in", STRIDES_IN),
         ("strided_block", ("first", "last")),
         ("stride_padding", ("torch", "same")),
         ("anti_alias", ("none", *ANTI_ALIAS)),
@@ -123,10 +123,19 @@ def _check_stages(model: "ResNet") -> None:
     filters = model.stage_filters
     if filters is not None and (len(filters) != len(sizes) or min(filters) < 1):
         raise UserError(f"stage_filters={filters} must be a number, at least 1, for each of the {len(sizes)} stages")
-    if min(model.filters_of_stages) * model.width_per_group < 64:
+    narrowest = min(model.filters_of_stages)
+    if narrowest * model.width_per_group < 64:
+        field = "num_filters" if filters is None else "stage_filters"
         raise UserError(
-            f"num_filters={model.num_filters} * width_per_group={model.width_per_group} must be at least 64"
+            f"{field}={getattr(model, field)} makes stages of {narrowest} filters: times width_per_group="
+            f"{model.width_per_group} they must be at least 64"
         )
+    inner = min(
+        int(width * model.width_per_group / 64) * model.groups if bottleneck else width
+        for width, bottleneck in zip(model.filters_of_stages, model.bottlenecks, strict=True)
+    )
+    if model.reduce_first > inner:
+        raise UserError(f"reduce_first={model.reduce_first} must be at most {inner}, the narrowest block's outputs")
     _check_widths(model)
 
 

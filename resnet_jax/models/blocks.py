@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from resnet_jax.models.activations import activate_norm
+from resnet_jax.errors import check_choice
+from resnet_jax.models.activations import ACTIVATIONS, activate_norm
 from resnet_jax.models.attention import SqueezeExcite
 from resnet_jax.models.batch_norm import BatchNorm
+from resnet_jax.models.choices import SHORTCUTS, STRIDES_IN
 from resnet_jax.models.layers import Conv, activate_sum, stochastic_depth
 from resnet_jax.models.pooling import ANTI_ALIAS, average_pool
 from resnet_jax.ops.convolution import subsample
@@ -145,6 +147,10 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
+        check_choice("shortcut", self.shortcut, SHORTCUTS)
+        check_choice("stride_in", self.stride_in, STRIDES_IN)
+        check_choice("anti_alias", self.anti_alias, ("none", *ANTI_ALIAS))
+        check_choice("activation", self.activation, ACTIVATIONS)
         convolutions = self._convolutions()
         last, features = len(convolutions), convolutions[-1].features
         y = x

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
+from resnet_jax.errors import check_choice
 from resnet_jax.models.activations import ACTIVATIONS
 from resnet_jax.models.initializers import (
     Initializer,
@@ -37,7 +38,7 @@ class Conv(nn.Module):
       trainable: if False, the parameters' gradients are zero, and are not computed.
 
     Raises:
-      ValueError: if `groups` divides the channels or the features with a remainder.
+      ValueError: if `groups` divides the channels or the features with a remainder, and for another padding.
     """
 
     features: int
@@ -57,6 +58,9 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels, size = x.shape[-1], self.kernel_size
+        check_choice("padding", self.padding, ("torch", "same"))
+        if self.padding == "same" and self.stride > 1 and self.dilation > 1:
+            raise ValueError("padding='same' of a strided convolution needs dilation=1")
         if channels % self.groups or self.features % self.groups:
             raise ValueError(f"groups={self.groups} must divide channels={channels} and features={self.features}")
         kernel_shape = (size, size, channels // self.groups, self.features)

@@ -331,6 +331,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Array, *, train: bool, features: bool = False) -> Any:
         if images.ndim == 2:
+            if features:
+                raise UserError("features=True needs images: of their pooled features there are no stages")
             return self._logits(images, train)
         self._check_images(images)
         frozen, param_dtype = self.frozen_layers, DTYPES[self.dtype][1]

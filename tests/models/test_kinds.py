@@ -1,5 +1,7 @@
 """Each kind of layer that a residual network may have, against the real timm's logits in float64."""
 
+import re
+
 import golden_files
 import jax
 import numpy as np
@@ -8,7 +10,8 @@ from golden import weights
 
 from resnet_jax import create_model, load_weights
 from resnet_jax.errors import UserError
-from resnet_jax.models import fold_batch_norm
+from resnet_jax.models import BasicBlock, BottleneckBlock, fold_batch_norm
+from resnet_jax.models.layers import Conv
 from resnet_jax.weights.safetensors_file import write_safetensors
 
 SMALL = {"stage_sizes": (1, 1, 2, 1), "num_classes": 7}
@@ -109,3 +112,33 @@ def test_every_parameter_is_trained_unless_it_is_frozen(kind):
 def test_arguments_that_cannot_be_are_refused(arguments, line):
     with pytest.raises(UserError, match=line):
         create_model("resnet18", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (BasicBlock(8, shortcut="b"), "shortcut='b' must be one of A, A_end, B, C, D, none"),
+        (BottleneckBlock(8, stride_in="1*1"), "stride_in='1*1' must be one of 3x3, 1x1"),
+        (BasicBlock(8, anti_alias="blurred"), "anti_alias='blurred' must be one of none, average, blur"),
+        (BasicBlock(8, activation="swish"), "activation='swish' must be one of"),
+        (Conv(8, padding="SAME"), "padding='SAME' must be one of torch, same"),
+        (Conv(8, padding="same", stride=2, dilation=2), "padding='same' of a strided convolution needs dilation=1"),
+    ],
+)
+def test_words_that_a_layer_does_not_know_are_refused(layer, message):
+    arguments = {} if isinstance(layer, Conv) else {"train": False}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        layer.init(jax.random.key(0), np.zeros((1, 8, 8, 8), np.float32), **arguments)
+
+
+def test_widths_that_come_to_nothing_are_refused_by_the_field_that_decides():
+    with pytest.raises(UserError, match=r"stage_filters=\(8, 16, 32, 64\) makes stages of 8 filters: times width_per"):
+        create_model("resnet50", stage_filters=(8, 16, 32, 64), width_per_group=4)
+    with pytest.raises(UserError, match="reduce_first=100 must be at most 64, the narrowest block's outputs"):
+        create_model("resnet50", reduce_first=100)
+
+
+def test_pooled_features_have_no_stages():
+    model = create_model("resnet20")
+    with pytest.raises(UserError, match="features=True needs images"):
+        jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False, features=True), np.zeros((2, 64)))

@@ -352,7 +352,6 @@ def test_a_link_to_a_file_of_weights_stays_a_link(source, tmp_path):
     [
         ("resnet20", {"stem_filters": 32}),
         ("resnet50_gn", {"width_per_group": 40}),
-        ("resnet20", {"reduce_first": 32}),
     ],
 )
 def test_arguments_that_make_no_network_are_one_line(source, tmp_path, capsys, name, arguments):
