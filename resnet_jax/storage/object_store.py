@@ -124,9 +124,21 @@ class ObjectStore:
                 raise RunError(f"{self.address}/{key} has changed since this start: start again") from None
         return self._try(key, lambda: bytes(self._obstore.get_range(self._store, key, start=start, length=num_bytes)))
 
-    def put(self, key: str, data: bytes | Path, patience: float | None = None) -> None:
-        """Writes an object, whole or not at all: bytes, or a file's content."""
-        self._try(key, lambda: self._obstore.put(self._store, key, data, chunk_size=_PART_BYTES), patience)
+    def put(
+        self, key: str, data: bytes | Path, patience: float | None = None, before: Callable[[], None] | None = None
+    ) -> None:
+        """Writes an object, whole or not at all: bytes, or a file's content.
+
+        Args:
+          before: is called before each attempt; an error of it is raised.
+        """
+
+        def write() -> None:
+            if before:
+                before()
+            self._obstore.put(self._store, key, data, chunk_size=_PART_BYTES)
+
+        self._try(key, write, patience)
 
     def replace(self, key: str, data: bytes, version: Version | None, patience: float | None = None) -> Version | None:
         """Writes an object if it still has `version`, None: if there is none; returns its new one, or None if another
@@ -187,10 +199,17 @@ class ObjectStore:
         folders = {parent for one in found for parent in _folders_of(one.key)}
         return [one for one in found if one.num_bytes or one.key not in folders]
 
-    def delete(self, keys: Iterable[str]) -> None:
-        """Removes objects; one that is not there is no error."""
-        if found := [*keys]:
-            self._try(found[0], lambda: self._obstore.delete(self._store, found), absent=None)
+    def delete(self, keys: Iterable[str], before: Callable[[], None] | None = None) -> None:
+        """Removes objects; one that is not there is no error. before: as of `put`."""
+        found = [*keys]
+
+        def remove() -> None:
+            if before:
+                before()
+            self._obstore.delete(self._store, found)
+
+        if found:
+            self._try(found[0], remove, absent=None)
 
     def _credentials(self) -> dict[str, Any]:
         """Returns what finds the user's keys where the environment does not hold them: AWS's profiles, by boto3."""

@@ -150,8 +150,8 @@ class RunCopy:
             self._lease.write({**{key: size for key, size in named.items() if not step_of(key)}, **sizes})
             for key in gone:
                 del self._sent[key]
-            self._store.delete(key for key in gone if is_manifest(key))
-            self._store.delete(key for key in gone if not is_manifest(key))
+            self._store.delete((key for key in gone if is_manifest(key)), self._lease.confirm)
+            self._store.delete((key for key in gone if not is_manifest(key)), self._lease.confirm)
 
     def close(self, *, has_failed: bool) -> None:
         """Brings what is left into the bucket and lets the run go; an error that is under way stays the one raised.
@@ -164,7 +164,7 @@ class RunCopy:
             self._thread.join()
         if has_failed:  # perhaps because of the store, for which was waited already
             self._store.patience = min(self._patience, FIRST_PATIENCE_SECONDS)
-        is_unsent = self._is_complete and self._writes
+        is_unsent, is_kept = self._is_complete and self._writes, False
         try:
             if self._is_complete:
                 self.publish()
@@ -175,18 +175,20 @@ class RunCopy:
             is_unsent = is_unsent and not self._lease.is_lost
             line = first_line(error)
             if is_unsent:
-                line += (
-                    f"; what could not be brought there is kept: {self._keep() / self.path.name} is the run's folder, "
-                    "in which it can go on"
-                )
-                is_unsent = False
+                kept = self._keep()
+                line += "; what could not be brought there is kept: "
+                if kept == self._parent:  # by the path of the copy itself messages mean the address
+                    line += f"the run's folder is in {kept}, which the next start moves aside"
+                else:
+                    line += f"{kept / self.path.name} is the run's folder, in which it can go on"
+                is_unsent, is_kept = False, True
             if not has_failed:
                 raise RunError(line) from error
             logger.warning(line)
         finally:
             if is_unsent:  # interrupted
                 logger.warning(f"what could not be brought to {self._store.address} is kept in {self._keep()}")
-            else:
+            elif not is_kept:
                 shutil.rmtree(self._parent, ignore_errors=True)
             self._lock_file.close()
 
@@ -220,8 +222,7 @@ class RunCopy:
 
     def _send(self, keys: Iterable[str], stamps: dict[str, _Stamp]) -> None:
         def send(key: str) -> None:
-            self._lease.confirm()
-            self._store.put(key, self.path / key)
+            self._store.put(key, self.path / key, before=self._lease.confirm)
             self._sent[key] = stamps[key]
 
         with ThreadPoolExecutor(NUM_THREADS) as pool:
@@ -253,8 +254,7 @@ class RunCopy:
         here = {key: stamp for key, stamp in self._walk().items() if "/" not in key and not is_note(key)}
         for key, stamp in here.items():
             if self._sent.get(key) != stamp:
-                self._lease.confirm()
-                self._store.put(key, self.path / key, patience=0.0)
+                self._store.put(key, self.path / key, patience=0.0, before=self._lease.confirm)
                 self._sent[key] = stamp
         if not here.keys() <= self._lease.files.keys():
             self._lease.write({**self._lease.files, **{key: stamp[0] for key, stamp in here.items()}}, patience=0.0)

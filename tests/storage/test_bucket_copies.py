@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from bucket_server import BUCKET
@@ -116,15 +117,25 @@ def stored_whatever(bucket, address):
     return {name: bucket.get(f"{prefix(address)}/{name}") for name in names}
 
 
-def test_a_copy_that_could_not_be_sent_is_kept(bucket, place, tmp_path, caplog):
+@pytest.mark.parametrize("can_be_moved", [True, False])
+def test_a_copy_that_could_not_be_sent_is_kept(bucket, place, tmp_path, monkeypatch, can_be_moved):
+    def fail(path, target):
+        raise PermissionError(13, "Permission denied")
+
     def write(run):
         (run.path / "new.txt").write_text("1")
         bucket.fault = lambda method, path, number: "drop"
+        if not can_be_moved:
+            monkeypatch.setattr(Path, "rename", fail)
 
     with pytest.raises(RunError, match="what could not be brought there is kept: ") as caught:
         work_in(place, write)
     bucket.fault = lambda method, path, number: None
-    kept = str(caught.value).partition("is kept: ")[2].partition(" is the run's")[0]
+    said = str(caught.value).partition("is kept: ")[2]
+    if can_be_moved:
+        kept = said.partition(" is the run's")[0]
+    else:
+        kept = f"{said.partition('folder is in ')[2].partition(',')[0]}/{place.rpartition('/')[2]}"
     assert (tmp_path / "home/buckets") in (tmp_path / kept).parents
     with open(f"{kept}/new.txt") as file:
         assert file.read() == "1"
@@ -132,7 +143,7 @@ def test_a_copy_that_could_not_be_sent_is_kept(bucket, place, tmp_path, caplog):
 
 
 def test_a_copy_is_kept_where_the_last_upload_is_interrupted(place, monkeypatch, tmp_path):
-    def interrupt(store, key, data, patience=None):
+    def interrupt(store, key, data, patience=None, before=None):
         raise KeyboardInterrupt
 
     def write(run):

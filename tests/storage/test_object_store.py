@@ -67,6 +67,21 @@ def test_a_fault_that_passes_is_survived(store, bucket, fault):
     assert store.get("index") == (b"2", version)
 
 
+def test_what_comes_before_a_write_is_asked_again_before_each_attempt(store, bucket):
+    def lost():
+        raise RunError("taken over")
+
+    answers = iter([lambda: None, lost])
+    bucket.fault = lambda method, path, number: (503, "SlowDown") if method == "PUT" else None
+    with pytest.raises(RunError, match="taken over"):
+        store.put("a", b"data", before=lambda: next(answers)())
+    bucket.fault = lambda method, path, number: None
+    store.put("a", b"data", before=lambda: None)
+    with pytest.raises(RunError, match="taken over"):
+        store.delete(["a"], lost)
+    assert store.get("a")[0] == b"data"
+
+
 def test_a_store_that_stays_away_is_a_line_in_time(bucket):
     store = ObjectStore(f"s3://{BUCKET}/away", patience=1)
     bucket.stop()
