@@ -1,13 +1,12 @@
 """The evaluate command: measures a trained run or imported weights on labelled images."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from resnet_jax.data.bad_images import BadImages
@@ -76,7 +75,13 @@ def evaluate_run(
         images.image_size if not trained.preprocess.changes_pixels else 0
     )  # to which only images in memory are enlarged
     preprocess = TenCrop(trained.preprocess) if ten_crop else trained.preprocess
-    reading = replace(options.reading(), data_dir=images.data_dir, image_size=size, preprocess=preprocess)
+    reading = replace(
+        options.reading(),
+        data_dir=images.data_dir,
+        image_size=size,
+        preprocess=preprocess,
+        bad_images=BadImages(images.max_bad_images, has_config=False),
+    )
     if data is None:
         source, split, train = load_judging_images(images, reading)
         data = f"{images.dataset}:{split}"
@@ -145,10 +150,16 @@ def evaluate_weights(
     reading = DatasetOptions(
         data_dir or "",
         preprocess=_prepared(trained, ten_crop=ten_crop),
+        apply_exif_orientation=trained.apply_exif_orientation,
         bad_images=BadImages(has_config=False),
         decode=trained.decode,
     )
     source = open_images(data, trained.class_names, trained.num_classes, reading)
+    if not (trained.size_is_known or trained.preprocess.changes_pixels or source.image_shape == trained.input_shape):
+        height, width, _ = trained.input_shape
+        warn(
+            f"nothing tells how large the network's images are: these stay as they are; predict makes {height}x{width}"
+        )
     return _evaluate(trained, source, data, batch_size, threshold, report, flip=flip)
 
 
@@ -168,16 +179,6 @@ def _check_views(ten_crop: bool, flip: bool) -> None:
         raise UserError("--ten_crop averages mirrors already: leave --flip out")
 
 
-def _averaging_mirrors(apply: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """Returns `apply`, but of each image (H, W, C) the mean of its logits and its mirror's."""
-
-    def apply_to_both(variables: Any, images: jax.Array, *, train: bool) -> jax.Array:
-        both = jnp.concatenate([images, images[:, :, ::-1]])  # (2 * B, H, W, C)
-        return apply(variables, both, train=train).reshape(2, len(images), -1).mean(axis=0)  # (B, K)
-
-    return apply_to_both
-
-
 def _evaluate(
     trained: TrainedModel, source: Source, data: str, batch_size: int, threshold: float | None, report: Path | None,
     *, flip: bool = False,
@@ -195,11 +196,10 @@ def _evaluate(
     batches = EvalBatches(source, batch_size, jax.process_index(), jax.process_count())
     preemption = PreemptionGuard(jax.process_count())
     normalization, dtype, mesh = trained.normalization, trained.model.dtype, trained.mesh
-    judge_fn = jit_per_example_eval_step(normalization, dtype, mesh, multi_label=multi_label)
-    rows: list[dict[str, np.ndarray]] = []
     apply = ready_apply(trained.model, trained.state.variables, num_devices)
-    state = trained.state.replace(apply_fn=_averaging_mirrors(apply) if flip else apply)
-    sums = evaluate(preemption.with_stop_flag(judge_fn, mesh), state, batches, mesh, preemption, rows.append)
+    judge_fn = jit_per_example_eval_step(normalization, dtype, mesh, apply, multi_label=multi_label, flip=flip)
+    rows: list[dict[str, np.ndarray]] = []
+    sums = evaluate(preemption.with_stop_flag(judge_fn, mesh), trained.state, batches, mesh, preemption, rows.append)
     if not math.isfinite(sums["loss"]):
         raise NonFiniteError(f"the loss is {sums['loss']}: the weights are not finite, or not those of this model")
     names = trained.class_names or source.class_names

@@ -10,6 +10,7 @@ import ctypes as c
 import functools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ PATIENCE_SECONDS = 60.0
 Kernel = Callable[[Sequence[int], Sequence[int]], None]
 
 _registered: dict[str, Any] = {}  # by name: ctypes callbacks must outlive their registration
+_held: "weakref.WeakValueDictionary[str, Kernel]" = weakref.WeakValueDictionary()  # by name, as long as somebody does
 
 
 class _Buffer(c.Structure):
@@ -91,6 +93,26 @@ def register(name: str, prepare: Callable[[], Kernel]) -> str:
         _registered[name] = handler
         wait_at_exit()
     return name
+
+
+def register_while_held(name: str, prepare: Callable[[], Kernel]) -> Kernel:
+    """Returns the kernel of the custom call of this name, which XLA knows from now on.
+
+    Whoever runs a program with that call must hold the kernel meanwhile: once nobody does, it goes, and its memory with
+    it. It is prepared anew then where it is asked for again.
+    """
+    kernel = _held.get(name)
+    if kernel is None:
+        kernel = _held[name] = prepare()
+        register(name, lambda: functools.partial(_run_held, name))
+    return kernel
+
+
+def _run_held(name: str, operands: Sequence[int], results: Sequence[int]) -> None:
+    kernel = _held.get(name)
+    if kernel is None:
+        raise RuntimeError(f"{name}: what it computed with is gone; hold the function that was traced")
+    kernel(operands, results)
 
 
 def make_handler(kernel: Kernel) -> Any:

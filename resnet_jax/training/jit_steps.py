@@ -226,31 +226,40 @@ def make_eval_state_fn(experiment: "Experiment", preemption: PreemptionGuard) ->
 
 
 def jit_eval_step(
-    normalization: Normalization | None, dtype: str, mesh: Mesh, eval_step: Callable[..., Any] = eval_step
-) -> EvalStep:
+    normalization: Normalization | None, dtype: str, mesh: Mesh, eval_step: Callable[..., Any] = eval_step,
+    *, apply: Callable[..., Array] | None = None, flip: bool = False,
+) -> EvalStep:  # fmt: skip
     """Returns (state, batch of `EvalBatches` on the mesh) -> sums: normalisation and `eval_step` in one program.
 
     Args:
       normalization: None for pooled features instead of images.
+      apply: instead of the state's apply_fn; it goes with the result, as JAX keeps what a state holds beside arrays.
+      flip: the logits are the mean of each image's and its mirror's.
     """
     normalized = normalizer(normalization, dtype) if normalization else lambda features: features
 
     def step(state: TrainState, batch: dict[str, Array]) -> dict[str, Any]:
-        return eval_step(state, {**batch, "image": normalized(batch["image"])})
+        images = batch["image"]
+        if flip:  # before a mean image is subtracted
+            images = jnp.stack([images, images[:, :, ::-1]], axis=1)  # (B, 2, H, W, C)
+        return eval_step(state.replace(apply_fn=apply) if apply else state, {**batch, "image": normalized(images)})
 
     whole, rows = replicated(mesh), data_sharding(mesh)
     return jax.jit(step, in_shardings=(whole, rows), out_shardings=whole)
 
 
 def jit_per_example_eval_step(
-    normalization: Normalization, dtype: str, mesh: Mesh, *, multi_label: bool = False
-) -> EvalStep:
+    normalization: Normalization, dtype: str, mesh: Mesh, apply: Callable[..., Array] | None = None,
+    *, multi_label: bool = False, flip: bool = False,
+) -> EvalStep:  # fmt: skip
     """Does as `jit_eval_step`, of `per_example_eval_step`: sums, and rows that every process has of all of them.
 
     Args:
       multi_label: images have several labels: `multi_label_eval_step`.
+      apply, flip: as for `jit_eval_step`.
     """
-    return jit_eval_step(normalization, dtype, mesh, multi_label_eval_step if multi_label else per_example_eval_step)
+    of_rows = multi_label_eval_step if multi_label else per_example_eval_step
+    return jit_eval_step(normalization, dtype, mesh, of_rows, apply=apply, flip=flip)
 
 
 def jit_run_eval_step(experiment: "Experiment") -> EvalStep:

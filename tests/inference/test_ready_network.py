@@ -1,20 +1,27 @@
 """Networks made ready for inference answer as the same networks with batch norm folded do, to rounding."""
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resnet_jax import create_model, list_models
+from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.inference.ready.apply import make_ready, ready_apply
 from resnet_jax.inference.ready.network import ReadyNetwork
 from resnet_jax.inference.ready.trace import Operation, UnknownOperationError, trace
 from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.shapes import variable_shapes
 from resnet_jax.models.variants import default_image_size
+from resnet_jax.ops import xla_ffi
 from resnet_jax.ops.onednn import Problem, available, implementations
+from resnet_jax.training.images import Normalization
+from resnet_jax.training.jit_steps import jit_per_example_eval_step
+from resnet_jax.training.train_state import create_train_state
 
 pytestmark = [
     pytest.mark.skipif(not available(), reason="oneDNN is not installed for this machine"),
@@ -217,6 +224,26 @@ def test_two_networks_of_equal_shapes_keep_their_own_weights():
     for answer, one in zip(answers, (variables, others), strict=True):
         assert difference(answer, folded_answer(model, one, inputs)) < 1e-5
     assert difference(answers[0], answers[1]) > 1e-2
+
+
+def test_a_networks_memory_goes_with_its_function():
+    model, variables = made("resnet18", TINY)
+    gc.collect()
+    held = {*xla_ffi._held}
+    state = create_train_state(model, variables, optax.identity())
+    batch = {"image": np.zeros((2, 32, 32, 3), np.uint8), "label": np.zeros(2, np.int32)}
+    normalization, mesh = Normalization(np.full(3, 0.5), np.ones(3)), make_mesh(jax.devices()[:1])
+
+    def answer():
+        apply = ready_apply(model, variables, num_devices=1)
+        result = jit_per_example_eval_step(normalization, "float32", mesh, apply)(state, batch)
+        assert len({*xla_ffi._held} - held) == 1
+        return np.asarray(result["rows"]["loss"])
+
+    first = answer()
+    gc.collect()
+    assert {*xla_ffi._held} <= held
+    np.testing.assert_array_equal(answer(), first)
 
 
 def test_threads_may_call_it_at_once():

@@ -18,7 +18,7 @@ from resnet_jax.models.folding import fold_batch_norm
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.ops.onednn import available
 from resnet_jax.ops.onednn_library import DTYPES, PREPARING, OneDNNError
-from resnet_jax.ops.xla_ffi import Kernel, register
+from resnet_jax.ops.xla_ffi import Kernel, register_while_held
 
 Array = jax.Array
 
@@ -31,16 +31,19 @@ def ready_apply(model: ResNet, variables: Mapping[str, Any], num_devices: int) -
     Called inside `jit` as apply(variables, images, train=False), (B, H, W, C) -> (B, K). Where the CPU is one device,
     oneDNN is there and has every operation of the network, the network is one call of it, made ready for the shape at
     hand out of `variables` as they are now; elsewhere the model's own `apply`, batch norm folded, of the variables that
-    it is given. A program that is kept on disk names the network by its content.
+    it is given. A program that is kept on disk names the network by its content. The returned function holds what was
+    made ready: it must live as long as programs with it run.
 
     Args:
       num_devices: over which the images are split; 0: the model's own `apply` in any case.
     """
 
+    held: dict[str, Kernel] = {}  # by the name of its custom call
+
     def apply(given: Any, images: Array, *, train: bool = False) -> Array:
         if train:
             raise ValueError("train=True: a network that is ready for inference cannot be trained")
-        target = _register(model, variables, images.shape) if _may_be_ready(model, num_devices, images) else None
+        target = _register(model, variables, images.shape, held) if _may_be_ready(model, num_devices, images) else None
         if target is None:
             one, its = (model, given) if model.batch_norm == "folded" else fold_batch_norm(model, given)
             return jnp.asarray(one.apply(its, images, train=False))
@@ -81,14 +84,19 @@ def _operations(model: ResNet, variables: Mapping[str, Any], input_shape: tuple[
     return trace(lambda images: plain.apply(arrays, images, train=False), input_shape)
 
 
-def _register(model: ResNet, variables: Mapping[str, Any], input_shape: tuple[int, ...]) -> str | None:
-    """Returns the name of the custom call that is the network; None where it has other operations."""
+def _register(
+    model: ResNet, variables: Mapping[str, Any], input_shape: tuple[int, ...], held: dict[str, Kernel]
+) -> str | None:
+    """Returns the name of the custom call that is the network, and adds it to `held`; None where it has other
+    operations.
+    """
     try:
         batch, height, width, channels = input_shape
         operations = _operations(model, variables, (batch, height, width, channels))
         name = f"resnet_jax_ready_{model.dtype}_{_digest(operations)}"
         with PREPARING:
-            return register(name, partial(_prepare, operations, model.dtype))
+            held[name] = register_while_held(name, partial(_prepare, operations, model.dtype))
+        return name
     except (UnknownOperationError, OneDNNError) as error:
         logger.debug(f"not made ready for inference: {error}")
         return None

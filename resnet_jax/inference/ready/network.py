@@ -71,10 +71,7 @@ Step = tuple[c.c_void_p, dict[int, _Slot]]  # the description of a primitive, an
 class ReadyNetwork:
     """Maps images (B, H, W, C) float32 to (B, K) float32 by a list of operations; one call at a time, on all cores.
 
-    Its packed kernels and its memory are its own, and go with it.
-
-    Attributes:
-      implementations: the names of oneDNN's code of each primitive.
+    Its packed kernels and its activations are its own, and go with it; of oneDNN's descriptions of them a few kB stay.
 
     Raises:
       OneDNNError: where oneDNN is missing or has no implementation of an operation in `dtype`.
@@ -89,7 +86,7 @@ class ReadyNetwork:
             self._input, self._output = builder.build(operations)
             self._arena = builder.place_activations()
             self._kept = builder.constants  # whose memory the primitives read
-            self._primitives, self.implementations = builder.primitives()
+            self._primitives = builder.primitives()
             self._memories = builder.borrowed(self._input), builder.borrowed(self._output)
         self._library = library
         self.input_shape = operations[0].shape
@@ -341,9 +338,9 @@ class _Builder:
             slot.address = start_address + offset
         return arena
 
-    def primitives(self) -> tuple[list[Callable[[], None]], list[str]]:
-        """Returns the functions that run the steps, in order, and the names of their code."""
-        library, run, names = self._library, [], []
+    def primitives(self) -> list[Callable[[], None]]:
+        """Returns the functions that run the steps, in order."""
+        library, run = self._library, []
         for description, arrays in self._steps:
             memories = {}
             for number, slot in arrays.items():
@@ -353,8 +350,7 @@ class _Builder:
                 else:
                     self._memories.setdefault(id(slot), []).append(memories[number])
             run.append(library.primitive(description, memories))
-            names.append(library.query_name(description))
-        return run, names
+        return run
 
     def borrowed(self, slot: _Slot) -> list[c.c_void_p]:
         """Returns the memory objects of an array that lies elsewhere: the images, or the result."""
