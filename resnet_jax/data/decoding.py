@@ -38,6 +38,29 @@ _UPRIGHT = {
     8: lambda pixels: np.rot90(pixels),
 }
 _thread = threading.local()
+
+
+def exif_orientation(picture: Image.Image, on_damaged: Callable[[], object] = lambda: None) -> int:
+    """Returns 2 to 8 where EXIF says so, else 1; of a TIFF 1 too, as Pillow turns these itself.
+
+    Args:
+      on_damaged: is called if EXIF's data cannot be parsed: looking for them may have decoded the image in part.
+    """
+    if picture.format == "TIFF":
+        return 1
+    try:
+        value = picture.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # data that cannot be parsed are ignored: no pixel changes
+        on_damaged()
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Returns an image (H, W, C) turned as EXIF's orientation asks."""
+    return _UPRIGHT[orientation](pixels) if orientation > 1 else pixels
+
+
 # What libjpeg says of bytes behind the data that it wanted: padding, if they are few; after damage they are many.
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _PADDING = 16
@@ -144,14 +167,9 @@ class EncodedImage:
     def _read_orientation(self) -> int:
         if self._array is not None:
             return 1
-        if not self._header.has_exif or self._pillow.format == "TIFF":  # Pillow turns TIFFs itself
+        if not self._header.has_exif:
             return 1
-        try:
-            value = self._pillow.getexif().get(_ORIENTATION_TAG, 1)
-        except Exception:  # EXIF data that cannot be parsed are ignored: no pixel changes
-            self.__dict__.pop("_pillow", None)  # looking for them may have decoded the image in part: it begins anew
-            return 1
-        return value if value in _UPRIGHT else 1
+        return exif_orientation(self._pillow, on_damaged=lambda: self.__dict__.pop("_pillow", None))
 
     def pixels(self) -> np.ndarray:
         """Returns all of it: (H, W, C) uint8.
@@ -194,7 +212,7 @@ class EncodedImage:
         return pixels[top : top + (box[3] - box[1]) // factor, left : left + (box[2] - box[0]) // factor]
 
     def _turned(self, pixels: np.ndarray) -> np.ndarray:
-        return _UPRIGHT[self._turn](pixels) if self._turn > 1 else pixels
+        return turned_upright(pixels, self._turn)
 
     def _decode(self, width: int, num_rows: int, factor: int = 1, allocate: Allocate | None = None) -> np.ndarray:
         """Returns the first num_rows rows of a JPEG, or all, as stored: (num_rows / factor, width / factor, C), rounded

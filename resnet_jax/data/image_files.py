@@ -64,7 +64,12 @@ def find_images(words: Sequence[str], read_standard_input: Callable[[], bytes]) 
 def _at(word: str) -> list[ImageFile]:
     if _URL.match(word) and not os.path.exists(word):  # as a path it would lose a slash
         return [ImageFile(word, fault="it is an address: download it first")]
-    path = expand(word)
+    try:
+        path = Path(word) if os.path.lexists(word) else expand(word)  # a file may be called ~name
+    except UserError as error:
+        if not word:
+            raise
+        return [ImageFile(word, fault=str(error))]
     if os.path.isdir(path):
         return [ImageFile(str(file), fault=fault) for file, fault in list_images(path)]
     return [ImageFile(str(path))]

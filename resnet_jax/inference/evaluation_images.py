@@ -33,7 +33,7 @@ def open_images(data: str, class_names: tuple[str, ...], num_classes: int, readi
     """
     name, split = _data_set(data)
     source: Source
-    if data.startswith("tfds:") or name in PLAIN_NAMES:
+    if data.startswith("tfds:") or (name in PLAIN_NAMES and not Path(name).exists()):
         if not split:
             split = "test" if "test" in split_names(name, reading) else "validation"
         source = load_source(name, split, reading)

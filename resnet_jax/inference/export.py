@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_jax.data.transforms.preprocess import Side, height_and_width
+from resnet_jax.data.transforms.adjustment import Adjustment
+from resnet_jax.data.transforms.preprocess import Side, as_side, height_and_width
 from resnet_jax.errors import RunError, UserError
 from resnet_jax.filesystem import atomic_write, check_parents
 from resnet_jax.inference.onnx_graph import axes_in_file, import_onnx, to_onnx
@@ -66,7 +67,8 @@ def export(
     shape, dtype = (height, width, num_channels), np.dtype(np.uint8 if preprocessing else np.float32)
     function = _inference(trained, preprocessing)
     if target.suffix == ".onnx":
-        data, run = _onnx(function, shape, dtype, _described(trained, preprocessing), channels_first)
+        description = _described(trained, preprocessing, image_size)
+        data, run = _onnx(function, shape, dtype, description, channels_first)
     else:
         data, run = _stablehlo(function, shape, dtype, channels_first)
     # ONNX Runtime computes on the CPU, and GPUs in TensorFloat-32 if nothing else is asked of them.
@@ -155,14 +157,22 @@ def _onnx(
     return data, lambda images: session.run(None, {"images": images})[0]
 
 
-def _described(trained: TrainedModel, preprocessing: bool) -> dict[str, str]:
-    """Returns the metadata of an ONNX file: class names, and how images are prepared."""
-    preprocess = trained.preprocess.to_json() if trained.preprocess.changes_pixels else None
+def _described(trained: TrainedModel, preprocessing: bool, image_size: Side | None) -> dict[str, str]:
+    """Returns the metadata of an ONNX file: class names, and how images are prepared.
+
+    Args:
+      image_size: of the file's images; None: the network's own.
+    """
+    prepare = trained.preprocess
+    if image_size is not None:
+        prepare = Adjustment(crop=as_side(*height_and_width(image_size))).adjust(prepare)
+    preprocess = prepare.to_json() if trained.preprocess.changes_pixels else None
     normalization = "in the network" if preprocessing else json.dumps(trained.normalization.to_json())
     prepared = {"preprocess": json.dumps(preprocess), "normalization": normalization}
     return {
         "class_names": json.dumps(list(trained.class_names)),
         **(prepared if trained.preprocess_is_known else {}),
+        **({"exif_rotation": "true"} if trained.apply_exif_orientation else {}),
         **({"multi_label": "true"} if trained.multi_label else {}),  # each logit's sigmoid is a probability
     }
 

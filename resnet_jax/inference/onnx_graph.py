@@ -29,7 +29,6 @@ def to_onnx(
     function: Callable[[Any], Any],
     input_shape: tuple[int, int, int],
     dtype: Any,
-    opset: int = OPSET,
     *,
     channels_first: bool = False,
 ) -> Any:
@@ -57,7 +56,7 @@ def to_onnx(
     inputs = [helper.make_tensor_value_info("images", image_type, [BATCH, *axes_in_file(input_shape, channels_first)])]
     outputs = [helper.make_tensor_value_info("logits", logits_type, [BATCH, *traced.out_avals[0].shape[1:]])]
     made = helper.make_graph(graph.nodes, "resnet_jax", inputs, outputs, graph.constants)
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], producer_name="resnet_jax")
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="resnet_jax")
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
     return model

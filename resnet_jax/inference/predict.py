@@ -100,7 +100,8 @@ def _predict(
 ) -> Generator[Prediction | Failure, None, None]:
     if not (trained.size_is_known or trained.preprocess.changes_pixels):
         height, width, _ = trained.input_shape
-        way = " (--crop)" if trained.options is None else ""
+        side = f"{height}" if height == width else f"{height}x{width}"
+        way = f" (--resize {side} --crop {side})" if trained.options is None else ""
         warn_once(f"nothing tells how large the network's images are: they are made {height}x{width}{way}")
     num_rows = _num_rows(len(images), batch_size, trained.mesh.devices.size)
     threads, bad_images = DecodeThreads(), BadImages(has_config=False)

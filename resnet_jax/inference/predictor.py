@@ -15,7 +15,7 @@ from PIL import Image
 from resnet_jax.checkpoint.fallback import read_latest
 from resnet_jax.checkpoint.folder import BEST_DIR, CheckpointFolder, open_best, open_latest
 from resnet_jax.checkpoint.items import NUM_LOOKS
-from resnet_jax.data.decoding import DecodeOptions
+from resnet_jax.data.decoding import DecodeOptions, exif_orientation, turned_upright
 from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import (
     AS_THEY_ARE,
@@ -38,7 +38,7 @@ from resnet_jax.training.images import Normalization
 from resnet_jax.training.jit_steps import init_train_state
 from resnet_jax.training.train_state import TrainState, create_train_state
 from resnet_jax.training.workdir import read_config
-from resnet_jax.weights.class_names import names_for
+from resnet_jax.weights.class_names import named_for
 from resnet_jax.weights.describe import describe_weights
 from resnet_jax.weights.load import import_state_dict
 from resnet_jax.weights.model_folder import hub_name
@@ -129,9 +129,12 @@ class TrainedModel:
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Returns `image` as the network gets it, before the normalisation: `input_shape` uint8, whatever its size.
 
-        It is prepared as in evaluation. If evaluation takes images as they are, small ones are enlarged pixel by pixel
-        as for training, and others resized and cropped to the size that the network was trained with.
+        It is prepared as in evaluation, a picture of Pillow's rotated as EXIF says if evaluation does that. If
+        evaluation takes images as they are, small ones are enlarged pixel by pixel as for training, and others resized
+        and cropped to the size that the network was trained with.
         """
+        if self.apply_exif_orientation and isinstance(image, Image.Image):
+            image = turned_upright(self.sized.read(image), exif_orientation(image))
         return self.sized.pixels(image)
 
     def class_name(self, label: int) -> str:
@@ -202,10 +205,10 @@ def open_weights(
     class_names = info.class_names
     if preprocess is not None:
         info = replace(info, preprocess=PREPROCESS[preprocess])
-        class_names = class_names or names_for(preprocess, model.num_classes)
+        class_names = class_names or named_for(weights, preprocess, model.num_classes)
     adjustment = adjustment or Adjustment()
     is_known = info.preprocess is not None or bool(adjustment.mean and adjustment.std)
-    prepared = adjustment.prepare(weights, info.preprocess) if judges or is_known else AS_THEY_ARE
+    prepared = adjustment.prepare(weights, info.preprocess) if judges or is_known or adjustment else AS_THEY_ARE
     num_channels = prepared.num_channels if judges else None
     mesh = make_mesh()
 
@@ -227,6 +230,7 @@ def open_weights(
             "weights": hub_name(weights) or str(weights),
             **(asdict(state_dict.taken) if state_dict.taken else {}),
         },
+        apply_exif_orientation=info.exif_rotation,
         multi_label=info.multi_label,
         size_is_known=info.image_size is not None,
         preprocess_is_known=judges or is_known,

@@ -1,19 +1,32 @@
 """The names of the classes of the data sets that published weights are of."""
 
+import logging
 from functools import cache
 from importlib import resources
+from pathlib import Path
+
+from resnet_jax.errors import abridge
+
+logger = logging.getLogger(__name__)
 
 CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # Of torchvision's 1,000 names for ImageNet's classes WordNet's first words are 998: so many are enough.
 MOST_NAMES = 950
 
 
-def names_for(preprocess: str, num_classes: int | None) -> tuple[str, ...]:
-    """Returns the class names that belong to a recipe of PREPROCESS, where there are as many classes; otherwise
-    none.
+def named_for(weights: Path, preprocess: str, num_classes: int | None) -> tuple[str, ...]:
+    """Returns the class names that belong to a recipe of PREPROCESS, for weights that have none; none for another
+    number of classes. Says so where there may well be other classes.
     """
     names = CIFAR10_NAMES if preprocess == "CIFAR" else imagenet_names()
-    return names if len(names) == num_classes else ()
+    if len(names) != num_classes:
+        return ()
+    if names == CIFAR10_NAMES:
+        logger.info(
+            f"{weights} names no classes: its {len(names)} are taken for CIFAR-10's, {abridge(names, 3)} (--mean and "
+            "--std instead of --preprocess name none)"
+        )
+    return names
 
 
 def same_classes(one: tuple[str, ...], other: tuple[str, ...]) -> bool:

@@ -11,7 +11,7 @@ from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import PREPROCESS, Preprocess
 from resnet_jax.errors import UserError, check_choice
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.weights.class_names import names_for
+from resnet_jax.weights.class_names import named_for
 from resnet_jax.weights.describe import describe_weights
 from resnet_jax.weights.info import WeightsInfo
 from resnet_jax.weights.load import import_state_dict
@@ -72,7 +72,7 @@ def convert(
         check_replaceable(target)
     state, model, info = describe_weights(source, model_name, model_args or {}, which, average=average, choice=choice)
     variables, report = import_state_dict(source, state, model, head)
-    info = _prepared(info, model, preprocess, head)
+    info = _prepared(source, info, model, preprocess, head)
     if adjustment:
         info = dataclasses.replace(info, preprocess=adjustment.prepare(source, info.preprocess))
     if info.preprocess is not None and info.preprocess.num_channels != report.num_channels:
@@ -102,11 +102,15 @@ def _check_plain(target: Path, layout: str) -> None:
         raise UserError(f"layout={layout!r} is of a file: end {target} in one of {', '.join(SUFFIXES)}")
 
 
-def _prepared(info: WeightsInfo, model: ResNet, preprocess: Preprocess | str | None, head: str) -> WeightsInfo:
+def _prepared(
+    source: Path, info: WeightsInfo, model: ResNet, preprocess: Preprocess | str | None, head: str
+) -> WeightsInfo:
     """Returns `info` with the preprocessing asked for, and class names that a new head has not made meaningless."""
     if head == "reset":
         info = dataclasses.replace(info, class_names=(), multi_label=False)
     if isinstance(preprocess, str):
-        names = () if head == "reset" else names_for(preprocess, model.num_classes)
-        return dataclasses.replace(info, preprocess=PREPROCESS[preprocess], class_names=info.class_names or names)
+        names = info.class_names
+        if not names and head != "reset":
+            names = named_for(source, preprocess, model.num_classes)
+        return dataclasses.replace(info, preprocess=PREPROCESS[preprocess], class_names=names)
     return dataclasses.replace(info, preprocess=preprocess or info.preprocess)

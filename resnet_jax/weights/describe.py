@@ -113,6 +113,7 @@ def _run_info(path: Path, which: str | None) -> WeightsInfo | None:
         source=str(step.absolute().parent.parent),
         multi_label=position.get("multi_label", False),  # of one label an image it is not written
         image_size=_image_size(manifest),
+        exif_rotation=manifest.get("config", {}).get("exif_rotation", False),
     )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "resnet_jax"  # of a safetensors file
 FORMAT = 1
+FLAGS = ("multi_label", "exif_rotation")  # that are written where they are true
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class WeightsInfo:
       source: the name of the file the weights came from.
       multi_label: an image may have several of the classes: each logit's sigmoid is a probability.
       image_size: (height, width) of the images that evaluation saw; None if unknown.
+      exif_rotation: images are rotated as EXIF says.
     """
 
     model: str | None = None
@@ -34,6 +36,7 @@ class WeightsInfo:
     source: str = ""
     multi_label: bool = False
     image_size: tuple[int, int] | None = None
+    exif_rotation: bool = False
 
     def create_model(self) -> "ResNet":
         """Returns the model that the weights are of, if they name it."""
@@ -46,8 +49,9 @@ class WeightsInfo:
         """Returns it as JSON text, for a checkpoint directory or a file's metadata."""
         values = dataclasses.asdict(self) | {"format": FORMAT}
         values["preprocess"] = self.preprocess.to_json() if self.preprocess else None
-        if not self.multi_label:  # files of one label an image stay as they were
-            del values["multi_label"]
+        for name in FLAGS:  # files without them stay as they were
+            if not values[name]:
+                del values[name]
         if self.image_size is None:
             del values["image_size"]
         return json.dumps(values)
@@ -68,8 +72,9 @@ class WeightsInfo:
             names = info.class_names
             if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
                 raise ValueError("its class_names are no list of names")
-            if not isinstance(info.multi_label, bool):
-                raise ValueError("its multi_label is neither true nor false")
+            for name in FLAGS:
+                if not isinstance(getattr(info, name), bool):
+                    raise ValueError(f"its {name} is neither true nor false")
             if info.image_size is not None:
                 height, width = info.image_size
                 if not all(type(side) is int and side > 0 for side in (height, width)):

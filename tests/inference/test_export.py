@@ -202,6 +202,7 @@ def test_file_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
         (["--to", "folder.onnx"], "is a folder"),
         (["--to", "net.onnx", "--preprocessing"], "does not tell how its images were prepared"),
         (["--to", "net.onnx", "--image_size", "0"], "image_size=0 must be at least 1"),
+        (["--to", "net.onnx", "--crop", "64"], "does not tell how its images were prepared: give --mean and --std"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch, capsys, words, message):
@@ -250,6 +251,16 @@ def test_an_onnx_file_says_nothing_of_images_where_nothing_is_known(tmp_path):
     export(open_weights(path, judges=False), tmp_path / "net.onnx", image_size=32)
     metadata = onnxruntime.InferenceSession(tmp_path / "net.onnx").get_modelmeta().custom_metadata_map
     assert {*metadata} == {"class_names"}
+
+
+def test_an_onnx_file_of_another_size_says_how_images_become_that(tmp_path):
+    told = {"preprocess": PREPROCESS["IMAGENET1K_V1"], "exif_rotation": True}
+    path = saved(tmp_path, "resnet20", {"stage_sizes": (1, 1)}, **told)[2]
+    export(open_weights(path), tmp_path / "net.onnx", image_size=(56, 112))
+    metadata = onnxruntime.InferenceSession(tmp_path / "net.onnx").get_modelmeta().custom_metadata_map
+    preprocess = json.loads(metadata["preprocess"])
+    assert (preprocess["resize"], preprocess["crop"]) == ([64, 128], [56, 112])
+    assert metadata["exif_rotation"] == "true"
 
 
 def test_a_mean_image_is_exported_at_its_own_size_alone(tmp_path, capsys):

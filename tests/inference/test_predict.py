@@ -283,7 +283,8 @@ def test_preprocess_brings_the_class_names_and_without_names_classes_are_numbere
         "--num_classes",
     ]
     words += [10, "--model_args", "stage_sizes=(2,1)", "num_filters=8"]
-    _, output, _ = run(capsys, *words, "--preprocess", "CIFAR")
+    _, output, errors = run(capsys, *words, "--preprocess", "CIFAR")
+    assert "names no classes: its 10 are taken for CIFAR-10's, airplane, automobile, " in errors
     named = json.loads(output)["images"][0]["predictions"]
     assert {p["label"]: p["class"] for p in named}[named[0]["label"]] != f"class {named[0]['label']}"
     mean, std = PREPROCESS["CIFAR"].mean, PREPROCESS["CIFAR"].std
@@ -396,6 +397,28 @@ def test_images_are_rotated_as_exif_says_where_the_run_did_so(weights, tmp_path,
         turned, _, other = predict(replace(trained, apply_exif_orientation=apply_exif_orientation), files)
         assert np.array_equal(turned.pixels, other.pixels) is apply_exif_orientation
         assert capsys.readouterr().err.count("asks by EXIF to be rotated") == (not apply_exif_orientation)
+    upright, turned = (Image.open(tmp_path / name) for name in ("upright.png", "turned.png"))
+    rotating = replace(trained, apply_exif_orientation=True)
+    np.testing.assert_array_equal(rotating.pixels(turned), trained.pixels(upright))
+    assert not np.array_equal(trained.pixels(turned), trained.pixels(upright))
+
+
+def test_that_photos_are_rotated_travels_with_weights(network, tmp_path):
+    model, variables = network
+    info = WeightsInfo("resnet18", dict(SMALL), NAMES, CROP, exif_rotation=True)
+    assert WeightsInfo.from_json("it", info.to_json()).exif_rotation
+    assert "exif_rotation" not in json.loads(replace(info, exif_rotation=False).to_json())
+    save_weights(tmp_path / "w.safetensors", model, variables, info=info)
+    assert open_weights(tmp_path / "w.safetensors").apply_exif_orientation
+
+
+def test_a_file_may_be_called_as_a_home_is(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.link(folder / "b.png", "~nobody-of-that-name.png")
+    here, absent = find_images(["~nobody-of-that-name.png", "~nobody-else.png"], bytes)
+    assert here.read() == (folder / "b.png").read_bytes()
+    with pytest.raises(BadImageError, match="home directory"):
+        absent.read()
 
 
 def test_weights_that_are_not_finite_end_with_code_1(network, folder, tmp_path, capsys):

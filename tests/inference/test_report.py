@@ -174,7 +174,7 @@ def test_class_names_stay_on_one_line_in_figures():
 def test_letters_that_the_font_lacks_are_drawn_by_one_that_is_there(tmp_path, monkeypatch, there):
     monkeypatch.setattr(figures, "FALLBACK_FAMILIES", ("Nobody's", *["STIXGeneral"] * there))
     figure = figures.new_figure((2, 2), "\u2a58")
-    monkeypatch.setattr(type(figure), "savefig", lambda self, path, dpi: path.write_bytes(b""))
+    monkeypatch.setattr(type(figure), "savefig", lambda self, path, **_: path.write_bytes(b""))
     figures.save_figure(figure, tmp_path / "x.png")
     families = figure._suptitle.get_fontfamily()
     assert families == [*matplotlib.rcParams["font.family"], *["STIXGeneral"] * there]

@@ -205,11 +205,6 @@ class TenCrop:
         return True
 
     @property
-    def num_channels(self) -> int:
-        """The channels of the result of `pixels`."""
-        return self.preprocess.num_channels
-
-    @property
     def image_shape(self) -> tuple[int, int, int, int]:
         """The shape of the result of `pixels`."""
         shape = self.preprocess.image_shape

@@ -36,8 +36,8 @@ class Sized:
 
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """Returns the image: (height, width, C) uint8."""
-        height, width, num_channels = self.image_shape
-        pixels = image if isinstance(image, np.ndarray) else to_pixels(to_pictures(image, num_channels))
+        height, width, _ = self.image_shape
+        pixels = image if isinstance(image, np.ndarray) else self.read(image)
         own_height, own_width = pixels.shape[:2]
         divides = height % own_height == 0 and width % own_width == 0
         if not self.preprocess.changes_pixels and divides and (own_height == own_width or height != width):
@@ -46,3 +46,7 @@ class Sized:
         if preprocess.crop is None:
             preprocess = dataclasses.replace(preprocess, resize=self.size, crop=self.size)
         return preprocess.pixels(pixels)
+
+    def read(self, image: Image.Image) -> np.ndarray:
+        """Returns a picture's pixels as they are: (H, W, C) uint8."""
+        return to_pixels(to_pictures(image, self.preprocess.num_channels, self.preprocess.high_bit_depth))
