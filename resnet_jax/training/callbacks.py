@@ -1,7 +1,7 @@
 """Callbacks: they report a run to a program while it trains, each event once, however often the run starts again."""
 
 import json
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +21,7 @@ CALLBACKS_FILE = "callbacks.json"
 HOOKS = ("on_start", "on_record", "on_evaluation", "on_checkpoint", "on_end")
 SPLITS = ("val", "test")
 
-Position = list[int]  # the step, and the how manieth of its step
+Position = list[int]  # the step, and a number that older versions counted within it
 
 
 class TrainingRun:
@@ -104,7 +104,6 @@ class CallbackList:
         self._has_failed = False
         self._run: TrainingRun | None = None
         self._saved: deque[Path] = deque()  # by the thread that writes checkpoints
-        self._at_step: Counter[int] = Counter()  # records so far, by step
 
     def start(self, run: TrainingRun, folders: Iterable[CheckpointFolder]) -> None:
         """Begins: calls on_start, and the hooks for events before this start that were missed.
@@ -129,13 +128,10 @@ class CallbackList:
         if not self._callbacks:
             return
         step = record["step"]
-        self._at_step[step] += 1
-        position = [step, self._at_step[step]]
-        self._bring("on_record", "records", position, dict(record))
-        for split in SPLITS:
-            metrics = evaluation_in(record, split)
-            if metrics is not None:
-                self._bring("on_evaluation", "evaluations", position, split, {"step": step, **metrics})
+        split = next((split for split in SPLITS if evaluation_in(record, split) is not None), "train")
+        self._bring("on_record", f"records.{split}", [step, 1], dict(record))
+        if (metrics := evaluation_in(record, split)) is not None and split in SPLITS:
+            self._bring("on_evaluation", f"evaluations.{split}", [step, 1], split, {"step": step, **metrics})
 
     def checkpoint_saved(self, path: Path) -> None:
         """Takes in that a checkpoint is on disk; from any thread."""
@@ -169,7 +165,8 @@ class CallbackList:
         """
         for name, callback in zip(self._names, self._callbacks, strict=True):
             heard = self._heard.setdefault(name, {})
-            before = heard.get(kind, [-1, 0])
+            # Older versions did not keep splits apart.
+            before = heard.get(kind, heard.get(kind.partition(".")[0], [-1, 0]))
             if self._has_failed or not hasattr(callback, hook) or position <= before:
                 continue
             self._write(name, kind, position)

@@ -12,12 +12,21 @@ from resnet_jax.checkpoint.manifest import read_manifest
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0
 from resnet_jax.errors import DamagedCheckpointError, UserError
+from resnet_jax.filesystem import write_text
 from resnet_jax.runtime import versions
 from resnet_jax.training.checkpointer import items_of, restore_state
 from resnet_jax.training.experiment import Experiment, Options, build_schedule, default_fields, stored_options
 from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.workdir import CONFIG_FILE, METRICS_FILE, check_workdir, last_record, read_config
+from resnet_jax.training.validation_score import is_over
+from resnet_jax.training.workdir import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    check_workdir,
+    last_record,
+    read_config,
+    read_records,
+)
 
 # A continued run may differ from its beginning in these: how long, how often, where the data lies, and how much memory
 # it takes.
@@ -27,6 +36,8 @@ MAY_CHANGE = (
     "max_skipped_updates", "model_args.remat",
 )  # fmt: skip
 
+
+EVAL_EVERY = "eval_every_epochs"  # decides which of a run's states is the best
 
 # The share of its peak by which the learning rate may be another than was planned, without a word.
 NOTABLE_CHANGE = 0.02
@@ -84,12 +95,38 @@ def continues_after(experiment: Experiment, workdir: Path) -> int:
         whole of those there, or of those that an earlier start has set aside.
     """
     step = _last_whole_step(experiment, workdir)
-    if step > experiment.num_steps:
+    check_step(workdir, step, experiment.num_steps)
+    return step
+
+
+def check_step(workdir: Path, step: int, num_steps: int) -> None:
+    """Raises UserError (a ValueError) if a run is further than its config says."""
+    if step > num_steps:
         raise UserError(
-            f"workdir {workdir} is at step {step}, past the config's {experiment.num_steps}: set config.num_epochs or "
+            f"workdir {workdir} is at step {step}, past the config's {num_steps}: set config.num_epochs or "
             "config.num_steps higher, or choose another --workdir"
         )
-    return step
+
+
+def write_config(experiment: Experiment, workdir: Path, step: int) -> bool:
+    """Writes the experiment's config into the run's folder; returns whether nothing is left to be done.
+
+    Of a run that was over already, and is so still, how often its best was chosen stays as it was.
+
+    Args:
+      step: the one that the run has come to.
+    """
+    records = read_records(workdir)
+    ends = is_over(records, step, experiment.num_steps, experiment.periods.patience)
+    text = experiment.options.written
+    if ends and (workdir / CONFIG_FILE).exists():
+        saved = read_config(workdir)
+        before = stored_options(saved).periods
+        num_steps = before.run_length(experiment.steps_per_epoch)
+        if is_over(records, step, num_steps, before.early_stopping_patience) and EVAL_EVERY in saved:
+            text = json.dumps({**json.loads(text), EVAL_EVERY: saved[EVAL_EVERY]}, indent=2) + "\n"
+    write_text(workdir / CONFIG_FILE, text)
+    return ends
 
 
 def _last_whole_step(experiment: Experiment, workdir: Path) -> int:

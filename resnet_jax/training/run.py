@@ -19,7 +19,7 @@ from resnet_jax.data.sources import Splits, missing_classes
 from resnet_jax.distributed.preemption import PreemptionGuard, catch_preemption
 from resnet_jax.distributed.processes import log, warn
 from resnet_jax.distributed.sync import assert_equal_across_processes, broadcast_from_process_0, sync_errors
-from resnet_jax.errors import RunError, UserError
+from resnet_jax.errors import RunError
 from resnet_jax.filesystem import write_text
 from resnet_jax.formatting import format_count
 from resnet_jax.runtime import missing_accelerator, versions
@@ -44,16 +44,17 @@ from resnet_jax.training.resume import (
     best_score_of,
     check_images,
     check_run,
+    check_step,
     digests_of,
     other_images,
     other_shares,
     other_versions,
     restore_last,
     warn_of_another_schedule,
+    write_config,
 )
 from resnet_jax.training.starts import StartLog
 from resnet_jax.training.train_state import TrainState
-from resnet_jax.training.validation_score import is_out_of_patience
 
 
 def train(
@@ -96,10 +97,10 @@ def train(
         background = stack.enter_context(BackgroundWriter())
         background.submit("Orbax could not be imported", load_orbax)
         start = _start(experiment, template, initial, workdir, latest, best)
-        if start.step < experiment.num_steps:
+        if not start.is_over:
             experiment = with_features(experiment, start.state, preemption)
         writer = stack.enter_context(_open_writer(experiment, workdir, name, latest, start, preemption))
-        starts = stack.enter_context(_open_starts(experiment, workdir, start, writer, began))
+        starts = stack.enter_context(StartLog(workdir, start.step, began, is_over=start.is_over))
         _log_start(experiment, workdir, latest, start)
         run = _make_run(experiment, latest, best, background, writer, start, preemption, heard)
         preemption.interrupt_immediately = False  # from here on there is something to save
@@ -136,9 +137,10 @@ def _lock(stack: ExitStack, workdir: Path, options: Options) -> None:
 
 @dataclass(frozen=True)
 class _Start:
-    """Where a run begins: its state, its log, and the manifest that it continues from, if any."""
+    """Where a run begins: its state, its log, and the manifest that it continues from, if any; or that it is over."""
 
     step: int
+    is_over: bool
     state: TrainState
     sums: MetricSums
     manifest: dict[str, Any] | None
@@ -174,22 +176,18 @@ def _start(
     else:
         state = init_run_state(experiment, begin_with=initial)
     step = int(state.step)
-    if step > experiment.num_steps:
-        raise UserError(
-            f"workdir {workdir} is at step {step}, past the config's {experiment.num_steps}: set config.num_epochs or "
-            "config.num_steps higher, or choose another --workdir"
-        )
+    check_step(workdir, step, experiment.num_steps)
     if manifest is None and broadcast_from_process_0((workdir / folder.METRICS_FILE).exists):
         # Before the new config is there: by the old one `check_run` knows how far a start without a checkpoint got.
         broadcast_from_process_0(partial(begin_log, workdir, step, keep_later=True))
-    broadcast_from_process_0(partial(write_text, workdir / folder.CONFIG_FILE, experiment.options.written))
+    ends = broadcast_from_process_0(partial(write_config, experiment, workdir, step))
     if experiment.layout:
         understood = json.dumps(experiment.layout, indent=1, ensure_ascii=False) + "\n"
         broadcast_from_process_0(partial(write_text, workdir / folder.IMAGES_FILE, understood))
     held_out = not experiment.has_own_validation
     missing = missing_classes(experiment.batches.source, experiment.validation, held_out=held_out)
     best_score = best_score_of(best, template, score_name(experiment))
-    return _Start(step, state, sums, manifest, digests, best_score, lost_step, missing)
+    return _Start(step, ends, state, sums, manifest, digests, best_score, lost_step, missing)
 
 
 def _open_writer(
@@ -212,11 +210,6 @@ def _open_writer(
         keep_later=start.manifest is None or has_gone_on,
         tensorboard_tags=experiment.options.periods.tensorboard_tags,
     )
-
-
-def _open_starts(experiment: Experiment, workdir: Path, start: _Start, writer: MetricWriter, began: float) -> StartLog:
-    is_over = start.step >= experiment.num_steps or is_out_of_patience(writer.log.records, experiment.periods.patience)
-    return StartLog(workdir, start.step, began, is_over=is_over)
 
 
 def _as_callbacks_see_it(

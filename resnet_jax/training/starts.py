@@ -1,5 +1,6 @@
 """The starts of a run: when, how long, on what machine and by which code each of them trained."""
 
+import contextlib
 import dataclasses
 import json
 import secrets
@@ -63,6 +64,7 @@ _KINDS: dict[str, Any] = {
     "finished": bool,
     "versions": dict,
 }
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError, RecursionError)  # of what is no record of starts
 
 
 def read_starts(workdir: Path) -> list[Start]:
@@ -70,9 +72,16 @@ def read_starts(workdir: Path) -> list[Start]:
     cannot be read.
     """
     try:
-        return [_start_of(entry) for entry in json.loads((workdir / STARTS_FILE).read_text())]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return _parse((workdir / STARTS_FILE).read_text())
+    except (OSError, *_MALFORMED):
         return []
+
+
+def _parse(text: str) -> list[Start]:
+    entries = json.loads(text)
+    if not isinstance(entries, list):
+        raise TypeError(entries)
+    return [_start_of(entry) for entry in entries]
 
 
 def _start_of(entry: dict[str, Any]) -> Start:
@@ -97,7 +106,8 @@ class StartLog:
           began: when this start began, as time.time() counts.
           is_over: nothing is left to be done; then nothing is written unless something is done all the same.
         """
-        self._path, self._began = workdir / STARTS_FILE, began
+        self._path = workdir / STARTS_FILE
+        self._began = time.monotonic() - max(time.time() - began, 0.0)  # a clock may be set meanwhile
         self._writes = jax.process_index() == 0
         self._earlier = self._read_earlier() if self._writes else []
         self._start = Start(
@@ -150,20 +160,25 @@ class StartLog:
             self._write()
 
     def _read_earlier(self) -> list[Start]:
-        earlier = read_starts(self._path.parent)
-        if not earlier and self._path.exists():
-            try:
+        try:
+            return _parse(self._path.read_text())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self._writes = False
+            warn(f"{self._path} cannot be read ({error.strerror}): this start is not written there")
+            return []
+        except _MALFORMED:
+            with contextlib.suppress(OSError):  # `_write` says it
                 self._path.replace(self._path.with_name(DAMAGED_FILE))
                 warn(f"{self._path} is not readable: it is kept as {DAMAGED_FILE}, and a new one begins")
-            except OSError:
-                pass  # `_write` says it
-        return earlier
+            return []
 
     def _write(self) -> None:
         if not self._writes:
             return
         self._written = time.monotonic()
-        self._start = dataclasses.replace(self._start, seconds=round(time.time() - self._began, 1))
+        self._start = dataclasses.replace(self._start, seconds=round(time.monotonic() - self._began, 1))
         entries = [dataclasses.asdict(start) for start in (*self._earlier, self._start)]
         try:
             write_text(self._path, json.dumps(entries, indent=1) + "\n")

@@ -56,6 +56,11 @@ def stops_early(records: Iterable[Record], patience: int, step: int, num_steps: 
     return step < num_steps and is_out_of_patience(known, patience)
 
 
+def is_over(records: Iterable[Record], step: int, num_steps: int, patience: int) -> bool:
+    """Returns whether nothing is left of a run at `step`: it is at its end, or its patience is over."""
+    return step >= num_steps or stops_early(records, patience, step, num_steps)
+
+
 def _average(metrics: Mapping[str, Any], prefix: str) -> str:
     return f"{prefix}ema_" if f"{prefix}ema_loss" in metrics else prefix
 

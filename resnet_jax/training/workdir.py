@@ -52,9 +52,13 @@ def check_workdir(workdir: Path, fields: dict[str, Any], may_change: tuple[str, 
       may_change: the dotted paths in which a continued run may differ.
       defaults: by dotted path, the value in a run that began before the field existed.
     """
+    from resnet_jax.checkpoint.folder import BEST_DIR, LATEST_DIR  # which imports JAX, and this module does not
+
     existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"workdir {workdir} cannot be written to: choose another --workdir")
+    for place in (existing, workdir / LATEST_DIR, workdir / BEST_DIR):  # these may be another user's
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            which = "" if place == existing else f": {place}"
+            raise UserError(f"workdir {workdir}{which} cannot be written to: choose another --workdir")
     if existing != workdir and existing.is_dir():
         return
     if not existing.is_dir():
@@ -218,11 +222,15 @@ def _is_left_by_a_start(path: Path) -> bool:
     return path.name == LOCK_FILE or is_partial_config or (path.is_dir() and not any(path.iterdir()))
 
 
+def read_records(workdir: Path) -> list[Record]:
+    """Returns the records of the metrics log, without a word on damaged lines; none where there is no log."""
+    path = workdir / METRICS_FILE
+    return _parse(path.read_bytes())[0] if path.exists() else []
+
+
 def last_record(workdir: Path) -> Record | None:
     """Returns the record of the latest step in the metrics log; None without one."""
-    path = workdir / METRICS_FILE
-    records = _parse(path.read_bytes())[0] if path.exists() else []
-    return max(records, key=lambda record: record["step"], default=None)
+    return max(read_records(workdir), key=lambda record: record["step"], default=None)
 
 
 def _parse(text: bytes) -> tuple[list[Record], int]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pausing
@@ -17,7 +18,7 @@ import resnet_jax
 from resnet_jax.errors import UserError
 from resnet_jax.training import metric_writer, run
 from resnet_jax.training.callbacks import CALLBACKS_FILE, CallbackList
-from resnet_jax.training.starts import STARTS_FILE, read_starts
+from resnet_jax.training.starts import STARTS_FILE, StartLog, read_starts
 
 FIELDS = [word for word in TINY if word.startswith("--config.")]
 
@@ -149,6 +150,33 @@ def test_what_raised_is_brought_again_and_what_is_new_catches_up(tmp_path):
     new = Heard()
     resnet_jax.train(tiny(), tmp_path / "run", [failing, new])
     assert new.records == result.records
+
+
+def test_an_evaluation_is_heard_once_however_often_the_log_is_written(tmp_path):
+    class Evaluations:
+        def __init__(self):
+            self.heard = []
+
+        def on_evaluation(self, run, split, metrics):
+            self.heard.append((metrics["step"], split))
+
+    def records(step, *kinds):
+        return [
+            {"step": step, "epoch": 1.0, **{f"{kind}_{name}": 0.5 for name in ("loss", "accuracy")}} for kind in kinds
+        ]
+
+    for name, killed, continued in (
+        ("finer", ["val"], ["train", "val", "test"]),
+        ("coarser", ["train", "val"], ["val", "test"]),
+        ("tested first", ["train", "test"], ["train", "test", "val"]),
+    ):
+        callback, folder = Evaluations(), tmp_path / name
+        folder.mkdir()
+        for kinds in (killed, continued):
+            calls = CallbackList([callback], folder)
+            for record in records(390, *kinds):
+                calls.record(record)
+        assert sorted(callback.heard) == [(390, "test"), (390, "val")]
 
 
 def test_a_run_that_was_killed_after_its_last_step_is_finished_by_the_next_start(tmp_path):
@@ -302,6 +330,31 @@ def test_a_damaged_file_of_callbacks_is_refused_and_one_of_starts_is_kept(tmp_pa
     resnet_jax.train(tiny(40), tmp_path / "run")
     assert [start.to_step for start in read_starts(tmp_path / "run")] == [40]
     assert (tmp_path / "run" / "starts-damaged.json").read_text() == '[{"began": 3}]'
+
+
+def test_starts_that_cannot_be_read_are_left_as_they_are(tmp_path, monkeypatch, caplog):
+    (tmp_path / STARTS_FILE).write_text("[]")
+    read_text = Path.read_text
+
+    def fails(path, *words, **options):
+        if path.name == STARTS_FILE:
+            raise OSError(116, "Stale file handle")
+        return read_text(path, *words, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fails)
+        log = StartLog(tmp_path, 0, time.time() - 7, is_over=False)
+    log.finish(3, finished=True)
+    assert (tmp_path / STARTS_FILE).read_text() == "[]"
+    assert "starts.json cannot be read (Stale file handle): this start is not written there" in caplog.text
+
+
+def test_the_seconds_of_a_start_do_not_follow_the_clock(tmp_path, monkeypatch):
+    log = StartLog(tmp_path, 0, time.time() - 7, is_over=False)
+    monkeypatch.setattr(time, "time", lambda: 0.0)  # set back
+    log.finish(3, finished=True)
+    (start,) = read_starts(tmp_path)
+    assert 7 <= start.seconds < 100
 
 
 def test_ctrl_c_before_the_first_step_is_pythons_own(tmp_path, monkeypatch):

@@ -30,7 +30,7 @@ from resnet_jax.training.experiment import build_experiment, options_of
 from resnet_jax.training.jit_steps import init_run_state
 from resnet_jax.training.resume import check_run, other_shares
 from resnet_jax.training.run import train
-from resnet_jax.training.workdir import lock_workdir
+from resnet_jax.training.workdir import lock_workdir, read_config
 from resnet_jax.weights.load import load_weights
 
 NUM_STEPS = 300
@@ -127,6 +127,10 @@ def test_finished_run_exits_0_and_can_be_prolonged(tmp_path, capfd):
     assert code == 0, errors
     assert "test accuracy" in output
     assert records(workdir) == before
+    ended = read_config(workdir)
+    more = ("--config.eval_every_epochs=3", "--config.tensorboard_tags=plain")
+    assert run_here(*words, "--config.num_steps=20", *more)[0] == 0  # its best was chosen as it was
+    assert read_config(workdir) == {**ended, "tensorboard_tags": "plain"}
     code, _, errors = run_here(*words, "--config.num_steps=22")
     assert code == 0, errors
     log = records(workdir)
@@ -722,7 +726,7 @@ def test_run_of_weighted_balanced_classes_goes_on_to_the_same_end(tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_run_without_a_better_validation_stops_early_and_stays_stopped(tmp_path, capfd):
+def test_run_without_a_better_validation_stops_early_and_stays_stopped(tmp_path, capfd, monkeypatch):
     workdir = tmp_path / "run"
     # Nothing is learned at such a rate: the first validation stays the best.
     words = [capfd, *TINY, "--config.learning_rate=1e-30", "--config.num_epochs=9", "--config.validation_fraction=0.1"]
@@ -741,7 +745,9 @@ def test_run_without_a_better_validation_stops_early_and_stays_stopped(tmp_path,
     assert [record["step"] for record in log if "test_accuracy" in record] == [last]
     assert open_latest(workdir).latest_step() == last
     assert "stopped early" in output
-    assert run_here(*words, "--config.early_stopping_patience=2")[0] == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(starting, "with_features", lambda *_: pytest.fail("no image is to pass the network again"))
+        assert run_here(*words, "--config.early_stopping_patience=2")[0] == 0
     assert records(workdir) == log
     code, output, _ = run_here(*words, "--config.early_stopping_patience=2", "--dry_run", "--json")
     estimate = json.loads(output)
@@ -753,6 +759,7 @@ def test_run_without_a_better_validation_stops_early_and_stays_stopped(tmp_path,
     ]
     assert run_here(*words, *more_rarely)[0] == 0
     assert records(workdir) == log
+    assert read_config(workdir)["eval_every_epochs"] == 1
     code, _, errors = run_here(*words, "--config.early_stopping_patience=3")  # it may go on with more
     assert code == 0, errors
     assert len([record for record in records(workdir) if "val_accuracy" in record]) > len(validated)

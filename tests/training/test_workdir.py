@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from resnet_jax.errors import RunError
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.training import workdir as module
 from resnet_jax.training.workdir import LOCK_FILE, MetricsLog, lock_workdir, write_text
 
@@ -72,6 +72,14 @@ def test_leftover_of_a_first_start_that_was_killed_at_once_is_no_obstacle(tmp_pa
     (tmp_path / ".lock").write_text("")
     (tmp_path / "config.json.partial").write_text("{")
     check_workdir(tmp_path, FIELDS, ())
+
+
+def test_checkpoints_of_another_user_are_refused_before_anything_is_trained(workdir, monkeypatch):
+    (workdir / "best").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != workdir / "best" and access(path, mode))
+    with pytest.raises(UserError, match=r"/best cannot be written to: choose another --workdir"):
+        check_workdir(workdir, FIELDS, (), {})
 
 
 def test_folders_that_cannot_be_made_are_refused(tmp_path):
