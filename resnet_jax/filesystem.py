@@ -38,10 +38,10 @@ def expand(text: str | Path) -> Path:
     """
     if not str(text):
         raise UserError("a path is empty: give the name of a file or folder")
-    if re.match(r"\w+:/", str(text)) and os.name != "nt":  # pathlib makes one slash of two
-        raise UserError(
+    if re.match(r"\w\w+:[/\\]" if os.name == "nt" else r"\w+:/", str(text)):
+        raise UserError(  # of a Path, too, which has one slash
             f"{text} is an address, and a path on this machine is needed here; addresses are taken as --workdir of a "
-            "run, as weights, and as config.data_dir"
+            "run, as weights, and as config.data_dir, in Python as strings"
         )
     try:
         return Path(text).expanduser()

@@ -278,14 +278,28 @@ def cuda_devices() -> list[str]:
     return _listed_gpus(listing)
 
 
+def other_accelerators() -> list[str]:
+    """Returns the names of the installed plugins for accelerators other than NVIDIA's; none where JAX is to compute on
+    the CPU or on NVIDIA's.
+    """
+    platform = os.environ.get("JAX_PLATFORMS", "").split(",")[0]
+    if platform in ("cpu", "cuda", "gpu"):
+        return []
+    return [name for name in _plugins() if "cuda" not in name] + (["libtpu"] if find_spec("libtpu") else [])
+
+
 def missing_accelerator(backend: str) -> str | None:
     """Returns a line if JAX computes on the CPU although its plugin for an accelerator is installed, and nobody chose
     so; None otherwise. In a container without its GPUs JAX says nothing of it.
     """
-    plugins = sorted(point.name for point in importlib.metadata.entry_points(group="jax_plugins"))
+    plugins = _plugins()
     if backend != "cpu" or not plugins or os.environ.get("JAX_PLATFORMS"):
         return None
     return f"no device of {', '.join(plugins)} is visible: all is computed on the CPU (JAX_PLATFORMS=cpu to want it)"
+
+
+def _plugins() -> list[str]:
+    return sorted(point.name for point in importlib.metadata.entry_points(group="jax_plugins"))
 
 
 def _listed_gpus(listing: str) -> list[str]:

@@ -4,15 +4,18 @@ import io
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax.cli.printing import print_columns
+from resnet_jax.cli.printing import draw_picture, print_columns
 from resnet_jax.formatting import csv_writer, format_json, format_number
+from resnet_jax.sweep.combinations import show
 
 if TYPE_CHECKING:
     from resnet_jax.comparison.groups import Group
 
+PICTURE = "compare.png"
 # The numbers of the table, where a run has them, and what stands above them.
 SHOWN = {
     "best": "best validation", "val_accuracy": "last", "val_map": "last map", "val_ema_accuracy": "last average",
@@ -22,16 +25,14 @@ SHOWN = {
 }  # fmt: skip
 
 
-def print_comparison(groups: "Sequence[Group]", picture: Path, *, as_json: bool = False, as_csv: bool = False) -> None:
+def print_comparison(
+    groups: "Sequence[Group]", picture: Path | None, *, as_json: bool = False, as_csv: bool = False
+) -> None:
     """Prints groups of runs, a row each if neither JSON nor CSV is asked for, and draws their curves into `picture`."""
-    from resnet_jax.plotting.comparison import draw_comparison
-
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    labels = _labels(groups)
-    curves = {label: [run.records for run in group.runs] for label, group in zip(labels, groups, strict=True)}
-    draw_comparison(curves, picture, f"{sum(len(group.runs) for group in groups)} runs")
+    picture = draw_picture(picture, partial(_draw, groups))
     if as_json:
-        print(format_json({"groups": [_as_json(group) for group in groups], "picture": str(picture)}))
+        drawn = str(picture) if picture else None
+        print(format_json({"groups": [_as_json(group) for group in groups], "picture": drawn}))
     elif as_csv:
         _print_csv(groups)
     else:
@@ -40,7 +41,15 @@ def print_comparison(groups: "Sequence[Group]", picture: Path, *, as_json: bool 
         machines = {group.machine for group in groups} - {""}
         if len(machines) == 1:
             print(f"machine: {machines.pop()}")
-        print(f"curves: {picture}")
+        if picture:
+            print(f"curves: {picture}")
+
+
+def _draw(groups: "Sequence[Group]", picture: Path) -> None:
+    from resnet_jax.plotting.comparison import draw_comparison
+
+    curves = {label: [run.records for run in group.runs] for label, group in zip(_labels(groups), groups, strict=True)}
+    draw_comparison(curves, picture, f"{sum(len(group.runs) for group in groups)} runs")
 
 
 def _labels(groups: "Sequence[Group]") -> list[str]:
@@ -83,7 +92,7 @@ def _print_table(groups: "Sequence[Group]") -> None:
 def _show(value: Any) -> str:
     if isinstance(value, dict):  # versions
         return " ".join(f"{name} {version}" for name, version in value.items())
-    return format(value, "g") if isinstance(value, float) else str(value)
+    return show(value)
 
 
 def _show_number(group: "Group", number: str) -> str:
@@ -110,6 +119,8 @@ def _as_json(group: "Group") -> dict[str, Any]:
             "finished": run.is_finished,
             "machines": run.machines,
             "sources": run.sources,
+            "versions": run.versions,
+            "images": run.images,
             "command": run.command,
             **run.numbers,
         }
@@ -118,6 +129,7 @@ def _as_json(group: "Group") -> dict[str, Any]:
     return {
         "n": len(runs),
         "config": group.config,
+        "note": group.note,
         "differs": group.differs,
         "mean": group.mean,
         "deviation": group.deviation,
@@ -132,9 +144,10 @@ def _print_csv(groups: "Sequence[Group]") -> None:
     numbers = [number for number in NUMBERS if any(number in run.numbers for _, _, run in runs)]
     text = io.StringIO()
     writer = csv_writer(text)
-    writer.writerow(["run", "group", "seed", "step", "num_steps", "finished", *groups[0].differs, *numbers])
+    header = ["run", "group", "seed", "step", "num_steps", "finished", "config", "note"]
+    writer.writerow([*header, *groups[0].differs, *numbers])
     for i, group, run in runs:
-        place = [run.name, i, run.fields["seed"], run.step, run.num_steps, run.is_finished]
+        place = [run.name, i, run.fields["seed"], run.step, run.num_steps, run.is_finished, group.config, group.note]
         values = [json.dumps(value) if isinstance(value, dict) else value for value in group.differs.values()]
         writer.writerow([*place, *values, *(run.numbers.get(number, "") for number in numbers)])
     sys.stdout.write(text.getvalue())

@@ -1,12 +1,13 @@
 """The lr_find command: a learning rate for a run, by one short test of a growing rate."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnet_jax.cli.exit_codes import EXIT_DONE
 from resnet_jax.cli.options import AddCommand, picture_path
-from resnet_jax.cli.printing import print_table
+from resnet_jax.cli.printing import draw_picture, print_table
 from resnet_jax.cli.usage import ANY_FIELD
 from resnet_jax.errors import UserError
 from resnet_jax.formatting import format_json
@@ -56,11 +57,11 @@ def run_lr_find(arguments: argparse.Namespace) -> int:
     try:
         proposal = propose_learning_rate(curve, warmup_steps=warmup_steps, optimizer=options.optimizer.optimizer)
     except UserError as error:
-        _draw(curve, None, picture, name)
-        raise UserError(f"{error}; {picture} shows the loss") from None
-    _draw(curve, proposal, picture, name)
+        drawn = draw_picture(picture, partial(_draw, curve, None, name))
+        raise UserError(f"{error}; {drawn} shows the loss" if drawn else str(error)) from None
+    drawn = draw_picture(picture, partial(_draw, curve, proposal, name))
     if arguments.json:
-        print(format_json(_as_json(curve, proposal, options, arguments.steps, picture)))
+        print(format_json(_as_json(curve, proposal, options, arguments.steps, drawn)))
         return EXIT_DONE
     turned = "" if proposal.turn_rate is None else f", before it turned at {proposal.turn_rate:.2g}"
     print_table(
@@ -69,17 +70,16 @@ def run_lr_find(arguments: argparse.Namespace) -> int:
             ("lowest loss", f"{proposal.lowest_loss:.4f} at {proposal.lowest_rate:.2g}{turned}"),
             ("diverged", f"at {curve.rates[-1]:.2g}" if curve.has_diverged else f"not up to {high:g}"),
             ("steps", f"{len(curve.rates)} of {arguments.steps}"),
-            ("picture", str(picture)),
+            ("picture", str(drawn) if drawn else "none"),
             ("take it with", " ".join(_overrides(proposal, options))),
         ]
     )
     return EXIT_DONE
 
 
-def _draw(curve: "LossCurve", proposal: "Proposal | None", picture: Path, name: str) -> None:
+def _draw(curve: "LossCurve", proposal: "Proposal | None", name: str, picture: Path) -> None:
     from resnet_jax.plotting.learning_rate import draw_range_test
 
-    picture.parent.mkdir(parents=True, exist_ok=True)
     draw_range_test(
         curve.rates,
         curve.losses,
@@ -101,7 +101,7 @@ def _overrides(proposal: "Proposal", options: "Options") -> list[str]:
 
 
 def _as_json(
-    curve: "LossCurve", proposal: "Proposal", options: "Options", num_steps: int, picture: Path
+    curve: "LossCurve", proposal: "Proposal", options: "Options", num_steps: int, picture: Path | None
 ) -> dict[str, Any]:
     return {
         "learning_rate": proposal.learning_rate,
@@ -112,7 +112,7 @@ def _as_json(
         "steps": len(curve.rates),
         "num_steps": num_steps,
         "overrides": _overrides(proposal, options),
-        "picture": str(picture),
+        "picture": str(picture) if picture else None,
         "curve": {
             "learning_rate": curve.rates,
             "loss": curve.losses,

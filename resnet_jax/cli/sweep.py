@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnet_jax.cli.comparison_table import print_comparison
+from resnet_jax.cli.comparison_table import PICTURE, print_comparison
 from resnet_jax.cli.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
 from resnet_jax.cli.options import AddCommand
 from resnet_jax.cli.usage import ANY_FIELD
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from resnet_jax.sweep.children import Outcomes
     from resnet_jax.sweep.combinations import Setting
     from resnet_jax.training.experiment import Options
-
-PICTURE = "compare.png"
 
 
 @dataclass(frozen=True)
@@ -71,12 +69,13 @@ def run_sweep(arguments: argparse.Namespace) -> int:
         raise UserError("this is one of many processes, and a sweep is one: start it once, or run what --print prints")
     share_machine(arguments.jobs)  # its errors, before anything runs
     outcomes = _train(runs, folder, arguments.jobs)
+    _say_failures(outcomes)
     if outcomes.stopped_by and (outcomes.interrupted or outcomes.left):
         print(f"interrupted by {outcomes.stopped_by}; the same command continues", file=sys.stderr)
         return EXIT_INTERRUPTED
     swept = [field for field, settings in fields.items() if len(settings) > 1]
     _print_runs(runs, swept, folder / PICTURE, arguments.json)
-    return _report(outcomes)
+    return _exit_code(outcomes)
 
 
 def _plan_runs(config: str, fields: "Mapping[str, Sequence[Setting]]", folder: Path) -> list[SweptRun]:
@@ -212,13 +211,17 @@ def _print_runs(runs: Sequence[SweptRun], swept: Sequence[str], picture: Path, a
         print(json.dumps({"groups": [], "picture": None}))
 
 
-def _report(outcomes: "Outcomes") -> int:
-    """Returns the exit code of a sweep that no signal has ended; says which runs failed, and which are to go on."""
+def _say_failures(outcomes: "Outcomes") -> None:
+    """Says which runs failed, and why."""
     from resnet_jax.sweep.children import last_line
 
     for child, how in outcomes.failed:
         line = f"{how}: {said}" if (said := last_line(child.log)) else how
         print(f"error: {child.name} failed, {line} (log: {child.log})", file=sys.stderr)
+
+
+def _exit_code(outcomes: "Outcomes") -> int:
+    """Returns the exit code of a sweep that no signal has ended; says which runs are to go on."""
     if outcomes.interrupted:
         names = abridge([child.name for child in outcomes.interrupted])
         print(f"interrupted: {names}; the same command continues", file=sys.stderr)

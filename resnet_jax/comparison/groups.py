@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnet_jax.comparison.runs import METRICS, RunSummary
+from resnet_jax.comparison.runs import IMAGES, METRICS, RunSummary
 from resnet_jax.errors import abridge, check_choice
 from resnet_jax.training.experiment import default_fields
 from resnet_jax.training.resume import MAY_CHANGE
@@ -30,8 +30,8 @@ class Group:
     """Finished runs of one config, one set of versions and the same images, with their seeds; or one unfinished run.
 
     Attributes:
-      differs: what it has of the fields that decide a run's numbers, but the seed, and of "versions", "data",
-        "machine" and "source", in which the groups differ.
+      differs: what it has of the fields that decide a run's numbers, but the seed, and of "versions", IMAGES, "machine"
+        and "source", in which the groups differ.
       mean, deviation: of each number; the standard deviation is the sample's (n - 1), None for a single run. Both are
         NaN where a run's number is not finite.
     """
@@ -72,21 +72,27 @@ class Group:
 
     @property
     def note(self) -> str:
-        """Says what one must know of it: that it is not finished, has a seed several times, ran by code that was
-        changed meanwhile or on images that may have been; else empty.
+        """Says what one must know of it: that it is not finished, has a seed several times, went on after its end, ran
+        by code or libraries that were changed meanwhile or on images that may have been; else empty.
         """
         run, seeds = self.runs[0], [run.fields[SEED] for run in self.runs]
         if not run.is_finished:
             return f"unfinished: step {run.step} of {run.num_steps or '?'}"
         twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
         notes = [f"seed {abridge([str(seed) for seed in twice])} more than once"] if twice else []
+        if ends := sorted({run.extended_after for run in self.runs} - {0}):
+            notes.append(f"went on after an end at step {abridge([str(step) for step in ends])}")
         num_sources = len({source for run in self.runs for source in run.sources})
         if num_sources > 1:
             notes.append(f"{num_sources} states of the code")
+        sets = [start.versions for run in self.runs for start in run.starts if start.versions]
+        num_sets = len({json.dumps(one, sort_keys=True) for one in sets})
+        if num_sets > 1:
+            notes.append(f"{num_sets} sets of versions")
         return ", ".join(notes + self._notes_on_images())
 
     def _notes_on_images(self) -> list[str]:
-        notes = [] if all(run.data for run in self.runs) else ["no checkpoint: its images are not known"]
+        notes = [] if all("data" in run.images for run in self.runs) else ["no checkpoint: its images are not known"]
         # The same training images by their names and labels; what is in them is not looked at.
         places = {run.fields["data_dir"]: None for run in self.runs if "data_dir" not in run.without_effect}
         if len(places) > 1:
@@ -113,7 +119,7 @@ def group_runs(runs: Sequence[RunSummary], sort: str = "", parted_by: Collection
     """
     by_key: dict[str, list[RunSummary]] = {}
     for run in runs:
-        key = [_deciding(run, parted_by), run.versions, run.data] if run.is_finished else [run.name]
+        key = [_deciding(run, parted_by), run.versions, run.images] if run.is_finished else [run.name]
         by_key.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(run)
     differing = _differing([members[0] for members in by_key.values()], parted_by)
     groups = [_group(members, differing) for members in by_key.values()]
@@ -145,7 +151,8 @@ def _group(runs: list[RunSummary], differing: Sequence[str]) -> Group:
 def _show_differing_versions(groups: Sequence[Group]) -> None:
     """Leaves of each group's versions those in which the groups differ."""
     versions = [group.differs["versions"] for group in groups if "versions" in group.differs]
-    names = {name: None for one in versions for name in one if len({other.get(name) for other in versions}) > 1}
+    known = [one for one in versions if one]  # none of an older run without a checkpoint
+    names = {name: None for one in known for name in one if len({other.get(name) for other in known}) > 1}
     for group in groups:
         if "versions" in group.differs:
             group.differs["versions"] = {name: group.differs["versions"].get(name, "?") for name in names}
@@ -158,21 +165,20 @@ def _deciding(run: RunSummary, also: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _value(run: RunSummary, name: str) -> Any:
-    if name == "data":
-        return run.data[:8] or "?"
+    if name in IMAGES:
+        return run.images.get(name, "?")[:8]
     return run.versions if name == "versions" else run.fields.get(name)
 
 
 def _differing(runs: Sequence[RunSummary], also: Collection[str]) -> list[str]:
     """Returns in what the runs differ: fields that decide a run's numbers, and those of `also`, then "versions" and
-    "data" of those whose are known.
+    IMAGES of those whose are known.
     """
     fields = {field: None for run in runs for field in _deciding(run, also)}
     found = [field for field in fields if len({repr(run.fields.get(field)) for run in runs}) > 1]
-    for name in ("versions", "data"):
-        if len({repr(known) for run in runs if (known := getattr(run, name))}) > 1:
-            found.append(name)
-    return found
+    known: dict[str, list[Any]] = {"versions": [run.versions for run in runs]}
+    known |= {name: [run.images.get(name, "?") for run in runs if run.images] for name in IMAGES}
+    return found + [name for name, values in known.items() if len({repr(value) for value in values if value}) > 1]
 
 
 def _place(group: Group, sort: str) -> tuple[Any, ...]:

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnet_jax.errors import UserError, truncate
+from resnet_jax.filesystem import atomic_path
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -64,10 +67,21 @@ def style_axes(axes: "Axes", *, xlabel: str, ylabel: str) -> None:
         axes.legend(frameon=False)
 
 
+def describe_unwritten(path: Path, error: Exception) -> str:
+    """Returns a line on a picture that could not be drawn; `error` may be whatever a picture's library finds."""
+    if isinstance(error, UserError):
+        return str(error)
+    reason = error.strerror if isinstance(error, OSError) else None
+    return f"{path} could not be written: {reason or truncate(str(error))}"
+
+
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Writes the figure as PNG, replacing `path` at once."""
+    """Writes the figure as PNG, replacing `path` at once.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
     _use_fallbacks(figure)
     _take_dollars_literally(figure)
-    partial = path.with_suffix(".partial.png")
-    figure.savefig(partial, dpi=110)
-    partial.replace(path)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)

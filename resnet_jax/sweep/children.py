@@ -18,7 +18,7 @@ from typing import Any
 from resnet_jax.comparison.groups import LENGTHS
 from resnet_jax.comparison.runs import read_run
 from resnet_jax.distributed.preemption import SIGNALS
-from resnet_jax.errors import UserError
+from resnet_jax.errors import RunError, UserError
 from resnet_jax.formatting import format_count, format_duration, format_percent
 from resnet_jax.sweep import begin_run
 from resnet_jax.sweep.shares import Share
@@ -195,7 +195,7 @@ def _signal_name(number: int) -> str:
 
 
 def _main_numbers(workdir: Path) -> str:
-    with contextlib.suppress(UserError):
+    with contextlib.suppress(UserError, RunError, OSError):
         numbers = read_run(workdir).numbers
         return "".join(
             f", {label} {format_percent(numbers[name])}" for name, label in MAIN_NUMBERS.items() if name in numbers

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from resnet_jax.errors import UserError
-from resnet_jax.runtime import CUDA_VISIBLE_DEVICES, cuda_devices, num_cores
+from resnet_jax.runtime import CUDA_VISIBLE_DEVICES, cuda_devices, num_cores, other_accelerators
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def share_machine(num_jobs: int, num_runs: int | None = None) -> list[Share]:
       num_runs: that are left; if fewer, there are as many shares. Each still has a single GPU, but more cores.
 
     Raises:
-      UserError: for more than there are GPUs, or cores.
+      UserError: for more than there are GPUs, or cores, and with accelerators that are not NVIDIA's.
     """
     if num_jobs < 1:
         raise UserError(f"--jobs {num_jobs} must be at least 1")
@@ -41,6 +41,11 @@ def share_machine(num_jobs: int, num_runs: int | None = None) -> list[Share]:
     if gpus := cuda_devices():
         _check(num_jobs, len(gpus), "GPUs")
         return [Share({CUDA_VISIBLE_DEVICES: gpu}) for gpu in gpus[:num_shares]]
+    if others := other_accelerators():
+        raise UserError(
+            f"--jobs {num_jobs} divides NVIDIA's GPUs or the cores, not the devices of {', '.join(others)}: leave it "
+            "out, or set JAX_PLATFORMS=cpu to train on the cores"
+        )
     _check(num_jobs, max(int(num_cores()), 1), "cores")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
     bounds = [i * len(cores) // num_shares for i in range(num_shares + 1)]

@@ -13,8 +13,9 @@ import jax
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.distributed.processes import warn
 from resnet_jax.distributed.sync import broadcast_from_process_0
-from resnet_jax.errors import NonFiniteError, truncate
+from resnet_jax.errors import NonFiniteError
 from resnet_jax.plotting.curves import CURVES_FILE, draw_curves
+from resnet_jax.plotting.figures import describe_unwritten
 from resnet_jax.training.progress import ProgressDisplay
 from resnet_jax.training.validation_score import best_validation, validation_score
 from resnet_jax.training.workdir import MetricsLog, Record
@@ -154,9 +155,8 @@ class MetricWriter:
             return
         try:
             draw_curves(self.log.records, self._workdir / CURVES_FILE, self._title)
-        except Exception as error:  # whatever a picture's library finds: the log has all the numbers
-            reason = error.strerror if isinstance(error, OSError) else None
-            warn(f"{self._workdir / CURVES_FILE} could not be written: {reason or truncate(str(error))}")
+        except Exception as error:  # the log has all the numbers
+            warn(describe_unwritten(self._workdir / CURVES_FILE, error))
 
     def draw_last(self, *, is_to_be_killed: bool) -> None:
         """Draws the curves of a start that ends; a process that is about to be killed leaves them to the next start."""

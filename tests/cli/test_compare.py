@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 from commands import refused
 from ml_collections import ConfigDict
@@ -14,8 +15,11 @@ from PIL import Image
 from run_folders import write_run
 
 from resnet_jax.cli.main import main
+from resnet_jax.comparison import runs as summaries
 from resnet_jax.comparison.groups import group_runs
 from resnet_jax.comparison.runs import read_run
+from resnet_jax.errors import RunError
+from resnet_jax.plotting import comparison
 
 
 @pytest.fixture
@@ -74,8 +78,10 @@ def test_json_and_csv_have_every_run_and_number(runs, tmp_path, capsys):
     assert group["deviation"]["test_accuracy"] == pytest.approx(0.05)
     assert group["differs"] == {"learning_rate": 0.1}
     assert [run["seed"] for run in group["runs"]] == [0, 1, 2]
+    assert group["note"] == "no checkpoint: its images are not known"
     rows = list(csv.DictReader(io.StringIO(compared(capsys, runs, "--csv", "--to", tmp_path / "p.png").out)))
     assert len(rows) == 6
+    assert {(row["config"], row["note"]) for row in rows if "a-" in row["run"]} == {(group["config"], group["note"])}
     assert {row["finished"] for row in rows if row["run"].endswith("c")} == {"False"}
     assert next(row for row in rows if row["run"].endswith("b-1"))["test_accuracy"] == "0.62"
 
@@ -110,9 +116,21 @@ def test_rows_that_versions_part_say_in_which(tmp_path):
     versions = [{"python": "3.11.7", "jax": "0.10.2", "numpy": number} for number in ("2.1", "2.2")]
     runs = [write_run(tmp_path / name, (0.5,) * 3, seed=seed) for seed, name in enumerate("ab")]
     groups = group_runs(
-        [replace(read_run(run), versions=one, data="d") for run, one in zip(runs, versions, strict=True)]
+        [replace(read_run(run), versions=one, images={"data": "d"}) for run, one in zip(runs, versions, strict=True)]
     )
     assert [group.differs for group in groups] == [{"versions": {"numpy": number}} for number in ("2.1", "2.2")]
+    unknown = replace(read_run(write_run(tmp_path / "c", (0.5,) * 3)), images={"data": "d"})
+    groups = group_runs([unknown, *(run for group in groups for run in group.runs)])
+    assert [group.differs["versions"] for group in groups] == [{"numpy": name} for name in ("?", "2.1", "2.2")]
+
+
+def test_runs_of_other_test_images_stand_apart(tmp_path):
+    runs = [read_run(write_run(tmp_path / name, (0.5,) * 3, test=0.5, seed=seed)) for seed, name in enumerate("abc")]
+    images = [{"data": "d", "validation data": "v", "test data": test * 32} for test in "aab"]
+    groups = group_runs([replace(run, images=one) for run, one in zip(runs, images, strict=True)])
+    assert [(len(group.runs), group.differs) for group in groups] == [
+        (2, {"test data": "aaaaaaaa"}), (1, {"test data": "bbbbbbbb"})
+    ]  # fmt: skip
 
 
 def test_rows_are_sorted_by_a_field_that_some_runs_have(tmp_path, capsys):
@@ -153,14 +171,26 @@ def test_how_often_the_best_is_chosen_parts_runs_and_what_has_no_effect_does_not
 
 def test_images_that_may_be_others_are_said(tmp_path):
     places = [write_run(tmp_path / name, (0.5,) * 3, test=0.5, dataset="folder", data_dir=name) for name in "ab"]
-    one, other = (replace(read_run(place), data="the same") for place in places)
+    one, other = (replace(read_run(place), images={"data": "the same"}) for place in places)
     more = [{**record, "test_count": 12} if "test_count" in record else record for record in other.records]
     (group,) = group_runs([one, replace(other, records=more)])
     assert group.note == "seed 0 more than once, images in a, b, 10, 12 test images"
     (group,) = group_runs([one])
     assert group.note == ""
-    (group,) = group_runs([replace(one, data="")])
+    (group,) = group_runs([replace(one, images={})])
     assert group.note == "no checkpoint: its images are not known"
+
+
+def test_a_run_that_went_on_after_its_end_or_under_other_versions_is_said(runs):
+    write_starts(runs / "a-0", *[(60, "EPYC, 2 cores", "aa")] * 2)
+    run = replace(read_run(runs / "a-0"), images={"data": "d"})
+    first, last = (replace(start, versions={"jax": "0.10.2"}) for start in run.starts)
+    assert group_runs([replace(run, starts=(first, last))])[0].note == ""
+    killed = replace(first, to_step=20, finished=False)
+    assert group_runs([replace(run, starts=(killed, last))])[0].note == ""
+    ended = replace(killed, finished=True, versions={"jax": "0.10.1"})
+    (group,) = group_runs([replace(run, starts=(ended, last))])
+    assert group.note == "went on after an end at step 20, 2 sets of versions"
 
 
 def test_a_run_that_saved_between_two_records_got_as_far_as_it_saved(runs):
@@ -234,6 +264,37 @@ def test_what_is_no_run_is_left_out_with_a_word_or_refused(runs, tmp_path, capsy
     assert "must be a .png file" in refused(capsys, "compare", runs, "--to", tmp_path / "p.txt")
     assert "exclude each other" in refused(capsys, "compare", runs, "--csv", "--json")
     assert "is no option of compare; did you mean '--sort'?" in refused(capsys, "compare", runs, "--sorted", "best")
+
+
+def test_the_table_needs_no_picture_and_no_devices(runs, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(comparison, "save_figure", fail)
+    monkeypatch.setattr(jax, "process_index", fail)
+    (runs / "notes").mkdir()
+    captured = compared(capsys, runs / "notes", runs, "--to", tmp_path / "p.png")
+    assert "a-0 +2" in captured.out
+    assert f"warning: {tmp_path / 'p.png'} could not be written: No space left on device" in captured.err
+    assert json.loads(compared(capsys, runs, "--json").out)["picture"] is None
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "compare.png").mkdir()
+    captured = compared(capsys, runs)
+    assert "a-0 +2" in captured.out
+    assert "no curves are drawn (--to draws them elsewhere)" in captured.err
+
+
+def test_a_run_that_cannot_be_read_whole_is_no_reason_to_leave_the_others(runs, tmp_path, capsys, monkeypatch):
+    def fails(workdir):
+        if workdir.name == "c":
+            raise RunError(f"{workdir} cannot be read: Stale file handle")
+        return read_run(workdir)
+
+    monkeypatch.setattr(summaries, "read_run", fails)
+    captured = compared(capsys, runs, "--json", "--to", tmp_path / "p.png")
+    assert [group["n"] for group in json.loads(captured.out)["groups"]] == [3, 2]
+    assert f"warning: {runs / 'c'} is left out: " in captured.err
 
 
 def test_two_hundred_runs_are_read(tmp_path, capsys):

@@ -260,8 +260,9 @@ def test_runs_in_a_bucket_are_read_by_their_address(bucket, place, capsys, tmp_p
     assert main(["evaluate", "--workdir", place, "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["workdir"], result["step"]) == (place, 20)
-    assert main(["compare", place, "--to", str(tmp_path / "curves.png"), "--json"]) == 0
-    assert place in capsys.readouterr().out
+    assert main(["compare", place, f"{place}/", "--to", str(tmp_path / "curves.png"), "--json"]) == 0
+    (group,) = json.loads(capsys.readouterr().out)["groups"]
+    assert [one["run"] for one in group["runs"]] == [place]
     assert main(["convert", "--from", place, "--to", str(tmp_path / "out.safetensors")]) == 0
     bucket.put("weights/out.safetensors", (tmp_path / "out.safetensors").read_bytes())
     model = resnet_jax.create_model("resnet20", num_classes=10, stage_sizes=(1,), num_filters=4)

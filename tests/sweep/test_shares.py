@@ -66,3 +66,15 @@ def test_cores_are_shared_where_jax_is_to_compute_on_them(gpus, cores, monkeypat
         share_machine(6)
     with pytest.raises(UserError, match="--jobs 0 must be at least 1"):
         share_machine(0)
+
+
+def test_runs_at_a_time_need_devices_that_can_be_divided(cores, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setattr(runtime, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(runtime, "find_spec", lambda name: None)
+    monkeypatch.setattr(runtime, "_plugins", lambda: ["rocm"])
+    with pytest.raises(UserError, match="not the devices of rocm: leave it out, or set JAX_PLATFORMS=cpu"):
+        share_machine(2)
+    assert share_machine(1) == [Share()]
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert len(share_machine(2)) == 2
