@@ -45,6 +45,14 @@ def test_weights_know_nothing_of_training_or_configs():
     assert room_imports("weights", "training", "config", "cli", "commands") == []
 
 
+def test_no_command_imports_another():
+    commands = {path.stem for path in (PACKAGE / "cli").glob("*.py") if "def add_command(" in path.read_text()}
+    assert {"train", "sweep", "compare"} <= commands
+    allowed = {"parser"}  # which has them all
+    found = room_imports("cli", *(f"cli.{command}" for command in commands))
+    assert [line for line in found if line.partition(".py ")[0] not in allowed] == []
+
+
 def is_config(node):
     """Return whether an expression is called config, and is not JAX's own."""
     if isinstance(node, ast.Attribute):
