@@ -54,7 +54,7 @@ BYTES_PER_GRADIENT = 4
 REDUCTIONS_PER_NORM = 3  # mean; variance; the two sums of the backward pass together (XLA merges a few more)
 BACKWARD_SHARE = 2 / 3  # of the device's arithmetic ...
 OVERLAP = 0.5  # ... and the share of it that hides the gradients' all-reduce
-# Full decode, random-resized crop, flip: `benchmark --data` on two cores here. Policies such as RandAugment cost more.
+# Full decode, random-resized crop and flip, measured on two cores. Policies such as RandAugment cost more.
 DECODED_IMAGES_PER_CORE = 254
 
 MIN_EFFICIENCY = 0.5  # of eight GPUs' images a second and GPU: below, a recipe has stopped scaling

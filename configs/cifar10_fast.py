@@ -1,4 +1,4 @@
-"""A shallow, wide ResNet on CIFAR-10 for a laptop: 25 epochs in half an hour to an hour on two cores.
+"""A shallow, wide ResNet on CIFAR-10 for a laptop: 25 epochs in an hour on two cores.
 
     python train.py --config configs/cifar10_fast.py
 

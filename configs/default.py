@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     # "ghost:N": every N images' | "frozen": the running statistics.
     config.batch_norm = "global"
     # Initial filters of the first convolution: "random", as in the other layers | "whitening": principal components of
-    # patches of the training images, each with both signs. If images are decoded as they are read, each start decodes
+    # patches of the training images, each with both signs. If images are decoded as they are read, a new run decodes
     # 2,000 of them for this.
     config.stem_init = "random"
     # > 0: before each evaluation, recompute the model's batch norm statistics over this many batches.
@@ -108,8 +108,9 @@ def get_config() -> ConfigDict:
     # Transfer learning: the weights that a run starts from, and the layers that it trains. The other layers stay the
     # same, bit for bit.
     config.finetune = ConfigDict()
-    # A weights file | a run's checkpoint directory (the newest checkpoint; DIR/best: the best) | a directory from
-    # `convert` | "IMAGENET1K_V1" or "IMAGENET1K_V2": torchvision's weights, downloaded once | "": from scratch.
+    # A weights file | a run's folder (the newest checkpoint; DIR/best: the best) | a directory from `convert` |
+    # "IMAGENET1K_V1" or "IMAGENET1K_V2": torchvision's weights, downloaded once | "timm/NAME": a model of the Hugging
+    # Face Hub | "": from scratch.
     config.finetune.weights = ""
     # "replace": put a new head in place of the old one | "add": put a new layer on top of the old head | "keep": the
     # head fits as it is.

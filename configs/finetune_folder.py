@@ -3,8 +3,8 @@ r"""Transfer learning: a network trained on ImageNet learns to classify your own
     python train.py --config configs/finetune_folder.py --config.data_dir=DIR
 
 DIR holds <class>/<image>, or train/<class>/… with val/<class>/…. The weights are torchvision's, downloaded once.
---config.finetune.weights=PATH takes any weights that `convert` reads, if they fit the network of --config.model. There
-are three ways:
+--config.finetune.weights=PATH takes any weights that `convert` reads without options, if they fit the network of
+--config.model. There are three ways:
 
     --config.finetune.trainable=all      train every layer, the new head at a rate of its own (the default)
     --config.finetune.trainable=stage4   train the last stage and the head

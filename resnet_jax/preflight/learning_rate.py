@@ -17,7 +17,7 @@ RISE, RISE_OF_FALL = 0.1, 0.2
 FALL = 0.03  # of the first average, at least
 NUM_DEVIATIONS = 3.0
 MOST_BEYOND = 4.0  # times the rate of the lowest: on a plateau that wide nothing says where the loss turns
-# By steps of warm-up at least, how many times the rate at which the loss turns a run stands: see docs/recipes.md.
+# By steps of warm-up at least, how many times the rate at which the loss turns a run stands: see docs/many_runs.md.
 BY_WARMUP = {100: 2.0, 10: 1.0, 0: 0.5}
 
 
