@@ -47,6 +47,7 @@ class Work:
     dtype: str
     inference: bool
     macs: int
+    function: Any  # what was compiled: it holds a network that is ready for inference
     compiled: Any
     state: Any
     batch: Any
@@ -85,6 +86,7 @@ class Work:
             dtype=dtype,
             inference=inference,
             macs=count_macs(forward, one_image),
+            function=step,
             compiled=compiled,
             state=state,
             batch=batch,
