@@ -53,8 +53,11 @@ def _draw(groups: "Sequence[Group]", picture: Path) -> None:
 
 
 def _labels(groups: "Sequence[Group]") -> list[str]:
-    """Returns a label for each group: the fields in which it differs, and its name if they do not suffice."""
+    """Returns a label for each group: the fields in which it differs, and its name if they do not suffice; its name
+    alone if they are too many to be told apart.
+    """
     from resnet_jax.comparison.groups import OF_STARTS
+    from resnet_jax.plotting.comparison import MOST_CHARACTERS
 
     labels = [
         ", ".join(
@@ -64,6 +67,8 @@ def _labels(groups: "Sequence[Group]") -> list[str]:
         )
         for group in groups
     ]
+    if any(len(label) > MOST_CHARACTERS for label in labels):
+        return [group.name for group in groups]
     return [
         label if label and labels.count(label) == 1 else f"{label} {group.name}".strip()
         for label, group in zip(labels, groups, strict=True)

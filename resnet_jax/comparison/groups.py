@@ -117,12 +117,18 @@ def group_runs(runs: Sequence[RunSummary], sort: str = "", parted_by: Collection
     Raises:
       UserError: for another name.
     """
-    by_key: dict[str, list[RunSummary]] = {}
+    by_key: dict[str, list[list[RunSummary]]] = {}
     for run in runs:
-        key = [_deciding(run, parted_by), run.versions, run.images] if run.is_finished else [run.name]
-        by_key.setdefault(json.dumps(key, sort_keys=True, default=list), []).append(run)
-    differing = _differing([members[0] for members in by_key.values()], parted_by)
-    groups = [_group(members, differing) for members in by_key.values()]
+        key = [_deciding(run, parted_by), run.versions, bool(run.images)] if run.is_finished else [run.name]
+        alike = by_key.setdefault(json.dumps(key, sort_keys=True, default=list), [])
+        fitting = (members for members in alike if all(_may_be_of_same_images(run, other) for other in members))
+        if (members := next(fitting, None)) is None:
+            alike.append([run])
+        else:
+            members.append(run)
+    parts = [members for alike in by_key.values() for members in alike]
+    differing = _differing(parts, parted_by)
+    groups = [_group(members, differing) for members in parts]
     _show_differing_versions(groups)
     for name in OF_STARTS:
         if len({getattr(group, name) for group in groups} - {""}) > 1:
@@ -136,6 +142,11 @@ def group_runs(runs: Sequence[RunSummary], sort: str = "", parted_by: Collection
     return sorted(groups, key=lambda group: _place(group, sort)) if sort else groups
 
 
+def _may_be_of_same_images(run: RunSummary, other: RunSummary) -> bool:
+    """Returns whether all images agree of which both runs know: an older one does not know its evaluations'."""
+    return all(run.images[name] == other.images[name] for name in run.images.keys() & other.images.keys())
+
+
 def _group(runs: list[RunSummary], differing: Sequence[str]) -> Group:
     mean: dict[str, float] = {}
     deviation: dict[str, float | None] = {}
@@ -145,7 +156,7 @@ def _group(runs: list[RunSummary], differing: Sequence[str]) -> Group:
             finite = all(map(math.isfinite, values))  # of others `statistics` raises what it likes
             mean[number] = statistics.fmean(values) if finite else math.nan
             deviation[number] = None if len(values) == 1 else statistics.stdev(values) if finite else math.nan
-    return Group(runs, {name: _value(runs[0], name) for name in differing}, mean, deviation)
+    return Group(runs, {name: _value(runs, name) for name in differing}, mean, deviation)
 
 
 def _show_differing_versions(groups: Sequence[Group]) -> None:
@@ -164,20 +175,26 @@ def _deciding(run: RunSummary, also: Collection[str] = ()) -> dict[str, Any]:
     return {field: value for field, value in run.fields.items() if field not in left_out}
 
 
-def _value(run: RunSummary, name: str) -> Any:
+def _value(runs: Sequence[RunSummary], name: str) -> Any:
     if name in IMAGES:
-        return run.images.get(name, "?")[:8]
-    return run.versions if name == "versions" else run.fields.get(name)
+        return _images(runs, name)[:8] or "?"
+    return runs[0].versions if name == "versions" else runs[0].fields.get(name)
 
 
-def _differing(runs: Sequence[RunSummary], also: Collection[str]) -> list[str]:
-    """Returns in what the runs differ: fields that decide a run's numbers, and those of `also`, then "versions" and
+def _images(runs: Sequence[RunSummary], name: str) -> str:
+    """Returns the digest of a group's images; empty if none of its runs knows it."""
+    return next((run.images[name] for run in runs if name in run.images), "")
+
+
+def _differing(groups: Sequence[Sequence[RunSummary]], also: Collection[str]) -> list[str]:
+    """Returns in what the groups differ: fields that decide a run's numbers, and those of `also`, then "versions" and
     IMAGES of those whose are known.
     """
+    runs = [group[0] for group in groups]
     fields = {field: None for run in runs for field in _deciding(run, also)}
     found = [field for field in fields if len({repr(run.fields.get(field)) for run in runs}) > 1]
     known: dict[str, list[Any]] = {"versions": [run.versions for run in runs]}
-    known |= {name: [run.images.get(name, "?") for run in runs if run.images] for name in IMAGES}
+    known |= {name: [_images(group, name) for group in groups] for name in IMAGES}
     return found + [name for name, values in known.items() if len({repr(value) for value in values if value}) > 1]
 
 

@@ -28,6 +28,7 @@ METRICS = tuple(
 
 # The images that a checkpoint knows by digests, as they are called beside configs: "data" is the training images.
 IMAGES = {"data": "train_digest", "validation data": "val_digest", "test data": "test_digest"}
+NO_IMAGES = "none"
 
 MOST_DEEP = 3  # folders of runs within folders
 
@@ -44,7 +45,7 @@ class RunSummary:
       step, num_steps: how far it got, and how far it was to go; num_steps is 0 where nothing is known of it yet.
       is_finished: it got there, or stopped early as it was to, and did what was due then.
       versions: of Python and the libraries that computed its newest checkpoint, else its last start.
-      images: digests by the names of IMAGES, of those that its newest checkpoint knows.
+      images: digests by the names of IMAGES, or NO_IMAGES, as far as its newest checkpoint says it.
       numbers: "best" of the validations, "best_epoch", the last of each of METRICS, and the "minutes" of all its
         starts.
       starts: in order; none of an older run.
@@ -175,7 +176,7 @@ def read_run(workdir: Path) -> RunSummary:
         num_steps=num_steps,
         is_finished=has_ended and (not starts or starts[-1].finished),
         versions=manifest.get("versions") or (starts[-1].versions if starts else {}),
-        images={name: digest for name, field in IMAGES.items() if (digest := position.get(field))},
+        images={name: position[field] or NO_IMAGES for name, field in IMAGES.items() if field in position},
         numbers=_numbers(records, starts),
         starts=tuple(starts),
     )

@@ -17,7 +17,7 @@ from run_folders import write_run
 from resnet_jax.cli.main import main
 from resnet_jax.comparison import runs as summaries
 from resnet_jax.comparison.groups import group_runs
-from resnet_jax.comparison.runs import read_run
+from resnet_jax.comparison.runs import NO_IMAGES, read_run
 from resnet_jax.errors import RunError
 from resnet_jax.plotting import comparison
 
@@ -131,6 +131,25 @@ def test_runs_of_other_test_images_stand_apart(tmp_path):
     assert [(len(group.runs), group.differs) for group in groups] == [
         (2, {"test data": "aaaaaaaa"}), (1, {"test data": "bbbbbbbb"})
     ]  # fmt: skip
+    images[0] = {"data": "d"}  # an older run, which does not say by which images it was judged
+    images[2] = {**images[2], "test data": NO_IMAGES}
+    groups = group_runs([replace(run, images=one) for run, one in zip(runs, images, strict=True)])
+    assert [(len(group.runs), group.differs) for group in groups] == [
+        (2, {"test data": "aaaaaaaa"}), (1, {"test data": "none"})
+    ]  # fmt: skip
+
+
+def test_curves_that_many_fields_part_have_the_names_of_runs(tmp_path, capsys, monkeypatch):
+    def keep(curves, picture, title):
+        labels.extend(curves)
+
+    labels = []
+    monkeypatch.setattr(comparison, "draw_comparison", keep)
+    fields = {"batch_size": 64, "weight_decay": 0.0001, "clip_gradient_norm": 1.0, "learning_rate": 0.25}
+    write_run(tmp_path / "a", (0.5,) * 3, **fields)
+    write_run(tmp_path / "b", (0.5,) * 3, **{field: 2 * value for field, value in fields.items()})
+    compared(capsys, tmp_path, "--to", tmp_path / "p.png")
+    assert labels == [str(tmp_path / name) for name in "ab"]
 
 
 def test_rows_are_sorted_by_a_field_that_some_runs_have(tmp_path, capsys):
