@@ -3,7 +3,7 @@
     python train.py --config configs/folder.py --config.data_dir=DIR
 
 Without val/, a tenth of the images is held out for validation. best/ keeps the model with the best validation result.
-This command reaches 83.4 % of the 2,000 test images on cats and dogs, the 12,000 JPEGs of two of CIFAR-10's classes:
+This command reaches 83.55 % of the 2,000 test images on cats and dogs, the 12,000 JPEGs of two of CIFAR-10's classes:
 
     python train.py --config configs/folder.py --config.data_dir=cats-and-dogs --config.model=resnet20 \
         --config.image_size=32 --config.resize=32 --config.augment.crop_scale="(0.6, 1.0)" \
