@@ -17,6 +17,7 @@ from resnet_jax import create_model, load_weights
 from resnet_jax.cli.main import main
 from resnet_jax.data.options import DatasetOptions
 from resnet_jax.data.table_options import TableOptions
+from resnet_jax.data.transforms.adjustment import Adjustment
 from resnet_jax.data.transforms.preprocess import IMAGENET_MEAN, IMAGENET_STD, PREPROCESS, Preprocess
 from resnet_jax.errors import UserError
 from resnet_jax.inference.evaluate import evaluate_weights
@@ -190,6 +191,17 @@ def test_a_data_set_by_name_is_resized_and_cropped_too(tmp_path):
     logits = np.asarray(model.apply(load_weights(tmp_path / "out", model), inputs, train=False))
     assert result["count"] == 360
     assert result["accuracy"] == pytest.approx((logits.argmax(-1) == digits.labels).mean())
+
+
+def test_a_folder_called_as_a_data_set_is_meant(source, images, tmp_path, monkeypatch):
+    folder, pixels = images
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "digits").symlink_to(folder)
+    monkeypatch.chdir(tmp_path / "here")
+    preprocess = Preprocess(None, None, "bilinear", (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    prepared = Adjustment(mean=preprocess.mean, std=preprocess.std)
+    result = evaluate_weights(source, "digits", model_name="resnet18", model_args=SMALL, adjustment=prepared)
+    assert {key: result[key] for key in ("loss", "accuracy", "count")} == expected(pixels, preprocess)
 
 
 PREPARED = ["--model", "resnet20", "--mean", "0", "0", "0", "--std", "1", "1", "1"]

@@ -5,14 +5,19 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from resnet_jax import create_model
 from resnet_jax.data.batches import EvalBatches
 from resnet_jax.data.source import ArraySource
 from resnet_jax.distributed.mesh import make_mesh
 from resnet_jax.distributed.preemption import PreemptionGuard
 from resnet_jax.errors import Preempted
 from resnet_jax.training.evaluation import evaluate
+from resnet_jax.training.images import Normalization
+from resnet_jax.training.jit_steps import jit_per_example_eval_step
+from resnet_jax.training.train_state import create_train_state
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (13, 2, 2, 3)).astype(np.uint8)
 SOURCE = ArraySource(IMAGES, np.arange(13, dtype=np.int32), tuple(map(str, range(13))))
@@ -57,3 +62,17 @@ def test_evaluation_can_be_stopped_between_batches_but_not_by_a_callback():
     evaluate(eval_fn, jnp.float32(1), EvalBatches(SOURCE, 2), make_mesh(jax.devices()[:2]), preemption)
     with pytest.raises(Preempted, match="good enough"):
         preemption.stop_if_requested()
+
+
+def test_an_image_is_mirrored_before_a_mean_image_is_subtracted():
+    def apply(variables, images, *, train):
+        return images.reshape(len(images), -1)[:, :3] ** 2  # of the corner, where mirrors differ
+
+    images, mean = IMAGES[:1], np.random.RandomState(1).uniform(size=IMAGES.shape[1:])
+    state = create_train_state(create_model("resnet20", num_classes=3), {"params": {}}, optax.identity())
+    mesh = make_mesh(jax.devices()[:1])
+    step = jit_per_example_eval_step(Normalization(mean, np.ones(3)), "float32", mesh, apply, flip=True)
+    logits = [apply(None, view / 255 - mean, train=False) for view in (images, images[:, :, ::-1])]
+    expected = -jax.nn.log_softmax(np.mean(logits, axis=0))[0, 1]
+    result = step(state, {"image": images, "label": np.array([1], np.int32)})
+    assert float(result["loss_sum"]) == pytest.approx(float(expected), rel=1e-5)
